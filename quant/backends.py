@@ -1,0 +1,60 @@
+"""The quantization backends by name; each loads its library when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from basis.errors import CompressionError
+from quant.fake_quantizer import FakeQuantizer
+from quant.formats import IntFormat, QuantizedTensor
+
+
+class Backend(Protocol):
+    """What every backend module offers: symmetric integers with one scale per output channel (axis 0)."""
+
+    def quantize(self, weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
+        """Rounds a weight to the nearest integers.
+
+        Args:
+            weight: floating point, shape (out_channels, ...).
+            format: the integers' range.
+            scale: (out_channels,), used unchanged; None takes each channel's absolute maximum / qmax.
+
+        Raises:
+            CompressionError: if the weight or the scale has a wrong shape or values that are not finite.
+        """
+
+    def fake_quantizer(self, weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
+        """A trainable fake quantizer for weights like this one, on its device; it starts from the scales of `quantize`.
+
+        Arguments and errors are those of `quantize`.
+        """
+
+
+def _brevitas() -> Backend:
+    from quant import brevitas_backend
+
+    return brevitas_backend
+
+
+def _torch_ao() -> Backend:
+    from quant import torch_ao_backend
+
+    return torch_ao_backend
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"brevitas": _brevitas, "torch.ao": _torch_ao}
+
+
+def get_backend(name: str) -> Backend:
+    """Loads a backend.
+
+    Raises:
+        CompressionError: if there is none of that name.
+    """
+    if name not in BACKENDS:
+        raise CompressionError(f"There is no backend named {name!r}; allowed are {', '.join(BACKENDS)}.")
+    return BACKENDS[name]()

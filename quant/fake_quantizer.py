@@ -1,0 +1,78 @@
+"""What the fake quantizers of all backends have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from basis.errors import CompressionError
+from quant.formats import IntFormat, QuantizedTensor, per_channel
+
+
+class FakeQuantizer(nn.Module, ABC):
+    """Rounds a weight to integers x scale in the forward pass and lets gradients through: a parametrization for training.
+
+    The scale of each output channel is learned (LSQ, Esser et al. 2020, arXiv 1902.08153): the weight gets the
+    straight-through gradient inside the range, the scale gets its own, multiplied by `gradient_factor`.
+
+    Args:
+        format: the integers' range.
+        shape: the weight's shape; axis 0 is the output channel.
+    """
+
+    def __init__(self, format: IntFormat, shape: torch.Size) -> None:
+        super().__init__()
+        self.format = format
+        self.shape = tuple(shape)
+
+    @property
+    def gradient_factor(self) -> float:
+        """1 / sqrt(weights per channel x qmax): keeps the steps of scales in proportion to those of weights (LSQ, 2.2)."""
+        return 1.0 / math.sqrt(math.prod(self.shape[1:]) * self.format.qmax)
+
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """The positive scales that the forward pass uses: float32, shape (out_channels,)."""
+
+    @abstractmethod
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """float32 of the weight's shape -> integers x scale, the same shape, differentiable."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Fake-quantizes a weight.
+
+        Args:
+            weight: floating point, of the shape given at construction.
+
+        Returns:
+            integers x scale, same shape and type; computed in float32 also under autocast.
+
+        Raises:
+            CompressionError: if the shape is another one.
+        """
+        if tuple(weight.shape) != self.shape:
+            raise CompressionError(
+                f"The fake quantizer got a weight of shape {tuple(weight.shape)}; allowed is {self.shape}."
+            )
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.fake_quantize(weight.to(torch.float32)).to(weight.dtype)
+
+    @torch.no_grad()
+    def quantized(self, weight: Tensor) -> QuantizedTensor:
+        """The integers and scales that `forward` uses for this weight; dequantizing them gives its float32 result exactly.
+
+        Raises:
+            CompressionError: if the shape is another one, or training made a value NaN or infinite.
+        """
+        scale = self.scale().detach().clone()
+        values = self(weight.to(torch.float32))
+        if not bool(torch.isfinite(values).all()):
+            raise CompressionError(
+                "The fake quantizer holds NaN or infinite values; allowed are finite weights and scales."
+            )
+        # The quotient is within a few float32 roundings of an integer of at most 127, so rounding recovers it exactly.
+        integers = (values / per_channel(scale, values.ndim)).round().to(torch.int8)
+        return QuantizedTensor(integers, scale, self.format)

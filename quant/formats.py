@@ -1,0 +1,128 @@
+"""The integer number format, and a tensor that is stored in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from basis.errors import CompressionError
+
+MIN_BITS = 2
+MAX_BITS = 8
+
+# Far below any useful weight, yet its inverse and its products with int8 values are ordinary float32 numbers,
+# so that a channel of zeros can have a scale that no kernel turns into infinity or NaN.
+SMALLEST_SCALE = 2.0**-100
+
+
+@dataclass(frozen=True)
+class IntFormat:
+    """Signed integers of `bits` bits, symmetric and narrow: -qmax..qmax (4 bits: -7..7).
+
+    The code -2**(bits-1) is left out so that a weight and its negative round alike.
+
+    Raises:
+        CompressionError: if `bits` is not an integer in 2..8.
+    """
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
+            raise CompressionError(
+                f"IntFormat got bits={self.bits!r}; allowed are the integers {MIN_BITS} to {MAX_BITS}."
+            )
+
+    @property
+    def qmax(self) -> int:
+        """The largest integer."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def qmin(self) -> int:
+        """The smallest integer."""
+        return -self.qmax
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Integers and one scale per output channel; the value of an element is integer x scale.
+
+    Args:
+        integers: int8, any shape of one or more axes; axis 0 is the output channel.
+        scale: float32, shape (out_channels,), positive and finite.
+        format: the range that the integers keep to.
+
+    Raises:
+        CompressionError: if types, shapes, range or scales are not as above.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    format: IntFormat
+
+    def __post_init__(self) -> None:
+        if self.integers.dtype != torch.int8 or self.integers.ndim < 1 or self.integers.numel() == 0:
+            raise CompressionError(
+                f"QuantizedTensor got integers of type {self.integers.dtype} and shape {tuple(self.integers.shape)}; "
+                "allowed is a non-empty int8 tensor of one or more axes."
+            )
+        low, high = (int(bound) for bound in self.integers.aminmax())
+        if low < self.format.qmin or high > self.format.qmax:
+            raise CompressionError(
+                f"QuantizedTensor got integers in {low}..{high}; {self.format.bits} bits allow "
+                f"{self.format.qmin}..{self.format.qmax}."
+            )
+        if self.scale.dtype != torch.float32:
+            raise CompressionError(f"QuantizedTensor got a scale of type {self.scale.dtype}; allowed is float32.")
+        check_scale(self.scale, self.integers.shape[0])
+
+    def dequantize(self) -> Tensor:
+        """The stored values as float32, shape of `integers`: one exact conversion and one float32 product each."""
+        return self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
+
+
+def per_channel(scale: Tensor, ndim: int) -> Tensor:
+    """Views scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
+    return scale.reshape(-1, *[1] * (ndim - 1))
+
+
+def check_scale(scale: Tensor, out_channels: int) -> Tensor:
+    """Returns `scale` as detached float32, shape (out_channels,), or says why it cannot be one.
+
+    Raises:
+        CompressionError: if the shape differs, or a scale is not finite or below `SMALLEST_SCALE`.
+    """
+    if tuple(scale.shape) != (out_channels,):
+        raise CompressionError(
+            f"The scale has shape {tuple(scale.shape)}; allowed is one value per output channel, ({out_channels},)."
+        )
+    scale = scale.detach().to(torch.float32)
+    if not bool(torch.isfinite(scale).all()) or not bool((scale >= SMALLEST_SCALE).all()):
+        raise CompressionError(
+            f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed are finite values of "
+            f"at least {SMALLEST_SCALE:.1e}."
+        )
+    return scale
+
+
+def check_weight(weight: Tensor) -> Tensor:
+    """Returns `weight` as detached float32 of the same shape, or says why it cannot be quantized.
+
+    Raises:
+        CompressionError: if it has no axis or no element, or an element is not finite in float32.
+    """
+    if weight.ndim < 1 or weight.numel() == 0:
+        raise CompressionError(
+            f"Quantizing got a weight of shape {tuple(weight.shape)}; allowed is a non-empty tensor of one or more axes."
+        )
+    values = weight.detach().to(torch.float32)
+    bad = int(values.numel() - torch.isfinite(values).sum())
+    if bad:
+        raise CompressionError(
+            f"Quantizing got a weight of shape {tuple(weight.shape)} with {bad} NaN or infinite values; "
+            "allowed are finite values only."
+        )
+    return values

@@ -1,0 +1,75 @@
+"""Quantization with torch.ao: its per-channel observer and fake-quantization kernels.
+
+PyTorch is moving torch.ao's eager quantization to the package torchao, which has the same observer; either one serves.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from quant.fake_quantizer import FakeQuantizer
+from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        from torch.ao.quantization.observer import PerChannelMinMaxObserver
+    except ImportError:
+        from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
+
+
+def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
+    """Rounds to the nearest integers; see `quant.backends.Backend.quantize`.
+
+    The kernels multiply by the inverse scale, so a value within float32 rounding of a tie can go to its other neighbour.
+    """
+    values = check_weight(weight)
+    scale = _observed_scale(values, format) if scale is None else check_scale(scale, len(values)).to(values.device)
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    rounded = torch.fake_quantize_per_channel_affine(values, scale, zero_point, 0, format.qmin, format.qmax)
+    integers = (rounded / per_channel(scale, values.ndim)).round().to(torch.int8)
+    return QuantizedTensor(integers, scale.clone(), format)
+
+
+def fake_quantizer(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
+    """A trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    return _TorchAoFakeQuantizer(weight, format, scale)
+
+
+class _TorchAoFakeQuantizer(FakeQuantizer):
+    """The kernel of torch.ao's learnable fake quantization, which has the gradient factor built in."""
+
+    zero_point: Tensor
+
+    def __init__(self, weight: Tensor, format: IntFormat, scale: Tensor | None) -> None:
+        super().__init__(format, weight.shape)
+        self.learned_scale = nn.Parameter(quantize(weight, format, scale).scale)
+        self.register_buffer("zero_point", torch.zeros_like(self.learned_scale.detach()), persistent=False)
+
+    def scale(self) -> Tensor:
+        # A step of the optimizer may carry a small scale below zero; its magnitude is what counts, as in Brevitas.
+        return self.learned_scale.abs().clamp_min(SMALLEST_SCALE)
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        values: Tensor = torch._fake_quantize_learnable_per_channel_affine(
+            weight, self.scale(), self.zero_point, 0, self.format.qmin, self.format.qmax, self.gradient_factor
+        )
+        return values
+
+
+def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
+    """Scales (out_channels,) from torch.ao's observer: each channel's absolute maximum / qmax."""
+    observer = PerChannelMinMaxObserver(
+        ch_axis=0,
+        dtype=torch.int8,
+        qscheme=torch.per_channel_symmetric,
+        quant_min=format.qmin,
+        quant_max=format.qmax,
+        eps=SMALLEST_SCALE,
+    ).to(values.device)
+    observer(values.flatten(1) if values.ndim > 1 else values.unsqueeze(1))
+    scale: Tensor = observer.calculate_qparams()[0]
+    return scale

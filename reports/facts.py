@@ -1,0 +1,68 @@
+"""The plain facts of a run: its baseline, its files, its environment and its options."""
+
+from typing import Any
+
+from reports import cells
+from reports.names import model_name, row_name
+from reports.rows import Report, unique_rows
+
+
+def baseline_table(report: Report, style: cells.Style = "markdown") -> str:
+    """The uncompressed network: Top-1, parameters, size of its file."""
+    base, run = report["baseline"], report["run"]
+    headers = ["Model", "Weights", "Top1", "#Params", "Model size (MB)", "File"]
+    figures = [cells.points(base.get("top1")), cells.count(base.get("params")), cells.megabytes(base.get("size_mb"))]
+    row = [model_name(run["model"]), _text(run.get("weights")), *figures, _text(base.get("artifact"))]
+    return cells.draw(headers, [row], (0, 1, 5), style)
+
+
+def artifact_table(report: Report, style: cells.Style = "markdown") -> str:
+    """The written files: checksum, and how far the logits of the reloaded file are from those that were measured."""
+    headers = ["Row", "File", "Model size (MB)", "Reloaded logits, largest difference", "SHA-256"]
+    rows = [
+        [
+            row_name(row),
+            _text(row.get("artifact")),
+            cells.megabytes(row.get("size_mb")),
+            cells.error(row.get("reloaded_logits_max_abs_diff")),
+            _text(row.get("sha256")),
+        ]
+        for row in unique_rows(report)
+    ]
+    return cells.draw(headers, rows, (0, 1, 4), style)
+
+
+def environment_table(report: Report, style: cells.Style = "markdown") -> str:
+    """Where and on what the run was made: data, device, precision, versions, time."""
+    run = report["run"]
+    facts = [("Data", _dataset(run)), ("Calibration images", cells.count(run.get("calibration_images")))]
+    facts += [(name, _text(run.get(name.lower()))) for name in ("Seed", "Device", "Precision")]
+    facts += [("Duration", _seconds(run.get("duration_s")))]
+    facts += [(f"Stage {name}", _seconds(value)) for name, value in (run.get("stage_seconds") or {}).items()]
+    facts += [(name, _text(version)) for name, version in (run.get("versions") or {}).items()]
+    return cells.draw(["What", "Value"], facts, 2, style)
+
+
+def options_table(report: Report, style: cells.Style = "markdown") -> str:
+    """Every option as the run resolved it; empty when the report has none."""
+    options = report["run"].get("options") or {}
+    rows = [(name, _text(value)) for name, value in options.items()]
+    return cells.draw(["Option", "Value"], rows, 2, style) if rows else ""
+
+
+def _dataset(run: Report) -> str:
+    data = run.get("dataset") or {}
+    train, test, classes = (cells.count(data.get(key)) for key in ("train_images", "test_images", "classes"))
+    return f"{_text(data.get('name'))}: {train} training and {test} test images, {classes} classes"
+
+
+def _seconds(value: float | None) -> str:
+    return cells.MISSING if value is None else f"{value:.1f} s"
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return cells.MISSING
+    if isinstance(value, list | tuple):
+        return "; ".join(_text(item) for item in value) or cells.MISSING
+    return str(value)

@@ -1,0 +1,50 @@
+"""Names as a reader knows them: `resnet18` is ResNet-18, `cosine` is CosConv, `dense` is Conv2D."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DENSE = "dense"
+
+_BASES = {"cosine": "CosConv", "chebyshev": "ChebConv"}
+_CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    (r"wide_resnet(\d+)_(\d+)", r"Wide ResNet-\1-\2"),
+    (r"resnet(\d+)", r"ResNet-\1"),
+    (r"resnext(\d+)_(\w+)", r"ResNeXt-\1 \2"),
+    (r"vgg(\d+)", r"VGG-\1"),
+    (r"vgg(\d+)_bn", r"VGG-\1 BN"),
+    (r"densenet(\d+)", r"DenseNet-\1"),
+    (r"alexnet", "AlexNet"),
+    (r"googlenet", "GoogLeNet"),
+    (r"mobilenet_v2", "MobileNetV2"),
+    (r"mobilenet_v3_(\w+)", r"MobileNetV3 \1"),
+    (r"efficientnet_b(\d)", r"EfficientNet-B\1"),
+)
+
+
+def model_name(name: str) -> str:
+    """The name of a network as papers print it; a name that is not known is given back as it is."""
+    if name.startswith("convnext_") and name.removeprefix("convnext_") in _CONVNEXT:
+        return f"ConvNeXt-{_CONVNEXT[name.removeprefix('convnext_')]}"
+    for pattern, printed in _PATTERNS:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(printed)
+    return name
+
+
+def basis_name(basis: str) -> str:
+    """The poster's name of a basis: CosConv, ChebConv."""
+    return _BASES.get(basis, basis)
+
+
+def config_name(config: str) -> str:
+    """The poster's name of a config: `dense` is Conv2D, orders stay as they are."""
+    return "Conv2D" if config == DENSE else config
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits`."""
+    what = DENSE if row["config"] == DENSE else f"{basis_name(row['basis'])} {row['config']}"
+    return f"{what} at {row['bits']} bits"

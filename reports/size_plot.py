@@ -1,0 +1,112 @@
+"""File size against Top-1: every row, the baseline, and the frontiers of series and of dense."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reports import palette
+from reports.intervals import wilson
+from reports.labels import Label, place_labels
+from reports.names import basis_name, model_name
+from reports.rows import Report, Row, bases, frontier, is_dense, measured, unique_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOG_RANGE = 8
+"""Sizes that span more than this factor are drawn on a logarithmic axis."""
+
+
+def size_figure(report: Report) -> "Figure":
+    """File size in MB on x, Top-1 on y with its 95 % interval, one mark a row.
+
+    Lines join the rows that no other row of their kind beats in both size and Top-1.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.8), layout="constrained")
+    axis = figure.subplots()
+    rows = measured(unique_rows(report))
+    dense, series = [row for row in rows if is_dense(row)], [row for row in rows if not is_dense(row)]
+    for basis in bases(report):
+        own = [row for row in series if row["basis"] == basis]
+        _draw_rows(axis, own, report, palette.basis_color(basis), palette.basis_marker(basis), basis_name(basis))
+    _draw_rows(axis, dense, report, palette.DENSE_COLOR, "^", "Conv2D (dense), quantized")
+    _draw_frontier(axis, series, palette.INK, "-", "Series frontier")
+    _draw_frontier(axis, dense, palette.DENSE_COLOR, "--", "Dense frontier")
+    base = _draw_baseline(axis, report)
+    _dress(axis, [row["size_mb"] for row in rows] + base, report)
+    place_labels(axis, _labels(rows))
+    return figure
+
+
+def _draw_rows(axis: "Axes", rows: Sequence[Row], report: Report, color: str, marker: str, name: str) -> None:
+    if not rows:
+        return
+    sizes, tops = [row["size_mb"] for row in rows], [row["top1_quant"] for row in rows]
+    errors = _error_bars(tops, report)
+    style = {"elinewidth": 0.9, "capsize": 2, "linestyle": "none", "markeredgecolor": "white", "markersize": 7.5}
+    axis.errorbar(sizes, tops, yerr=errors, color=color, marker=marker, label=name, ecolor=(color, 0.45), zorder=3, **style)
+
+
+def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
+    """Lengths below and above each Top-1, None where the number of test images is not known."""
+    images = (report["run"].get("dataset") or {}).get("test_images")
+    if not images:
+        return None
+    ends = [wilson(top1, images) for top1 in tops]
+    pairs = list(zip(tops, ends, strict=True))
+    return [max(0.0, top1 - low) for top1, (low, _) in pairs], [max(0.0, high - top1) for top1, (_, high) in pairs]
+
+
+def _draw_frontier(axis: "Axes", rows: Sequence[Row], color: str, line: str, name: str) -> None:
+    best = frontier(rows)
+    if len(best) > 1:
+        sizes, tops = [row["size_mb"] for row in best], [row["top1_quant"] for row in best]
+        axis.plot(sizes, tops, color=color, linestyle=line, linewidth=1.2, alpha=0.75, label=name, zorder=2)
+
+
+def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
+    """Draw the baseline as a star, and give back its size where it has one."""
+    base = report["baseline"]
+    if base.get("size_mb") is None or base.get("top1") is None:
+        return []
+    style = {"linestyle": "none", "markeredgecolor": "white", "zorder": 4}
+    axis.plot([base["size_mb"]], [base["top1"]], marker="*", markersize=17, color="#e0a800", label="Baseline", **style)
+    return [float(base["size_mb"])]
+
+
+def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
+    """Scales, titles, grid and legend."""
+    if min(sizes) > 0 and max(sizes) > LOG_RANGE * min(sizes):
+        _log_ticks(axis)
+    axis.margins(x=0.12, y=0.14)
+    data = report["run"].get("dataset") or {}
+    images = f", {data['test_images']:,} test images" if data.get("test_images") else ""
+    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=palette.INK)
+    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=palette.INK)
+    axis.set_title(f"{model_name(report['run']['model'])} on {data.get('name', 'unnamed data')}{images}", fontsize=11)
+    axis.grid(color=palette.GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+
+
+def _log_ticks(axis: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _labels(rows: Sequence[Row]) -> list[Label]:
+    """One label for each config and bits: at the highest of the marks that share it, whatever their basis."""
+    best: dict[tuple[str, int], Row] = {}
+    for row in sorted(rows, key=lambda row: float(row["top1_quant"])):
+        best[(row["config"], row["bits"])] = row
+    return [
+        Label(f"{'dense' if is_dense(row) else config}, {bits} bits", row["size_mb"], row["top1_quant"])
+        for (config, bits), row in best.items()
+    ]

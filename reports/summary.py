@@ -1,0 +1,128 @@
+"""The paragraph a report opens with: what was gained, what was lost, and whether series or dense wins, honestly."""
+
+from collections.abc import Sequence
+
+from reports import cells
+from reports.names import DENSE, model_name, row_name
+from reports.rows import Report, Row, is_dense, measured, unique_rows
+from reports.verdict import Outcome, Verdict, verdicts
+
+ALLOWED_LOSS = 1.0
+"""Points of Top-1 that the row named first may lose against the baseline."""
+
+_SHOWN = 3
+_PHRASES = {
+    Outcome.WINS: "series wins",
+    Outcome.SMALLER: "series is smaller with Top-1 within the 95 % interval",
+    Outcome.TIES: "neither wins (a dense file no larger is within the 95 % interval)",
+    Outcome.LOSES: "dense wins",
+    Outcome.BETWEEN: "neither wins (no dense row is matched in both size and Top-1)",
+}
+
+
+def summarise(report: Report) -> str:
+    """The summary of a report in one plain paragraph.
+
+    The row it names is the smallest file among the rows that lose at most `ALLOWED_LOSS` points of Top-1 against the
+    baseline; where every row loses more, the row with the best Top-1. The rule is said where there are several rows.
+    """
+    row = chosen_row(report)
+    parts = [_headline(report, row) if row else "No row has both a written file and a measured Top-1."]
+    parts += [_rule(report, row)] if row and len(unique_rows(report)) > 1 else []
+    return " ".join(part for part in [*parts, _gate(report), _against_dense(report)] if part)
+
+
+def chosen_row(report: Report) -> Row | None:
+    """The row that the summary names, None when no row was measured."""
+    rows = measured(unique_rows(report))
+    kept = [row for row in rows if _keeps_top1(report, row)]
+    if kept:
+        return min(kept, key=lambda row: (row["size_mb"], -row["top1_quant"]))
+    return max(rows, key=lambda row: (row["top1_quant"], -row["size_mb"]), default=None)
+
+
+def _loss(report: Report, row: Row) -> float | None:
+    """Points of Top-1 lost against the baseline, free of the last binary digits."""
+    before = report["baseline"].get("top1")
+    after = row.get("top1_quant")
+    return None if before is None or after is None else round(before - after, 6)
+
+
+def _keeps_top1(report: Report, row: Row) -> bool:
+    loss = _loss(report, row)
+    return loss is not None and loss <= ALLOWED_LOSS
+
+
+def _headline(report: Report, row: Row) -> str:
+    base, loss = report["baseline"], _loss(report, row)
+    before, after = cells.megabytes(base.get("size_mb")), cells.megabytes(row["size_mb"])
+    how = f"{row_name(row)}, no series" if is_dense(row) else row_name(row)
+    sizes = f"{model_name(report['run']['model'])} went from {before} MB to {after} MB"
+    if base.get("size_mb") is None:
+        sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
+    change = "" if loss is None else f" ({_points(-loss)})"
+    top1 = f"{cells.points(base.get('top1'))} to {cells.points(row['top1_quant'])}"
+    if base.get("top1") is None:
+        top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
+    return f"{sizes}{_ratio(base.get('size_mb'), row['size_mb'])}, Top-1 {top1}{change}: {how}."
+
+
+def _points(change: float) -> str:
+    return "unchanged" if cells.signed(change) == "0.00" else f"{cells.signed(change)} points"
+
+
+def _ratio(before: float | None, after: float) -> str:
+    if not before or not after:
+        return ""
+    return f" ({before / after:.1f} times smaller)" if before >= after else f" ({after / before:.1f} times larger)"
+
+
+def _rule(report: Report, row: Row) -> str:
+    allowed = f"at most {ALLOWED_LOSS:g} point of Top-1"
+    rows = unique_rows(report)
+    if _keeps_top1(report, row):
+        return f"Of {len(rows)} rows, this is the smallest file among those that lose {allowed}."
+    return f"Of {len(rows)} rows, none is known to lose {allowed}; this is the one with the best Top-1."
+
+
+def _gate(report: Report) -> str:
+    gate = report.get("gate") or {}
+    allowed = gate.get("max_drop")
+    if allowed is None:
+        return ""
+    if gate.get("passed") is None:
+        return f"The gate ({allowed:g} points allowed) was not checked."
+    if gate["passed"]:
+        return f"The gate passed: no row loses more than {allowed:g} points of Top-1."
+    return f"The gate FAILED: at most {allowed:g} points of Top-1 may be lost; {_failures(report, allowed)}."
+
+
+def _failures(report: Report, allowed: float) -> str:
+    losses = [(row, _loss(report, row)) for row in unique_rows(report)]
+    failed = [f"{row_name(row)} loses {loss:.2f}" for row, loss in losses if loss is not None and loss > allowed]
+    return _listed(failed) if failed else "a Top-1 that it needs was not measured"
+
+
+def _against_dense(report: Report) -> str:
+    found = verdicts(report)
+    if not found:
+        return ""
+    groups = [(outcome, [verdict for verdict in found if verdict.outcome is outcome]) for outcome in Outcome]
+    said = [f"{_PHRASES[outcome]} at {_listed([_case(one) for one in group])}" for outcome, group in groups if group]
+    unknown = "" if found[0].interval else " The number of test images is not known, so no interval was applied."
+    return f"Against plain low-bit quantization of the {DENSE} network: {'; '.join(said)}.{unknown}"
+
+
+def _case(verdict: Verdict) -> str:
+    """One row and the dense row that decided: `0.078 MB (CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits ...)`."""
+    row, dense = verdict.row, verdict.decisive
+    own = f"{cells.megabytes(row['size_mb'])} MB ({row_name(row)}, {cells.points(row['top1_quant'])}"
+    if dense is None:
+        return f"{own})"
+    size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
+    return f"{own}; {row_name(dense)} has {top1} in {size} MB)"
+
+
+def _listed(items: Sequence[str]) -> str:
+    shown = ", ".join(items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"

@@ -1,0 +1,108 @@
+"""Series against dense at equal bytes: would plain low-bit quantization of the dense network have done as well?
+
+Each series row is held against the dense rows twice: against the best one in a file no larger than its own, and
+against those in files as large or larger. A difference in Top-1 counts only where the dense Top-1 lies outside the
+95 % interval of the series row's (Wilson, from the number of test images).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reports import cells
+from reports.intervals import wilson
+from reports.names import row_name
+from reports.rows import Report, Row, is_dense, measured, unique_rows
+
+
+class Outcome(StrEnum):
+    """What the comparison of one series row with every dense row comes to."""
+
+    WINS = "series wins: clearly better than a dense file as large or larger, and than every smaller one"
+    SMALLER = "series is smaller: Top-1 within the interval of a larger dense file's"
+    TIES = "tie: a dense file no larger is within the interval"
+    LOSES = "dense wins: clearly better in a file no larger"
+    BETWEEN = "neither: between the dense rows in both size and Top-1"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One series row held against the dense rows.
+
+    Attributes:
+        row: The series row.
+        outcome: What the comparison comes to.
+        smaller: The best dense row in a file no larger, if there is one.
+        larger: The best dense row in a file as large or larger that the series row reaches, else the smallest such.
+        interval: The 95 % interval of the series row's Top-1, None if the number of test images is not known.
+    """
+
+    row: Row
+    outcome: Outcome
+    smaller: Row | None
+    larger: Row | None
+    interval: tuple[float, float] | None
+
+    @property
+    def decisive(self) -> Row | None:
+        """The dense row that decided the outcome."""
+        return self.larger if self.outcome in (Outcome.WINS, Outcome.SMALLER) else self.smaller or self.larger
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """Every measured series row against the dense rows, smallest file first; empty where there is no dense row."""
+    rows = measured(unique_rows(report))
+    dense = [row for row in rows if is_dense(row)]
+    series = sorted((row for row in rows if not is_dense(row)), key=lambda row: float(row["size_mb"]))
+    images = (report["run"].get("dataset") or {}).get("test_images")
+    return [_judge(row, dense, images) for row in series] if dense else []
+
+
+def verdict_table(report: Report, style: cells.Style = "markdown") -> str:
+    """One line a series row: itself, the dense rows on either side of its size, and the outcome."""
+    headers = ["Series row", "MB", "Top1", "95 % interval", "Best dense row, no larger", "Dense row, larger", "Outcome"]
+    rows = [
+        [
+            row_name(verdict.row),
+            cells.megabytes(verdict.row["size_mb"]),
+            cells.points(verdict.row["top1_quant"]),
+            cells.MISSING if verdict.interval is None else "{:.2f} to {:.2f}".format(*verdict.interval),
+            _against(verdict.smaller, verdict.row),
+            _against(verdict.larger, verdict.row),
+            verdict.outcome.value,
+        ]
+        for verdict in verdicts(report)
+    ]
+    return cells.draw(headers, rows, (0, 4, 5, 6), style) if rows else ""
+
+
+def _judge(row: Row, dense: Sequence[Row], images: int | None) -> Verdict:
+    interval = wilson(row["top1_quant"], images) if images else None
+    low, high = interval or (row["top1_quant"], row["top1_quant"])
+    smaller = max((d for d in dense if d["size_mb"] <= row["size_mb"]), key=_quality, default=None)
+    above = [d for d in dense if d["size_mb"] >= row["size_mb"]]
+    reached = max((d for d in above if d["top1_quant"] <= high), key=_quality, default=None)
+    larger = reached or min(above, key=lambda d: float(d["size_mb"]), default=None)
+    return Verdict(row, _outcome(low, high, smaller, reached), smaller, larger, interval)
+
+
+def _quality(row: Row) -> tuple[float, float]:
+    return row["top1_quant"], row["size_mb"]
+
+
+def _outcome(low: float, high: float, smaller: Row | None, reached: Row | None) -> Outcome:
+    if smaller is not None and smaller["top1_quant"] > high:
+        return Outcome.LOSES
+    if smaller is not None and smaller["top1_quant"] >= low:
+        return Outcome.TIES
+    if reached is None:
+        return Outcome.BETWEEN
+    return Outcome.WINS if reached["top1_quant"] < low else Outcome.SMALLER
+
+
+def _against(dense: Row | None, row: Row) -> str:
+    if dense is None:
+        return cells.MISSING
+    change = cells.signed(row["top1_quant"] - dense["top1_quant"])
+    size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
+    return f"{row_name(dense)}: {size} MB, {top1} (series {change})"
