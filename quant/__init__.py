@@ -4,7 +4,6 @@ from quant.backends import BACKENDS, Backend, get_backend
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import IntFormat, QuantizedTensor
-from quant.gptq import gptq, grouped_gptq
 from quant.packing import pack, unpack
 
 __all__ = [
@@ -16,8 +15,6 @@ __all__ = [
     "compressible_params",
     "count_params",
     "get_backend",
-    "gptq",
-    "grouped_gptq",
     "pack",
     "poster_size_mb",
     "unpack",

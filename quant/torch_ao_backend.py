@@ -54,10 +54,17 @@ class _TorchAoFakeQuantizer(FakeQuantizer):
         return self.learned_scale.abs().clamp_min(SMALLEST_SCALE)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
+        # One row a channel: the kernel's gradient is wrong for weights of a single axis.
         values: Tensor = torch._fake_quantize_learnable_per_channel_affine(
-            weight, self.scale(), self.zero_point, 0, self.format.qmin, self.format.qmax, self.gradient_factor
+            weight.reshape(len(weight), -1),
+            self.scale(),
+            self.zero_point,
+            0,
+            self.format.qmin,
+            self.format.qmax,
+            self.gradient_factor,
         )
-        return values
+        return values.reshape(weight.shape)
 
 
 def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
@@ -70,6 +77,6 @@ def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
         quant_max=format.qmax,
         eps=SMALLEST_SCALE,
     ).to(values.device)
-    observer(values.flatten(1) if values.ndim > 1 else values.unsqueeze(1))
+    observer(values.reshape(len(values), -1))
     scale: Tensor = observer.calculate_qparams()[0]
     return scale

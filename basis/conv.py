@@ -1,0 +1,138 @@
+"""A convolution whose filters are series: it holds coefficients and evaluates them where a kernel is needed."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from basis.errors import CompressionError
+from basis.fit import Size2d, fit, reconstruct
+from basis.series import basis_matrix
+
+
+class SeriesConv2d(nn.Conv2d):
+    """A ``nn.Conv2d`` that learns the coefficients of its filters' series instead of the filters.
+
+    Stride, padding, padding mode, dilation, groups and bias are those of the convolution that it replaces.
+
+    Args:
+        conv: The convolution to approximate; it is left as it is.
+        basis: A name in ``basis.series.BASES``.
+        order: Terms kept per axis, (nh, nw).
+
+    Attributes:
+        coefficients: Parameter of shape (out_channels, in_channels / groups, nh, nw).
+        bias: Parameter of shape (out_channels,), or None.
+
+    Raises:
+        CompressionError: The order does not fit the kernel, or the weight is not finite.
+
+    Source:
+        Costain and Prisacariu, BMVC 2022 (CosConv, ChebConv).
+
+    Example:
+        >>> SeriesConv2d(nn.Conv2d(3, 8, 7, stride=2), "cosine", (5, 5)).coefficients.shape
+        torch.Size([8, 3, 5, 5])
+    """
+
+    operator: Tensor
+
+    def __init__(self, conv: nn.Conv2d, basis: str, order: Size2d) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            cast(Size2d, conv.kernel_size),
+            stride=cast(Size2d, conv.stride),
+            padding=cast("str | Size2d", conv.padding),
+            dilation=cast(Size2d, conv.dilation),
+            groups=conv.groups,
+            bias=False,
+            padding_mode=conv.padding_mode,
+            device="meta",
+        )
+        del self.weight
+        self.basis, self.order = basis, order
+        weight = conv.weight.detach()
+        self.coefficients = nn.Parameter(self._initial(weight), requires_grad=conv.weight.requires_grad)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+        self.register_buffer("operator", self._kronecker().to(weight), persistent=False)
+        self.train(conv.training)
+
+    def _initial(self, weight: Tensor) -> Tensor:
+        """The weights' own fit; a structural copy on the meta device has shapes only."""
+        if weight.is_meta:
+            return weight.new_empty((*weight.shape[:2], *self.order))
+        return fit(weight, self.basis, self.order).contiguous()
+
+    def _kronecker(self) -> Tensor:
+        """The matrix that takes a slice's coefficients to its kernel: (kh kw, nh nw), float64."""
+        matrices = [basis_matrix(self.basis, k, n) for k, n in zip(self.kernel_size, self.order, strict=True)]
+        return torch.kron(matrices[0], matrices[1])
+
+    def filters(self) -> Tensor:
+        """Evaluate the series at the kernel's taps, differentiably.
+
+        Returns:
+            Kernels of shape (out_channels, in_channels / groups, kh, kw).
+        """
+        shape = (*self.coefficients.shape[:2], *self.kernel_size)
+        # A kernel in bf16 would round away what fine-tuning learns, and the product is too small to gain from it.
+        with torch.autocast(self.coefficients.device.type, enabled=False):
+            return (self.coefficients.flatten(2) @ self.operator.T).view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve a batch of shape (N, in_channels, H, W) with the series' filters."""
+        return self._conv_forward(x, self.filters(), self.bias)
+
+    def materialize(self) -> nn.Conv2d:
+        """Evaluate the series once, in float64, into an ordinary convolution.
+
+        Returns:
+            A ``nn.Conv2d`` with the same arguments, device and dtype, and no tie to this module's parameters.
+        """
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            cast(Size2d, self.kernel_size),
+            stride=cast(Size2d, self.stride),
+            padding=cast("str | Size2d", self.padding),
+            dilation=cast(Size2d, self.dilation),
+            groups=self.groups,
+            bias=False,
+            padding_mode=self.padding_mode,
+            device="meta",
+        )
+        conv.weight = nn.Parameter(reconstruct(self.coefficients.detach(), self.basis, cast(Size2d, self.kernel_size)))
+        conv.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        return conv.train(self.training)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments, then basis and order."""
+        return f"{super().extra_repr()}, basis={self.basis}, order={self.order}"
+
+
+def is_compressible(module: nn.Module) -> bool:
+    """Whether a module is a spatial convolution that a series can stand for.
+
+    A subclass with a forward of its own may do anything with its weight, so only ``nn.Conv2d``'s forward counts.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and not isinstance(module, SeriesConv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and max(module.kernel_size) > 1
+    )
+
+
+def require_compressible(module: nn.Module, name: str) -> nn.Conv2d:
+    """Return the module as a convolution that can be swapped.
+
+    Raises:
+        CompressionError: The module is not a plain spatial ``nn.Conv2d``.
+    """
+    if not is_compressible(module):
+        raise CompressionError(
+            f"swap: layer {name!r} is a {type(module).__name__}; allowed: nn.Conv2d with a kernel larger than 1"
+        )
+    return cast(nn.Conv2d, module)

@@ -1,0 +1,72 @@
+"""Exchange of a network's convolutions for series convolutions, and back."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from basis.conv import SeriesConv2d, is_compressible, require_compressible
+from basis.errors import CompressionError
+from basis.fit import Size2d
+
+
+def compressible_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The network's spatial convolutions by name, in definition order; a shared one appears once."""
+    return {name: require_compressible(module, name) for name, module in model.named_modules() if is_compressible(module)}
+
+
+def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) -> nn.Module:
+    """Replace convolutions by series convolutions fitted to their weights, in place.
+
+    A convolution that the network uses under several names is replaced by one series convolution under all of them.
+
+    Args:
+        model: The network; a bare convolution is returned replaced.
+        plan: Layer name (as in ``named_modules``) -> order (nh, nw).
+        basis: A name in ``basis.series.BASES``.
+
+    Returns:
+        The network.
+
+    Raises:
+        CompressionError: The plan is empty, or names a layer that does not exist or is no spatial convolution, or an
+            order does not fit. Nothing is replaced then.
+    """
+    if not plan:
+        raise CompressionError("swap: the plan names no layer; allowed: at least one convolution larger than 1x1")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if missing := [name for name in plan if name not in modules]:
+        raise CompressionError(f"swap: the network has no layer {missing[0]!r}; allowed: {_some_names(model)}")
+    series = {
+        require_compressible(modules[name], name): SeriesConv2d(require_compressible(modules[name], name), basis, order)
+        for name, order in plan.items()
+    }
+    return _replace(model, dict(series))
+
+
+def materialize(model: nn.Module) -> nn.Module:
+    """Replace every series convolution by the ordinary convolution that it stands for, in place.
+
+    Returns:
+        The network; a bare series convolution is returned replaced.
+    """
+    return _replace(model, {conv: conv.materialize() for conv in model.modules() if isinstance(conv, SeriesConv2d)})
+
+
+def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    for parent, name, child in list(_edges(model)):
+        if child in replacements:
+            setattr(parent, name, replacements[child])
+    return replacements.get(model, model)
+
+
+def _edges(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every (parent, attribute, child) of the network, those of shared modules included."""
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                yield parent, name, child
+
+
+def _some_names(model: nn.Module) -> str:
+    names = list(compressible_convolutions(model))
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none, it has no spatial convolution"

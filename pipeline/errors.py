@@ -1,0 +1,11 @@
+"""The errors of a run that carry an exit code of their own."""
+
+from basis.errors import CompressionError
+
+
+class OptionsError(CompressionError):
+    """Wrong arguments or options: exit code 2."""
+
+
+class DataError(CompressionError):
+    """Data, weights or an artifact that is missing or damaged: exit code 4."""
