@@ -1,9 +1,32 @@
-"""Series approximation of convolution filters: bases, closed-form fits, the series convolution and its swapping."""
+"""Series approximation of convolution filters: bases, closed-form fits, the series convolution and its swapping.
 
-from basis.conv import SeriesConv2d
+The names below load when first asked for, so that ``basis.errors`` costs no import of torch. The fit itself is
+``basis.fit.fit``: a package cannot lend one name to a module and, lazily, to a function.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from basis.errors import CompressionError
-from basis.fit import fit, reconstruct
-from basis.series import BASES, basis_matrix
-from basis.swap import swap_convolutions
 
-__all__ = ["BASES", "CompressionError", "SeriesConv2d", "basis_matrix", "fit", "reconstruct", "swap_convolutions"]
+if TYPE_CHECKING:
+    from basis.conv import SeriesConv2d
+    from basis.fit import reconstruct
+    from basis.series import BASES, basis_matrix
+    from basis.swap import swap_convolutions
+
+__all__ = ["BASES", "CompressionError", "SeriesConv2d", "basis_matrix", "reconstruct", "swap_convolutions"]
+
+_HOMES = {
+    "BASES": "basis.series",
+    "SeriesConv2d": "basis.conv",
+    "basis_matrix": "basis.series",
+    "reconstruct": "basis.fit",
+    "swap_convolutions": "basis.swap",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -62,7 +62,7 @@ class SeriesConv2d(nn.Conv2d):
         """The weights' own fit; a structural copy on the meta device has shapes only."""
         if weight.is_meta:
             return weight.new_empty((*weight.shape[:2], *self.order))
-        return fit(weight, self.basis, self.order).contiguous()
+        return fit(weight, self.basis, self.order)
 
     def _kronecker(self) -> Tensor:
         """The matrix that takes a slice's coefficients to its kernel: (kh kw, nh nw), float64."""

@@ -1,4 +1,4 @@
-"""Quantization with Brevitas: its per-channel integer weight quantizer, used on bare tensors instead of in its layers."""
+"""Quantization with Brevitas: its per-channel integer weight quantizer, used on bare tensors, not in its layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scal
 _builder_log = logging.getLogger("torch.utils.cpp_extension")
 _builder_level = _builder_log.level
 _builder_log.setLevel(logging.ERROR)
-from brevitas.inject.enum import ScalingImplType  # noqa: E402
-from brevitas.quant import Int8WeightPerChannelFloat  # noqa: E402
+from brevitas.inject.enum import ScalingImplType  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
+from brevitas.quant import Int8WeightPerChannelFloat  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 
 _builder_log.setLevel(_builder_level)
 

@@ -58,7 +58,7 @@ def poster_size_mb(params: int, bits: int) -> float:
     """
     if params < 0 or bits < 1:
         raise CompressionError(
-            f"poster_size_mb got params={params} and bits={bits}; allowed are params of 0 or more and bits of 1 or more."
+            f"poster_size_mb got params={params} and bits={bits}; allowed are params of 0 and bits of 1 or more."
         )
     return params * (bits + 8) / 8 / 1e6
 
@@ -74,7 +74,7 @@ def _counted_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _stored_kernel(conv: nn.Conv2d) -> Tensor:
-    """What the layer stores for its kernel: series coefficients if it has them, else the weight; not a computed value."""
+    """What the layer stores for its kernel: coefficients if it has them, else the weight; never a computed value."""
     name = "coefficients" if getattr(conv, "coefficients", None) is not None else "weight"
     parametrizations = getattr(conv, "parametrizations", {})
     stored: Tensor = parametrizations[name].original if name in parametrizations else getattr(conv, name)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from quant.formats import IntFormat, QuantizedTensor, per_channel
+from quant.formats import IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
 
 
 class FakeQuantizer(nn.Module, ABC):
-    """Rounds a weight to integers x scale in the forward pass and lets gradients through: a parametrization for training.
+    """Rounds a weight to integers x scale in the forward pass and lets gradients through: a parametrization.
 
     The scale of each output channel is learned (LSQ, Esser et al. 2020, arXiv 1902.08153): the weight gets the
     straight-through gradient inside the range, the scale gets its own, multiplied by `gradient_factor`.
@@ -30,7 +30,7 @@ class FakeQuantizer(nn.Module, ABC):
 
     @property
     def gradient_factor(self) -> float:
-        """1 / sqrt(weights per channel x qmax): keeps the steps of scales in proportion to those of weights (LSQ, 2.2)."""
+        """1 / sqrt(weights per channel x qmax): keeps steps of scales in proportion to those of weights (LSQ, 2.2)."""
         return 1.0 / math.sqrt(math.prod(self.shape[1:]) * self.format.qmax)
 
     @abstractmethod
@@ -62,17 +62,13 @@ class FakeQuantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedTensor:
-        """The integers and scales that `forward` uses for this weight; dequantizing them gives its float32 result exactly.
+        """The integers and scales that `forward` uses for this weight; dequantized, they are its float32 result.
 
         Raises:
-            CompressionError: if the shape is another one, or training made a value NaN or infinite.
+            CompressionError: if the shape is another one, or training made a weight or a scale NaN or infinite.
         """
-        scale = self.scale().detach().clone()
-        values = self(weight.to(torch.float32))
-        if not bool(torch.isfinite(values).all()):
-            raise CompressionError(
-                "The fake quantizer holds NaN or infinite values; allowed are finite weights and scales."
-            )
+        scale = check_scale(self.scale(), self.shape[0]).clone()
+        values = self(check_weight(weight))
         # The quotient is within a few float32 roundings of an integer of at most 127, so rounding recovers it exactly.
         integers = (values / per_channel(scale, values.ndim)).round().to(torch.int8)
         return QuantizedTensor(integers, scale, self.format)

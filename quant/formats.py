@@ -116,7 +116,7 @@ def check_weight(weight: Tensor) -> Tensor:
     """
     if weight.ndim < 1 or weight.numel() == 0:
         raise CompressionError(
-            f"Quantizing got a weight of shape {tuple(weight.shape)}; allowed is a non-empty tensor of one or more axes."
+            f"Quantizing got a weight of shape {tuple(weight.shape)}; allowed is a non-empty tensor with axes."
         )
     values = weight.detach().to(torch.float32)
     bad = int(values.numel() - torch.isfinite(values).sum())

@@ -1,7 +1,7 @@
 """Error-compensating rounding: integers and scales that keep a layer's outputs, not its weights, close to the original.
 
-The error of a row w of the weight, stored as q, is (w - q) G (w - q)^T, where G is the Gram matrix of the layer's inputs:
-the squared change of that output channel over the calibration images.
+The error of a row w of the weight, stored as q, is (w - q) G (w - q)^T, where G is the Gram matrix of the layer's
+inputs: the squared change of that output channel over the calibration images.
 Source: GPTQ (Frantar et al. 2023, arXiv 2210.17323) for the rounding. The scales are searched and refitted here, and
 coordinate descent on the integers follows; each of these steps lowers the error by 1 to 10 % more on correlated inputs.
 """
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_weight
-from quant.sweeps import compensated_rounding, descend, feedback_matrix
+from quant.sweeps import compensated_rounding, descend, inverse_root
 
 # Scales as shares of absolute maximum / qmax: a clipped outlier often costs less than a coarse step.
 _SHARES = torch.linspace(0.30, 1.05, 51, dtype=torch.float64).flip(0)
 # Around the share that a cheap estimate prefers, these multiples are compared by the error of the rounding itself.
 _MULTIPLES = (1.0, 0.85, 0.92, 1.08, 1.16)
 _SWEEPS = 2
-_REFITS = 2
+_REFITS = 1
 
 
 def gptq(weight: Tensor, gram: Tensor, format: IntFormat, *, damping: float = 0.01) -> QuantizedTensor:
@@ -28,7 +28,8 @@ def gptq(weight: Tensor, gram: Tensor, format: IntFormat, *, damping: float = 0.
 
     Args:
         weight: (O, F) floating point.
-        gram: (F, F), sum or mean of x x^T over the layer's inputs x; symmetric and positive semi-definite, may be singular.
+        gram: (F, F), sum or mean of x x^T over the layer's inputs x; positive semi-definite,
+            may be singular.
         format: the integers' range.
         damping: share of the mean diagonal that is added to the diagonal, so that few images are not overfitted.
 
@@ -36,7 +37,8 @@ def gptq(weight: Tensor, gram: Tensor, format: IntFormat, *, damping: float = 0.
         integers (O, F) and scales (O,) on the weight's device.
 
     Raises:
-        CompressionError: if the shapes do not match, or values are not finite, or the Gram matrix or damping is negative.
+        CompressionError: if the shapes do not match, values are not finite, or the Gram matrix or the damping is
+            negative.
     """
     values, gram = check_weight(weight), _check_gram(weight, gram, damping)
     nearest = _nearest(values, format)
@@ -66,8 +68,8 @@ def grouped_gptq(weight: Tensor, grams: Tensor, format: IntFormat, *, damping: f
     """
     if grams.ndim != 3 or len(grams) == 0 or weight.ndim != 2 or len(weight) % len(grams):
         raise CompressionError(
-            f"grouped_gptq got a weight of shape {tuple(weight.shape)} and Gram matrices of shape {tuple(grams.shape)}; "
-            "allowed are (O, F) and (groups, F, F) with O a multiple of groups."
+            f"grouped_gptq got a weight of shape {tuple(weight.shape)} and Gram matrices of shape "
+            f"{tuple(grams.shape)}; allowed are (O, F) and (groups, F, F) with O a multiple of groups."
         )
     pairs = zip(weight.chunk(len(grams)), grams, strict=True)
     parts = [gptq(rows, gram, format, damping=damping) for rows, gram in pairs]
@@ -77,7 +79,7 @@ def grouped_gptq(weight: Tensor, grams: Tensor, format: IntFormat, *, damping: f
 def weighted_error(weight: Tensor, gram: Tensor, quantized: QuantizedTensor) -> Tensor:
     """(w - q) G (w - q)^T of every row: float64, shape (O,); weight (O, F), gram (F, F)."""
     error = weight.to(torch.float64) - quantized.dequantize().to(torch.float64)
-    return _quadratic(error, gram.to(error))
+    return ((error @ gram.to(error)) * error).sum(1)
 
 
 def _check_gram(weight: Tensor, gram: Tensor, damping: float) -> Tensor:
@@ -89,8 +91,8 @@ def _check_gram(weight: Tensor, gram: Tensor, damping: float) -> Tensor:
         )
     if not bool(torch.isfinite(gram).all()) or bool((gram.diagonal() < 0).any()) or not damping >= 0:
         raise CompressionError(
-            f"gptq got a Gram matrix with values from {float(gram.min())} to {float(gram.max())} and damping {damping}; "
-            "allowed are finite values, a diagonal of zero or more and damping of zero or more."
+            f"gptq got a Gram matrix with values from {float(gram.min())} to {float(gram.max())} and damping "
+            f"{damping}; allowed are finite values, a diagonal of zero or more and damping of zero or more."
         )
     gram = gram.detach().to(weight.device, torch.float64)
     return (gram + gram.t()) / 2
@@ -104,20 +106,20 @@ def _nearest(values: Tensor, format: IntFormat) -> QuantizedTensor:
 
 
 def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrix with a mean diagonal of one and damping, and `feedback_matrix` of it.
+    """The Gram matrix with a mean diagonal of one and damping, and `inverse_root` of it.
 
     Inputs that are always zero are left with the damping alone: they are rounded to nearest. A matrix that is not
-    positive definite in float64 gets ten times the damping until it is; at 1e6 the inputs count as uncorrelated.
+    positive definite in float64 gets ten times the damping until it is.
     """
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     mean = gram.diagonal().mean()
     unit = gram / mean if float(mean) > 0 else identity
-    while damping <= 1e6:
-        try:
-            hessian = unit + damping * identity
-            return hessian, feedback_matrix(hessian)
-        except torch.linalg.LinAlgError:
-            damping = max(10 * damping, 1e-6)
+    while damping <= 1:
+        hessian = unit + damping * identity
+        root = inverse_root(hessian)
+        if root is not None:
+            return hessian, root
+        damping = max(10 * damping, 1e-6)
     raise CompressionError(
         f"gptq got a Gram matrix with eigenvalues from {float(torch.linalg.eigvalsh(unit)[0]):.1e} times the mean "
         "diagonal; allowed is a positive semi-definite matrix."
@@ -130,10 +132,8 @@ def _search(columns: Tensor, hessian: Tensor, root: Tensor, base: Tensor, qmax: 
     share = _best_share(columns, base, root.diagonal() ** -2, qmax)
     scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES])
     repeated = columns.repeat(1, len(scales))
-    feedback = root / root.diagonal()[:, None]
-    integers = compensated_rounding(repeated, scales.flatten(), feedback, qmax)
-    error = _quadratic((repeated - integers * scales.flatten()).t(), hessian).reshape(scales.shape)
-    best = error.argmin(0)
+    integers, error = compensated_rounding(repeated, scales.flatten(), root, qmax)
+    best = error.reshape(scales.shape).argmin(0)
     rows = torch.arange(len(base), device=base.device)
     return integers.reshape(len(columns), *scales.shape)[:, best, rows], scales[best, rows]
 
@@ -150,25 +150,24 @@ def _best_share(columns: Tensor, base: Tensor, importance: Tensor, qmax: int) ->
     return best_share
 
 
-def _polish(
-    columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, qmax: int
-) -> tuple[Tensor, Tensor]:
-    """Coordinate descent on the integers and least-squares scales, in turn; a row keeps a new scale only if it gains."""
-    integers = descend(columns, integers, scale, hessian, qmax, _SWEEPS)
-    error = _quadratic((columns - integers * scale).t(), hessian)
+def _polish(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
+    """Coordinate descent on the integers and least-squares scales in turn; a row keeps a new scale only if it gains."""
+    target = hessian @ columns
+    integers, slope = descend(integers, target - hessian @ integers * scale, scale, hessian, qmax, _SWEEPS)
+    error = ((columns - integers * scale) * slope).sum(0)
     for _ in range(_REFITS):
-        new_scale = _refitted(columns, integers, scale, hessian)
-        new_integers = descend(columns, integers, new_scale, hessian, qmax, _SWEEPS)
-        new_error = _quadratic((columns - new_integers * new_scale).t(), hessian)
+        weighted = (target - slope) / scale
+        new_scale = _refitted(columns, integers, weighted, scale)
+        new_integers, new_slope = descend(integers, target - weighted * new_scale, new_scale, hessian, qmax, _SWEEPS)
+        new_error = ((columns - new_integers * new_scale) * new_slope).sum(0)
         gains = new_error < error
-        integers, scale = torch.where(gains, new_integers, integers), torch.where(gains, new_scale, scale)
-        error = torch.minimum(error, new_error)
+        integers, slope = torch.where(gains, new_integers, integers), torch.where(gains, new_slope, slope)
+        scale, error = torch.where(gains, new_scale, scale), torch.minimum(error, new_error)
     return integers, scale
 
 
-def _refitted(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
-    """The scale with the least error for given integers, (q H w) / (q H q); the old one where that is not positive."""
-    weighted = hessian @ integers
+def _refitted(columns: Tensor, integers: Tensor, weighted: Tensor, scale: Tensor) -> Tensor:
+    """The scale with the least error for given integers, (q H w) / (q H q), or the old one; `weighted` is H q."""
     fitted = (weighted * columns).sum(0) / (weighted * integers).sum(0)
     return _storable(torch.where(torch.isfinite(fitted) & (fitted > 0), fitted, scale))
 
@@ -176,11 +175,6 @@ def _refitted(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor)
 def _storable(scale: Tensor) -> Tensor:
     """Rounds float64 scales to the float32 that is stored, so that the search sees the error of what is written."""
     return scale.float().clamp_min(SMALLEST_SCALE).to(torch.float64)
-
-
-def _quadratic(error: Tensor, gram: Tensor) -> Tensor:
-    """e G e^T of every row e: (O, F), (F, F) -> (O,)."""
-    return ((error @ gram) * error).sum(1)
 
 
 def _better_rows(weight: Tensor, gram: Tensor, first: QuantizedTensor, second: QuantizedTensor) -> QuantizedTensor:

@@ -1,16 +1,15 @@
 """Packs small integers into a bit stream, and back.
 
-The values follow one another without gaps, in C order, each as `bits`-bit two's complement, least significant bit first;
-bit k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros.
+The values follow one another without gaps, in C order, each as two's complement of `bits` bits, lowest bit first; bit
+k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros.
 
     4 bits   byte 0                         byte 1
              | v1: 3 2 1 0 | v0: 3 2 1 0 |  | v3: 3 2 1 0 | v2: 3 2 1 0 |      two values a byte, low nibble first
              bit 7                 bit 0    bit 7                 bit 0
 
-    3 bits   byte 0                         byte 1                            byte 2
-             | v2: 1 0 | v1: 2 1 0 | v0: 2 1 0 |
-             | v5: 0 | v4: 2 1 0 | v3: 2 1 0 | v2: 2 |          (byte 1)
-             | v7: 2 1 0 | v6: 2 1 0 | v5: 2 1 |                (byte 2)
+    3 bits   byte 0   | v2: 1 0 | v1: 2 1 0 | v0: 2 1 0 |
+             byte 1   | v5: 0 | v4: 2 1 0 | v3: 2 1 0 | v2: 2 |                eight values in three bytes
+             byte 2   | v7: 2 1 0 | v6: 2 1 0 | v5: 2 1 |
 
     8 bits   the bytes themselves
 """

@@ -9,82 +9,86 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Small enough that one column's update of a block is not worth several threads, which would wait for one another.
 _BLOCK = 32
 
 
-def compensated_rounding(columns: Tensor, scale: Tensor, feedback: Tensor, qmax: int) -> Tensor:
+def compensated_rounding(columns: Tensor, scale: Tensor, root: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
     """Rounds column after column and lets the later ones make up for each error (GPTQ, arXiv 2210.17323, algorithm 1).
 
     Args:
         columns: the weight, transposed: (F, O) float64, most important column first.
         scale: (O,) float64.
-        feedback: (F, F) upper triangular with a unit diagonal, from `feedback_matrix`.
+        root: (F, F) from `inverse_root`.
         qmax: the largest integer.
 
     Returns:
-        integers as float64, (F, O).
+        integers as float64, (F, O), and the error (w - q) H (w - q)^T of each row, (O,).
     """
-    rest, integers = columns.clone(), torch.empty_like(columns)
+    rest, integers, errors = columns.clone(), torch.empty_like(columns), torch.empty_like(columns)
+    feedback = root / root.diagonal()[:, None]
     for start in range(0, len(rest), _BLOCK):
         block = slice(start, start + _BLOCK)
-        errors = _compensate_block(rest[block], scale, feedback[block, block], qmax, integers[block])
-        rest[start + _BLOCK :].addmm_(feedback[block, start + _BLOCK :].t(), errors, alpha=-1)
-    return integers
+        _compensate_block(rest[block], scale, feedback[block, block], qmax, integers[block], errors[block])
+        rest[start + _BLOCK :].addmm_(feedback[block, start + _BLOCK :].t(), errors[block], alpha=-1)
+    # What a column leaves after the best correction by all later ones adds up to the whole error (paper, equation 2).
+    return integers, root.diagonal() ** -2 @ errors.square_()
 
 
-def _compensate_block(rest: Tensor, scale: Tensor, feedback: Tensor, qmax: int, integers: Tensor) -> Tensor:
-    """Rounds the columns of one block into `integers`, correcting `rest` in place; returns their errors."""
-    errors = torch.empty_like(rest)
+def _compensate_block(
+    rest: Tensor, scale: Tensor, feedback: Tensor, qmax: int, integers: Tensor, errors: Tensor
+) -> None:
+    """Rounds the columns of one block into `integers` and `errors`, correcting `rest`, all in place."""
     for i in range(len(rest)):
         integers[i] = (rest[i] / scale).round_().clamp_(-qmax, qmax)
         torch.addcmul(rest[i], integers[i], scale, value=-1, out=errors[i])
         rest[i + 1 :].addr_(feedback[i, i + 1 :], errors[i], alpha=-1)
-    return errors
 
 
-def feedback_matrix(hessian: Tensor) -> Tensor:
-    """Finds how the error of each column is best spread over the later ones.
+def inverse_root(hessian: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of the inverse; its rows tell how a column's error is best spread over the later ones.
 
-    It is the upper Cholesky factor of the inverse (its rows divided by their diagonal: the `feedback`); with hessian = R R^T, R upper triangular, that
-    factor is R^-1, so neither the inverse nor a second factorization is needed.
+    With hessian = R R^T, R upper triangular, that factor is R^-1, so neither the inverse itself nor a second
+    factorization is needed.
 
     Args:
         hessian: (F, F) float64, symmetric.
 
     Returns:
-        (F, F): upper triangular R^-1, its diagonal not yet divided out.
-
-    Raises:
-        torch.linalg.LinAlgError: if the matrix is not positive definite.
+        (F, F), upper triangular; None if the matrix is not positive definite in this precision.
     """
-    root = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1)
+    flipped, failure = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if int(failure):
+        return None
     identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(root, identity, upper=True)
+    inverse: Tensor = torch.linalg.solve_triangular(flipped.flip(0, 1), identity, upper=True)
+    return inverse
 
 
-def descend(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, qmax: int, sweeps: int) -> Tensor:
+def descend(
+    integers: Tensor, slope: Tensor, scale: Tensor, hessian: Tensor, qmax: int, sweeps: int
+) -> tuple[Tensor, Tensor]:
     """Moves one integer at a time to its best value given all others, so that the error never grows.
 
     Args:
-        columns: the weight, transposed: (F, O) float64.
-        integers: where to start: (F, O) float64.
+        integers: where to start: (F, O) float64, transposed like the weight.
+        slope: H (W - Q)^T at the start: (F, O) float64.
         scale: (O,) float64.
         hessian: (F, F) float64, symmetric with a positive diagonal: the error is tr((W - Q) H (W - Q)^T).
         qmax: the largest integer.
         sweeps: how often to go over all columns, at the most.
 
     Returns:
-        integers as float64, (F, O).
+        integers and slope at the end, both (F, O).
     """
-    integers = integers.clone()
-    slope = hessian @ torch.addcmul(columns, integers, scale, value=-1)
+    integers, slope = integers.clone(), slope.clone()
     for _ in range(sweeps):
         before = integers.clone()
-        for start in range(0, len(columns), _BLOCK):
+        for start in range(0, len(slope), _BLOCK):
             _descend_block(start, integers, slope, scale, hessian, qmax)
         if torch.equal(before, integers):
             break
-    return integers
+    return integers, slope
 
 
 def _descend_block(start: int, integers: Tensor, slope: Tensor, scale: Tensor, hessian: Tensor, qmax: int) -> None:

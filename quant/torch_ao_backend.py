@@ -6,6 +6,8 @@ PyTorch is moving torch.ao's eager quantization to the package torchao, which ha
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +15,11 @@ from torch import Tensor, nn
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    try:
-        from torch.ao.quantization.observer import PerChannelMinMaxObserver
-    except ImportError:
-        from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
-
 
 def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
     """Rounds to the nearest integers; see `quant.backends.Backend.quantize`.
 
-    The kernels multiply by the inverse scale, so a value within float32 rounding of a tie can go to its other neighbour.
+    The kernels multiply by the inverse scale, so a value within float32 rounding of a tie may go to the other side.
     """
     values = check_weight(weight)
     scale = _observed_scale(values, format) if scale is None else check_scale(scale, len(values)).to(values.device)
@@ -67,9 +62,20 @@ class _TorchAoFakeQuantizer(FakeQuantizer):
         return values.reshape(weight.shape)
 
 
+def _observer_class() -> Any:
+    """PerChannelMinMaxObserver from PyTorch or, where PyTorch no longer has it, from torchao."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            module = import_module("torch.ao.quantization.observer")
+        except ImportError:
+            module = import_module("torchao.quantization.pt2e.observer")
+    return module.PerChannelMinMaxObserver
+
+
 def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
     """Scales (out_channels,) from torch.ao's observer: each channel's absolute maximum / qmax."""
-    observer = PerChannelMinMaxObserver(
+    observer = _observer_class()(
         ch_axis=0,
         dtype=torch.int8,
         qscheme=torch.per_channel_symmetric,

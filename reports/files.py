@@ -1,7 +1,6 @@
 """Writing a file so that a reader sees either the old one or all of the new one."""
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -16,20 +15,11 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
-
-
-def _umask() -> int:
-    """The permissions that new files do not get; mkstemp ignores it and allows only the owner."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

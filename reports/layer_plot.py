@@ -1,9 +1,9 @@
 """Where the error comes from: the relative output error of fit and rounding, layer by layer."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reports import palette
+from reports import look
 from reports.layers import Group, layer_groups, rounding_bits, rounding_error
 from reports.names import basis_name
 from reports.rows import Report, Row
@@ -15,30 +15,38 @@ if TYPE_CHECKING:
 FLOOR = 1e-5
 """Smaller errors are drawn here: they are rounding of floating point, not of the method."""
 
+_MARK: dict[str, Any] = {
+    "linestyle": "none",
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+    "clip_on": False,
+}
+
 _ACROSS = 4
 """Panels in a line."""
 
 Mark = tuple[str, str, str, list[float | None]]
-"""Name, colour, mark, and one error a layer."""
+"""Name, colour, basis whose mark it takes, and one error a layer."""
 
 
 def layer_figure(report: Report) -> "Figure":
-    """A panel a config, a line a layer in network order, a mark for each measured error, on a logarithmic axis."""
-    from matplotlib.figure import Figure
+    """A panel a config, a line a layer in network order, a mark for each measured error, on a logarithmic axis.
 
+    The colour says which error it is, the shape of the mark which basis.
+    """
     panels = [(group, shown) for group in layer_groups(report) if (shown := _shown(group))]
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
-    height = 1.1 + down * (0.6 + 0.23 * max(len(shown) for _, shown in panels))
-    figure = Figure(figsize=(2.4 + 3.1 * max(across, 1.6), height), layout="constrained")
+    height = 1.2 + down * (0.5 + 0.22 * max(len(shown) for _, shown in panels))
+    figure = look.new_figure(2.2 + 3.1 * max(across, 1.7), height)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
     for place, (axis, (group, shown)) in enumerate(zip(axes, panels, strict=False)):
         _panel(axis, group, shown)
-        if place % across and _names(shown) == _names(panels[place - 1][1]):
+        if place % across and _names(panels[place]) == _names(panels[place - 1]):
             axis.set_yticklabels([])
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _legend(figure, axes)
+    _finish(figure, list(axes[: len(panels)]))
     return figure
 
 
@@ -46,3 +54,50 @@ def _shown(group: Group) -> list[int]:
     """Positions of the layers with at least one measured error."""
     _, _, layers = group
     return [place for place in range(len(layers[0])) if any(_measured(own[place]) for own in layers)]
+
+
+def _measured(layer: Row) -> bool:
+    return layer.get("fit_error") is not None or bool(rounding_bits([layer]))
+
+
+def _names(panel: tuple[Group, list[int]]) -> list[str]:
+    (_, _, layers), shown = panel
+    return [layers[0][place]["name"] for place in shown]
+
+
+def _marks(group: Group) -> list[Mark]:
+    """Every kind of error that was measured in the group."""
+    _, bases, layers = group
+    marks: list[Mark] = []
+    for basis, own in zip(bases, layers, strict=True):
+        name, shape = (f"{basis_name(basis)} ", basis) if len(bases) > 1 else ("", "cosine")
+        marks.append((f"{name}fit", look.INK, shape, [layer.get("fit_error") for layer in own]))
+        for bits, color in zip(rounding_bits(own), look.BITS_COLORS * 2, strict=False):
+            errors = [rounding_error(layer, bits) for layer in own]
+            marks.append((f"{name}rounding to {bits} bits", color, shape, errors))
+    return [mark for mark in marks if any(error is not None for error in mark[3])]
+
+
+def _shape(basis: str) -> dict[str, Any]:
+    return {"marker": look.basis_marker(basis), "markersize": 0.9 * look.basis_size(basis)}
+
+
+def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
+    for name, color, basis, errors in _marks(group):
+        found = [(max(error, FLOOR), line) for line, place in enumerate(shown) if (error := errors[place]) is not None]
+        axis.plot(*zip(*found, strict=True), color=color, label=name, **_MARK, **_shape(basis))
+    axis.set_yticks(range(len(shown)), _names((group, shown)), fontsize=8)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.set_xscale("log")
+    axis.set_title(group[0], fontsize=10, color=look.INK)
+    axis.grid(color=look.GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+
+
+def _finish(figure: "Figure", axes: Sequence["Axes"]) -> None:
+    """One title for the shared axis, and one legend for all panels."""
+    named = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.supxlabel(f"Relative error of the layer's output (below {FLOOR:g} drawn at {FLOOR:g})", fontsize=10)
+    figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=3, frameon=False, fontsize=9)

@@ -39,7 +39,8 @@ def layer_groups(report: Report) -> list[Group]:
 
 def rounding_bits(layers: Sequence[Row]) -> list[str]:
     """The bit widths at which a rounding error was measured in any of the layers, the widest first."""
-    found = {bits for layer in layers for bits, value in (layer.get("rounding_error") or {}).items() if value is not None}
+    errors = [layer.get("rounding_error") or {} for layer in layers]
+    found = {bits for each in errors for bits, value in each.items() if value is not None}
     return sorted(found, key=int, reverse=True)
 
 

@@ -15,8 +15,6 @@ from reports.rows import Report, measured
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 144
-
 
 def plot_names(report: Report) -> list[str]:
     """The file names of the plots that this report has the figures for, in the order they are shown."""
@@ -56,7 +54,7 @@ def _drawers() -> dict[str, Callable[[Report], "Figure"]]:
 def _png(figure: "Figure") -> bytes:
     """The figure as PNG, without the metadata that would tie the bytes to a library's version."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

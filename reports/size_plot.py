@@ -1,9 +1,9 @@
 """File size against Top-1: every row, the baseline, and the frontiers of series and of dense."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reports import palette
+from reports import look
 from reports.intervals import wilson
 from reports.labels import Label, place_labels
 from reports.names import basis_name, model_name
@@ -12,6 +12,11 @@ from reports.rows import Report, Row, bases, frontier, is_dense, measured, uniqu
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_PLAIN: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
+_MARK = _PLAIN | {"elinewidth": 0.9, "capsize": 2, "zorder": 3}
+_DENSE = _MARK | {"marker": "^", "markersize": 8, "color": look.DENSE_COLOR, "ecolor": (look.DENSE_COLOR, 0.45)}
+_STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4}
 
 LOG_RANGE = 8
 """Sizes that span more than this factor are drawn on a logarithmic axis."""
@@ -22,31 +27,32 @@ def size_figure(report: Report) -> "Figure":
 
     Lines join the rows that no other row of their kind beats in both size and Top-1.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5.8), layout="constrained")
+    figure = look.new_figure(9, 5.8)
     axis = figure.subplots()
     rows = measured(unique_rows(report))
     dense, series = [row for row in rows if is_dense(row)], [row for row in rows if not is_dense(row)]
     for basis in bases(report):
         own = [row for row in series if row["basis"] == basis]
-        _draw_rows(axis, own, report, palette.basis_color(basis), palette.basis_marker(basis), basis_name(basis))
-    _draw_rows(axis, dense, report, palette.DENSE_COLOR, "^", "Conv2D (dense), quantized")
-    _draw_frontier(axis, series, palette.INK, "-", "Series frontier")
-    _draw_frontier(axis, dense, palette.DENSE_COLOR, "--", "Dense frontier")
+        _draw_rows(axis, own, report, _basis_style(basis), basis_name(basis))
+    _draw_rows(axis, dense, report, _DENSE, "Conv2D (dense), quantized")
+    _draw_frontier(axis, series, look.INK, "-", "Series frontier")
+    _draw_frontier(axis, dense, look.DENSE_COLOR, "--", "Dense frontier")
     base = _draw_baseline(axis, report)
     _dress(axis, [row["size_mb"] for row in rows] + base, report)
     place_labels(axis, _labels(rows))
     return figure
 
 
-def _draw_rows(axis: "Axes", rows: Sequence[Row], report: Report, color: str, marker: str, name: str) -> None:
-    if not rows:
-        return
-    sizes, tops = [row["size_mb"] for row in rows], [row["top1_quant"] for row in rows]
-    errors = _error_bars(tops, report)
-    style = {"elinewidth": 0.9, "capsize": 2, "linestyle": "none", "markeredgecolor": "white", "markersize": 7.5}
-    axis.errorbar(sizes, tops, yerr=errors, color=color, marker=marker, label=name, ecolor=(color, 0.45), zorder=3, **style)
+def _basis_style(basis: str) -> dict[str, Any]:
+    color = look.basis_color(basis)
+    shape = {"marker": look.basis_marker(basis), "markersize": look.basis_size(basis)}
+    return _MARK | shape | {"color": color, "ecolor": (color, 0.45)}
+
+
+def _draw_rows(axis: "Axes", rows: Sequence[Row], report: Report, style: dict[str, Any], name: str) -> None:
+    if rows:
+        sizes, tops = [row["size_mb"] for row in rows], [row["top1_quant"] for row in rows]
+        axis.errorbar(sizes, tops, yerr=_error_bars(tops, report), label=name, **style)
 
 
 def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
@@ -71,8 +77,7 @@ def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
     base = report["baseline"]
     if base.get("size_mb") is None or base.get("top1") is None:
         return []
-    style = {"linestyle": "none", "markeredgecolor": "white", "zorder": 4}
-    axis.plot([base["size_mb"]], [base["top1"]], marker="*", markersize=17, color="#e0a800", label="Baseline", **style)
+    axis.plot([base["size_mb"]], [base["top1"]], label="Baseline", **_STAR)
     return [float(base["size_mb"])]
 
 
@@ -80,13 +85,15 @@ def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
     """Scales, titles, grid and legend."""
     if min(sizes) > 0 and max(sizes) > LOG_RANGE * min(sizes):
         _log_ticks(axis)
-    axis.margins(x=0.12, y=0.14)
+    axis.margins(x=0.14, y=0.14)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, 100 + 0.05 * (100 - low)))
     data = report["run"].get("dataset") or {}
     images = f", {data['test_images']:,} test images" if data.get("test_images") else ""
-    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=palette.INK)
-    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=palette.INK)
+    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=look.INK)
+    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=look.INK)
     axis.set_title(f"{model_name(report['run']['model'])} on {data.get('name', 'unnamed data')}{images}", fontsize=11)
-    axis.grid(color=palette.GRID, linewidth=0.8)
+    axis.grid(color=look.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)

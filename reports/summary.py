@@ -108,19 +108,30 @@ def _against_dense(report: Report) -> str:
     if not found:
         return ""
     groups = [(outcome, [verdict for verdict in found if verdict.outcome is outcome]) for outcome in Outcome]
-    said = [f"{_PHRASES[outcome]} at {_listed([_case(one) for one in group])}" for outcome, group in groups if group]
+    said = [f"{_PHRASES[outcome]} {_cases(group, len(found))}" for outcome, group in groups if group]
     unknown = "" if found[0].interval else " The number of test images is not known, so no interval was applied."
     return f"Against plain low-bit quantization of the {DENSE} network: {'; '.join(said)}.{unknown}"
 
 
+def _cases(group: Sequence[Verdict], total: int) -> str:
+    """Where one outcome was found: each row if the report has few, else their number, sizes and best row."""
+    sizes = [cells.megabytes(one.row["size_mb"]) for one in group]
+    if total <= _SHOWN:
+        each = [f"{size} MB ({_case(one)})" for size, one in zip(sizes, group, strict=True)]
+        return f"at {_listed(each)}"
+    span = f"at {sizes[0]} MB" if sizes[0] == sizes[-1] else f"from {sizes[0]} to {sizes[-1]} MB"
+    best = max(group, key=lambda one: float(one.row["top1_quant"]))
+    return f"in {len(group)} of {total} series rows, {span} (the best: {_case(best)})"
+
+
 def _case(verdict: Verdict) -> str:
-    """One row and the dense row that decided: `0.078 MB (CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits ...)`."""
+    """One row and the dense row that decided: `CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in ...`."""
     row, dense = verdict.row, verdict.decisive
-    own = f"{cells.megabytes(row['size_mb'])} MB ({row_name(row)}, {cells.points(row['top1_quant'])}"
+    own = f"{row_name(row)}, {cells.points(row['top1_quant'])}"
     if dense is None:
-        return f"{own})"
+        return own
     size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
-    return f"{own}; {row_name(dense)} has {top1} in {size} MB)"
+    return f"{own}; {row_name(dense)} has {top1} in {size} MB"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Series against dense at equal bytes: would plain low-bit quantization of the dense network have done as well?
+"""Series against dense at equal bytes: whether plain low-bit quantization would have done as well.
 
 Each series row is held against the dense rows twice: against the best one in a file no larger than its own, and
 against those in files as large or larger. A difference in Top-1 counts only where the dense Top-1 lies outside the

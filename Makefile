@@ -1,0 +1,46 @@
+# Every target but `help` and `clean` first creates .venv, when it is missing or older than pyproject.toml.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format build clean
+
+help:  ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 14
+
+run: $(INSTALLED)  ## compress ResNet-18 on the embedded digits and write a report to runs/
+	$(BIN)/python run_pipeline.py --bits 4 --config 6,3,3,2,2
+
+test: $(INSTALLED)  ## run the tests; those on real data too when SERIESQUANT_DATA names its folder
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## lint, format, types, import contracts, the documents' links and commands
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_docs.py
+
+format: $(INSTALLED)  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+build: $(INSTALLED)  ## build the source distribution and the wheel into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove all that these targets create, but for runs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is touched last: an installation that failed or was interrupted is tried again by the next call.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "seriesquant needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+	    "choose another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing seriesquant into $(VENV) (minutes the first time, nothing later)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

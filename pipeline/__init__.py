@@ -1,0 +1,19 @@
+"""From a trained network to a compressed artifact and its report; the names below load when first asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.artifact import load
+    from pipeline.options import Options
+    from pipeline.runner import run
+
+__all__ = ["Options", "load", "run"]
+
+_HOMES = {"Options": "pipeline.options", "load": "pipeline.artifact", "run": "pipeline.runner"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

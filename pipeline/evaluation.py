@@ -1,0 +1,44 @@
+"""Top-1 on the test images, in float32."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.dataset import Split
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network said of a set of images.
+
+    Attributes:
+        top1: Share of right predictions, in percent.
+        logits: float32, shape (images, classes), on the CPU.
+    """
+
+    top1: float
+    logits: Tensor
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Split, *, device: torch.device) -> Evaluation:
+    """Run a network over images in their own order.
+
+    Args:
+        model: The network; it is moved to the device and set to evaluation mode.
+        images: Images and labels.
+        device: Where to run.
+
+    Returns:
+        Top-1 in percent and all logits, computed in float32 without autocast.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()
+    outputs, right = [], 0
+    for x, labels in images.batches(EVALUATION_BATCH, device=device):
+        logits = model(x).float()
+        right += int((logits.argmax(dim=1) == labels).sum())
+        outputs.append(logits.cpu())
+    return Evaluation(100 * right / len(images), torch.cat(outputs))

@@ -1,0 +1,77 @@
+"""torchvision's classification networks: the only module that asks torchvision for a network or its weights."""
+
+from functools import cache
+from typing import Any, Final
+from urllib.error import URLError
+
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.errors import DataError, OptionsError
+
+# Both networks were trained on inputs scaled to -1..1, and torchvision's weights expect `transform_input`, which turns ImageNet's
+# normalization into that scale. It has no parameters, so it is set always: then a network is rebuilt from its name alone.
+_INCEPTION: Final = {"aux_logits": False, "init_weights": True, "transform_input": True}
+_ARGUMENTS: Final[dict[str, dict[str, bool]]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of the classification networks; detection, segmentation, video and quantized ones live in submodules."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def build(name: str, classes: int) -> nn.Module:
+    """Build the network `name` with random weights and `classes` outputs.
+
+    Raises:
+        ValueError: If torchvision has no such network.
+    """
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {}))
+    return model
+
+
+def default_weights_name(name: str) -> str | None:
+    """The name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
+    if name not in names():
+        return None
+    default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
+    return None if default is None else str(default.name)
+
+
+def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Tensor]:
+    """Fetch torchvision's weights from its server or from torch's cache.
+
+    Args:
+        name: A name in `names()`.
+        classes: Classes of the data.
+        weights_name: A member of the network's weights, such as `IMAGENET1K_V1`.
+
+    Returns:
+        The state dict as torchvision publishes it.
+
+    Raises:
+        OptionsError: If torchvision has no such weights.
+        DataError: If the weights have another number of classes or cannot be downloaded.
+    """
+    weights = _find(name, weights_name)
+    published = len(weights.meta["categories"])
+    if published != classes:
+        raise DataError(f"the weights {weights_name} of {name} have {published} classes, but the data has {classes}")
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"the weights {weights_name} of {name} could not be downloaded from {weights.url} ({reason}): connect to the network, "
+            "put that file in torch's cache, or give --weights a checkpoint file"
+        ) from error
+    return state
+
+
+def _find(name: str, weights_name: str) -> Any:
+    members = dict(torchvision.models.get_model_weights(name).__members__) if name in names() else {}
+    if weights_name not in members:
+        allowed = f"allowed: {', '.join(members)}" if members else "torchvision has none for this network"
+        raise OptionsError(f"no weights named {weights_name!r} for {name}; {allowed}, or the path of a checkpoint file")
+    return members[weights_name]

@@ -1,0 +1,174 @@
+"""Which layers of a network a config compresses, to which order, and why the others are kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import nn
+
+from basis.conv import SeriesConv2d
+from basis.fit import Size2d
+from basis.swap import compressible_convolutions
+from pipeline.config import Config
+from pipeline.errors import OptionsError
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer.
+
+    Attributes:
+        name: As in ``named_modules`` of the network.
+        kernel: Taps (kh, kw), or None for a linear layer.
+        order: Terms kept (nh, nw), or None for a kept layer.
+        status: ``compressed`` (fewer terms than taps), ``full`` (as many: an exact change of basis) or ``kept``.
+        reason: Why, in words for the report.
+    """
+
+    name: str
+    kernel: Size2d | None
+    order: Size2d | None
+    status: Literal["compressed", "full", "kept"]
+    reason: str
+
+
+def plan_layers(model: nn.Module, config: Config, model_name: str | None = None) -> list[LayerPlan]:
+    """Decide for every convolution and linear layer of a network, in network order; a shared layer appears once.
+
+    Args:
+        model: The network; ``DataParallel`` wrappers are looked through, layer names keep their ``module.``.
+        config: Orders per stage or per run of blocks, or ``dense``.
+        model_name: What error messages call the network; its class by default.
+
+    Returns:
+        One entry per ``nn.Conv2d`` and ``nn.Linear``.
+
+    Raises:
+        OptionsError: The count of orders or blocks does not fit the network, an order exceeds its kernel, or there
+            is nothing to compress.
+    """
+    orders = _orders(compressible_convolutions(model), model, config, model_name or type(model).__name__)
+    return [
+        orders[name] if name in orders else LayerPlan(name, _kernel(layer), None, "kept", _why_kept(layer, config))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+
+
+def orders_of(plan: Sequence[LayerPlan]) -> dict[str, Size2d]:
+    """The swap of a plan: layer name -> order (nh, nw), for the compressed and the full layers."""
+    return {layer.name: layer.order for layer in plan if layer.order is not None}
+
+
+def stages_of(model: nn.Module) -> dict[str, dict[str, nn.Conv2d]]:
+    """The network's stages: top-level children that hold spatial convolutions, in definition order.
+
+    Returns:
+        Stage name -> layer name -> convolution.
+    """
+    prefix = _wrapper_prefix(model)
+    stages: dict[str, dict[str, nn.Conv2d]] = {}
+    for name, conv in compressible_convolutions(model).items():
+        stage = name.removeprefix(prefix).split(".")[0] or "the convolution itself"
+        stages.setdefault(stage, {})[name] = conv
+    return stages
+
+
+def _orders(convs: Mapping[str, nn.Conv2d], model: nn.Module, config: Config, model_name: str) -> dict[str, LayerPlan]:
+    if config.kind == "dense":
+        return {}
+    if not convs:
+        raise OptionsError(
+            f"config {config.text!r} compresses nothing, because {model_name} has no spatial convolution; "
+            "allowed: 'dense', or a network with convolutions larger than 1x1"
+        )
+    planned = _by_stage(model, config, model_name) if config.kind == "stages" else _by_block(convs, config, model_name)
+    return {layer.name: layer for layer in planned}
+
+
+def _by_stage(model: nn.Module, config: Config, model_name: str) -> Iterator[LayerPlan]:
+    stages = stages_of(model)
+    if len(config.orders) != len(stages):
+        raise OptionsError(
+            f"config {config.text!r} gives {_number(len(config.orders), 'order')}, but {model_name} has "
+            f"{_number(len(stages), 'stage')}: {', '.join(stages)}"
+        )
+    for order, (stage, convs) in zip(config.orders, stages.items(), strict=True):
+        largest = max((_size(conv) for conv in convs.values()), key=max)
+        if order > max(largest):
+            raise OptionsError(
+                f"config {config.text!r} gives order {order} to stage {stage}, whose largest kernel is "
+                f"{_times(largest)}; allowed: 1 to {max(largest)}"
+            )
+        yield from (_planned(name, _size(conv), order, f"stage {stage}") for name, conv in convs.items())
+
+
+def _by_block(convs: Mapping[str, nn.Conv2d], config: Config, model_name: str) -> Iterator[LayerPlan]:
+    depthwise = {name: conv for name, conv in convs.items() if conv.groups == conv.in_channels > 1}
+    if sum(config.repeats) != len(depthwise):
+        raise OptionsError(
+            f"config {config.text!r} covers {_number(sum(config.repeats), 'block')}, but {model_name} has "
+            f"{_number(len(depthwise), 'depthwise spatial convolution')}"
+            + ("" if depthwise else "; allowed here: one order per stage, such as '6,3,3,2,2'")
+        )
+    orders = (order for order, repeat in zip(config.orders, config.repeats, strict=True) for _ in range(repeat))
+    for block, (order, (name, conv)) in enumerate(zip(orders, depthwise.items(), strict=True), start=1):
+        kernel = _size(conv)
+        if order > max(kernel):
+            raise OptionsError(
+                f"config {config.text!r} gives order {order} to block {block} ({name}), whose kernel is "
+                f"{_times(kernel)}; allowed: 1 to {max(kernel)}"
+            )
+        yield _planned(name, kernel, order, f"block {block}")
+
+
+def _planned(name: str, kernel: Size2d, order: int, where: str) -> LayerPlan:
+    clipped = (min(order, kernel[0]), min(order, kernel[1]))
+    reason = f"order {order} of {where}" + (", clipped to its kernel" if order > min(kernel) else "")
+    if clipped == kernel:
+        return LayerPlan(name, kernel, clipped, "full", f"{reason}: an exact change of basis")
+    return LayerPlan(name, kernel, clipped, "compressed", reason)
+
+
+def _why_kept(layer: nn.Conv2d | nn.Linear, config: Config) -> str:
+    if config.kind == "dense":
+        return "uncompressed row"
+    if isinstance(layer, nn.Linear):
+        return "linear layer, no spatial kernel"
+    if max(_size(layer)) == 1:
+        return "1x1 kernel, nothing to leave out"
+    if isinstance(layer, SeriesConv2d):
+        return "already a series"
+    if name := _own_forward(layer):
+        return f"{name} computes its output in a way of its own"
+    return "not depthwise, and the config counts depthwise blocks"
+
+
+def _own_forward(conv: nn.Conv2d) -> str | None:
+    """The class of a convolution that is not computed as a plain ``nn.Conv2d``."""
+    return None if compressible_convolutions(conv) else type(conv).__name__
+
+
+def _wrapper_prefix(model: nn.Module) -> str:
+    prefix = ""
+    while isinstance(model, _WRAPPERS):
+        prefix, model = f"{prefix}module.", cast(nn.Module, model.module)
+    return prefix
+
+
+def _kernel(layer: nn.Conv2d | nn.Linear) -> Size2d | None:
+    return _size(layer) if isinstance(layer, nn.Conv2d) else None
+
+
+def _size(conv: nn.Conv2d) -> Size2d:
+    return cast(Size2d, tuple(conv.kernel_size))
+
+
+def _times(kernel: Size2d) -> str:
+    return f"{kernel[0]}x{kernel[1]}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

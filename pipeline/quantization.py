@@ -1,0 +1,61 @@
+"""Quantization of a whole network: which tensors it stores in few bits, and their integers."""
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from basis.conv import SeriesConv2d
+from quant.backends import Backend
+from quant.fake_quantizer import FakeQuantizer
+from quant.formats import IntFormat, QuantizedTensor
+
+
+def quantized_tensor_name(module: nn.Module) -> str | None:
+    """The tensor that a layer stores in integers: coefficients of a series, weight of a convolution or linear layer."""
+    if isinstance(module, SeriesConv2d):
+        return "coefficients"
+    return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
+
+
+def quantize_network(model: nn.Module, format: IntFormat, backend: Backend) -> dict[str, QuantizedTensor]:
+    """Give every coefficient tensor and every remaining kernel its integers; the network is left as it is.
+
+    A layer with a fake quantizer gets exactly the integers and scales that it was trained with; any other is rounded
+    to the nearest, with the scale of each output channel from its absolute maximum.
+
+    Args:
+        model: The network, with or without fake quantizers.
+        format: The integers' range.
+        backend: Brevitas or torch.ao.
+
+    Returns:
+        Layer name -> integers and scales, in network order; a shared layer appears once.
+    """
+    return {
+        name: _integers(module, tensor_name, format, backend)
+        for name, module in model.named_modules()
+        if (tensor_name := quantized_tensor_name(module)) is not None
+    }
+
+
+def _integers(module: nn.Module, tensor_name: str, format: IntFormat, backend: Backend) -> QuantizedTensor:
+    if not parametrize.is_parametrized(module, tensor_name):
+        return backend.quantize(getattr(module, tensor_name), format)
+    chain = module.parametrizations[tensor_name]  # type: ignore[index,union-attr]
+    quantizer = chain[-1]
+    if isinstance(quantizer, FakeQuantizer):
+        return quantizer.quantized(chain.original)
+    return backend.quantize(getattr(module, tensor_name), format)
+
+
+def attach_fake_quantizers(model: nn.Module, format: IntFormat, backend: Backend) -> nn.Module:
+    """Let a network train through its integers, in place; master weights stay float and scales are learned.
+
+    Returns:
+        The network.
+    """
+    for module in list(model.modules()):
+        tensor_name = quantized_tensor_name(module)
+        if tensor_name is not None:
+            quantizer = backend.fake_quantizer(getattr(module, tensor_name), format)
+            parametrize.register_parametrization(module, tensor_name, quantizer)
+    return model

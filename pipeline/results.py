@@ -1,0 +1,103 @@
+"""The figures of a run as the report's dictionary (report.json, schema 1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from basis.fit import fit, reconstruct
+from basis.series import BASES
+from basis.swap import compressible_convolutions
+from pipeline.combinations import Approximation, Quantized
+from pipeline.config import Config
+from pipeline.options import Options
+from pipeline.plan import LayerPlan
+from quant.counting import compressible_params, count_params, poster_size_mb
+
+SCHEMA_VERSION = 1
+DIGITS = 4
+
+
+def row(
+    options: Options, config: Config, basis: str, bits: int, network: Approximation, written: Quantized, **places: Any
+) -> dict[str, Any]:
+    """One row of the report: a combination of config, basis and bits.
+
+    Args:
+        options: The run's options.
+        config: The combination's config.
+        basis: The combination's basis.
+        bits: The combination's width.
+        network: The float network, with its Top-1 before and after fine-tuning.
+        written: The artifact's figures.
+        places: ``artifact`` (relative path), ``baseline_top1`` (percent), ``baseline_params``.
+    """
+    params = count_params(network.model)
+    dense = config.kind == "dense"
+    return {
+        "basis": basis,
+        "config": config.text,
+        "bits": bits,
+        "scheme": "int",
+        "backend": options.backend,
+        "fit": None if dense else options.fit,
+        "rounding": options.rounding,
+        "epochs": 0 if dense else options.epochs,
+        "qat_epochs": options.qat_epochs,
+        "top1_pre": _points(network.top1_pre),
+        "top1_post": _points(network.top1_post),
+        "top1_quant": _points(written.top1),
+        "delta_post": _points(network.top1_post - places["baseline_top1"]),
+        "delta_quant": _points(written.top1 - network.top1_post),
+        "params": params,
+        "params_percent": round(100 * params / places["baseline_params"], DIGITS),
+        "compressible_params": compressible_params(network.model),
+        "poster_size_mb": round(poster_size_mb(params, bits), 6),
+        "size_mb": written.size / 1e6,
+        "artifact": places["artifact"],
+        "sha256": written.sha256,
+        "reloaded_logits_max_abs_diff": written.reloaded_logits_max_abs_diff,
+    }
+
+
+def _points(value: float | None) -> float | None:
+    """Percent or percentage points, without the noise of binary fractions."""
+    return None if value is None else round(value, DIGITS)
+
+
+def layer_rows(layers: Sequence[LayerPlan], config: Config, basis: str) -> list[dict[str, Any]]:
+    """What happened to each layer of one combination of config and basis."""
+    return [
+        {
+            "basis": basis,
+            "config": config.text,
+            "name": layer.name,
+            "kernel": None if layer.kernel is None else list(layer.kernel),
+            "order": None if layer.order is None else list(layer.order),
+            "status": layer.status,
+            "reason": layer.reason,
+        }
+        for layer in layers
+    ]
+
+
+def gate(rows: Sequence[dict[str, Any]], baseline_top1: float, max_drop: float | None) -> dict[str, Any]:
+    """Whether every row keeps within ``max_drop`` points of the baseline's Top-1; null where no limit was set."""
+    if max_drop is None:
+        return {"max_drop": None, "passed": None}
+    # Top-1 is a multiple of 1/images, so a billionth of a point is rounding, not a loss.
+    return {"max_drop": max_drop, "passed": all(baseline_top1 - r["top1_quant"] <= max_drop + 1e-9 for r in rows)}
+
+
+def kernel_figure(baseline: nn.Module, layers: Sequence[LayerPlan]) -> dict[str, Any] | None:
+    """One filter slice beside its fits: the strongest of the first compressed layer; None where there is none."""
+    planned = [layer for layer in layers if layer.order is not None]
+    chosen = next((layer for layer in planned if layer.status == "compressed"), next(iter(planned), None))
+    if chosen is None or chosen.order is None:
+        return None
+    slices = compressible_convolutions(baseline)[chosen.name].weight.detach().cpu().float().flatten(0, 1)
+    kernel = slices[int(torch.linalg.vector_norm(slices, dim=(1, 2)).argmax())]
+    size = (kernel.shape[0], kernel.shape[1])
+    fits = {basis: reconstruct(fit(kernel, basis, chosen.order), basis, size).tolist() for basis in BASES}
+    return {"layer": chosen.name, "original": kernel.tolist(), "fits": fits, "orders": list(chosen.order)}

@@ -1,0 +1,221 @@
+"""A run: the stages in the order in which one would tell them, and its report."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.acceleration import make_accelerator
+from pipeline.artifact import Identity, serialize
+from pipeline.baseline import make_baseline
+from pipeline.combinations import Approximation, Bench, approximate, dataset_identity, quantize, write_baseline
+from pipeline.config import Config, parse_config
+from pipeline.data.dataset import Dataset
+from pipeline.data.sources import load_dataset
+from pipeline.environment import library_versions
+from pipeline.evaluation import evaluate
+from pipeline.models.registry import build_model, check_forward
+from pipeline.network_record import record_network
+from pipeline.options import Options
+from pipeline.plan import orders_of, plan_layers
+from pipeline.progress import Progress, SilentProgress
+from pipeline.quantization import quantize_network
+from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
+from pipeline.training import Schedule
+from basis.swap import swap_convolutions
+from quant.backends import get_backend
+from quant.counting import count_params
+from quant.formats import IntFormat
+from reports import result_table, write_report
+
+logger = logging.getLogger(__name__)
+
+FINETUNE_LR = 0.02
+QAT_LR = 0.005
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: the report, where it was written, its table as text, and 0 or (a gate missed) 3."""
+
+    report: dict[str, Any]
+    report_path: Path
+    text: str
+    exit_code: int
+
+
+def run(options: Options, progress: Progress | None = None) -> RunResult:
+    """Compress a network in every combination of the options, and report.
+
+    Args:
+        options: The validated options.
+        progress: Where stages and epochs are shown; None shows nothing.
+
+    Raises:
+        CompressionError: Something the caller gave cannot be used; see its subclasses for which.
+        OSError: The output folder cannot be written.
+    """
+    started = time.monotonic()
+    shown = progress or SilentProgress()
+    configs = [parse_config(text) for text in options.config]
+    with _deterministic():
+        data = load_dataset(
+            options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
+        )
+        _check_configs(options, configs, data)
+        bench, origin = _prepare(options, data, shown)
+        identity = dataset_identity(options.model, data)
+        rows, layers, kernels = _combinations(options, configs, bench, identity)
+        size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "run": _run_facts(options, bench, origin, time.monotonic() - started),
+        "baseline": {
+            "top1": round(bench.top1, 4),
+            "params": count_params(bench.baseline),
+            "size_mb": size / 1e6,
+            "artifact": "artifacts/baseline.safetensors",
+        },
+        "rows": rows,
+        "layers": layers,
+        "gate": gate(rows, bench.top1, options.max_drop),
+        "kernels": kernels,
+    }
+    path = write_report(report, options.out)
+    return RunResult(report, path, result_table(report), 3 if report["gate"]["passed"] is False else 0)
+
+
+def plan_text(options: Options) -> str:
+    """What a run would do, without training: layers, parameters and the exact artifact sizes, as text.
+
+    Raises:
+        CompressionError: The options do not fit the model or the data.
+    """
+    data = load_dataset(options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=0)
+    configs = [parse_config(text) for text in options.config]
+    _check_configs(options, configs, data)
+    identity = dataset_identity(options.model, data)
+    lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
+    for config in configs:
+        for basis in options.basis:
+            with torch.random.fork_rng():
+                model = build_model(options.model, data.classes)
+            orders = orders_of(plan_layers(model, config))
+            if orders:
+                model = swap_convolutions(model, orders, basis)
+            for bits in options.bits:
+                quantized = quantize_network(model, IntFormat(bits), get_backend(options.backend))
+                size = len(serialize(record_network(model, quantized), identity)) / 1e6
+                lines.append(
+                    f"{basis} {config.text}, {bits} bits: {len(orders)} layers as series, "
+                    f"{count_params(model):,} parameters, {size:.3f} MB"
+                )
+    return "\n".join(lines)
+
+
+def _check_configs(options: Options, configs: list[Config], data: Dataset) -> None:
+    """Refuse what does not fit the model before anything is loaded or trained."""
+    with torch.random.fork_rng():
+        model = build_model(options.model, data.classes)
+    for config in configs:
+        plan_layers(model, config)
+    check_forward(model, data.classes, data.image_size)
+
+
+def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench, str]:
+    """The baseline and its Top-1."""
+    accelerator = make_accelerator(options.device)
+    progress.stage(f"baseline: {options.model} on {data.name}")
+    baseline = make_baseline(
+        options.model,
+        options.weights,
+        data,
+        accelerator=accelerator,
+        seed=options.seed,
+        fresh=options.fresh,
+        progress=progress,
+    )
+    top1 = evaluate(baseline.model, data.test, device=accelerator.device).top1
+    progress.stage(f"baseline: Top-1 {top1:.2f}")
+    return Bench(baseline.model, top1, data, accelerator, options.seed, progress), baseline.origin
+
+
+def _combinations(
+    options: Options, configs: list[Config], bench: Bench, identity: Identity
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
+    """Every config x basis x bits; each network is approximated and fine-tuned once."""
+    rows, layers, kernels = [], [], None
+    finetune = Schedule(options.epochs, options.lr or FINETUNE_LR, options.batch_size)
+    for config in configs:
+        for basis in options.basis:
+            bench.progress.stage(f"{basis} {config.text}: approximate")
+            network = approximate(bench, config, basis, finetune, distill=options.distill)
+            bench.progress.stage(f"{basis} {config.text}: {_top1_words(network)}")
+            layers += layer_rows(network.layers, config, basis)
+            kernels = kernels or kernel_figure(bench.baseline, network.layers)
+            rows += [_quantized_row(options, config, basis, bits, network, bench, identity) for bits in options.bits]
+    return rows, layers, kernels
+
+
+def _quantized_row(
+    options: Options, config: Config, basis: str, bits: int, network: Approximation, bench: Bench, identity: Identity
+) -> dict[str, Any]:
+    artifact = f"artifacts/{basis}-{config.text}-{bits}.safetensors"
+    written = quantize(
+        bench,
+        network,
+        bits,
+        get_backend(options.backend),
+        options.out / artifact,
+        identity,
+        schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
+        distill=options.distill,
+    )
+    bench.progress.stage(f"{basis} {config.text}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
+    params = count_params(bench.baseline)
+    places = {"artifact": artifact, "baseline_top1": bench.top1, "baseline_params": params}
+    return row(options, config, basis, bits, network, written, **places)
+
+
+def _top1_words(network: Approximation) -> str:
+    if network.top1_pre is None:
+        return f"uncompressed, Top-1 {network.top1_post:.2f}"
+    return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"
+
+
+def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> dict[str, Any]:
+    data = bench.data
+    return {
+        "command": options.command(),
+        "model": options.model,
+        "weights": origin,
+        "dataset": {
+            "name": data.name,
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "classes": data.classes,
+        },
+        "seed": options.seed,
+        "device": str(bench.accelerator.device),
+        "precision": bench.accelerator.mixed_precision,
+        "versions": library_versions(),
+        "options": options.model_dump(mode="json"),
+        "calibration_images": None,
+        "duration_s": round(seconds, 1),
+    }
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic algorithms where they exist, for the run only."""
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -1,0 +1,138 @@
+"""One training loop for the baseline, for fine-tuning and for quantization-aware training."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from basis.errors import CompressionError
+from pipeline.data.dataset import Split
+from pipeline.progress import Progress, SilentProgress
+
+TEMPERATURE = 4.0
+LABEL_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with Nesterov momentum: a linear warm-up to ``lr``, then a cosine to zero.
+
+    Attributes:
+        epochs: Passes over the training images; 0 trains nothing.
+        lr: Peak learning rate.
+        batch_size: Images per step.
+        weight_decay: L2 penalty of kernels and coefficients; biases, normalization and scales have none.
+        warmup: Share of all steps that the warm-up takes.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share of ``lr`` at a step, counted from 0."""
+        rising = max(1, round(self.warmup * steps))
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def train(
+    model: nn.Module,
+    images: Split,
+    schedule: Schedule,
+    *,
+    accelerator: Accelerator,
+    seed: int,
+    teacher: nn.Module | None = None,
+    progress: Progress | None = None,
+    title: str = "train",
+) -> nn.Module:
+    """Train a network in place on augmented images.
+
+    Args:
+        model: The network; its outputs are logits of shape (N, classes).
+        images: Training images and labels.
+        schedule: Epochs, learning rate, batch size.
+        accelerator: Device and precision.
+        seed: Order of the images, augmentation and dropout follow from it alone.
+        teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
+            (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
+        progress: Where epochs are reported.
+        title: The bar's name.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CompressionError: The loss became NaN or infinite.
+    """
+    if schedule.epochs == 0:
+        return model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.to(accelerator.device, memory_format=torch.channels_last)
+        optimizer = SGD(_groups(model, schedule.weight_decay), schedule.lr, momentum=0.9, nesterov=True)
+        prepared, optimizer = accelerator.prepare(model.train(), optimizer)
+        per_epoch = len(range(0, len(images), schedule.batch_size))
+        decay = LambdaLR(optimizer, lambda step: schedule.factor(step, schedule.epochs * per_epoch))
+        with (progress or SilentProgress()).track(title, schedule.epochs * per_epoch) as advance:
+            for epoch in range(schedule.epochs):
+                batches = images.batches(
+                    schedule.batch_size, device=accelerator.device, seed=seed * 1_000_003 + epoch, augment=True
+                )
+                for x, labels in batches:
+                    loss = _step(prepared, teacher, x, labels, optimizer, accelerator)
+                    decay.step()
+                    advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
+        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+    return model.eval()
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Kernels and coefficients decay; vectors (biases, normalization, scales) do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if max(p.shape, default=1) != p.numel()], "weight_decay": weight_decay},
+        {"params": [p for p in trained if max(p.shape, default=1) == p.numel()], "weight_decay": 0.0},
+    ]
+
+
+def _step(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    x: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> float:
+    with torch.no_grad(), accelerator.autocast():
+        targets = None if teacher is None else teacher(x)
+    loss = _loss(model(x), labels, targets)
+    if not torch.isfinite(loss):
+        raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    hard = functional.cross_entropy(logits.float(), labels)
+    if targets is None:
+        return hard
+    soft = functional.kl_div(
+        functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(targets.float() / TEMPERATURE, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft

@@ -1,0 +1,8 @@
+"""Compress a network: parse the command line, call the pipeline, return the exit code."""
+
+import sys
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The closed-form fit against numpy's least squares, and its round trip with `reconstruct`."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basis import BASES, CompressionError, basis_matrix, fit, reconstruct
+
+KERNELS = [(1, 1), (1, 3), (3, 1), (2, 2), (3, 3), (4, 4), (5, 5), (3, 5), (4, 7), (7, 7), (6, 3)]
+
+
+def kronecker(basis: str, kernel: tuple[int, int], order: tuple[int, int]) -> np.ndarray:
+    """The design matrix of one slice, by numpy: (kh kw, nh nw)."""
+    left, right = (basis_matrix(basis, k, n).numpy() for k, n in zip(kernel, order, strict=True))
+    return np.kron(left, right)
+
+
+def draw_weight(kernel: tuple[int, int], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(4, 3, *kernel, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def squared_error(weight: torch.Tensor, coefficients: torch.Tensor, basis: str) -> float:
+    return float((weight - reconstruct(coefficients, basis, tuple(weight.shape[-2:]))).square().sum())
+
+
+@st.composite
+def kernels_and_orders(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int]]:
+    kernel = (draw(st.integers(1, 7)), draw(st.integers(1, 7)))
+    return kernel, (draw(st.integers(1, kernel[0])), draw(st.integers(1, kernel[1])))
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_full_order_is_exact(basis: str, kernel: tuple[int, int]) -> None:
+    weight = draw_weight(kernel)
+    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_full_order_in_float32(basis: str, kernel: tuple[int, int]) -> None:
+    weight = draw_weight(kernel, dtype=torch.float32)
+    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
+def test_fit_of_a_reconstruction_is_the_identity(
+    basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int
+) -> None:
+    kernel, order = sizes
+    coefficients = draw_weight(order, seed)
+    torch.testing.assert_close(
+        fit(reconstruct(coefficients, basis, kernel), basis, order), coefficients, rtol=1e-9, atol=1e-9
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
+def test_equals_numpy_least_squares(
+    basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int
+) -> None:
+    kernel, order = sizes
+    weight = draw_weight(kernel, seed)
+    slices = weight.reshape(-1, kernel[0] * kernel[1]).numpy().T
+    expected = np.linalg.lstsq(kronecker(basis, kernel, order), slices, rcond=None)[0].T.reshape(4, 3, *order)
+    np.testing.assert_allclose(fit(weight, basis, order).numpy(), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize(("kernel", "order"), [((3, 3), (2, 2)), ((5, 3), (2, 3)), ((7, 7), (4, 4)), ((4, 4), (3, 1))])
+def test_any_perturbation_raises_the_error(basis: str, kernel: tuple[int, int], order: tuple[int, int]) -> None:
+    weight = draw_weight(kernel)
+    best = fit(weight, basis, order)
+    least = squared_error(weight, best, basis)
+    assert least > 0
+    for seed in range(5):
+        assert squared_error(weight, best + 1e-3 * draw_weight(order, seed + 1), basis) > least
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_more_terms_never_fit_worse(basis: str) -> None:
+    weight = draw_weight((7, 7))
+    errors = [squared_error(weight, fit(weight, basis, (n, n)), basis) for n in range(1, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-18
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_reconstruction_equals_the_definition(basis: str) -> None:
+    coefficients = draw_weight((2, 3))
+    left, right = basis_matrix(basis, 4, 2).numpy(), basis_matrix(basis, 5, 3).numpy()
+    expected = np.einsum("ti,ocij,sj->octs", left, coefficients.numpy(), right)
+    np.testing.assert_allclose(reconstruct(coefficients, basis, (4, 5)).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("leading", [(), (5,), (4, 3), (2, 4, 3), (0, 3)])
+def test_dtype_and_leading_shape_are_kept(dtype: torch.dtype, leading: tuple[int, ...]) -> None:
+    coefficients = fit(torch.ones(*leading, 3, 5, dtype=dtype), "cosine", (2, 4))
+    assert (coefficients.shape, coefficients.dtype) == ((*leading, 2, 4), dtype)
+    kernels = reconstruct(coefficients, "cosine", (3, 5))
+    assert (kernels.shape, kernels.dtype) == ((*leading, 3, 5), dtype)
+    assert kernels.device == coefficients.device == torch.device("cpu")
+
+
+def test_layout_and_gradient_of_the_weight_do_not_matter() -> None:
+    weight = draw_weight((3, 3)).requires_grad_()
+    expected = fit(weight, "cosine", (2, 2))
+    assert expected.is_contiguous()
+    assert not expected.requires_grad
+    assert torch.equal(fit(weight.to(memory_format=torch.channels_last), "cosine", (2, 2)), expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
+    weight = draw_weight((3, 3))
+    weight[2, 1, 0, 2] = bad
+    with pytest.raises(CompressionError, match="NaN or infinite values; allowed: finite numbers"):
+        fit(weight, "cosine", (2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_a_weight_that_is_not_real_floating_point_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(CompressionError, match=f"dtype is {dtype}; allowed: a real floating-point dtype"):
+        fit(torch.ones(2, 2, 3, 3, dtype=dtype), "cosine", (2, 2))
+
+
+def test_a_weight_without_a_kernel_is_refused() -> None:
+    with pytest.raises(CompressionError, match=r"weight of shape \(3,\); allowed: \(\.\.\., kh, kw\)"):
+        fit(torch.ones(3), "cosine", (1, 1))
+
+
+@pytest.mark.parametrize("order", [(4, 3), (3, 4), (0, 1), (1, -1)])
+def test_an_order_outside_the_kernel_is_refused(order: tuple[int, int]) -> None:
+    with pytest.raises(CompressionError, match="for a kernel of 3 taps; allowed: 1 to the kernel size"):
+        fit(torch.ones(2, 2, 3, 3), "chebyshev", order)
+
+
+def test_a_kernel_smaller_than_the_order_is_refused() -> None:
+    with pytest.raises(CompressionError, match="order 3 for a kernel of 2 taps"):
+        reconstruct(torch.ones(2, 2, 3, 3), "chebyshev", (3, 2))

@@ -1,0 +1,30 @@
+"""What every test may ask for: the folder of the real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]  # for the test of this very file
+
+REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder that SERIESQUANT_DATA names; a folder that is named but not complete is a failure, never a skip."""
+    named = os.environ.get("SERIESQUANT_DATA")
+    if not named:
+        pytest.skip("SERIESQUANT_DATA is not set: it names the folder with CIFAR-10 and the poster's checkpoints")
+    folder = Path(named)
+    missing = [name for name in REAL_FILES if not (folder / name).is_file()]
+    if missing:
+        pytest.fail(f"SERIESQUANT_DATA is {named}, which lacks {', '.join(missing)}", pytrace=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _real_data(request: pytest.FixtureRequest) -> None:
+    """A test marked `real` needs the folder whether or not it asks for it by name."""
+    if request.node.get_closest_marker("real"):
+        request.getfixturevalue("data_folder")

@@ -1,0 +1,109 @@
+"""Error-compensating rounding: never worse than nearest, near the optimum, and usable by both backends."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from basis.errors import CompressionError
+from quant.backends import BACKENDS, get_backend
+from quant.formats import IntFormat, QuantizedTensor
+from quant.gptq import gptq, grouped_gptq, weighted_error
+
+WIDTHS = range(2, 9)
+
+
+def _problem(rows: int, inputs: int, samples: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A random weight and the Gram matrix of correlated, one-sided inputs such as a ReLU gives."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(samples, inputs, generator=generator) @ torch.randn(inputs, inputs, generator=generator)
+    inputs_seen = torch.relu(mixed).double()
+    return torch.randn(rows, inputs, generator=generator), inputs_seen.t() @ inputs_seen
+
+
+def _nearest(weight: Tensor, format: IntFormat) -> QuantizedTensor:
+    return get_backend("brevitas").quantize(weight, format)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("samples", [400, 10, 0])
+def test_no_row_is_worse_than_nearest(bits: int, samples: int) -> None:
+    weight, gram = _problem(16, 70, samples)
+    ours = weighted_error(weight, gram, gptq(weight, gram, IntFormat(bits)))
+    nearest = weighted_error(weight, gram, _nearest(weight, IntFormat(bits)))
+    assert (ours <= nearest).all()
+    if samples == 400:
+        assert ours.sum() < 0.75 * nearest.sum()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_representable_weights_are_exact(bits: int) -> None:
+    format = IntFormat(bits)
+    integers = torch.randint(format.qmin, format.qmax + 1, (6, 12), dtype=torch.int8)
+    integers[:, 0] = format.qmax
+    weight = QuantizedTensor(integers, torch.rand(6) + 0.1, format).dequantize()
+    result = gptq(weight, _problem(1, 12)[1], format)
+    assert torch.equal(result.integers, integers)
+    torch.testing.assert_close(result.dequantize(), weight, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 4])
+def test_close_to_the_best_of_all_ternary_rows(inputs: int) -> None:
+    weight, gram = _problem(40, inputs)
+    codes = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=inputs)), dtype=torch.float64)
+    weighted = codes @ gram
+    projection = weight.double() @ weighted.t()
+    power = (weighted * codes).sum(1)
+    saved = torch.where((power > 0) & (projection > 0), projection**2 / power.clamp_min(1e-9), 0.0).amax(1)
+    total = ((weight.double() @ gram) * weight.double()).sum(1)
+    ours = weighted_error(weight, gram, gptq(weight, gram, IntFormat(2), damping=0.0))
+    assert (ours >= (total - saved) * (1 - 1e-5) - 1e-5 * total).all()
+    assert ours.sum() <= 1.35 * (total - saved).sum() + 1e-5 * total.sum()
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_both_backends_keep_the_integers(name: str, bits: int) -> None:
+    weight, gram = _problem(8, 20)
+    result = gptq(weight, gram, IntFormat(bits))
+    again = get_backend(name).quantize(result.dequantize(), IntFormat(bits), result.scale)
+    assert torch.equal(again.integers, result.integers)
+    assert torch.equal(again.scale, result.scale)
+
+
+def test_groups_are_rounded_with_their_own_gram_matrix() -> None:
+    weight = _problem(6, 9)[0]
+    grams = torch.stack([_problem(1, 9, seed=seed)[1] for seed in range(3)])
+    result = grouped_gptq(weight, grams, IntFormat(4))
+    for k, gram in enumerate(grams):
+        part = gptq(weight[2 * k : 2 * k + 2], gram, IntFormat(4))
+        assert torch.equal(result.integers[2 * k : 2 * k + 2], part.integers)
+        assert torch.equal(result.scale[2 * k : 2 * k + 2], part.scale)
+
+
+def test_singular_and_dead_inputs_without_damping() -> None:
+    weight, gram = _problem(8, 12, samples=5)
+    gram[3], gram[:, 3] = 0, 0
+    weight[0] = 0
+    result = gptq(weight, gram, IntFormat(4), damping=0.0)
+    assert not result.integers[0].any()
+    assert (weighted_error(weight, gram, result) <= weighted_error(weight, gram, _nearest(weight, IntFormat(4)))).all()
+
+
+def test_unusable_input_is_refused() -> None:
+    weight, gram = _problem(4, 6)
+    with pytest.raises(CompressionError, match=r"allowed are \(O, F\) and \(F, F\)"):
+        gptq(weight, gram[:5, :5], IntFormat(4))
+    with pytest.raises(CompressionError, match="a diagonal of zero or more"):
+        gptq(weight, gram * torch.nan, IntFormat(4))
+    with pytest.raises(CompressionError, match="a diagonal of zero or more"):
+        gptq(weight, -gram, IntFormat(4))
+    with pytest.raises(CompressionError, match="damping of zero or more"):
+        gptq(weight, gram, IntFormat(4), damping=-1.0)
+    with pytest.raises(CompressionError, match="positive semi-definite"):
+        gptq(weight, torch.ones(6, 6) * 5 - 4 * torch.eye(6), IntFormat(4))
+    with pytest.raises(CompressionError, match="NaN or infinite"):
+        gptq(weight * torch.inf, gram, IntFormat(4))
+    with pytest.raises(CompressionError, match="O a multiple of groups"):
+        grouped_gptq(weight, gram.expand(3, 6, 6), IntFormat(4))

@@ -1,0 +1,101 @@
+"""The bit stream: round trip, an independent reference, and what is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from basis.errors import CompressionError
+from quant.packing import pack, packed_size, unpack
+
+WIDTHS = range(2, 9)
+
+
+@st.composite
+def _values(draw: st.DrawFn) -> tuple[list[int], int]:
+    bits = draw(st.integers(2, 8))
+    return draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), max_size=70)), bits
+
+
+def _reference(values: list[int], bits: int) -> list[int]:
+    """The stream as one large Python integer."""
+    stream = sum((value % 2**bits) << (bits * i) for i, value in enumerate(values))
+    return list(stream.to_bytes((len(values) * bits + 7) // 8, "little"))
+
+
+def _int8(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int8)
+
+
+@given(_values())
+@settings(deadline=None)
+def test_round_trip_and_reference(case: tuple[list[int], int]) -> None:
+    values, bits = case
+    packed = pack(_int8(values), bits)
+    assert packed.tolist() == _reference(values, bits)
+    assert unpack(packed, bits, (len(values),)).tolist() == values
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_code_survives_in_its_shape(bits: int) -> None:
+    values = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), dtype=torch.int8).repeat(3).reshape(3, -1, 2, 1)
+    assert torch.equal(unpack(pack(values, bits), bits, values.shape), values)
+
+
+def test_four_bits_put_the_first_value_in_the_low_nibble() -> None:
+    assert pack(_int8([1, -1, 7]), 4).tolist() == [0xF1, 0x07]
+
+
+def test_eight_bits_are_the_bytes_and_not_an_alias() -> None:
+    values = _int8([1, -1, -128])
+    packed = pack(values, 8)
+    assert packed.tolist() == [1, 255, 128]
+    packed.zero_()
+    assert values.tolist() == [1, -1, -128]
+
+
+def test_non_contiguous_values_are_packed_in_their_order() -> None:
+    values = torch.arange(-6, 6, dtype=torch.int8).reshape(3, 4).t()
+    assert torch.equal(unpack(pack(values, 5), 5, (4, 3)), values)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_size(bits: int) -> None:
+    assert packed_size(13, bits) == pack(torch.zeros(13, dtype=torch.int8), bits).numel() == -(-13 * bits // 8)
+
+
+@pytest.mark.parametrize("value", [-9, 8])
+def test_value_out_of_range_is_refused(value: int) -> None:
+    with pytest.raises(CompressionError, match=r"4 bits allow -8\.\.7"):
+        pack(_int8([0, value]), 4)
+
+
+def test_wrong_types_are_refused() -> None:
+    with pytest.raises(CompressionError, match="allowed is int8"):
+        pack(torch.zeros(3), 4)
+    with pytest.raises(CompressionError, match="allowed is uint8 with one axis"):
+        unpack(torch.zeros(3), 4, (6,))
+    with pytest.raises(CompressionError, match="allowed is uint8 with one axis"):
+        unpack(torch.zeros(1, 3, dtype=torch.uint8), 4, (6,))
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_wrong_width_is_refused(bits: int) -> None:
+    with pytest.raises(CompressionError, match="2 to 8"):
+        pack(_int8([0]), bits)
+    with pytest.raises(CompressionError, match="2 to 8"):
+        unpack(torch.zeros(1, dtype=torch.uint8), bits, (1,))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_wrong_number_of_bytes_is_refused(size: int) -> None:
+    with pytest.raises(CompressionError, match=f"got {size} bytes; 5 values of 4 bits take 3"):
+        unpack(torch.zeros(size, dtype=torch.uint8), 4, (5,))
+
+
+def test_padding_and_negative_shape_are_refused() -> None:
+    with pytest.raises(CompressionError, match="padding bits"):
+        unpack(torch.tensor([0x10], dtype=torch.uint8), 4, (1,))
+    with pytest.raises(CompressionError, match="sizes of zero or more"):
+        unpack(torch.zeros(1, dtype=torch.uint8), 4, (-1, -1))
