@@ -42,5 +42,5 @@ $(INSTALLED): pyproject.toml
 	    "choose another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing seriesquant into $(VENV) (minutes the first time, nothing later)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -53,8 +53,10 @@ class SeriesConv2d(nn.Conv2d):
         del self.weight
         self.basis, self.order = basis, order
         weight = conv.weight.detach()
-        self.coefficients = nn.Parameter(self._initial(weight), requires_grad=conv.weight.requires_grad)
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+        # Asked of the parameters: a parametrized weight is computed, and under no_grad it never requires a gradient.
+        trained = any(p.requires_grad for name, p in conv.named_parameters() if name != "bias")
+        self.coefficients = nn.Parameter(_in_layout_of(weight, self._initial(weight)), requires_grad=trained)
+        self.bias = _copy(conv.bias)
         self.register_buffer("operator", self._kronecker().to(weight), persistent=False)
         self.train(conv.training)
 
@@ -73,12 +75,19 @@ class SeriesConv2d(nn.Conv2d):
         """Evaluate the series at the kernel's taps, differentiably.
 
         Returns:
-            Kernels of shape (out_channels, in_channels / groups, kh, kw).
+            Kernels of shape (out_channels, in_channels / groups, kh, kw), channels last if the coefficients are.
         """
-        shape = (*self.coefficients.shape[:2], *self.kernel_size)
+        coefficients, operator = self.coefficients, self.operator
+        outputs, inputs = coefficients.shape[:2]
+        device = "cpu" if coefficients.is_meta else coefficients.device.type
         # A kernel in bf16 would round away what fine-tuning learns, and the product is too small to gain from it.
-        with torch.autocast(self.coefficients.device.type, enabled=False):
-            return (self.coefficients.flatten(2) @ self.operator.T).view(shape)
+        with torch.autocast(device, enabled=False):
+            # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
+            if coefficients.is_contiguous():
+                slices = operator @ coefficients.reshape(outputs * inputs, -1).T
+                return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
+            slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
+            return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a batch of shape (N, in_channels, H, W) with the series' filters."""
@@ -102,13 +111,24 @@ class SeriesConv2d(nn.Conv2d):
             padding_mode=self.padding_mode,
             device="meta",
         )
-        conv.weight = nn.Parameter(reconstruct(self.coefficients.detach(), self.basis, cast(Size2d, self.kernel_size)))
-        conv.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        coefficients = self.coefficients.detach()
+        weight = reconstruct(coefficients, self.basis, cast(Size2d, self.kernel_size))
+        conv.weight = nn.Parameter(_in_layout_of(coefficients, weight), requires_grad=self.coefficients.requires_grad)
+        conv.bias = _copy(self.bias)
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
         """The convolution's arguments, then basis and order."""
         return f"{super().extra_repr()}, basis={self.basis}, order={self.order}"
+
+
+def _copy(bias: Tensor | None) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+
+
+def _in_layout_of(source: Tensor, values: Tensor) -> Tensor:
+    """The values, channels last if the source is (and only that): a change of layout at every step costs time."""
+    return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
 
 
 def is_compressible(module: nn.Module) -> bool:

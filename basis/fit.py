@@ -82,5 +82,5 @@ def _apply_2d(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
     operator = torch.kron(left, right)
     shape = (*values.shape[:-2], left.shape[0], right.shape[0])
     flat = values.detach().reshape(-1, operator.shape[1]).to(torch.float64)
-    # The slices run along the columns: BLAS is several times slower on a product with thousands of rows and few columns.
+    # The slices run along the columns: BLAS takes several times longer with thousands of rows and few columns.
     return (operator @ flat.T).to(values.dtype).T.reshape(shape).contiguous()

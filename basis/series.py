@@ -64,7 +64,9 @@ def basis_matrix(basis: str, size: int, order: int) -> Tensor:
     if basis not in BASES:
         raise CompressionError(f"basis_matrix: basis {basis!r} is unknown; allowed: {', '.join(BASES)}")
     if size < 1 or not 1 <= order <= size:
-        raise CompressionError(f"basis_matrix: order {order} for a kernel of {size} taps; allowed: 1 to the kernel size")
+        raise CompressionError(
+            f"basis_matrix: order {order} for a kernel of {size} taps; allowed: 1 to the kernel size"
+        )
     family = BASES[basis]
     # One tap has no extent: it sits in the middle of the interval, where linspace would choose the start.
     middle = torch.tensor([(family.start + family.end) / 2], dtype=torch.float64)

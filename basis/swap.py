@@ -11,7 +11,9 @@ from basis.fit import Size2d
 
 def compressible_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The network's spatial convolutions by name, in definition order; a shared one appears once."""
-    return {name: require_compressible(module, name) for name, module in model.named_modules() if is_compressible(module)}
+    return {
+        name: require_compressible(module, name) for name, module in model.named_modules() if is_compressible(module)
+    }
 
 
 def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) -> nn.Module:
@@ -28,19 +30,30 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
         The network.
 
     Raises:
-        CompressionError: The plan is empty, or names a layer that does not exist or is no spatial convolution, or an
-            order does not fit. Nothing is replaced then.
+        CompressionError: The plan is empty, or names a layer that does not exist or is no spatial convolution, gives
+            a shared layer two orders, or an order does not fit. Nothing is replaced then.
     """
     if not plan:
         raise CompressionError("swap: the plan names no layer; allowed: at least one convolution larger than 1x1")
     modules = dict(model.named_modules(remove_duplicate=False))
     if missing := [name for name in plan if name not in modules]:
         raise CompressionError(f"swap: the network has no layer {missing[0]!r}; allowed: {_some_names(model)}")
-    series = {
-        require_compressible(modules[name], name): SeriesConv2d(require_compressible(modules[name], name), basis, order)
-        for name, order in plan.items()
-    }
-    return _replace(model, dict(series))
+    names: dict[nn.Conv2d, str] = {}
+    for name, order in plan.items():
+        first = names.setdefault(require_compressible(modules[name], name), name)
+        if plan[first] != order:
+            raise CompressionError(
+                f"swap: layers {first!r} and {name!r} are one module but get the orders {plan[first]} and {order}; "
+                "allowed: one order for a shared layer"
+            )
+    return _replace(model, {conv: _series(conv, name, basis, plan[name]) for conv, name in names.items()})
+
+
+def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv2d:
+    try:
+        return SeriesConv2d(conv, basis, order)
+    except CompressionError as error:
+        raise CompressionError(f"swap: layer {name!r}: {error}") from error
 
 
 def materialize(model: nn.Module) -> nn.Module:
@@ -69,4 +82,6 @@ def _edges(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 def _some_names(model: nn.Module) -> str:
     names = list(compressible_convolutions(model))
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none, it has no spatial convolution"
+    return (
+        ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "none, it has no spatial convolution"
+    )

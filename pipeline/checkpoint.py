@@ -26,11 +26,13 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
     Args:
         model: The network, on a real device.
-        path: A `.safetensors` file, or a file that `torch.save` wrote: a state dict, or a dict that holds one as `state_dict` or `model`.
+        path: A `.safetensors` file, or a file that `torch.save` wrote: a state dict, or a dict that holds one as
+            `state_dict` or `model`.
             The prefix `module.` is removed. Any floating dtype is converted to the network's.
 
     Raises:
-        DataError: If the file is missing, damaged or not a state dict, or if names, shapes, dtypes or values do not fit the network.
+        DataError: If the file is missing, damaged or not a state dict, or if names, shapes, dtypes or values do not
+            fit the network.
             The network is then unchanged.
     """
     _load_state(model, _state_dict(_read(path), path), f"the checkpoint {path}")
@@ -59,14 +61,17 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"the checkpoint {path} does not exist or is not a file; give a .safetensors, .pt, .pth or .th file")
+        raise DataError(
+            f"the checkpoint {path} does not exist or is not a file; give a .safetensors, .pt, .pth or .th file"
+        )
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise anything from UnicodeDecodeError to KeyError
         raise DataError(
-            f"the checkpoint {path} cannot be read: it is damaged, or it holds more than tensors and plain values ({type(error).__name__}); "
+            f"the checkpoint {path} cannot be read: it is damaged, or it holds more than "
+            f"tensors and plain values ({type(error).__name__}); "
             "a state dict saved by torch.save or safetensors is allowed"
         ) from error
 
@@ -78,7 +83,10 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
                 content = content[key]
                 break
     if not isinstance(content, Mapping):
-        raise DataError(f"the checkpoint {path} holds a {type(content).__name__}; a state dict, or a dict with `state_dict`, is allowed")
+        raise DataError(
+            f"the checkpoint {path} holds a {type(content).__name__}; a state dict, or a dict "
+            "with `state_dict`, is allowed"
+        )
     strange = [key for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if strange or not content:
         got = f"its entry {strange[0]!r} is a {type(content[strange[0]]).__name__}" if strange else "it is empty"
@@ -98,7 +106,7 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def _renamed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off wrappers' prefixes, and leave out auxiliary classifiers that the network was built without (they are None)."""
+    """Take off wrappers' prefixes, and leave out auxiliary classifiers that the network lacks (they are None)."""
     found = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in found):
@@ -110,9 +118,13 @@ def _check_names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], sour
     # Old checkpoints lack the counters of batch normalization, and evaluation does not read them.
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in found if name not in wanted]
-    problems = [f"{_listed(missing)} missing"] * bool(missing) + [f"{_listed(unexpected)} unexpected"] * bool(unexpected)
+    problems = [f"{_listed(missing)} missing"] * bool(missing) + [f"{_listed(unexpected)} unexpected"] * bool(
+        unexpected
+    )
     if problems:
-        raise DataError(f"{source} does not fit the network: {' and '.join(problems)}; choose the --model it was saved from")
+        raise DataError(
+            f"{source} does not fit the network: {' and '.join(problems)}; choose the --model it was saved from"
+        )
 
 
 def _check_shapes(model: nn.Module, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
@@ -123,7 +135,10 @@ def _check_shapes(model: nn.Module, wanted: Mapping[str, Tensor], found: Mapping
     name = differ[0]
     got, need = tuple(found[name].shape), tuple(wanted[name].shape)
     if all(other.rpartition(".")[0] in last for other in differ) and got[1:] == need[1:]:
-        raise DataError(f"{source} has {got[0]} classes (its {name} has the shape {got}), but the data has {need[0]}; the two must be the same")
+        raise DataError(
+            f"{source} has {got[0]} classes (its {name} has the shape {got}), but the data has "
+            f"{need[0]}; the two must be the same"
+        )
     raise DataError(f"{source} does not fit the network: {name} has the shape {got}, but {need} is needed")
 
 
@@ -132,7 +147,10 @@ def _converted(name: str, tensor: Tensor, wanted: Tensor, source: str) -> Tensor
     integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     fits = tensor.is_floating_point() if kind == "floating" else integer
     if not fits or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise DataError(f"{source} does not fit the network: {name} has the dtype {tensor.dtype}, but a dense {kind} tensor is needed")
+        raise DataError(
+            f"{source} does not fit the network: {name} has the dtype {tensor.dtype}, but a "
+            f"dense {kind} tensor is needed"
+        )
     converted = tensor.detach().to(wanted.dtype)
     if not torch.isfinite(converted).all():
         raise DataError(f"{source} is damaged: {name} holds values that are not finite in {wanted.dtype}")

@@ -11,6 +11,7 @@ ALLOWED = "orders such as '6,3,3,2,2', blocks such as '7x3,7x3,7x9,6x3', or 'den
 DEFAULT_MODELS = {5: "resnet18", 4: "resnet20"}
 DEFAULT_BLOCKS_MODEL = "convnext_tiny"
 _MAX_DIGITS = 6
+_BLOCK_LIKE = re.compile(r"[0-9]\s*x|x\s*[0-9]")
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Config:
 
 
 def parse_config(text: str) -> Config:
-    """Read a config; spaces around tokens, upper case and the sign ``×`` are allowed.
+    """Read a config; spaces around tokens, upper case and the multiplication sign are allowed.
 
     Args:
-        text: Such as ``6,3,3,2,2``, ``7×3, 7×3, 7×9, 6×3`` or ``dense``.
+        text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3`` or ``dense``.
 
     Returns:
         The config with its canonical text.
@@ -43,10 +44,10 @@ def parse_config(text: str) -> Config:
         OptionsError: An empty config or token, something that is not a whole number of 1 or more, or mixed tokens.
 
     Example:
-        >>> parse_config("7×3, 6x3")
+        >>> parse_config("7 X 3, 6x3")
         Config(text='7x3,6x3', kind='blocks', orders=(7, 6), repeats=(3, 3))
     """
-    tokens = [token.strip() for token in text.lower().replace("×", "x").split(",")]
+    tokens = [token.strip() for token in text.lower().replace("\u00d7", "x").split(",")]
     if tokens == [""]:
         raise OptionsError(f"config is empty; allowed: {ALLOWED}")
     if tokens == ["dense"]:
@@ -55,8 +56,8 @@ def parse_config(text: str) -> Config:
         place = tokens.index("") + 1
         raise OptionsError(f"config {text!r} has an empty token at place {place} of {len(tokens)}; allowed: {ALLOWED}")
     if "dense" in tokens:
-        raise OptionsError(f"config {text!r} mixes 'dense' with other tokens; allowed: 'dense' alone, as its own config")
-    if not any("x" in token for token in tokens):
+        raise OptionsError(f"config {text!r} mixes 'dense' with other tokens; allowed: 'dense' as a config of its own")
+    if not any(_BLOCK_LIKE.search(token) for token in tokens):
         orders = tuple(_count(token, "order", text) for token in tokens)
         return Config(",".join(map(str, orders)), "stages", orders)
     blocks = [_block(token, text) for token in tokens]
@@ -91,14 +92,16 @@ def _model_of(config: Config) -> str:
     count = len(config.orders)
     if count not in DEFAULT_MODELS:
         known = ", ".join(f"{orders} orders mean {model}" for orders, model in DEFAULT_MODELS.items())
-        raise OptionsError(f"config {config.text!r} gives {count} order(s), which names no network; pass --model ({known})")
+        raise OptionsError(
+            f"config {config.text!r} has {count} order(s), which names no network; pass --model ({known})"
+        )
     return DEFAULT_MODELS[count]
 
 
 def _block(token: str, text: str) -> tuple[int, int]:
     order, sign, repeat = (part.strip() for part in token.partition("x"))
     if not sign:
-        raise OptionsError(f"config {text!r} mixes the order {token!r} with NxM blocks; allowed: all of one kind, {ALLOWED}")
+        raise OptionsError(f"config {text!r} mixes the order {token!r} with NxM blocks; allowed: {ALLOWED}")
     return _count(order, "order", text, token), _count(repeat, "number of blocks", text, token)
 
 
@@ -109,5 +112,5 @@ def _count(digits: str, what: str, text: str, token: str | None = None) -> int:
     if digits.startswith("-") or not digits.strip("0"):
         raise OptionsError(f"config {text!r} has {token!r}, whose {what} is {digits}; allowed: 1 or more")
     if len(digits.lstrip("0")) > _MAX_DIGITS:
-        raise OptionsError(f"config {text!r} has {token!r}, whose {what} is too large; allowed: up to {_MAX_DIGITS} digits")
+        raise OptionsError(f"config {text!r} has {token!r}, whose {what} is too large; allowed: {_MAX_DIGITS} digits")
     return int(digits)

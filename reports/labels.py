@@ -29,9 +29,9 @@ _STEP = 6
 """Distance between the points of a line that are looked at, in pixels."""
 _RINGS = (9, 16, 26, 38, 52, 68, 86, 106)
 """Distances from mark to label that are tried, in points."""
-_DIRECTIONS = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
-_DIRECTIONS += ((1, 1.6), (-1, 1.6), (1, -1.6), (-1, -1.6))
-_PLACES = np.array([(ring, *direction) for ring in _RINGS for direction in _DIRECTIONS], dtype=np.float64)
+_SIDES = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
+_CORNERS = ((1, 1.6), (-1, 1.6), (1, -1.6), (-1, -1.6))
+_PLACES = np.array([(ring, *direction) for ring in _RINGS for direction in _SIDES + _CORNERS], dtype=np.float64)
 
 
 class Label(NamedTuple):

@@ -72,9 +72,9 @@ def _marks(group: Group) -> list[Mark]:
     for basis, own in zip(bases, layers, strict=True):
         name, shape = (f"{basis_name(basis)} ", basis) if len(bases) > 1 else ("", "cosine")
         marks.append((f"{name}fit", look.INK, shape, [layer.get("fit_error") for layer in own]))
-        for bits, color in zip(rounding_bits(own), look.BITS_COLORS * 2, strict=False):
+        for bits in rounding_bits(own):
             errors = [rounding_error(layer, bits) for layer in own]
-            marks.append((f"{name}rounding to {bits} bits", color, shape, errors))
+            marks.append((f"{name}rounding to {bits} bits", look.bits_color(bits), shape, errors))
     return [mark for mark in marks if any(error is not None for error in mark[3])]
 
 
@@ -94,6 +94,7 @@ def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelbottom=True)
 
 
 def _finish(figure: "Figure", axes: Sequence["Axes"]) -> None:

@@ -17,7 +17,8 @@ BASIS_MARKERS = {"cosine": "o", "chebyshev": "s"}
 BASIS_SIZES = {"cosine": 9.5, "chebyshev": 5.5}
 """A mark drawn later is smaller, so that one at the same place under it still shows."""
 OTHER_COLOR, OTHER_MARKER = "#009e73", "D"
-BITS_COLORS = ("#56b4e9", "#cc79a7", "#e69f00", "#117733", "#882255")
+BITS_COLORS = {"8": "#56b4e9", "4": "#cc79a7", "3": "#e69f00", "2": "#117733"}
+OTHER_BITS_COLOR = "#882255"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -40,3 +41,8 @@ def basis_marker(basis: str) -> str:
 def basis_size(basis: str) -> float:
     """The size of a basis' mark in every plot, in points."""
     return BASIS_SIZES.get(basis, 7.0)
+
+
+def bits_color(bits: str) -> str:
+    """The colour of a number of bits in every plot."""
+    return BITS_COLORS.get(bits, OTHER_BITS_COLOR)

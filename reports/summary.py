@@ -90,11 +90,12 @@ def _gate(report: Report) -> str:
     allowed = gate.get("max_drop")
     if allowed is None:
         return ""
+    bound = f"{allowed:g} point" if allowed == 1 else f"{allowed:g} points"
     if gate.get("passed") is None:
-        return f"The gate ({allowed:g} points allowed) was not checked."
+        return f"The gate ({bound} allowed) was not checked."
     if gate["passed"]:
-        return f"The gate passed: no row loses more than {allowed:g} points of Top-1."
-    return f"The gate FAILED: at most {allowed:g} points of Top-1 may be lost; {_failures(report, allowed)}."
+        return f"The gate passed: no row loses more than {bound} of Top-1."
+    return f"The gate FAILED: at most {bound} of Top-1 may be lost; {_failures(report, allowed)}."
 
 
 def _failures(report: Report, allowed: float) -> str:

@@ -159,13 +159,13 @@ def check_command(words: list[str], root: Path, parse: Parse) -> str | None:
 
 
 def check_options(arguments: list[str], parse: Parse) -> str | None:
-    """Ask the project's own command line."""
+    """Ask the project's own command line; `--help` it always answers, and with it there is nothing to parse."""
+    if arguments == ["--help"]:
+        return None
     try:
         parse(arguments)
     except ValueError as error:
         return f"the command line refuses {shlex.join(arguments)}: {error}"
-    except SystemExit as done:  # --help and --version
-        return None if not done.code else f"the command line refuses {shlex.join(arguments)}"
     return None
 
 

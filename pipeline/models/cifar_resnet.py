@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Final
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 BLOCKS: Final = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
@@ -30,15 +30,15 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_planes, H, W) to (N, planes, ceil(H / stride), ceil(W / stride))."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
     def shortcut(self, x: Tensor) -> Tensor:
         """Option A: subsample the positions and add channels of zeros, half of them on each side."""
         if self.stride == 1 and self.extra_planes == 0:
             return x
         before = self.extra_planes // 2
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra_planes - before))
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.extra_planes - before))
 
 
 class CifarResNet(nn.Module):
@@ -64,7 +64,7 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean(dim=(2, 3)))
         return logits

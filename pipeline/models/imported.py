@@ -33,9 +33,13 @@ def import_model(name: str, classes: int) -> nn.Module:
         try:
             model = build(**arguments)
         except Exception as error:
-            raise OptionsError(f"the model {name!r} could not be built: calling it raised {_describe(error)}") from error
+            raise OptionsError(
+                f"the model {name!r} could not be built: calling it raised {_describe(error)}"
+            ) from error
     if not isinstance(model, nn.Module):
-        raise OptionsError(f"the model {name!r} must return a torch.nn.Module, but it returned a {type(model).__name__}")
+        raise OptionsError(
+            f"the model {name!r} must return a torch.nn.Module, but it returned a {type(model).__name__}"
+        )
     return model
 
 
@@ -46,9 +50,13 @@ def _find(name: str) -> Callable[..., Any]:
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module_name))
     except Exception as error:
-        raise OptionsError(f"the model {name!r} could not be imported from the current folder: {_describe(error)}") from error
+        raise OptionsError(
+            f"the model {name!r} could not be imported from the current folder: {_describe(error)}"
+        ) from error
     if isinstance(found, nn.Module) or not callable(found):
-        raise OptionsError(f"the model {name!r} must be a callable that builds a network, but it is a {type(found).__name__}")
+        raise OptionsError(
+            f"the model {name!r} must be a callable that builds a network, but it is a {type(found).__name__}"
+        )
     builder: Callable[..., Any] = found
     return builder
 

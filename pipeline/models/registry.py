@@ -32,7 +32,9 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     """
     if ":" in name:
         if not allow_import:
-            raise OptionsError(f"the model {name!r} would import code, which is not allowed here; pass the network itself")
+            raise OptionsError(
+                f"the model {name!r} would import code, which is not allowed here; pass the network itself"
+            )
         return import_model(name, classes)
     if name in cifar_resnet.BUILDERS:
         return cifar_resnet.BUILDERS[name](classes)
@@ -59,13 +61,15 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OptionsError(
-            f"the network {type(model).__name__} cannot take images of {height}x{width} pixels with 3 channels ({reason}); choose another "
+            f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
+            f"with 3 channels ({reason}); choose another "
             "model or data of another size"
         ) from error
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != (1, classes):
         raise DataError(
-            f"the network {type(model).__name__} gives {got} for one image, but data of {classes} classes needs a tensor of shape (1, {classes})"
+            f"the network {type(model).__name__} gives {got} for one image, but data of "
+            f"{classes} classes needs a tensor of shape (1, {classes})"
         )
 
 

@@ -1,16 +1,17 @@
 """torchvision's classification networks: the only module that asks torchvision for a network or its weights."""
 
-from functools import cache
-from typing import Any, Final
+from functools import cache, partial
+from typing import Any, Final, cast
 from urllib.error import URLError
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import DataError, OptionsError
 
-# Both networks were trained on inputs scaled to -1..1, and torchvision's weights expect `transform_input`, which turns ImageNet's
-# normalization into that scale. It has no parameters, so it is set always: then a network is rebuilt from its name alone.
+# Both networks were trained on inputs scaled to -1..1, and torchvision's weights expect `transform_input`, which turns
+# ImageNet's normalization into that scale. It has no parameters, so it is always set: then the name alone rebuilds it.
 _INCEPTION: Final = {"aux_logits": False, "init_weights": True, "transform_input": True}
 _ARGUMENTS: Final[dict[str, dict[str, bool]]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
@@ -22,13 +23,20 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """Build the network `name` with random weights and `classes` outputs.
+    """Build the network `name` with random weights and `classes` outputs, on the default device.
 
     Raises:
         ValueError: If torchvision has no such network.
     """
-    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {}))
-    return model
+    create = partial(torchvision.models.get_model, name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {}))
+    device = torch.get_default_device()
+    if device.type != "meta":
+        return cast(nn.Module, create())
+    try:
+        return cast(nn.Module, create())
+    except (NotImplementedError, RuntimeError):  # RegNet and others compute their widths with tensors
+        with torch.device("cpu"):
+            return cast(nn.Module, create()).to(device)
 
 
 def default_weights_name(name: str) -> str | None:
@@ -63,7 +71,8 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
     except (URLError, OSError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"the weights {weights_name} of {name} could not be downloaded from {weights.url} ({reason}): connect to the network, "
+            f"the weights {weights_name} of {name} could not be downloaded from {weights.url} "
+            f"({reason}): connect to the network, "
             "put that file in torch's cache, or give --weights a checkpoint file"
         ) from error
     return state

@@ -45,7 +45,7 @@ def test_full_order_in_float32(basis: str, kernel: tuple[int, int]) -> None:
     torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
 def test_fit_of_a_reconstruction_is_the_identity(
     basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int
@@ -57,11 +57,9 @@ def test_fit_of_a_reconstruction_is_the_identity(
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
-def test_equals_numpy_least_squares(
-    basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int
-) -> None:
+def test_equals_numpy_least_squares(basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int) -> None:
     kernel, order = sizes
     weight = draw_weight(kernel, seed)
     slices = weight.reshape(-1, kernel[0] * kernel[1]).numpy().T

@@ -9,8 +9,6 @@ from tools import check_docs
 
 def parse(arguments: list[str]) -> None:
     """Stands in for the project's command line: it takes --bits and --config, each with a value."""
-    if "--help" in arguments:
-        raise SystemExit(0)
     names, values = arguments[::2], arguments[1::2]
     if len(names) != len(values) or not set(names) <= {"--bits", "--config"}:
         raise ValueError(f"unknown options in {arguments}")
@@ -128,13 +126,6 @@ def test_commands_that_do_not(project: Path, line: str, words: str) -> None:
     [problem] = problems(project, shell(line))
     assert problem.startswith("README.md:2: ")
     assert words in problem
-
-
-def test_a_command_line_that_exits_is_refused(project: Path) -> None:
-    def exits(arguments: list[str]) -> None:
-        raise SystemExit(2)
-
-    assert check_docs.check_options(["--bits"], exits) == "the command line refuses --bits"
 
 
 def test_console_blocks_hold_output_too(project: Path) -> None:

@@ -1,0 +1,123 @@
+"""The program: read the command line, run the pipeline, print its result, turn what went wrong into an exit code."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from basis.errors import CompressionError
+from pipeline.errors import OptionsError
+from pipeline.flags import read_flags
+from pipeline.options import PROGRAM, Options, options_from
+from pipeline.progress import make_progress
+
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
+_OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: The words after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 internal error, 2 wrong options, 3 ``--max-drop`` missed, 4 data or weights missing or
+        damaged, 130 or 143 interrupted.
+    """
+    _log_to_stderr()
+    try:
+        with _raising_on_sigterm():
+            return _run(sys.argv[1:] if argv is None else argv)
+    except OptionsError as error:
+        return _fail(str(error), EXIT_OPTIONS)
+    except CompressionError as error:
+        return _fail(str(error), EXIT_DATA)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command resumes", EXIT_INTERRUPTED)
+    except Terminated:
+        return _fail("terminated; the same command resumes", EXIT_TERMINATED)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", EXIT_INTERNAL)
+    except Exception:
+        traceback.print_exc()
+        return EXIT_INTERNAL
+
+
+def _run(argv: list[str]) -> int:
+    flags = read_flags(argv, Options.model_fields, _program())
+    if flags is None:
+        return 0
+    options = options_from(flags.values, flags.options_file)
+    from pipeline import runner  # only now: it imports torch
+
+    if flags.dry_run:
+        _print_result(runner.plan_text(options))
+        return 0
+    result = runner.run(options, progress=make_progress(sys.stderr))
+    _print_result(f"{result.text}\n{result.report_path}")
+    return result.exit_code
+
+
+def _print_result(text: str) -> None:
+    """Print to stdout; a reader that has gone away, as in ``| head``, is no error of ours."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more as it exits, which would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _program() -> str:
+    return " ".join(PROGRAM) if Path(sys.argv[0]).name == PROGRAM[-1] else "seriesquant"
+
+
+@contextmanager
+def _raising_on_sigterm() -> Generator[None]:
+    """Make SIGTERM unwind the stack like Ctrl-C does, so that files are closed and temporary ones removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def on_sigterm(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker that was forked from us
+            os._exit(EXIT_TERMINATED)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at the time: progress bars replace it while they are drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_StderrHandler()], force=True)
+    for name in _OUR_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)

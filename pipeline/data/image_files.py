@@ -1,0 +1,102 @@
+"""Image files in folders, one folder per class: listing and decoding."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.errors import DataError
+
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files of one split, in an order that mixes the classes.
+
+    Attributes:
+        paths: One path per image.
+        labels: One class index per image.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def head(self, count: int) -> "ImageFiles":
+        """The first `count` files."""
+        return ImageFiles(self.paths[:count], self.labels[:count])
+
+
+def class_folders(split: Path) -> tuple[str, ...]:
+    """Names of the class folders, sorted; hidden folders are left out.
+
+    Raises:
+        DataError: If there are fewer than two.
+    """
+    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise DataError(f"{split} must hold 2 class folders or more, got {len(names)}")
+    return tuple(names)
+
+
+def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
+    """List the images of every class, shuffled once with a fixed seed, so that the first N are a random sample.
+
+    Raises:
+        DataError: If a class has no image.
+    """
+    found = [(path, label) for label, name in enumerate(classes) for path in _images_below(split / name)]
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
+
+
+def decode(path: str) -> Image.Image:
+    """Read a file as an RGB image.
+
+    Raises:
+        DataError: If the file is not a whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path} cannot be read as an image ({reason}): it is damaged or of an unknown format"
+        ) from error
+
+
+def header_size(path: str) -> tuple[int, int]:
+    """Height and width in pixels, read from the header alone.
+
+    Raises:
+        DataError: If the file is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({' '.join(str(error).split())}): it is damaged or of an unknown format"
+        ) from error
+
+
+def to_bytes(image: Image.Image) -> torch.Tensor:
+    """The pixels of an RGB image: uint8, (H, W, 3)."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8))
+
+
+def _images_below(folder: Path) -> list[str]:
+    paths = [
+        str(Path(where, name))
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    if not paths:
+        raise DataError(f"{folder} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none")
+    return sorted(paths)

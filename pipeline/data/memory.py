@@ -1,0 +1,79 @@
+"""Small data: all images of a split in memory as bytes."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from pipeline.data.augment import random_crop, random_flip, random_resized_crop
+from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
+
+SMALL: Final = 96
+"""Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
+PADDING: Final = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySplit:
+    """Images and labels in memory; see `pipeline.data.dataset.Split`.
+
+    Attributes:
+        images: uint8, (N, H, W, 3).
+        labels: int64, (N,).
+        normalization: How bytes become the network's input.
+        flip: Whether augmentation mirrors images; not for digits and letters.
+    """
+
+    images: Tensor
+    labels: Tensor
+    normalization: Normalization
+    flip: bool
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def batches(
+        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go once over the images; see `Split.batches`."""
+        generator = None if seed is None else seeded(seed)
+        for index in batch_indices(len(self), batch_size, generator, augment=augment):
+            images = self.images[index]
+            if augment and generator is not None:
+                images = self._augmented(images, generator)
+            yield self.normalization.apply(images, device), self.labels[index].to(device)
+
+    def head(self, count: int) -> "MemorySplit":
+        """The first `count` images, or all if there are fewer.
+
+        Raises:
+            OptionsError: If `count` is below 1.
+        """
+        count = check_limit(count)
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
+        """Draw `count` images; see `Split.sample`."""
+        index = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
+        return self.normalization.apply(self.images[index], device)
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        small = max(images.shape[1:3]) <= SMALL
+        cropped = random_crop(images, PADDING, generator) if small else random_resized_crop(images, generator)
+        return random_flip(cropped, generator) if self.flip else cropped
+
+
+def memory_dataset(name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit) -> Dataset:
+    """Make a data set of two splits in memory; its digest covers every pixel, label and class name."""
+    digest = hashlib.sha256(repr((tuple(train.images.shape), tuple(test.images.shape), class_names)).encode())
+    for split in (train, test):
+        digest.update(split.images.contiguous().numpy().data)
+        digest.update(split.labels.contiguous().numpy().data)
+    height, width = train.images.shape[1:3]
+    return Dataset(
+        name, len(class_names), class_names, (height, width), train, test, train.normalization, digest.hexdigest()
+    )

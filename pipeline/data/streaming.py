@@ -1,0 +1,132 @@
+"""Large image folders: files are decoded by worker processes while the network works."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from pipeline.data.augment import random_boxes
+from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
+from pipeline.data.image_files import ImageFiles, decode, to_bytes
+from pipeline.errors import DataError
+
+RESIZE: Final = 256
+CROP: Final = 224
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """Images on disk, read at 224x224 pixels; see `pipeline.data.dataset.Split`.
+
+    Each image's randomness comes from the seed and the image's own index, so the batches do not depend on the number
+    of workers.
+
+    Attributes:
+        files: Paths and labels.
+        normalization: How bytes become the network's input.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+
+    files: ImageFiles
+    normalization: Normalization
+    workers: int
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.files.paths)
+
+    def batches(
+        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go once over the images; see `Split.batches`.
+
+        Raises:
+            DataError: If a file is damaged; the message names it.
+        """
+        generator = None if seed is None else seeded(seed)
+        batches = [index.tolist() for index in batch_indices(len(self), batch_size, generator, augment=augment)]
+        for images, labels in self._read(batches, seed if augment else None):
+            yield self.normalization.apply(images, device), labels.to(device)
+
+    def head(self, count: int) -> "FolderSplit":
+        """The first `count` images, or all if there are fewer.
+
+        Raises:
+            OptionsError: If `count` is below 1.
+        """
+        return replace(self, files=self.files.head(check_limit(count)))
+
+    def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
+        """Draw `count` images; see `Split.sample`.
+
+        Raises:
+            DataError: If a file is damaged; the message names it.
+        """
+        order = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
+        batches = [index.tolist() for index in order.split(64)]
+        return torch.cat([self.normalization.apply(images, device) for images, _ in self._read(batches, None)])
+
+    def _read(self, batches: Sequence[list[int]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        loader: DataLoader[Any] = DataLoader(
+            _Files(self.files, seed),
+            batch_sampler=batches,
+            num_workers=min(self.workers, len(batches)),
+            collate_fn=_stack,
+            generator=seeded(0),  # otherwise the loader draws from torch's global generator
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise DataError(batch)
+            yield batch
+
+
+class _Files(TorchDataset[tuple[Tensor, int] | str]):
+    """Decoded images by index; a damaged one is its error message, as an exception from a worker brings a traceback."""
+
+    def __init__(self, files: ImageFiles, seed: int | None) -> None:
+        self.files = files
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+        try:
+            image = decode(self.files.paths[index])
+        except DataError as error:
+            return str(error)
+        cropped = _centre(image) if self.seed is None else _random(image, _image_seed(self.seed, index))
+        return to_bytes(cropped), self.files.labels[index]
+
+
+def _stack(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
+    read: list[tuple[Tensor, int]] = []
+    for item in items:
+        if isinstance(item, str):
+            return item
+        read.append(item)
+    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
+
+
+def _image_seed(seed: int, index: int) -> int:
+    return (seed * 1_000_003 + index) % 2**63
+
+
+def _centre(image: Image.Image) -> Image.Image:
+    """Shorter side to 256, then the middle 224x224."""
+    scale = RESIZE / min(image.size)
+    width, height = (max(RESIZE, round(side * scale)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - CROP) // 2, (height - CROP) // 2
+    return resized.crop((left, top, left + CROP, top + CROP))
+
+
+def _random(image: Image.Image, seed: int) -> Image.Image:
+    """A random box stretched to 224x224, mirrored half of the time."""
+    generator = seeded(seed)
+    top, left, tall, wide = random_boxes(1, image.height, image.width, generator)[0].tolist()
+    cut = image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))
+    mirrored = bool(torch.rand(1, generator=generator) < 0.5)
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut

@@ -1,0 +1,127 @@
+"""The command line's grammar: one flag per option, and two that are no options of a run."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import OptionsError
+
+SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
+
+Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits. Exit codes: 0 done, 1 internal error,
+2 wrong options, 3 --max-drop missed, 4 data or weights missing or damaged, 130 or 143 interrupted."""
+_METAVARS = {"config": "ORDERS", "bits": "LIST", "basis": "LIST", "out": "FOLDER"}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """A command line as it was written.
+
+    Attributes:
+        values: Option name -> text (a list of texts for ``config``, a bool for switches), for the flags given.
+        options_file: The file named by ``--options``, or None.
+        dry_run: Whether only the plan is wanted.
+    """
+
+    values: dict[str, object]
+    options_file: Path | None
+    dry_run: bool
+
+
+def flag_name(option: str) -> str:
+    """The flag of an option: ``qat_epochs`` -> ``--qat-epochs``."""
+    return "--" + option.replace("_", "-")
+
+
+def read_flags(argv: list[str], fields: Mapping[str, FieldInfo], program: str = "seriesquant") -> Flags | None:
+    """Split a command line into flags; the values stay text, because the options check them all at once.
+
+    Args:
+        argv: The words after the program's name.
+        fields: Every option's name and field, which carries its help.
+        program: The program's name in ``--help``.
+
+    Returns:
+        The flags, or None when ``--help`` was asked for and has been printed.
+
+    Raises:
+        OptionsError: A flag does not exist or lacks its value, or a word belongs to no flag.
+    """
+    command = typer.main.get_command(_app(fields))
+    try:
+        given = command.main(argv, prog_name=program, standalone_mode=False)
+    except typer.TyperException as error:
+        raise OptionsError(_sentence(error)) from None
+    if not isinstance(given, dict):
+        return None
+    values = {name: value for name, value in given.items() if name in fields and value not in (None, [])}
+    file = given["options"]
+    return Flags(values, Path(file) if file is not None else None, bool(given["dry_run"]))
+
+
+def _app(fields: Mapping[str, FieldInfo]) -> typer.Typer:
+    """A typer command whose signature is the table of options."""
+
+    def collect(**given: object) -> dict[str, object]:
+        return given
+
+    parameters = [_parameter(name, field) for name, field in fields.items()]
+    parameters += [
+        _keyword(
+            "options", str | None, help="YAML or TOML file of options; flags win over it", metavar="FILE", panel="Run"
+        ),
+        _keyword("dry_run", bool | None, "--dry-run", help="print the plan and stop", panel="Run"),
+    ]
+    command = cast(Any, collect)
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command(help=SUMMARY)(command)
+    return app
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra, flag = cast(dict[str, str], field.json_schema_extra), flag_name(name)
+    about = {"help": f"{field.description}{_default(field)}", "panel": extra["panel"]}
+    if field.annotation is bool:
+        return _keyword(name, bool | None, f"{flag}/--no-{name}" if field.default else flag, **about)
+    kind = list[str] | None if name == "config" else str | None
+    return _keyword(name, kind, metavar=_metavar(name, field), **about)
+
+
+def _keyword(name: str, kind: Any, *declarations: str, panel: str, **about: Any) -> inspect.Parameter:
+    option = typer.Option(*(declarations or (flag_name(name),)), rich_help_panel=panel, **about)
+    annotation = cast(Any, Annotated)[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    numeric = any(kind in str(field.annotation) for kind in ("int", "float"))
+    return _METAVARS.get(name, "N" if numeric else "TEXT")
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if field.is_required():
+        return " (required)"
+    if default is None or default is False:
+        return ""
+    if default is True:
+        return " (default yes)"
+    return f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def _sentence(error: typer.TyperException) -> str:
+    name = getattr(error, "option_name", None)
+    message = error.format_message().rstrip(".")
+    if name and message.startswith("No such option"):
+        nearest = getattr(error, "possibilities", None)
+        return f"there is no flag {name}; " + (
+            f"did you mean {nearest[0]}?" if nearest else "see --help for all of them"
+        )
+    return f"{message[0].lower()}{message[1:]}; allowed: flags with one value each, lists written with commas"

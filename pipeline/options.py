@@ -1,0 +1,192 @@
+"""The options of a run: every flag, validated once, with every mistake reported together."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import model_validator as validate_model
+
+from pipeline.config import default_model, parse_config
+from pipeline.errors import OptionsError
+from pipeline.flags import flag_name, read_flags
+from pipeline.option_values import CHOICES, not_bool, parse_bases, parse_bits, parse_configs, parse_device, parse_text
+from pipeline.options_file import read_options_file, unknown_option
+
+PROGRAM = ("python", "run_pipeline.py")
+Panel = Literal["Compression", "Model and data", "Training", "Run"]
+Text = Annotated[str, BeforeValidator(parse_text)]
+Device = Annotated[str, BeforeValidator(parse_device)]
+Integer = Annotated[int, BeforeValidator(not_bool)]
+Number = Annotated[float, BeforeValidator(not_bool)]
+Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
+Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
+Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
+
+
+def _option(default: object, panel: Panel, help_text: str, allowed: str, **limits: Any) -> Any:
+    """A field with what its flag needs: the panel and text of ``--help``, and what error messages say is allowed."""
+    extra = {"panel": panel, "allowed": allowed}
+    return Field(default, description=help_text, json_schema_extra=cast(Any, extra), **limits)
+
+
+def _choice(name: str, panel: Panel, help_text: str) -> Any:
+    allowed = ", ".join(CHOICES[name])
+    return _option(CHOICES[name][0], panel, f"{help_text}: {allowed}", allowed, pattern=_one_of(CHOICES[name]))
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return f"^({'|'.join(map(re.escape, names))})$"
+
+
+class Options(BaseModel):
+    """Every option of a run, under the flag's name with underscores; the design's section 4 lists their meaning.
+
+    Values may be given as on the command line (``bits="8,4"``) or as Python values (``bits=(8, 4)``). None stands for
+    an option's default. ``model`` and ``out`` are resolved: they are never None afterwards.
+
+    Raises:
+        OptionsError: One or more values cannot be used; the message lists every mistake.
+
+    Example:
+        >>> Options(config="6,3,3,2,2").model
+        'resnet18'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: Configs = _option(..., "Compression", "orders per stage, or dense; repeatable", "one or more configs")
+    bits: Bits = _option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
+    basis: Bases = _option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
+    fit: str = _choice("fit", "Compression", "what the coefficients are fitted to")
+    rounding: str = _choice("rounding", "Compression", "how coefficients are rounded")
+    backend: str = _choice("backend", "Compression", "whose quantizers are used")
+    model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
+    weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
+    data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
+    limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)
+    epochs: Integer = _option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)
+    distill: bool = _option(True, "Training", "the uncompressed network teaches, or labels only", "true or false")
+    qat_epochs: Integer = _option(0, "Training", "epochs with fake-quantized coefficients", "0 or more", ge=0)
+    batch_size: Integer = _option(128, "Training", "images per step", "a whole number, 1 or more", gt=0)
+    lr: Number | None = _option(None, "Training", "peak learning rate", "above 0", gt=0, allow_inf_nan=False)
+    workers: Integer = _option(2, "Training", "processes that load images", "a whole number, 0 or more", ge=0)
+    max_drop: Number | None = _option(
+        None, "Run", "exit 3 if a row loses more points of Top-1", "a number, 0 or more", ge=0, allow_inf_nan=False
+    )
+    seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
+    device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    fresh: bool = _option(False, "Run", "ignore what earlier runs left behind", "true or false")
+    out: Path = _option(None, "Run", "output folder; by default runs/<name>", "a path", validate_default=True)
+
+    def __init__(self, **values: object) -> None:
+        """Check every value; the class says which are taken."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise OptionsError("; ".join(_sentence(dict(mistake)) for mistake in error.errors())) from None
+
+    @validate_model(mode="before")
+    @classmethod
+    def _drop_missing(cls, values: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    @field_validator("distill", "fresh", mode="before")
+    @classmethod
+    def _only_bool(cls, value: object) -> object:
+        if not isinstance(value, bool):
+            raise ValueError("not true or false")
+        return value
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _resolve_model(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None or "config" not in info.data:  # a wrong config is a mistake reported already
+            return value or "unresolved"
+        return default_model([parse_config(text) for text in info.data["config"]])
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def _resolve_out(cls, value: object, info: ValidationInfo) -> object:
+        return _default_out(info.data) if value is None else parse_text(value)
+
+    def command(self) -> str:
+        """The command line that reproduces the run: the configs, and every option that is not the default."""
+        words = list(PROGRAM)
+        usual = Options(config=self.config, model=self.model, data=self.data)
+        for name in Options.model_fields:
+            value = getattr(self, name)
+            if name == "config":
+                words += [word for text in self.config for word in ("--config", text)]
+            elif name == "model":
+                words += [] if self._names_default_model() else ["--model", self.model]
+            elif name == "data" or value != getattr(usual, name):
+                words += [] if value == Options.model_fields[name].default else _words(name, value)
+        return shlex.join(words)
+
+    def _names_default_model(self) -> bool:
+        try:
+            return self.model == default_model([parse_config(text) for text in self.config])
+        except OptionsError:
+            return False
+
+
+def load_options_file(path: Path) -> dict[str, object]:
+    """Read options from a YAML or TOML file.
+
+    Returns:
+        Option name -> value as the file has it, for ``Options(**...)``.
+
+    Raises:
+        OptionsError: The file cannot be read, or an option in it does not exist.
+    """
+    return read_options_file(path, list(Options.model_fields))
+
+
+def options_from(flags: dict[str, object], file: Path | None) -> Options:
+    """Join the flags given with an options file; a flag wins over the file.
+
+    Raises:
+        OptionsError: An option is wrong, missing or unknown.
+    """
+    return Options(**{**(load_options_file(file) if file else {}), **flags})
+
+
+def parse_command(argv: list[str]) -> Options:
+    """Read a whole command line, without the program's name, and load nothing.
+
+    Raises:
+        OptionsError: A flag does not exist, or a value is wrong or missing.
+    """
+    flags = read_flags(argv, Options.model_fields)
+    if flags is None:
+        raise OptionsError("--help shows the flags and runs nothing; allowed: the flags of a run")
+    return options_from(flags.values, flags.options_file)
+
+
+def _default_out(values: dict[str, Any]) -> Path:
+    if not {"config", "model", "data"} <= set(values):
+        return Path("runs")
+    stem = Path(values["data"]).stem or "data"
+    return Path("runs") / re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{values['config'][0]}")
+
+
+def _words(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [flag_name(name) if value else f"--no-{name}"]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [flag_name(name), text]
+
+
+def _sentence(mistake: dict[str, Any]) -> str:
+    name = str(mistake["loc"][0])
+    cause = mistake.get("ctx", {}).get("error")
+    if isinstance(cause, OptionsError):
+        return str(cause)
+    if mistake["type"] == "extra_forbidden":
+        return unknown_option(name, list(Options.model_fields))
+    allowed = cast(dict[str, str], Options.model_fields[name].json_schema_extra)["allowed"]
+    got = "is missing" if mistake["type"] == "missing" else f"got {mistake['input']!r}"
+    return f"{flag_name(name)}: {got}; allowed: {allowed}"

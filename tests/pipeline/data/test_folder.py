@@ -1,0 +1,89 @@
+"""Image folders, in memory and streamed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data import load_dataset
+from pipeline.data.memory import MemorySplit
+from pipeline.data.streaming import FolderSplit
+from pipeline.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+def make(root, size=(20, 16), splits=("train", "val"), classes=("cat", "dog"), count=5):
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("second", ["val", "test"])
+def test_small_images_are_in_memory(tmp_path, second):
+    data = load_dataset(str(make(tmp_path / "pets", splits=("train", second))))
+    assert isinstance(data.train, MemorySplit)
+    assert (data.name, data.class_names, data.image_size) == ("pets", ("cat", "dog"), (16, 20))
+    assert sorted(data.train.labels.tolist()) == [0] * 5 + [1] * 5
+
+
+def test_odd_sizes_and_modes_are_brought_to_the_first(tmp_path):
+    root = make(tmp_path / "pets")
+    Image.new("L", (30, 30), 100).save(root / "val" / "cat" / "odd.png")
+    assert load_dataset(str(root)).test.images.shape[1:] == (16, 20, 3)
+
+
+def test_large_images_stream(tmp_path):
+    data = load_dataset(str(make(tmp_path / "big", size=(300, 120))), workers=0, limit_train=6)
+    assert isinstance(data.train, FolderSplit)
+    assert (data.image_size, len(data.train)) == ((224, 224), 6)
+    images, labels = next(data.train.batches(4, device=CPU))
+    assert images.shape == (4, 3, 224, 224)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+    assert data.test.sample(3, seed=0, device=CPU).shape == (3, 3, 224, 224)
+    assert data.digest == load_dataset(str(tmp_path / "big"), limit_train=6).digest
+
+
+def test_workers_do_not_change_the_images(tmp_path):
+    root = make(tmp_path / "big", size=(130, 100), count=3)
+
+    def run(workers, seed):
+        torch.manual_seed(workers)
+        split = load_dataset(str(root), workers=workers).train
+        batches = split.batches(2, device=CPU, seed=seed, augment=True)
+        return torch.cat([images for images, _ in batches])
+
+    assert torch.equal(run(0, 7), run(2, 7))
+    assert not torch.equal(run(0, 7), run(0, 8))
+
+
+@pytest.mark.parametrize(("size", "workers"), [((20, 16), 2), ((300, 120), 0), ((300, 120), 2)])
+def test_damaged_image_is_named(tmp_path, size, workers):
+    path = make(tmp_path / "pets", size=size) / "val" / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[: 100 if size[0] < 100 else 3000])
+    with pytest.raises(DataError, match=r"^\S*3\.png cannot be read as an image .*unknown format$"):
+        list(load_dataset(str(tmp_path / "pets"), workers=workers).test.batches(4, device=CPU))
+
+
+def test_damaged_header_is_named(tmp_path):
+    (make(tmp_path / "pets") / "val" / "dog" / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"3\.png cannot be read as an image"):
+        load_dataset(str(tmp_path / "pets"))
+
+
+def test_refused_layouts(tmp_path):
+    (make(tmp_path / "a") / "val" / "bird").mkdir()
+    with pytest.raises(DataError, match="same class folders, but only one of them has bird"):
+        load_dataset(str(tmp_path / "a"))
+    make(tmp_path / "b", classes=("cat",))
+    with pytest.raises(DataError, match="2 class folders or more, got 1"):
+        load_dataset(str(tmp_path / "b"))
+    make(tmp_path / "c", count=0)
+    with pytest.raises(DataError, match=r"cat must hold 1 image or more .* got none"):
+        load_dataset(str(tmp_path / "c"))

@@ -1,0 +1,102 @@
+"""`.npz` files, whole and damaged."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import load_dataset
+from pipeline.errors import DataError
+
+RNG = np.random.default_rng(0)
+
+
+def arrays(**changes):
+    content = {
+        "x_train": RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+        "y_train": np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8),
+        "x_test": RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8),
+        "y_test": np.array([0, 1, 2]),
+    }
+    return {name: value for name, value in {**content, **changes}.items() if value is not None}
+
+
+def load(tmp_path, **changes):
+    np.savez_compressed(tmp_path / "tiny.npz", **arrays(**changes))
+    return load_dataset(str(tmp_path / "tiny.npz"))
+
+
+def test_whole_file(tmp_path):
+    data = load(tmp_path, class_names=np.array(["a", "b", "c", "d"]))
+    assert (data.name, data.classes, data.class_names, data.image_size) == ("tiny", 4, ("a", "b", "c", "d"), (8, 8))
+    assert (len(data.train), len(data.test)) == (6, 3)
+
+
+def test_grey_images_and_column_labels(tmp_path):
+    grey = {"x_train": np.full((6, 8, 8), 9, np.uint8), "x_test": np.full((3, 8, 8, 1), 9, np.uint8)}
+    data = load(tmp_path, **grey, y_test=np.array([[0], [1], [2]]))
+    assert data.train.images.shape == (6, 8, 8, 3)
+    assert data.train.flip is False
+    assert data.test.labels.tolist() == [0, 1, 2]
+
+
+def test_limits(tmp_path):
+    np.savez(tmp_path / "tiny.npz", **arrays())
+    data = load_dataset(str(tmp_path / "tiny.npz"), limit_train=2, limit_test=1)
+    assert (len(data.train), len(data.test), data.classes) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y_test": None}, r"lacks y_test; it holds x_train"),
+        ({"x_train": np.zeros((6, 8, 8, 3), np.float32)}, r"x_train of .* must be uint8 .* got float32"),
+        ({"x_train": np.zeros((6, 3, 8, 8), np.uint8)}, r"got \(6, 3, 8, 8\)"),
+        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8)}, r"1 image or more, got the shape \(0, 8, 8, 3\)"),
+        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, r"one shape, got \(8, 8, 3\) and \(4, 4, 3\)"),
+        ({"y_train": np.zeros(6)}, r"must hold integers, got float64"),
+        ({"y_train": np.zeros(5, int)}, r"each of the 6 images, got the shape \(5,\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, r"labels of 0 or more, got -1"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, r"2 classes or more, got 1"),
+        ({"y_test": np.array([0, 1, 10**12])}, r"must be below 100000, got 1000000000000"),
+        ({"class_names": np.array(["a", "b"])}, r"below 2, the number of its class_names, got 2"),
+        ({"class_names": np.array([1, 2, 3])}, r"class_names of .* list of strings, got int64"),
+        ({"x_train": np.array([None] * 6)}, r"cannot be read as an .npz file"),
+    ],
+)
+def test_refusals(tmp_path, changes, words):
+    with pytest.raises(DataError, match=words):
+        load(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 300, -30])
+def test_truncated(tmp_path, cut):
+    path = tmp_path / "tiny.npz"
+    np.savez_compressed(path, **arrays())
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+        load_dataset(str(path))
+
+
+def test_flipped_bytes(tmp_path):
+    path = tmp_path / "tiny.npz"
+    np.savez_compressed(path, **arrays())
+    content = bytearray(path.read_bytes())
+    content[300:320] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+        load_dataset(str(path))
+
+
+def test_a_bare_array_is_refused(tmp_path):
+    with (tmp_path / "tiny.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+        load_dataset(str(tmp_path / "tiny.npz"))
+
+
+@pytest.mark.real
+def test_cifar10(data_folder):
+    data = load_dataset(str(data_folder / "cifar10.npz"))
+    assert (data.name, data.classes, len(data.train), len(data.test)) == ("cifar10", 10, 50_000, 10_000)
+    batches = data.train.batches(128, device=torch.device("cpu"), seed=0, augment=True)
+    assert next(batches)[0].shape == (128, 3, 32, 32)

@@ -1,0 +1,54 @@
+"""Which loader takes which source; the digits; torchvision's CIFAR folders."""
+
+import pytest
+import torch
+
+from pipeline.data import load_dataset
+from pipeline.errors import DataError, OptionsError
+
+
+def test_digits():
+    data = load_dataset("digits")
+    assert (data.name, data.classes, data.image_size) == ("digits", 10, (32, 32))
+    assert (len(data.train), len(data.test)) == (1437, 360)
+    assert data.digest == load_dataset("digits").digest
+    assert data.train.flip is False
+    assert torch.bincount(data.test.labels).min() >= 34
+
+
+def test_limits():
+    data = load_dataset("digits", limit_train=100, limit_test=10_000)
+    assert (len(data.train), len(data.test)) == (100, 360)
+    assert data.digest != load_dataset("digits").digest
+
+
+def test_refused_arguments():
+    with pytest.raises(OptionsError, match="limit .* must be 1 or more, got 0"):
+        load_dataset("digits", limit_train=0)
+    with pytest.raises(OptionsError, match="workers must be 0 or more, got -1"):
+        load_dataset("digits", workers=-1)
+
+
+def test_unknown_sources(tmp_path):
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(DataError, match=r"none does not exist; allowed are digits, an .npz file"):
+        load_dataset(str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"is a file but not an .npz file"):
+        load_dataset(str(tmp_path / "x.csv"))
+    with pytest.raises(DataError, match="a folder of no known layout"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["cifar-10-batches-py", "cifar-100-python"])
+def test_cifar_must_be_the_published_files(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    for source in (tmp_path, tmp_path / folder):
+        with pytest.raises(DataError, match="is not the published cifar10"):
+            load_dataset(str(source))
+
+
+def test_two_cifars_are_ambiguous(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-100-python").mkdir()
+    with pytest.raises(DataError, match="holds both CIFAR-10 and CIFAR-100"):
+        load_dataset(str(tmp_path))

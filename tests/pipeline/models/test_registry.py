@@ -1,0 +1,104 @@
+"""Names of networks, networks of one's own, and the check of the image size."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import DataError, OptionsError
+from pipeline.models import build_model, check_forward, model_names
+
+MODULE = """
+from torch import nn
+broken = nn.Linear(2, 2)
+def with_classes(num_classes): return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+def without(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+def wrong(): return 3
+def fails(): raise RuntimeError("no luck")
+class Net(nn.Linear):
+    def __init__(self, **options): super().__init__(4, options["num_classes"])
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "seriesquant_own_networks.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return "seriesquant_own_networks"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet20", "resnet18", "regnet_x_400mf", "convnext_tiny", "swin_t", "googlenet", "inception_v3", "vit_b_16"],
+)
+def test_builds_on_the_meta_device(name):
+    with torch.device("meta"):
+        model = build_model(name, 10)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_names_are_classifiers_only():
+    assert "resnet18" in model_names()
+    assert not [
+        n for n in model_names() if "rcnn" in n or "deeplab" in n or "quantized" in n or "r3d" in n or "raft" in n
+    ]
+
+
+def test_unknown_name_suggests_a_near_one():
+    with pytest.raises(OptionsError, match=r"unknown model 'resnt18'; did you mean resnet18"):
+        build_model("resnt18", 10)
+    with pytest.raises(OptionsError, match=r"unknown model '####'; allowed: resnet20"):
+        build_model("####", 10)
+
+
+def test_own_network_is_given_the_classes_if_it_takes_them(own):
+    assert build_model(f"{own}:with_classes", 3)(torch.randn(1, 3, 2, 2)).shape == (1, 3)
+    assert build_model(f"{own}:without", 3)(torch.randn(1, 3, 2, 2)).shape == (1, 5)
+    assert build_model(f"{own}:Net", 3).out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        (":wrong", "must return a torch.nn.Module, but it returned a int"),
+        (":fails", "calling it raised RuntimeError: no luck"),
+        (":absent", "could not be imported from the current folder: AttributeError"),
+        (":broken", "must be a callable that builds a network, but it is a Linear"),
+        (":", "must be written module:callable"),
+        ("_missing:net", "could not be imported from the current folder: ModuleNotFoundError"),
+    ],
+)
+def test_own_network_errors(own, attribute, words):
+    with pytest.raises(OptionsError, match=words):
+        build_model(own + attribute, 3)
+
+
+def test_import_can_be_forbidden(own):
+    with pytest.raises(OptionsError, match="would import code, which is not allowed here"):
+        build_model(f"{own}:without", 3, allow_import=False)
+
+
+def test_check_forward_keeps_modes_and_buffers():
+    model = build_model("resnet20", 10)
+    model.bn1.eval()
+    before = model.layer1[0].bn1.running_mean.clone()
+    check_forward(model, 10, (32, 32))
+    assert model.training
+    assert not model.bn1.training
+    assert torch.equal(before, model.layer1[0].bn1.running_mean)
+
+
+def test_check_forward_refuses_a_size():
+    with pytest.raises(OptionsError, match=r"AlexNet cannot take images of 16x16 pixels .*choose another model"):
+        check_forward(build_model("alexnet", 10), 10, (16, 16))
+
+
+def test_check_forward_refuses_an_output():
+    with pytest.raises(DataError, match=r"gives \(1, 10\) for one image, but data of 4 classes"):
+        check_forward(build_model("resnet20", 10), 4, (32, 32))
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(DataError, match="gives tuple for one image"):
+        check_forward(Pair(), 4, (8, 8))

@@ -1,0 +1,174 @@
+"""Checkpoints: what loads, what is refused, and that a refusal changes nothing."""
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.checkpoint import default_weights_name, load_checkpoint, load_torchvision_weights
+from pipeline.data import load_dataset
+from pipeline.errors import DataError, OptionsError
+from pipeline.models import build_model
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(1)
+    return build_model("resnet20", 10).state_dict()
+
+
+def _same(model, state):
+    return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dict,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s},
+        lambda s: {"state_dict": {f"module.{name}": value for name, value in s.items()}},
+    ],
+)
+def test_forms_that_load(tmp_path, state, wrap):
+    torch.save(wrap(state), tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    load_checkpoint(model, tmp_path / "c.pt")
+    assert _same(model, state)
+
+
+def test_safetensors(tmp_path, state):
+    safetensors.torch.save_file(state, tmp_path / "c.safetensors")
+    model = build_model("resnet20", 10)
+    load_checkpoint(model, tmp_path / "c.safetensors")
+    assert _same(model, state)
+
+
+def test_half_precision_is_converted(tmp_path, state):
+    torch.save({n: v.half() if v.is_floating_point() else v for n, v in state.items()}, tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    load_checkpoint(model, tmp_path / "c.pt")
+    assert model.conv1.weight.dtype == torch.float32
+    assert torch.equal(model.conv1.weight, state["conv1.weight"].half().float())
+
+
+def test_counters_and_absent_auxiliary_heads_do_not_matter(tmp_path):
+    model = build_model("googlenet", 10)
+    old = {n: v for n, v in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    torch.save({**old, "aux1.fc1.weight": torch.zeros(2)}, tmp_path / "c.pt")
+    load_checkpoint(model, tmp_path / "c.pt")
+
+
+def _without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: _without(s, "bn1.bias"), r"bn1.bias is missing; choose"),
+        (lambda s: {**s, "extra": torch.zeros(1)}, r"extra is unexpected"),
+        (
+            lambda s: {**s, "conv1.weight": torch.zeros(16, 3, 5, 5)},
+            r"conv1.weight has the shape \(16, 3, 5, 5\), but \(16, 3, 3, 3\) is needed",
+        ),
+        (
+            lambda s: {**s, "linear.weight": torch.zeros(100, 64), "linear.bias": torch.zeros(100)},
+            r"has 100 classes \(its linear.weight .*but the data has 10",
+        ),
+        (
+            lambda s: {**s, "bn1.bias": torch.full((16,), torch.nan)},
+            r"damaged: bn1.bias holds values that are not finite",
+        ),
+        (lambda s: {**s, "bn1.bias": torch.full((16,), 1e300).double()}, r"not finite in torch.float32"),
+        (
+            lambda s: {**s, "bn1.bias": torch.zeros(16, dtype=torch.int64)},
+            r"bn1.bias has the dtype torch.int64, but a dense",
+        ),
+        (lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(1.5)}, r"a dense integer tensor is needed"),
+        (lambda s: {**s, "lr": 3}, r"not a state dict: its entry 'lr' is a int"),
+        (lambda _: {}, r"not a state dict: it is empty"),
+        (lambda _: [1, 2], r"holds a list; a state dict"),
+    ],
+)
+def test_refusals_change_nothing(tmp_path, state, change, words):
+    torch.save(change(state), tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError, match=words):
+        load_checkpoint(model, tmp_path / "c.pt")
+    assert _same(model, before)
+
+
+def test_another_depth_is_refused(tmp_path, state):
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(DataError, match=r"layer1.3.conv1.weight, .* and \d+ more are missing"):
+        load_checkpoint(build_model("resnet32", 10), tmp_path / "c.pt")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="does not exist or is not a file"):
+        load_checkpoint(nn.Linear(1, 1), tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_damaged_files(tmp_path, state, suffix, content):
+    path = tmp_path / f"c{suffix}"
+    if content is None:
+        torch.save(state, path)
+        content = path.read_bytes()[:5000]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read: it is damaged"):
+        load_checkpoint(build_model("resnet20", 10), path)
+
+
+def test_a_pickled_network_is_not_run(tmp_path):
+    torch.save(nn.Linear(1, 1), tmp_path / "c.pt")
+    with pytest.raises(DataError, match="more than tensors and plain values"):
+        load_checkpoint(nn.Linear(1, 1), tmp_path / "c.pt")
+
+
+def test_default_weights():
+    assert default_weights_name("resnet18") == "IMAGENET1K_V1"
+    assert default_weights_name("resnet20") is None
+
+
+def test_torchvision_weights_are_checked_before_the_download(monkeypatch):
+    with pytest.raises(OptionsError, match=r"no weights named 'V9' for resnet18; allowed: IMAGENET1K_V1"):
+        load_torchvision_weights("resnet18", 1000, "V9")
+    with pytest.raises(OptionsError, match="torchvision has none for this network"):
+        load_torchvision_weights("resnet20", 10, "IMAGENET1K_V1")
+    with pytest.raises(DataError, match="have 1000 classes, but the data has 10"):
+        load_torchvision_weights("resnet18", 10, "IMAGENET1K_V1")
+
+
+def _serve(monkeypatch, answer):
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
+
+
+def test_torchvision_weights_load(monkeypatch):
+    published = build_model("resnet18", 1000).state_dict()
+    _serve(monkeypatch, lambda *_, **__: published)
+    assert _same(load_torchvision_weights("resnet18", 1000, "IMAGENET1K_V1"), published)
+
+
+def test_failed_download_is_one_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no\nroute")
+
+    _serve(monkeypatch, refuse)
+    with pytest.raises(DataError, match=r"could not be downloaded from https.*\(no route\)"):
+        load_torchvision_weights("resnet18", 1000, "IMAGENET1K_V1")
+
+
+@pytest.mark.real
+def test_poster_baselines_load(data_folder):
+    load_checkpoint(build_model("resnet32", 10), data_folder / "resnet32-d509ac18.th")
+    model = build_model("resnet20", 10).eval()
+    load_checkpoint(model, data_folder / "resnet20-12fca82f.th")
+    data = load_dataset(str(data_folder / "cifar10.npz"), limit_train=1)
+    with torch.no_grad():
+        batches = data.test.batches(500, device=torch.device("cpu"))
+        right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
+    assert right == 9173

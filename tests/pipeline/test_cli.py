@@ -1,0 +1,159 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pipeline
+from basis.errors import CompressionError
+from pipeline.cli import main
+from pipeline.errors import DataError, OptionsError
+from pipeline.options import Options
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ["--config", "3,3,3,2", "--bits", "4"]
+
+
+def _process(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "run_pipeline.py", *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Any]], None]:
+    """Puts a runner in place that does what a test says."""
+
+    def install(run: Callable[[Options], Any]) -> None:
+        runner = ModuleType("pipeline.runner")
+        runner.__dict__.update(run=lambda options, progress: run(options), plan_text=lambda options: "the plan")
+        monkeypatch.setitem(sys.modules, "pipeline.runner", runner)
+        monkeypatch.setattr(pipeline, "runner", runner, raising=False)
+
+    return install
+
+
+def _raise(error: BaseException) -> Callable[[Options], Any]:
+    def run(options: Options) -> Any:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "--config: is missing"),
+        (["--config", "6,x,3"], "config '6,x,3' has 'x'"),
+        (["--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
+        (["--config", "3,3,3,2", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
+        (["--config", "3,3,3,2", "--options", "absent.yaml"], "options file 'absent.yaml' cannot be read"),
+    ],
+)
+def test_wrong_options_exit_2_with_one_sentence(argv: list[str], words: str) -> None:
+    done = _process(*argv)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_an_unknown_key_in_the_options_file(tmp_path: Path) -> None:
+    (tmp_path / "o.yaml").write_text("config: 3,3,3,2\nepoch: 3\n")
+    done = _process("--options", str(tmp_path / "o.yaml"))
+    assert done.returncode == 2
+    assert done.stderr.endswith("unknown option 'epoch'; did you mean 'epochs'?\n")
+
+
+def test_help_names_every_option() -> None:
+    done = _process("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all("--" + name.replace("_", "-") in done.stdout for name in [*Options.model_fields, "options", "dry_run"])
+    assert "python run_pipeline.py" in done.stdout
+
+
+def test_nothing_heavy_is_imported_for_the_command_line() -> None:
+    code = "import sys, pipeline.cli, pipeline.progress; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_fit_is_the_function_whichever_module_was_imported_first() -> None:
+    code = "import basis.swap; from basis import fit; import basis; assert basis.fit is fit and callable(fit)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_stdout_has_the_result_and_the_exit_code_is_the_runs(stub: Any, capsys: Any, code: int) -> None:
+    stub(lambda options: SimpleNamespace(text=options.config[0], report_path=Path("r/report.md"), exit_code=code))
+    assert main(COMMAND) == code
+    assert capsys.readouterr() == ("3,3,3,2\nr/report.md\n", "")
+
+
+def test_dry_run(stub: Any, capsys: Any) -> None:
+    stub(_raise(AssertionError()))
+    assert main([*COMMAND, "--dry-run"]) == 0
+    assert capsys.readouterr().out == "the plan\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OptionsError("wrong"), 2, "error: wrong\n"),
+        (DataError("torn\nfile"), 4, "error: torn file\n"),
+        (CompressionError("not finite"), 4, "error: not finite\n"),
+        (OSError(28, "No space left on device", "out/report.md"), 1, "error: No space left on device: out/report.md\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes\n"),
+    ],
+)
+def test_exit_codes(stub: Any, capsys: Any, error: BaseException, code: int, message: str) -> None:
+    stub(_raise(error))
+    assert main(COMMAND) == code
+    assert capsys.readouterr() == ("", message)
+
+
+def test_sigterm_unwinds_and_exits_143(stub: Any, capsys: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    unwound = []
+
+    def run(options: Options) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            unwound.append(True)
+
+    stub(run)
+    assert main(COMMAND) == 143
+    assert unwound == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err == "error: terminated; the same command resumes\n"
+
+
+def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
+    stub(_raise(ZeroDivisionError("by us")))
+    assert main(COMMAND) == 1
+    assert "Traceback" in (err := capsys.readouterr().err)
+    assert err.endswith("ZeroDivisionError: by us\n")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = (
+        "import sys, types; r = types.ModuleType('pipeline.runner'); r.plan_text = lambda o: 'x' * 10**6;"
+        "import pipeline; pipeline.runner = sys.modules['pipeline.runner'] = r;"
+        f"from pipeline.cli import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_the_package_exports_lazily() -> None:
+    assert pipeline.Options is Options
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pipeline.nothing  # type: ignore[attr-defined]

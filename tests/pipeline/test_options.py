@@ -1,0 +1,187 @@
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from basis import BASES
+from pipeline.errors import OptionsError
+from pipeline.option_values import CHOICES
+from pipeline.options import Options, load_options_file, parse_command
+from quant.backends import BACKENDS
+
+
+def _again(options: Options) -> Options:
+    return parse_command(shlex.split(options.command())[2:])
+
+
+def test_defaults() -> None:
+    options = Options(config="6,3,3,2,2")
+    assert (options.config, options.bits, options.basis) == (("6,3,3,2,2",), (8, 4), ("cosine",))
+    assert (options.model, options.weights, options.data) == ("resnet18", "auto", "digits")
+    assert options.out == Path("runs/resnet18-digits-6,3,3,2,2")
+    assert options.command() == "python run_pipeline.py --config 6,3,3,2,2"
+    with pytest.raises(ValidationError):
+        options.seed = 1
+
+
+def test_choices_are_what_the_code_has() -> None:
+    assert set(CHOICES["basis"]) == set(BASES)
+    assert set(CHOICES["backend"]) == set(BACKENDS)
+
+
+def test_out_names_the_run_and_is_one_folder() -> None:
+    options = Options(config="3,2", model="my.nets:build", data="some where/cifar10.npz")
+    assert options.out == Path("runs/my.nets-build-cifar10-3,2")
+    assert Options(config="3,2", model="m", data="..", out=Path("a b")).out == Path("a b")
+
+
+def test_command_says_only_what_is_not_the_default() -> None:
+    argv = "--config 3,3,3,2 --config dense --bits 4 --model resnet20 --no-distill --fresh --out 'a b' --lr 1e-3"
+    options = parse_command(shlex.split(argv))
+    expected = "--config 3,3,3,2 --config dense --bits 4 --no-distill --lr 0.001 --fresh --out 'a b'"
+    assert options.command() == f"python run_pipeline.py {expected}"
+    assert _again(options) == options
+
+
+@given(
+    st.fixed_dictionaries(
+        {"config": st.sampled_from(["6,3,3,2,2", ["3,3,3,2", "dense"], "7x3", ["2,2,2,2", "3,3,3,2"]])},
+        optional={
+            "bits": st.lists(st.integers(2, 8), min_size=1, unique=True),
+            "basis": st.sampled_from(["cosine", "chebyshev", "chebyshev,cosine"]),
+            "model": st.sampled_from(["resnet18", "resnet20", "convnext_tiny", "a.b:c"]),
+            "weights": st.sampled_from(["auto", "a 'file'.th", "-odd"]),
+            "data": st.sampled_from(["digits", "/d/x.npz", "it's"]),
+            "epochs": st.integers(0, 99),
+            "distill": st.booleans(),
+            "backend": st.sampled_from(CHOICES["backend"]),
+            "max_drop": st.none() | st.floats(0, 100),
+            "lr": st.none() | st.floats(1e-9, 10),
+            "seed": st.integers(0, 2**32 - 1),
+            "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
+            "limit_test": st.none() | st.integers(1, 9999),
+            "fresh": st.booleans(),
+            "out": st.none() | st.sampled_from([Path("o"), Path("runs/a b")]),
+        },
+    )
+)
+def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
+    options = Options(**values)
+    assert _again(options) == options
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "--config: is missing; allowed: one or more configs"),
+        ({"config": "3,,3"}, "config '3,,3' has an empty token"),
+        ({"config": "3,3,3"}, "pass --model"),
+        ({"config": "dense"}, "config 'dense' fits every network; pass --model"),
+        ({"config": ["3,3,3,2", "3, 3,3,2"]}, "--config: 3,3,3,2 is given twice"),
+        ({"config": [6, 3, 3]}, r"--config: got \[6, 3, 3\]; allowed: text, with one config's orders in quotes"),
+        ({"config": []}, r"--config: got \[\]; allowed: one config or a list"),
+        ({"bits": "9"}, "--bits: got '9'; allowed: 2 to 8"),
+        ({"bits": "8,"}, "--bits: got '8,'"),
+        ({"bits": 1}, "--bits: got 1; allowed: 2 to 8"),
+        ({"bits": [4, True]}, "--bits: got"),
+        ({"bits": "4,8,4"}, "--bits: 4 is given twice"),
+        ({"basis": "fourier"}, "--basis: got 'fourier'; allowed: cosine, chebyshev"),
+        ({"basis": "cosine,cosine"}, "--basis: cosine is given twice"),
+        ({"fit": "best"}, "--fit: got 'best'; allowed: weights"),
+        ({"rounding": "up"}, "--rounding: got 'up'; allowed: nearest"),
+        ({"backend": "torchXao"}, "--backend: got 'torchXao'; allowed: brevitas, torch.ao"),
+        ({"model": " "}, "--model: got ' '; allowed: text"),
+        ({"data": 3}, "--data: got 3; allowed: text"),
+        ({"epochs": -1}, "--epochs: got -1; allowed: a whole number, 0 or more"),
+        ({"epochs": True}, "--epochs: got True"),
+        ({"epochs": "2.5"}, "--epochs: got '2.5'"),
+        ({"qat_epochs": "x"}, "--qat-epochs: got 'x'; allowed: 0 or more"),
+        ({"max_drop": -0.5}, "--max-drop: got -0.5; allowed: a number, 0 or more"),
+        ({"max_drop": "nan"}, "--max-drop: got 'nan'"),
+        ({"max_drop": "inf"}, "--max-drop: got 'inf'"),
+        ({"lr": 0}, "--lr: got 0; allowed: above 0"),
+        ({"seed": 2**32}, "--seed: got 4294967296; allowed: a whole number, 0 to 4294967295"),
+        ({"device": "gpu"}, "--device: got 'gpu'; allowed: auto, cpu, cuda, cuda:N, mps"),
+        ({"batch_size": 0}, "--batch-size: got 0; allowed: a whole number, 1 or more"),
+        ({"workers": -1}, "--workers: got -1"),
+        ({"limit_train": 0}, "--limit-train: got 0; allowed: 1 or more"),
+        ({"limit_test": "many"}, "--limit-test: got 'many'"),
+        ({"distill": "maybe"}, "--distill: got 'maybe'; allowed: true or false"),
+        ({"out": ""}, "--out: got ''; allowed: a path"),
+        ({"bit": 4}, "unknown option 'bit'; did you mean 'bits'"),
+    ],
+)
+def test_refusals(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionsError, match=words):
+        Options(**({"config": "3,3,3,2"} if values and "config" not in values else {}), **values)
+
+
+def test_every_mistake_is_reported_together() -> None:
+    with pytest.raises(OptionsError) as caught:
+        parse_command(["--config", "0", "--bits", "9", "--epochs", "x", "--device", "tpu"])
+    message = str(caught.value)
+    assert all(words in message for words in ("'0', whose order is 0", "--bits", "--epochs", "--device"))
+    assert "--model" not in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--confg", "3"], "there is no flag --confg; did you mean --config"),
+        (["--zzz"], "there is no flag --zzz; see --help"),
+        (["--config"], "option '--config' requires an argument"),
+        (["3,3,3,2"], "unexpected extra argument"),
+        (["--help"], "--help shows the flags and runs nothing"),
+    ],
+)
+def test_wrong_command_lines(argv: list[str], words: str) -> None:
+    with pytest.raises(OptionsError, match=words):
+        parse_command(argv)
+
+
+YAML = "config: 6,3,3,2,2\nbits: [4]\nqat-epochs: 2\nlr: 1e-3\nout:\n"
+TOML = 'config = ["6,3,3,2,2"]\nbits = 4\nqat_epochs = 2\nlr = 1e-3\n'
+
+
+@pytest.mark.parametrize(("name", "text"), [("o.yaml", YAML), ("o.YML", YAML), ("o.toml", TOML)])
+def test_options_file_and_the_flags_that_win_over_it(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    expected = {"config": "6,3,3,2,2", "bits": 4, "qat_epochs": 2, "lr": 1e-3}
+    assert Options(**load_options_file(path)) == Options(**expected)
+    assert parse_command(["--options", str(path), "--bits", "8"]) == Options(**{**expected, "bits": 8})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "o.yaml",
+            b"bit: 4\nconfg: x\n",
+            "unknown option 'bit'; did you mean 'bits'.; unknown option 'confg'; did you",
+        ),
+        ("o.yaml", b"qat-epochs: 1\nqat_epochs: 2\n", "gives qat_epochs twice"),
+        ("o.yaml", b"zzzzzz: 1\n", "unknown option 'zzzzzz'; allowed: config, bits"),
+        ("o.yaml", b"- 3\n", "holds a list; allowed: a .yaml"),
+        ("o.yaml", b"a: [\n", "cannot be parsed"),
+        ("o.toml", b"a = \n", "cannot be parsed"),
+        ("o.toml", b"\xff", "cannot be parsed"),
+        ("o.json", b"{}", "has the suffix '.json'; allowed"),
+        ("absent.yaml", None, "cannot be read: No such file"),
+    ],
+)
+def test_wrong_options_files(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(OptionsError, match=words) as caught:
+        load_options_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_options_file_gives_nothing(tmp_path: Path) -> None:
+    (tmp_path / "o.yaml").write_text("# nothing yet\n")
+    assert load_options_file(tmp_path / "o.yaml") == {}

@@ -1,0 +1,193 @@
+"""Whole runs, in the process and as the command that users run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifact import load
+from pipeline.data.sources import load_dataset
+from pipeline.evaluation import evaluate
+from pipeline.options import Options
+from pipeline.runner import plan_text, run
+from tests.pipeline.networks import write_module, write_npz
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with data and a user's module, which is the current folder of every run."""
+    folder = tmp_path_factory.mktemp("work")
+    write_npz(folder / "colours.npz")
+    write_module(folder)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(folder / "cache"))
+    return folder
+
+
+def options(here, out, **changes):
+    chosen = {
+        "config": ("5,3,3", "3,2,2", "dense"),
+        "basis": ("cosine", "chebyshev"),
+        "bits": (8, 4),
+        "model": "tiny_net:make",
+        "data": "colours.npz",
+        "epochs": 1,
+        "out": Path(out),
+    }
+    return Options(**(chosen | changes))
+
+
+@pytest.fixture
+def finished(here):
+    """One grid of 3 configs, 2 bases and 2 widths."""
+    return run(options(here, "grid"))
+
+
+def test_the_grid_is_complete_and_each_figure_holds(here, finished):
+    report = json.loads((here / "grid" / "report.json").read_text())
+    keys = [(row["config"], row["basis"], row["bits"]) for row in report["rows"]]
+    assert len(keys) == len(set(keys)) == 12
+    data = load_dataset("colours.npz")
+    for row in report["rows"]:
+        path = here / "grid" / row["artifact"]
+        assert row["size_mb"] == path.stat().st_size / 1e6
+        assert row["reloaded_logits_max_abs_diff"] == 0
+        again = evaluate(load(path, allow_import=True), data.test, device=torch.device("cpu"))
+        assert row["top1_quant"] == pytest.approx(again.top1, abs=1e-4)
+        assert row["delta_quant"] == pytest.approx(row["top1_quant"] - row["top1_post"], abs=2e-4)
+        assert row["delta_post"] == pytest.approx(row["top1_post"] - report["baseline"]["top1"], abs=2e-4)
+    assert (here / "grid" / report["baseline"]["artifact"]).stat().st_size / 1e6 == report["baseline"]["size_mb"]
+    assert finished.exit_code == 0
+
+
+def test_dense_rows_are_the_baseline(finished):
+    dense = [row for row in finished.report["rows"] if row["config"] == "dense"]
+    assert {row["top1_post"] for row in dense} == {round(finished.report["baseline"]["top1"], 4)}
+    assert {row["top1_pre"] for row in dense} == {None}
+    assert {row["params_percent"] for row in dense} == {100}
+    assert len({row["sha256"] for row in dense if row["bits"] == 4}) == 1
+
+
+def test_params_are_those_of_the_plan(finished):
+    params = {row["config"]: row["params"] for row in finished.report["rows"]}
+    rest = 8 + (8 * 12 + 12) + 16 + (16 * 4 + 4)
+    assert params["5,3,3"] == 8 * 3 * 25 + 8 * 9 + 16 * 12 * 9 + rest == finished.report["baseline"]["params"]
+    assert params["3,2,2"] == 8 * 3 * 9 + 8 * 4 + 16 * 12 * 4 + rest
+
+
+def test_full_orders_lose_nothing_before_training(finished):
+    row = next(row for row in finished.report["rows"] if row["config"] == "5,3,3")
+    assert row["top1_pre"] == finished.report["baseline"]["top1"]
+
+
+def without_times(report):
+    report["run"].pop("duration_s")
+    return report
+
+
+def test_the_same_command_gives_the_same_report(here):
+    first = run(options(here, "once", config=("3,2,2",), qat_epochs=1))
+    kept = json.loads(first.report_path.with_name("report.json").read_text())
+    second = run(options(here, "once", config=("3,2,2",), qat_epochs=1, fresh=False))
+    assert without_times(json.loads(second.report_path.with_name("report.json").read_text())) == without_times(kept)
+
+
+def test_another_seed_gives_another_network(here):
+    digests = [
+        run(options(here, f"seed{seed}", config=("3,2,2",), bits=(4,), basis=("cosine",), seed=seed)).report["rows"][0]
+        for seed in (0, 1)
+    ]
+    assert digests[0]["sha256"] != digests[1]["sha256"]
+
+
+def test_the_two_backends_agree(here):
+    rows = [
+        run(options(here, "backend", config=("3,2,2",), bits=(8,), backend=backend, epochs=0)).report["rows"][0]
+        for backend in ("brevitas", "torch.ao")
+    ]
+    assert rows[0]["top1_quant"] == pytest.approx(rows[1]["top1_quant"], abs=100 / 61 + 1e-9)
+
+
+def test_the_dry_run_says_the_size_that_is_written(here, finished):
+    text = plan_text(options(here, "grid"))
+    for row in finished.report["rows"]:
+        line = next(x for x in text.splitlines() if x.startswith(f"{row['basis']} {row['config']}, {row['bits']} bits"))
+        assert f"{row['params']:,} parameters" in line
+        said = float(re.search(r"([\d.]+) MB", line)[1])
+        assert said == pytest.approx(row["size_mb"], rel=0.01, abs=0.0006)
+
+
+def command(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "SERIESQUANT_CACHE": str(folder / "cache"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+GRID = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "1")
+
+
+def test_the_command_writes_a_report_and_prints_only_the_result(here):
+    done = command(here, *GRID, "--out", "command")
+    assert done.returncode == 0, done.stderr
+    assert "command/report.md" in done.stdout
+    assert "epoch" not in done.stdout
+    assert "fine-tuning" in done.stderr
+    assert {p.name for p in (here / "command").iterdir()} == {"report.md", "report.json", "plots", "artifacts"}
+
+
+def test_a_missed_gate_exits_3_with_the_report_written(here):
+    done = command(here, *GRID, "--bits", "2", "--epochs", "0", "--max-drop", "0", "--out", "gate", "--config", "1,1,1")
+    assert done.returncode == 3, done.stderr
+    assert json.loads((here / "gate" / "report.json").read_text())["gate"] == {"max_drop": 0.0, "passed": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("--config", "3,3"), 2, "3 stages"),
+        (("--config", "6,3,3"), 2, "6"),
+        (("--model", "resnet19"), 2, "resnet19"),
+        (("--model", "no_such:thing"), 2, "no_such"),
+        (("--data", "nowhere.npz"), 4, "nowhere.npz"),
+        (("--data", "broken.npz"), 4, "broken.npz"),
+        (("--weights", "nowhere.th"), 4, "nowhere.th"),
+        (("--weights", "broken.npz"), 4, "broken.npz"),
+        (("--bits", "9"), 2, "9"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words):
+    (here / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
+    base = ["--config", "3,2,2", "--model", "tiny_net:make", "--data", "colours.npz", "--out", "mistake"]
+    at = base.index(change[0]) if change[0] in base else len(base)
+    base[at : at + 2] = change
+    done = command(here, *base)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.strip().splitlines()[-1]
+    assert done.stdout == ""
+    assert not (here / "mistake").exists()
+
+
+def test_an_unwritable_folder_is_one_sentence(here):
+    (here / "file").write_text("")
+    done = command(here, *GRID, "--out", "file/out")
+    assert done.returncode not in (0, 3)
+    assert "Traceback" not in done.stderr

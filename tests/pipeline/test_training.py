@@ -1,0 +1,126 @@
+"""The training loop and quantization-aware training, on a task that a few steps learn."""
+
+import copy
+
+import pytest
+import torch
+
+from basis.conv import SeriesConv2d
+from basis.errors import CompressionError
+from basis.swap import swap_convolutions
+from pipeline.acceleration import make_accelerator
+from pipeline.data.sources import load_dataset
+from pipeline.errors import OptionsError
+from pipeline.evaluation import evaluate
+from pipeline.network_record import build_network, record_network
+from pipeline.quantization import attach_fake_quantizers, quantize_network
+from pipeline.training import Schedule, train
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network, write_npz
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load_dataset(str(write_npz(tmp_path_factory.mktemp("data") / "colours.npz")))
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    model = tiny_network()
+    schedule = Schedule(12, lr=0.05, batch_size=16)
+    return train(model, data.train, schedule, accelerator=make_accelerator("cpu"), seed=0)
+
+
+def series(model):
+    return swap_convolutions(copy.deepcopy(model), {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}, "cosine")
+
+
+def test_training_learns_and_evaluation_counts(data, trained):
+    result = evaluate(trained, data.test, device=CPU)
+    labels = torch.cat([labels for _, labels in data.test.batches(7, device=CPU)])
+    assert result.top1 == pytest.approx(100 * float((result.logits.argmax(1) == labels).float().mean()))
+    assert result.top1 >= 75
+    assert not trained.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(data, trained):
+    state = torch.random.get_rng_state()
+    schedule = Schedule(1, lr=0.02, batch_size=32)
+    networks = [
+        train(series(trained), data.train, schedule, accelerator=make_accelerator("cpu"), seed=3, teacher=trained)
+        for _ in range(2)
+    ]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    before = series(trained).get_submodule("0.0").coefficients
+    assert not torch.equal(networks[0].get_submodule("0.0").coefficients, before)
+
+
+def test_a_teacher_brings_the_student_nearer_to_its_logits(data, trained):
+    student = series(trained)
+    goal = evaluate(trained, data.test, device=CPU).logits
+    before = (evaluate(student, data.test, device=CPU).logits - goal).norm()
+    schedule = Schedule(6, lr=0.02, batch_size=16)
+    train(student, data.train, schedule, accelerator=make_accelerator("cpu"), seed=0, teacher=trained)
+    assert (evaluate(student, data.test, device=CPU).logits - goal).norm() < before
+
+
+def test_zero_epochs_change_nothing(data, trained):
+    model = copy.deepcopy(trained)
+    train(model, data.train, Schedule(0, lr=1.0), accelerator=make_accelerator("cpu"), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.parameters(), strict=True))
+
+
+def test_divergence_is_an_error(data, trained):
+    with pytest.raises(CompressionError, match="smaller --lr"):
+        train(
+            copy.deepcopy(trained),
+            data.train,
+            Schedule(50, lr=1e18, batch_size=16),
+            accelerator=make_accelerator("cpu"),
+            seed=0,
+        )
+
+
+def test_the_schedule_warms_up_and_ends_near_zero():
+    schedule = Schedule(2, lr=1.0, warmup=0.1)
+    factors = [schedule.factor(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9] == pytest.approx(1.0)
+    assert factors[-1] < 0.001
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+@pytest.mark.parametrize("backend", ["brevitas", "torch.ao"])
+def test_qat_ends_with_the_integers_that_it_trained(data, trained, backend):
+    quantizer = get_backend(backend)
+    model = attach_fake_quantizers(series(trained), IntFormat(4), quantizer)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train(model, data.train, Schedule(2, lr=0.02, batch_size=16), accelerator=make_accelerator("cpu"), seed=0)
+    moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, start[name])]
+    assert any("parametrizations" in name and "original" not in name for name in moved), "no scale was learned"
+    record = record_network(model, quantize_network(model, IntFormat(4), quantizer))
+    built = build_network(record, copy.deepcopy(trained))
+    trained_logits = evaluate(model, data.test, device=CPU).logits
+    built_logits = evaluate(built, data.test, device=CPU).logits
+    torch.testing.assert_close(built_logits, trained_logits, atol=1e-3, rtol=1e-3)
+    assert {layer.basis for layer in record.layers} == {"cosine", None}
+
+
+def test_quantization_takes_coefficients_and_the_other_kernels(trained):
+    model = series(trained)
+    quantized = quantize_network(model, IntFormat(8), get_backend("brevitas"))
+    assert list(quantized) == ["0.0", "1.0", "1.2", "2.0", "5"]
+    assert quantized["0.0"].integers.shape == (8, 3, 3, 3)
+    assert isinstance(model.get_submodule("0.0"), SeriesConv2d)
+
+
+def test_a_missing_device_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(OptionsError, match="0 CUDA devices"):
+        make_accelerator("cuda:7")

@@ -1,0 +1,78 @@
+import copy
+import json
+import re
+
+from reports.markdown import render
+from reports.summary import summarise
+
+COS, CHEB = "cosine", "chebyshev"
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
+
+
+def test_the_summary_comes_first(report, row) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    title, blank, summary, *_ = render(data).splitlines()
+    assert (title, blank) == ("# ResNet-18 on digits, compressed", "")
+    assert summary == summarise(data)
+
+
+def test_sections_without_figures_are_left_out(report, row) -> None:
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)]) | {"layers": [], "kernels": None})
+    assert headings(text) == [
+        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "Environment", "Options"],
+        *["Reproduce", "How to read this"],
+    ]
+
+
+def test_a_full_report_has_every_section(report, many) -> None:
+    rows = many([COS, CHEB])
+    for each in rows:
+        each["config"] = each["config"].replace("6,3,3,3,2", "3,3,3,2")
+    data = report(
+        rows, errors=True, model="resnet20", dataset={"name": "cifar10", "classes": 10, "test_images": 10_000}
+    )
+    text = render(data)
+    assert {"Series against dense at equal bytes", "Beside the poster", "Layers"} < set(headings(text))
+    assert "arXiv 2210.08951" in text
+    assert re.findall(r"\]\((plots/[^)]+)\)", text) == [
+        *["plots/size_top1.png", "plots/kernels.png", "plots/layer_errors.png"]
+    ]
+    assert "10,000 test images" in text
+
+
+def test_it_depends_on_the_json_alone(report, many) -> None:
+    data = report(many([COS, CHEB]), errors=True)
+    before = copy.deepcopy(data)
+    assert render(json.loads(json.dumps(data))) == render(data)
+    assert data == before
+
+
+def test_the_command_stands_as_it_is_in_a_code_block(report, row) -> None:
+    command = "python run_pipeline.py --data 'a|b_c' --config ```6"
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)], command=command))
+    assert f"\n````sh\n{command}\n````\n" in text
+
+
+def test_every_table_is_whole(report, many) -> None:
+    data = report(many([COS, CHEB]), errors=True, options={"data": "x|y", "note": "line\nline"})
+    data["layers"][0]["reason"] = "a|b"
+    for block in re.findall(r"(?:^\|.*\n)+", render(data), re.MULTILINE):
+        bars = {line.replace("\\|", "").count("|") for line in block.splitlines()}
+        assert len(bars) == 1, block
+
+
+def test_a_report_without_rows_and_optional_keys_is_still_rendered(report) -> None:
+    data = report([])
+    data["run"] = {"command": "x", "model": "m:f", "dataset": None}
+    data |= {"kernels": None, "layers": None, "gate": None}
+    assert "No row has both a written file and a measured Top-1." in render(data)
+
+
+def test_files_show_checksum_and_reloaded_difference(report, row) -> None:
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, reloaded_logits_max_abs_diff=1.5e-6)]))
+    assert "artifacts/cosine-6,3,3,2,2-4.safetensors" in text
+    assert "1.5e-06" in text
+    assert "ab" * 32 in text

@@ -1,0 +1,96 @@
+import pytest
+
+from reports.tables import pre_post_table, quantization_table, result_table
+
+COS, CHEB = "cosine", "chebyshev"
+
+
+def test_quantization_table_holds_the_figures_of_the_report(report, many, parse) -> None:
+    data = report(many([COS, CHEB]))
+    titles, lines = parse(quantization_table(data))
+    assert titles[:5] == ["Bits", "Config", "CosConv Top1", "CosConv Quant. Top1", "CosConv Δ"]
+    assert titles[5:] == [
+        *["ChebConv Top1", "ChebConv Quant. Top1", "ChebConv Δ"],
+        *["#Params", "Model size (MB)", "Poster's formula (MB)"],
+    ]
+    assert lines[0] == ["32", "Conv2D", "99.17", "-", "-", "99.17", "-", "-", "11,172,032", "44.7", "-"]
+    assert len(lines) == 1 + 16
+    cells = {(line[0], line[1]): line for line in lines[1:]}
+    for row in data["rows"]:
+        line = cells[str(row["bits"]), row["config"].replace("dense", "Conv2D")]
+        start = 2 if row["basis"] == COS else 5
+        assert float(line[start]) == pytest.approx(row["top1_post"], abs=0.0051)
+        assert float(line[start + 1]) == pytest.approx(row["top1_quant"], abs=0.0051)
+        assert float(line[start + 2]) == pytest.approx(row["delta_quant"], abs=0.0051)
+        assert int(line[8].replace(",", "")) == row["params"]
+        assert float(line[9]) == pytest.approx(row["size_mb"], rel=0.005)
+        assert float(line[10]) == pytest.approx(row["poster_size_mb"], rel=0.005)
+
+
+def test_lines_go_from_most_bits_to_fewest_with_dense_first(report, many, parse) -> None:
+    _, lines = parse(quantization_table(report(many([COS]))))
+    assert [line[0] for line in lines] == ["32", *["8"] * 4, *["4"] * 4, *["3"] * 4, *["2"] * 4]
+    assert [line[1] for line in lines[1::4]] == ["Conv2D"] * 4
+
+
+def test_one_basis_has_one_group_of_columns(report, row, parse) -> None:
+    titles, lines = parse(quantization_table(report([row(CHEB, "3,3,3,2", 4, 90.2)])))
+    assert [title for title in titles if "Conv" in title] == ["ChebConv Top1", "ChebConv Quant. Top1", "ChebConv Δ"]
+    assert lines[1][:5] == ["4", "3,3,3,2", "90.50", "90.20", "-0.30"]
+
+
+def test_a_dense_only_report_names_no_basis(report, row, parse) -> None:
+    titles, lines = parse(quantization_table(report([row(COS, "dense", 4, 91.4)])))
+    assert titles[2:5] == ["Top1", "Quant. Top1", "Δ"]
+    assert lines[1][:5] == ["4", "Conv2D", "99.17", "91.40", "-7.77"]
+
+
+def test_what_was_not_measured_is_a_dash(report, row, parse) -> None:
+    nothing = dict.fromkeys(("top1_pre", "top1_post", "top1_quant", "delta_post", "delta_quant", "size_mb", "params"))
+    data = report([row(COS, "3,3,3,2", 4, 90.2, **nothing)])
+    data["baseline"] |= {"top1": None, "size_mb": None}
+    _, lines = parse(quantization_table(data))
+    assert lines[0] == ["32", "Conv2D", "-", "-", "-", "11,172,032", "-", "-"]
+    assert lines[1][2:7] == ["-", "-", "-", "-", "-"]
+    assert parse(pre_post_table(data))[1][1] == ["3,3,3,2", "-", "-", "-", "-", "58.20"]
+
+
+def test_a_basis_that_lacks_a_config_has_dashes_there(report, row, parse) -> None:
+    data = report([row(COS, "3,3,3,2", 4, 90.2), row(CHEB, "3,3,2,2", 4, 89.0)])
+    _, lines = parse(quantization_table(data))
+    assert lines[1][2:8] == ["90.50", "90.20", "-0.30", "-", "-", "-"]
+    assert lines[2][2:8] == ["-", "-", "-", "89.30", "89.00", "-0.30"]
+
+
+def test_sizes_that_differ_between_bases_are_both_shown(report, row, parse) -> None:
+    data = report([row(COS, "3,3,3,2", 4, 90.2, size_mb=1.0), row(CHEB, "3,3,3,2", 4, 90.2, size_mb=2.0)])
+    assert parse(quantization_table(data))[1][1][-2] == "1.00 / 2.00"
+
+
+def test_pre_post_table_has_a_line_a_config(report, row, parse) -> None:
+    same = {"top1_pre": 51.43, "top1_post": 89.55, "delta_post": -2.18}
+    data = report([row(COS, "3,3,2,2", bits, 89.0, **same) for bits in (8, 4)] + [row(COS, "dense", 4, 91.0)])
+    titles, lines = parse(pre_post_table(data))
+    assert titles == ["Config", "CosConv Pre Top1", "CosConv Post Top1", "CosConv Δ", "#Params", "%"]
+    assert lines == [
+        ["Conv2D", "-", "99.17", "-", "11,172,032", "100.00"],
+        ["3,3,2,2", "51.43", "89.55", "-2.18", "5,317,887", "47.60"],
+    ]
+
+
+def test_a_dense_row_that_was_trained_further_is_in_the_pre_post_table(report, row, parse) -> None:
+    data = report([row(COS, "dense", 4, 91.0, top1_post=99.3, delta_post=0.13), row(COS, "3,3,2,2", 4, 89.0)])
+    assert parse(pre_post_table(data))[1][1][:4] == ["Conv2D, fine-tuned", "-", "99.30", "+0.13"]
+
+
+def test_compressible_params_are_shown_where_they_were_counted(report, row, parse) -> None:
+    titles, lines = parse(pre_post_table(report([row(COS, "7x3,7x15", 4, 80.0, compressible_params=329_184)])))
+    assert titles[-1] == "#Comp. params"
+    assert lines[1][-1] == "329,184"
+
+
+def test_the_result_table_is_plain_text(report, many) -> None:
+    text = result_table(report(many([COS, CHEB])))
+    assert "|" not in text
+    assert len(text.splitlines()) == 3 + 17
+    assert max(map(len, text.splitlines())) < 160

@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports.files import write_atomically
+from reports.write import to_json, write_report
+
+COS = "cosine"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_folder_holds_the_report_and_nothing_else(report, row, tmp_path) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    assert write_report(data, tmp_path / "out") == tmp_path / "out" / "report.md"
+    assert files(tmp_path / "out") == ["plots/kernels.png", "plots/size_top1.png", "report.json", "report.md"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == data
+
+
+def test_the_order_of_keys_is_kept(report, row, tmp_path) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    write_report(data, tmp_path)
+    assert list(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))) == list(data)
+
+
+def test_figures_that_are_not_finite_become_null(report, row, tmp_path) -> None:
+    write_report(report([row(COS, "a", 4, float("nan"), delta_quant=np.float64("inf"))]), tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]
+    assert (written["top1_quant"], written["delta_quant"]) == (None, None)
+    assert "nan" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_to_json_knows_numpy_tuples_and_paths() -> None:
+    value = {"a": np.int64(3), "b": (np.float32(0.5), Path("x")), "c": np.array([[1.0, np.nan]]), 4: True}
+    assert to_json(value) == {"a": 3, "b": [0.5, "x"], "c": [[1.0, None]], "4": True}
+
+
+def test_writing_twice_gives_the_same_bytes(report, row, tmp_path) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    write_report(data, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    write_report(data, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:
+    path = write_atomically(tmp_path / "report.md", "old")
+
+    def refuse(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert files(tmp_path) == ["report.md"]
