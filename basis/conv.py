@@ -84,7 +84,7 @@ class SeriesConv2d(nn.Conv2d):
         with torch.autocast(device, enabled=False):
             # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
             if coefficients.is_contiguous():
-                slices = operator @ coefficients.reshape(outputs * inputs, -1).T
+                slices: Tensor = operator @ coefficients.reshape(outputs * inputs, -1).T
                 return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
             slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
             return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
@@ -119,7 +119,8 @@ class SeriesConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """The convolution's arguments, then basis and order."""
-        return f"{super().extra_repr()}, basis={self.basis}, order={self.order}"
+        convolution = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{convolution}, basis={self.basis}, order={self.order}"
 
 
 def _copy(bias: Tensor | None) -> nn.Parameter | None:

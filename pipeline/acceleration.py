@@ -5,6 +5,8 @@ from accelerate import Accelerator
 
 from pipeline.errors import OptionsError
 
+__all__ = ["Accelerator", "make_accelerator"]
+
 
 def make_accelerator(device: str) -> Accelerator:
     """Choose the device and the precision of training.
@@ -30,7 +32,7 @@ def _select_cuda(device: str) -> None:
     count = torch.cuda.device_count()
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        raise OptionsError(f"--device: got {device}, but this machine has {count} CUDA devices; allowed here: auto, cpu")
+        raise OptionsError(f"--device: got {device}, but this machine has {count} CUDA devices; allowed: auto, cpu")
     torch.cuda.set_device(index)
 
 
@@ -38,5 +40,5 @@ def _gains_from_bf16(on_cpu: bool) -> bool:
     """Whether bf16 has instructions of its own; emulated on a CPU without them it is several times slower."""
     if not on_cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -96,7 +96,7 @@ def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
     try:
         header = Header.model_validate_json(metadata[HEADER_KEY])
     except (KeyError, ValidationError) as error:
-        raise DataError(f"artifact: {path} has no valid header ({_first_line(error)}); allowed: a seriesquant file") from None
+        raise DataError(f"artifact: {path} has no valid header: {_first_line(error)}") from None
     if header.format_version != FORMAT_VERSION:
         raise DataError(f"artifact: {path} has format version {header.format_version}; allowed: {FORMAT_VERSION}")
     try:
@@ -136,7 +136,12 @@ def load(path: Path | str, *, model: nn.Module | None = None, allow_import: bool
 def _layer_header(layer: LayerRecord) -> LayerHeader:
     integers, bits = layer.values.integers, layer.values.format.bits
     return LayerHeader(
-        name=layer.name, bits=bits, shape=tuple(integers.shape), basis=layer.basis, order=layer.order, kernel=layer.kernel
+        name=layer.name,
+        bits=bits,
+        shape=tuple(integers.shape),
+        basis=layer.basis,
+        order=layer.order,
+        kernel=layer.kernel,
     )
 
 
@@ -145,7 +150,7 @@ def _read_layer(layer: LayerHeader, tensors: dict[str, Tensor]) -> LayerRecord:
     values = QuantizedTensor(integers, tensors[f"scale/{layer.name}"], IntFormat(layer.bits))
     record = LayerRecord(layer.name, values, layer.basis, layer.order, layer.kernel)
     if layer.basis is not None and (layer.order is None or layer.kernel is None or layer.shape[2:] != layer.order):
-        raise CompressionError(f"layer {layer.name!r} has a basis, but no kernel or an order that is not its shape's end")
+        raise CompressionError(f"layer {layer.name!r} has a basis, but no kernel or not its shape's order")
     return record
 
 

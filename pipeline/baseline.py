@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from pipeline.acceleration import Accelerator
 from pipeline.checkpoint import default_weights_name, load_checkpoint, load_torchvision_weights
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet

@@ -5,10 +5,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import Accelerator
 from torch import nn
 
 from basis.swap import swap_convolutions
+from pipeline.acceleration import Accelerator
 from pipeline.artifact import Identity, load, write_artifact
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
@@ -151,7 +151,7 @@ def quantize(
     write_artifact(record, identity, path)
     difference = _reload_difference(bench, path, measured)
     if difference != 0.0:
-        raise DataError(f"artifact: {path} reloads with logits that differ by {difference:g} from the measured; allowed: 0")
+        raise DataError(f"artifact: {path} reloads with logits {difference:g} from the measured ones; allowed: 0")
     content = path.read_bytes()
     return Quantized(measured.top1, hashlib.sha256(content).hexdigest(), len(content), difference)
 

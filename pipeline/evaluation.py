@@ -35,7 +35,7 @@ def evaluate(model: nn.Module, images: Split, *, device: torch.device) -> Evalua
     Returns:
         Top-1 in percent and all logits, computed in float32 without autocast.
     """
-    model.to(device, memory_format=torch.channels_last).eval()
+    model.to(device).to(memory_format=torch.channels_last).eval()
     outputs, right = [], 0
     for x, labels in images.batches(EVALUATION_BATCH, device=device):
         logits = model(x).float()

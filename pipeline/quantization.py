@@ -1,6 +1,8 @@
 """Quantization of a whole network: which tensors it stores in few bits, and their integers."""
 
-from torch import nn
+from typing import cast
+
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d
@@ -38,12 +40,11 @@ def quantize_network(model: nn.Module, format: IntFormat, backend: Backend) -> d
 
 
 def _integers(module: nn.Module, tensor_name: str, format: IntFormat, backend: Backend) -> QuantizedTensor:
-    if not parametrize.is_parametrized(module, tensor_name):
-        return backend.quantize(getattr(module, tensor_name), format)
-    chain = module.parametrizations[tensor_name]  # type: ignore[index,union-attr]
-    quantizer = chain[-1]
-    if isinstance(quantizer, FakeQuantizer):
-        return quantizer.quantized(chain.original)
+    if parametrize.is_parametrized(module, tensor_name):
+        chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
+        quantizer = cast(parametrize.ParametrizationList, chain)[-1]
+        if isinstance(quantizer, FakeQuantizer):
+            return quantizer.quantized(cast(Tensor, chain.original))
     return backend.quantize(getattr(module, tensor_name), format)
 
 

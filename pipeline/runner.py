@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator
 from pipeline.artifact import Identity, serialize
 from pipeline.baseline import make_baseline
 from pipeline.combinations import Approximation, Bench, approximate, dataset_identity, quantize, write_baseline
 from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
-from pipeline.data.sources import load_dataset
+from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
 from pipeline.evaluation import evaluate
 from pipeline.models.registry import build_model, check_forward
@@ -27,7 +28,6 @@ from pipeline.progress import Progress, SilentProgress
 from pipeline.quantization import quantize_network
 from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
 from pipeline.training import Schedule
-from basis.swap import swap_convolutions
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.formats import IntFormat
@@ -72,6 +72,7 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         identity = dataset_identity(options.model, data)
         rows, layers, kernels = _combinations(options, configs, bench, identity)
         size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
+    gated = gate(rows, bench.top1, options.max_drop)
     report = {
         "schema_version": SCHEMA_VERSION,
         "run": _run_facts(options, bench, origin, time.monotonic() - started),
@@ -83,11 +84,11 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         },
         "rows": rows,
         "layers": layers,
-        "gate": gate(rows, bench.top1, options.max_drop),
+        "gate": gated,
         "kernels": kernels,
     }
     path = write_report(report, options.out)
-    return RunResult(report, path, result_table(report), 3 if report["gate"]["passed"] is False else 0)
+    return RunResult(report, path, result_table(report), 3 if gated["passed"] is False else 0)
 
 
 def plan_text(options: Options) -> str:
@@ -105,7 +106,7 @@ def plan_text(options: Options) -> str:
         for basis in options.basis:
             with torch.random.fork_rng():
                 model = build_model(options.model, data.classes)
-            orders = orders_of(plan_layers(model, config))
+            orders = orders_of(plan_layers(model, config, options.model))
             if orders:
                 model = swap_convolutions(model, orders, basis)
             for bits in options.bits:
@@ -123,7 +124,7 @@ def _check_configs(options: Options, configs: list[Config], data: Dataset) -> No
     with torch.random.fork_rng():
         model = build_model(options.model, data.classes)
     for config in configs:
-        plan_layers(model, config)
+        plan_layers(model, config, options.model)
     check_forward(model, data.classes, data.image_size)
 
 
@@ -195,7 +196,7 @@ def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> d
         "model": options.model,
         "weights": origin,
         "dataset": {
-            "name": data.name,
+            "name": "imagenet" if is_imagenet(data) else data.name,
             "train_images": len(data.train),
             "test_images": len(data.test),
             "classes": data.classes,

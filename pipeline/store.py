@@ -41,7 +41,9 @@ def read_state(key: str) -> dict[str, Tensor] | None:
 
 def write_state(key: str, state: dict[str, Tensor]) -> None:
     """Store tensors under a key; a store that cannot be written costs time later, so it only warns."""
-    content = safetensors.torch.save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    )
     try:
         write_atomically(store_folder() / f"{key}.safetensors", content)
     except OSError as error:

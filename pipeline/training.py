@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
+from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Split
 from pipeline.progress import Progress, SilentProgress
 
@@ -78,7 +78,7 @@ def train(
         return model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.to(accelerator.device, memory_format=torch.channels_last)
+        model.to(accelerator.device).to(memory_format=torch.channels_last)
         optimizer = SGD(_groups(model, schedule.weight_decay), schedule.lr, momentum=0.9, nesterov=True)
         prepared, optimizer = accelerator.prepare(model.train(), optimizer)
         per_epoch = len(range(0, len(images), schedule.batch_size))

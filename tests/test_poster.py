@@ -100,7 +100,7 @@ def cifar(data_folder):
 @pytest.mark.real
 @pytest.mark.parametrize("model_name", ["resnet20", "resnet32"])
 def test_top1_before_fine_tuning_is_the_posters(data_folder, cifar, model_name):
-    """The two bases span the same filters at these orders, so one evaluation stands for both (checked on the filters)."""
+    """The two bases span the same filters at these orders, so one evaluation stands for both."""
     baseline = build_model(model_name, 10)
     load_checkpoint(baseline, data_folder / CHECKPOINTS[model_name])
     cpu = torch.device("cpu")

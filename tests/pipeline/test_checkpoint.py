@@ -80,7 +80,7 @@ def _without(state, name):
             lambda s: {**s, "bn1.bias": torch.full((16,), torch.nan)},
             r"damaged: bn1.bias holds values that are not finite",
         ),
-        (lambda s: {**s, "bn1.bias": torch.full((16,), 1e300).double()}, r"not finite in torch.float32"),
+        (lambda s: {**s, "bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)}, r"not finite in torch.float32"),
         (
             lambda s: {**s, "bn1.bias": torch.zeros(16, dtype=torch.int64)},
             r"bn1.bias has the dtype torch.int64, but a dense",

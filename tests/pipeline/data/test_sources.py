@@ -23,7 +23,7 @@ def test_limits():
 
 
 def test_refused_arguments():
-    with pytest.raises(OptionsError, match="limit .* must be 1 or more, got 0"):
+    with pytest.raises(OptionsError, match=r"limit .* must be 1 or more, got 0"):
         load_dataset("digits", limit_train=0)
     with pytest.raises(OptionsError, match="workers must be 0 or more, got -1"):
         load_dataset("digits", workers=-1)
