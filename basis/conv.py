@@ -84,10 +84,12 @@ class SeriesConv2d(nn.Conv2d):
         with torch.autocast(device, enabled=False):
             # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
             if coefficients.is_contiguous():
-                slices: Tensor = operator @ coefficients.reshape(outputs * inputs, -1).T
-                return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
+                slices = operator @ coefficients.reshape(outputs * inputs, -1).T
+                kernels: Tensor = slices.T.reshape(outputs, inputs, *self.kernel_size)
+                return kernels.contiguous()
             slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
-            return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
+            kernels = slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
+            return kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a batch of shape (N, in_channels, H, W) with the series' filters."""

@@ -35,8 +35,8 @@ from reports import result_table, write_report
 
 logger = logging.getLogger(__name__)
 
-FINETUNE_LR = 0.02
-QAT_LR = 0.005
+FINETUNE_LR = 0.005
+QAT_LR = 0.001
 
 
 @dataclass(frozen=True)
