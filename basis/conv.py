@@ -85,15 +85,14 @@ class SeriesConv2d(nn.Conv2d):
             # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
             if coefficients.is_contiguous():
                 slices = operator @ coefficients.reshape(outputs * inputs, -1).T
-                kernels: Tensor = slices.T.reshape(outputs, inputs, *self.kernel_size)
-                return kernels.contiguous()
+                return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
             slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
-            kernels = slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
-            return kernels
+            return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve a batch of shape (N, in_channels, H, W) with the series' filters."""
-        return self._conv_forward(x, self.filters(), self.bias)
+        output: Tensor = self._conv_forward(x, self.filters(), self.bias)
+        return output
 
     def materialize(self) -> nn.Conv2d:
         """Evaluate the series once, in float64, into an ordinary convolution.
