@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from basis.errors import CompressionError
 from pipeline.errors import DataError
-from pipeline.files import write_atomically
 from pipeline.network_record import LayerRecord, NetworkRecord, build_network
 from quant.formats import IntFormat, QuantizedTensor
 from quant.packing import pack, unpack
+from reports.files import write_atomically
 
 FORMAT_VERSION = 1
 HEADER_KEY = "seriesquant"

@@ -5,11 +5,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from basis.swap import swap_convolutions
 from pipeline.acceleration import Accelerator
 from pipeline.artifact import Identity, load, write_artifact
+from pipeline.calibration import compensate
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
@@ -121,6 +122,7 @@ def quantize(
     path: Path,
     identity: Identity,
     *,
+    calibration: Tensor | None,
     schedule: Schedule,
     distill: bool,
 ) -> Quantized:
@@ -133,7 +135,8 @@ def quantize(
         backend: Brevitas or torch.ao.
         path: Where the artifact is written.
         identity: What the artifact says of the network.
-        schedule: Of quantization-aware training; 0 epochs rounds to the nearest.
+        calibration: Training images, (N, 3, H, W), for rounding by gptq; None rounds to the nearest.
+        schedule: Of quantization-aware training, which starts from the rounded values.
         distill: Whether the uncompressed network teaches in it.
 
     Raises:
@@ -141,10 +144,12 @@ def quantize(
         OSError: The artifact cannot be written.
     """
     format, model = IntFormat(bits), copy.deepcopy(approximation.model)
+    rounded = None if calibration is None else compensate(model, calibration, format, backend, seed=bench.seed)
     if schedule.epochs:
-        attach_fake_quantizers(model, format, backend)
+        attach_fake_quantizers(model, format, backend, rounded)
         _train(bench, model, schedule, distill=distill, title=f"{path.stem}: quantization-aware training")
-    record = record_network(model, quantize_network(model, format, backend))
+        rounded = None
+    record = record_network(model, quantize_network(model, format, backend, rounded))
     measured = evaluate(
         build_network(record, bench.copy_of_baseline()), bench.data.test, device=bench.accelerator.device
     )

@@ -12,7 +12,7 @@ from pipeline.errors import OptionsError
 CHOICES = {
     "basis": ("cosine", "chebyshev"),
     "fit": ("weights",),
-    "rounding": ("nearest",),
+    "rounding": ("nearest", "gptq"),
     "backend": ("brevitas", "torch.ao"),
 }
 BITS = range(2, 9)

@@ -1,5 +1,6 @@
 """Quantization of a whole network: which tensors it stores in few bits, and their integers."""
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ def quantized_tensor_name(module: nn.Module) -> str | None:
     return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
 
 
-def quantize_network(model: nn.Module, format: IntFormat, backend: Backend) -> dict[str, QuantizedTensor]:
+def quantize_network(
+    model: nn.Module, format: IntFormat, backend: Backend, rounded: Mapping[str, QuantizedTensor] | None = None
+) -> dict[str, QuantizedTensor]:
     """Give every coefficient tensor and every remaining kernel its integers; the network is left as it is.
 
     A layer with a fake quantizer gets exactly the integers and scales that it was trained with; any other is rounded
@@ -28,12 +31,14 @@ def quantize_network(model: nn.Module, format: IntFormat, backend: Backend) -> d
         model: The network, with or without fake quantizers.
         format: The integers' range.
         backend: Brevitas or torch.ao.
+        rounded: Layer name -> integers that are found already.
 
     Returns:
         Layer name -> integers and scales, in network order; a shared layer appears once.
     """
+    found = rounded or {}
     return {
-        name: _integers(module, tensor_name, format, backend)
+        name: found[name] if name in found else _integers(module, tensor_name, format, backend)
         for name, module in model.named_modules()
         if (tensor_name := quantized_tensor_name(module)) is not None
     }
@@ -48,15 +53,26 @@ def _integers(module: nn.Module, tensor_name: str, format: IntFormat, backend: B
     return backend.quantize(getattr(module, tensor_name), format)
 
 
-def attach_fake_quantizers(model: nn.Module, format: IntFormat, backend: Backend) -> nn.Module:
+def attach_fake_quantizers(
+    model: nn.Module, format: IntFormat, backend: Backend, rounded: Mapping[str, QuantizedTensor] | None = None
+) -> nn.Module:
     """Let a network train through its integers, in place; master weights stay float and scales are learned.
+
+    Args:
+        model: The network.
+        format: The integers' range.
+        backend: Brevitas or torch.ao.
+        rounded: Layer name -> integers and scales from which training starts; other layers start from nearest.
 
     Returns:
         The network.
     """
-    for module in list(model.modules()):
+    for name, module in list(model.named_modules()):
         tensor_name = quantized_tensor_name(module)
         if tensor_name is not None:
-            quantizer = backend.fake_quantizer(getattr(module, tensor_name), format)
+            weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
+            if start is not None:
+                weight.data.copy_(start.dequantize())
+            quantizer = backend.fake_quantizer(weight, format, None if start is None else start.scale)
             parametrize.register_parametrization(module, tensor_name, quantizer)
     return model

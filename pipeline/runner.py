@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator
@@ -151,6 +152,7 @@ def _combinations(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
     """Every config x basis x bits; each network is approximated and fine-tuned once."""
     rows, layers, kernels = [], [], None
+    calibration = _calibration(options, bench)
     finetune = Schedule(options.epochs, options.lr or FINETUNE_LR, options.batch_size)
     for config in configs:
         for basis in options.basis:
@@ -159,12 +161,29 @@ def _combinations(
             bench.progress.stage(f"{basis} {config.text}: {_top1_words(network)}")
             layers += layer_rows(network.layers, config, basis)
             kernels = kernels or kernel_figure(bench.baseline, network.layers)
-            rows += [_quantized_row(options, config, basis, bits, network, bench, identity) for bits in options.bits]
+            rows += [
+                _quantized_row(options, config, basis, bits, network, bench, identity, calibration)
+                for bits in options.bits
+            ]
     return rows, layers, kernels
 
 
+def _calibration(options: Options, bench: Bench) -> Tensor | None:
+    """The training images, without labels, that rounding may look at; None where it looks at none."""
+    if options.rounding == "nearest":
+        return None
+    return bench.data.train.sample(options.calibration_size, seed=options.seed, device=bench.accelerator.device)
+
+
 def _quantized_row(
-    options: Options, config: Config, basis: str, bits: int, network: Approximation, bench: Bench, identity: Identity
+    options: Options,
+    config: Config,
+    basis: str,
+    bits: int,
+    network: Approximation,
+    bench: Bench,
+    identity: Identity,
+    calibration: Tensor | None,
 ) -> dict[str, Any]:
     artifact = f"artifacts/{basis}-{config.text}-{bits}.safetensors"
     written = quantize(
@@ -174,6 +193,7 @@ def _quantized_row(
         get_backend(options.backend),
         options.out / artifact,
         identity,
+        calibration=calibration,
         schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
         distill=options.distill,
     )
@@ -206,7 +226,7 @@ def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> d
         "precision": bench.accelerator.mixed_precision,
         "versions": library_versions(),
         "options": options.model_dump(mode="json"),
-        "calibration_images": None,
+        "calibration_images": None if options.rounding == "nearest" else min(options.calibration_size, len(data.train)),
         "duration_s": round(seconds, 1),
     }
 

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from pipeline.files import write_atomically
+from reports.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
 from pipeline.acceleration import Accelerator
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
 
 TEMPERATURE = 4.0
@@ -81,9 +81,9 @@ def train(
         model.to(accelerator.device).to(memory_format=torch.channels_last)
         optimizer = SGD(_groups(model, schedule.weight_decay), schedule.lr, momentum=0.9, nesterov=True)
         prepared, optimizer = accelerator.prepare(model.train(), optimizer)
-        per_epoch = len(range(0, len(images), schedule.batch_size))
-        decay = LambdaLR(optimizer, lambda step: schedule.factor(step, schedule.epochs * per_epoch))
-        with (progress or SilentProgress()).track(title, schedule.epochs * per_epoch) as advance:
+        steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
+        decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
+        with (progress or SilentProgress()).track(title, steps) as advance:
             for epoch in range(schedule.epochs):
                 batches = images.batches(
                     schedule.batch_size, device=accelerator.device, seed=seed * 1_000_003 + epoch, augment=True

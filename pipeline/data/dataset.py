@@ -114,8 +114,14 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
     if augment and generator is None:
         raise OptionsError("augmented batches need a seed, got None")
     order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-    full = count // batch_size
-    return iter(order[: full * batch_size if augment and full > 1 else count].split(batch_size))
+    kept = batches_of_epoch(count, batch_size) * batch_size if augment else count
+    return iter(order[:kept].split(batch_size))
+
+
+def batches_of_epoch(count: int, batch_size: int) -> int:
+    """How many augmented batches `count` images give: a last partial one is dropped if two or more full ones stay."""
+    full, rest = divmod(count, batch_size)
+    return full if full > 1 else full + (rest > 0)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.files.os.fsync", full_disk)
+    monkeypatch.setattr("reports.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_artifact(compressed(), IDENTITY, path)
     assert path.read_bytes() == b"old"

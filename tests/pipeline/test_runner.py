@@ -120,6 +120,16 @@ def test_the_two_backends_agree(here):
     assert rows[0]["top1_quant"] == pytest.approx(rows[1]["top1_quant"], abs=100 / 61 + 1e-9)
 
 
+def test_gptq_runs_and_is_reproducible(here):
+    reports = [
+        run(options(here, "gptq", config=("3,2,2",), bits=(3,), rounding="gptq", calibration_size=40)).report
+        for _ in range(2)
+    ]
+    assert reports[0]["run"]["calibration_images"] == 40
+    assert reports[0]["rows"] == reports[1]["rows"]
+    assert {row["rounding"] for row in reports[0]["rows"]} == {"gptq"}
+
+
 def test_the_dry_run_says_the_size_that_is_written(here, finished):
     text = plan_text(options(here, "grid"))
     for row in finished.report["rows"]:

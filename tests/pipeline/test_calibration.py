@@ -1,0 +1,76 @@
+"""Rounding of a whole network by gptq: nearer to its outputs than nearest rounding, in either backend's integers."""
+
+import copy
+
+import pytest
+import torch
+
+from basis.swap import swap_convolutions
+from pipeline.calibration import compensate
+from pipeline.network_record import build_network, record_network
+from pipeline.quantization import attach_fake_quantizers, quantize_network
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network
+
+
+def series():
+    return swap_convolutions(tiny_network(), {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}, "cosine")
+
+
+def correlated_images(seed, count=64):
+    noise = torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.avg_pool2d(noise, 3, stride=1, padding=1) * 3
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_gptq_changes_the_outputs_less_than_nearest_on_other_images(bits):
+    model, format, backend = series(), IntFormat(bits), get_backend("brevitas")
+    rounded = compensate(model, correlated_images(0), format, backend)
+    others = correlated_images(1)
+    with torch.no_grad():
+        outputs = model(others)
+        errors = [
+            (build_network(record_network(model, quantized), tiny_network())(others) - outputs).norm()
+            for quantized in (
+                quantize_network(model, format, backend, rounded),
+                quantize_network(model, format, backend),
+            )
+        ]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_every_layer_is_rounded_and_the_network_is_left_alone():
+    model = series()
+    before = copy.deepcopy(model.state_dict())
+    rounded = compensate(model, correlated_images(0), IntFormat(4), get_backend("brevitas"))
+    assert list(rounded) == ["0.0", "1.0", "1.2", "2.0", "5"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_both_backends_store_the_same_integers():
+    found = [compensate(series(), correlated_images(0), IntFormat(4), get_backend(n)) for n in ("brevitas", "torch.ao")]
+    for name in found[0]:
+        assert torch.equal(found[0][name].integers, found[1][name].integers)
+        assert torch.equal(found[0][name].scale, found[1][name].scale)
+
+
+def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest(monkeypatch):
+    monkeypatch.setattr("pipeline.calibration.MOST_FEATURES", 20)
+    model, backend = series(), get_backend("brevitas")
+    rounded = compensate(model, correlated_images(0), IntFormat(4), backend)
+    assert "0.0" not in rounded
+    whole = quantize_network(model, IntFormat(4), backend, rounded)
+    nearest = quantize_network(model, IntFormat(4), backend)
+    assert torch.equal(whole["0.0"].integers, nearest["0.0"].integers)
+    assert whole.keys() == nearest.keys()
+
+
+@pytest.mark.parametrize("name", ["brevitas", "torch.ao"])
+def test_qat_starts_from_the_rounded_integers(name):
+    model, backend = series(), get_backend(name)
+    rounded = compensate(model, correlated_images(0), IntFormat(4), backend)
+    started = quantize_network(attach_fake_quantizers(model, IntFormat(4), backend, rounded), IntFormat(4), backend)
+    for layer, values in rounded.items():
+        assert torch.equal(started[layer].integers, values.integers)
