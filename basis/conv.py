@@ -1,6 +1,6 @@
 """A convolution whose filters are series: it holds coefficients and evaluates them where a kernel is needed."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,18 +38,7 @@ class SeriesConv2d(nn.Conv2d):
     operator: Tensor
 
     def __init__(self, conv: nn.Conv2d, basis: str, order: Size2d) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            cast(Size2d, conv.kernel_size),
-            stride=cast(Size2d, conv.stride),
-            padding=cast("str | Size2d", conv.padding),
-            dilation=cast(Size2d, conv.dilation),
-            groups=conv.groups,
-            bias=False,
-            padding_mode=conv.padding_mode,
-            device="meta",
-        )
+        super().__init__(**_arguments(conv))
         del self.weight
         self.basis, self.order = basis, order
         weight = conv.weight.detach()
@@ -100,18 +89,7 @@ class SeriesConv2d(nn.Conv2d):
         Returns:
             A ``nn.Conv2d`` with the same arguments, device and dtype, and no tie to this module's parameters.
         """
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            cast(Size2d, self.kernel_size),
-            stride=cast(Size2d, self.stride),
-            padding=cast("str | Size2d", self.padding),
-            dilation=cast(Size2d, self.dilation),
-            groups=self.groups,
-            bias=False,
-            padding_mode=self.padding_mode,
-            device="meta",
-        )
+        conv = nn.Conv2d(**_arguments(self))
         coefficients = self.coefficients.detach()
         weight = reconstruct(coefficients, self.basis, cast(Size2d, self.kernel_size))
         conv.weight = nn.Parameter(_in_layout_of(coefficients, weight), requires_grad=self.coefficients.requires_grad)
@@ -131,6 +109,12 @@ def _copy(bias: Tensor | None) -> nn.Parameter | None:
 def _in_layout_of(source: Tensor, values: Tensor) -> Tensor:
     """The values, channels last if the source is (and only that): a change of layout at every step costs time."""
     return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
+
+
+def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """The arguments of a convolution like this one; its tensors have no memory, for others take their place."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {name: getattr(conv, name) for name in names} | {"bias": False, "device": "meta"}
 
 
 def is_compressible(module: nn.Module) -> bool:
