@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command resumes", EXIT_INTERRUPTED)
+        return _fail("interrupted; run the same command again", EXIT_INTERRUPTED)
     except Terminated:
-        return _fail("terminated; the same command resumes", EXIT_TERMINATED)
+        return _fail("terminated; run the same command again", EXIT_TERMINATED)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", EXIT_INTERNAL)

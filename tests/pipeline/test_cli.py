@@ -106,7 +106,7 @@ def test_dry_run(stub: Any, capsys: Any) -> None:
         (DataError("torn\nfile"), 4, "error: torn file\n"),
         (CompressionError("not finite"), 4, "error: not finite\n"),
         (OSError(28, "No space left on device", "out/report.md"), 1, "error: No space left on device: out/report.md\n"),
-        (KeyboardInterrupt(), 130, "error: interrupted; the same command resumes\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; run the same command again\n"),
     ],
 )
 def test_exit_codes(stub: Any, capsys: Any, error: BaseException, code: int, message: str) -> None:
@@ -130,7 +130,7 @@ def test_sigterm_unwinds_and_exits_143(stub: Any, capsys: Any) -> None:
     assert main(COMMAND) == 143
     assert unwound == [True]
     assert signal.getsignal(signal.SIGTERM) == before
-    assert capsys.readouterr().err == "error: terminated; the same command resumes\n"
+    assert capsys.readouterr().err == "error: terminated; run the same command again\n"
 
 
 def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
