@@ -1,8 +1,9 @@
-"""Error-compensating rounding of a whole network, in one pass over a few training images."""
+"""Rounding of a whole network, and the error that it causes in each layer, in one pass over a few training images."""
 
 import copy
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,24 @@ from quant.gram import conv_gram, linear_gram
 MOST_FEATURES = 8192
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """The integers and scales of a network's layers, and what the rounding did to their outputs.
+
+    Attributes:
+        layers: Layer name -> integers and scales, for the layers that ran and are small enough.
+        errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the same layers.
+    """
+
+    layers: dict[str, QuantizedTensor] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+
 @torch.no_grad()
-def compensate(
-    model: nn.Module, images: Tensor, format: IntFormat, backend: Backend, *, seed: int = 0
-) -> dict[str, QuantizedTensor]:
-    """Round every layer so that its outputs on the images change least (gptq), in the order in which they run.
+def round_layers(
+    model: nn.Module, images: Tensor, format: IntFormat, backend: Backend, *, rounding: str, seed: int = 0
+) -> Rounding:
+    """Round every layer, in the order in which they run, and measure how its outputs on the images change.
 
     Each layer is rounded when the images reach it, so its inputs are those that the rounded layers before it give. It
     keeps its rounded values for the rest of the pass.
@@ -32,26 +46,24 @@ def compensate(
         images: Training images without labels, (N, 3, H, W), on the model's device.
         format: The integers' range.
         backend: Its number format stores the integers.
+        rounding: ``gptq`` changes the outputs least; ``nearest`` looks at the weights alone.
         seed: Chooses the positions of large feature maps.
-
-    Returns:
-        Layer name -> integers and scales, for the layers that ran and are small enough; the others are absent.
 
     Source:
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
-    rounded: dict[str, QuantizedTensor] = {}
+    found = Rounding()
     network = copy.deepcopy(model).eval()
 
     def hook(name: str, tensor_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             stored = getattr(module, tensor_name)
-            if name not in rounded and stored[0].numel() <= MOST_FEATURES:
+            if name not in found.layers and stored[0].numel() <= MOST_FEATURES:
                 grams = _grams(module, inputs[0].float(), seed + zlib.crc32(name.encode()))
-                found = grouped_gptq(stored.detach().reshape(len(stored), -1), grams, format)
-                values = found.dequantize().view(stored.shape)
-                rounded[name] = backend.quantize(values, format, found.scale)
-                stored.copy_(values)
+                rounded = _round(stored.detach(), grams, format, backend, rounding)
+                found.layers[name] = rounded
+                found.errors[name] = _relative_error(stored.detach(), grams, rounded)
+                stored.copy_(rounded.dequantize())
 
         return round_layer
 
@@ -59,7 +71,21 @@ def compensate(
         if (tensor_name := quantized_tensor_name(module)) is not None:
             module.register_forward_pre_hook(hook(name, tensor_name))
     network(images)
-    return rounded
+    return found
+
+
+def _round(stored: Tensor, grams: Tensor, format: IntFormat, backend: Backend, rounding: str) -> QuantizedTensor:
+    if rounding == "nearest":
+        return backend.quantize(stored, format)
+    chosen = grouped_gptq(stored.flatten(1), grams, format)
+    return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
+
+
+def _relative_error(stored: Tensor, grams: Tensor, rounded: QuantizedTensor) -> float:
+    values = stored.flatten(1).to(torch.float64).unflatten(0, (len(grams), -1))
+    change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
+    squares = [float(((rows @ grams) * rows).sum()) for rows in (change, values)]
+    return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0
 
 
 def _grams(module: nn.Module, x: Tensor, seed: int) -> Tensor:

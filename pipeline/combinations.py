@@ -7,10 +7,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from pipeline.acceleration import Accelerator
 from pipeline.artifact import Identity, load, write_artifact
-from pipeline.calibration import compensate
+from pipeline.calibration import round_layers
 from pipeline.config import Config
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
@@ -32,6 +33,7 @@ class Bench:
         baseline: The uncompressed network; no stage changes it.
         top1: The baseline's Top-1 on the test images, in percent.
         data: Training images for every choice, test images for the figures.
+        calibration: Training images without labels, (N, 3, H, W), that fit and rounding look at.
         accelerator: Device and precision.
         seed: Orders of images and augmentation follow from it.
         progress: Where stages are reported.
@@ -40,6 +42,7 @@ class Bench:
     baseline: nn.Module
     top1: float
     data: Dataset
+    calibration: Tensor
     accelerator: Accelerator
     seed: int
     progress: Progress
@@ -55,34 +58,48 @@ class Bench:
 
 @dataclass(frozen=True)
 class Approximation:
-    """A network after approximation and fine-tuning, with its Top-1 before and after (percent).
+    """A network after approximation and fine-tuning.
 
-    ``top1_pre`` is None for the uncompressed row, which nothing approximates and which needs no fine-tuning.
+    Attributes:
+        model: The network.
+        layers: What was planned for each layer.
+        top1_pre: Top-1 before fine-tuning, in percent; None for the uncompressed row, which nothing approximates and
+            which needs no fine-tuning.
+        top1_post: Top-1 after it.
+        fit_errors: Layer name -> relative output error of the fit.
     """
 
     model: nn.Module
     layers: list[LayerPlan]
     top1_pre: float | None
     top1_post: float
+    fit_errors: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """One written artifact: its Top-1 (percent), digest, size in bytes, and how exactly it reloads."""
+    """One written artifact: its Top-1 (percent), digest, size in bytes, and how exactly it reloads.
+
+    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it.
+    """
 
     top1: float
     sha256: str
     size: int
     reloaded_logits_max_abs_diff: float
+    rounding_errors: dict[str, float]
 
 
-def approximate(bench: Bench, config: Config, basis: str, schedule: Schedule, *, distill: bool) -> Approximation:
-    """Swap the planned convolutions for series fitted to their weights, measure, fine-tune, measure again.
+def approximate(
+    bench: Bench, config: Config, basis: str, fit: str, schedule: Schedule, *, distill: bool
+) -> Approximation:
+    """Swap the planned convolutions for series, fit them, measure, fine-tune, measure again.
 
     Args:
         bench: The run's network, data and device.
         config: Orders per stage, or ``dense``.
         basis: A name in ``basis.series.BASES``.
+        fit: ``activations`` reproduces the layers' outputs on the calibration images, ``weights`` the filters.
         schedule: Of fine-tuning; with 0 epochs the network stays as it was fitted.
         distill: Whether the uncompressed network teaches.
 
@@ -92,13 +109,15 @@ def approximate(bench: Bench, config: Config, basis: str, schedule: Schedule, *,
     model = bench.copy_of_baseline()
     layers = plan_layers(model, config)
     if config.kind == "dense":
-        return Approximation(model, layers, None, bench.top1)
+        return Approximation(model, layers, None, bench.top1, {})
     model = swap_convolutions(model, orders_of(layers), basis)
+    visit = fit_activations if fit == "activations" else output_errors
+    fit_errors = visit(model, bench.baseline, bench.calibration, seed=bench.seed)
     top1_pre = bench.top1_of(model)
     if schedule.epochs == 0:
-        return Approximation(model, layers, top1_pre, top1_pre)
+        return Approximation(model, layers, top1_pre, top1_pre, fit_errors)
     _train(bench, model, schedule, distill=distill, title=f"{basis} {config.text}: fine-tuning")
-    return Approximation(model, layers, top1_pre, bench.top1_of(model))
+    return Approximation(model, layers, top1_pre, bench.top1_of(model), fit_errors)
 
 
 def _train(bench: Bench, model: nn.Module, schedule: Schedule, *, distill: bool, title: str) -> None:
@@ -122,7 +141,7 @@ def quantize(
     path: Path,
     identity: Identity,
     *,
-    calibration: Tensor | None,
+    rounding: str,
     schedule: Schedule,
     distill: bool,
 ) -> Quantized:
@@ -135,7 +154,7 @@ def quantize(
         backend: Brevitas or torch.ao.
         path: Where the artifact is written.
         identity: What the artifact says of the network.
-        calibration: Training images, (N, 3, H, W), for rounding by gptq; None rounds to the nearest.
+        rounding: ``gptq`` or ``nearest``.
         schedule: Of quantization-aware training, which starts from the rounded values.
         distill: Whether the uncompressed network teaches in it.
 
@@ -144,11 +163,11 @@ def quantize(
         OSError: The artifact cannot be written.
     """
     format, model = IntFormat(bits), copy.deepcopy(approximation.model)
-    rounded = None if calibration is None else compensate(model, calibration, format, backend, seed=bench.seed)
+    start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
     if schedule.epochs:
-        attach_fake_quantizers(model, format, backend, rounded)
+        attach_fake_quantizers(model, format, backend, start.layers)
         _train(bench, model, schedule, distill=distill, title=f"{path.stem}: quantization-aware training")
-        rounded = None
+    rounded = {} if schedule.epochs else start.layers
     record = record_network(model, quantize_network(model, format, backend, rounded))
     measured = evaluate(
         build_network(record, bench.copy_of_baseline()), bench.data.test, device=bench.accelerator.device
@@ -158,7 +177,7 @@ def quantize(
     if difference != 0.0:
         raise DataError(f"artifact: {path} reloads with logits {difference:g} from the measured ones; allowed: 0")
     content = path.read_bytes()
-    return Quantized(measured.top1, hashlib.sha256(content).hexdigest(), len(content), difference)
+    return Quantized(measured.top1, hashlib.sha256(content).hexdigest(), len(content), difference, start.errors)
 
 
 def _reload_difference(bench: Bench, path: Path, measured: Evaluation) -> float:

@@ -11,8 +11,8 @@ from pipeline.errors import OptionsError
 # A new choice is one entry here, beside the code that does it.
 CHOICES = {
     "basis": ("cosine", "chebyshev"),
-    "fit": ("weights",),
-    "rounding": ("nearest", "gptq"),
+    "fit": ("activations", "weights"),
+    "rounding": ("gptq", "nearest"),
     "backend": ("brevitas", "torch.ao"),
 }
 BITS = range(2, 9)

@@ -62,7 +62,7 @@ class Options(BaseModel):
     fit: str = _choice("fit", "Compression", "what the coefficients are fitted to")
     rounding: str = _choice("rounding", "Compression", "how coefficients are rounded")
     calibration_size: Integer = _option(
-        1000, "Compression", "training images that gptq rounding looks at", "a whole number, 1 or more", gt=0
+        1000, "Compression", "training images that fit and rounding look at", "a whole number, 1 or more", gt=0
     )
     backend: str = _choice("backend", "Compression", "whose quantizers are used")
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)

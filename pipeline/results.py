@@ -1,6 +1,6 @@
 """The figures of a run as the report's dictionary (report.json, schema 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,8 +66,17 @@ def _points(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
 
 
-def layer_rows(layers: Sequence[LayerPlan], config: Config, basis: str) -> list[dict[str, Any]]:
-    """What happened to each layer of one combination of config and basis."""
+def layer_rows(
+    network: Approximation, written: Mapping[int, Quantized], config: Config, basis: str
+) -> list[dict[str, Any]]:
+    """What happened to each layer of one combination of config and basis, and how its outputs changed.
+
+    Args:
+        network: The float network.
+        written: Bits -> its artifact.
+        config: The combination's config.
+        basis: The combination's basis.
+    """
     return [
         {
             "basis": basis,
@@ -77,9 +86,15 @@ def layer_rows(layers: Sequence[LayerPlan], config: Config, basis: str) -> list[
             "order": None if layer.order is None else list(layer.order),
             "status": layer.status,
             "reason": layer.reason,
+            "fit_error": _error(network.fit_errors.get(layer.name)),
+            "rounding_error": {str(bits): _error(w.rounding_errors.get(layer.name)) for bits, w in written.items()},
         }
-        for layer in layers
+        for layer in network.layers
     ]
+
+
+def _error(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def gate(rows: Sequence[dict[str, Any]], baseline_top1: float, max_drop: float | None) -> dict[str, Any]:

@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator
 from pipeline.artifact import Identity, serialize
 from pipeline.baseline import make_baseline
-from pipeline.combinations import Approximation, Bench, approximate, dataset_identity, quantize, write_baseline
+from pipeline.combinations import (
+    Approximation,
+    Bench,
+    Quantized,
+    approximate,
+    dataset_identity,
+    quantize,
+    write_baseline,
+)
 from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
@@ -38,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 FINETUNE_LR = 0.005
 QAT_LR = 0.001
+# 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
+CALIBRATION_PIXELS = 256 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,9 @@ def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench
     )
     top1 = evaluate(baseline.model, data.test, device=accelerator.device).top1
     progress.stage(f"baseline: Top-1 {top1:.2f}")
-    return Bench(baseline.model, top1, data, accelerator, options.seed, progress), baseline.origin
+    count = _calibration_size(options, data)
+    calibration = data.train.sample(count, seed=options.seed, device=accelerator.device)
+    return Bench(baseline.model, top1, data, calibration, accelerator, options.seed, progress), baseline.origin
 
 
 def _combinations(
@@ -152,53 +163,53 @@ def _combinations(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
     """Every config x basis x bits; each network is approximated and fine-tuned once."""
     rows, layers, kernels = [], [], None
-    calibration = _calibration(options, bench)
     finetune = Schedule(options.epochs, options.lr or FINETUNE_LR, options.batch_size)
     for config in configs:
         for basis in options.basis:
             bench.progress.stage(f"{basis} {config.text}: approximate")
-            network = approximate(bench, config, basis, finetune, distill=options.distill)
+            network = approximate(bench, config, basis, options.fit, finetune, distill=options.distill)
             bench.progress.stage(f"{basis} {config.text}: {_top1_words(network)}")
-            layers += layer_rows(network.layers, config, basis)
             kernels = kernels or kernel_figure(bench.baseline, network.layers)
-            rows += [
-                _quantized_row(options, config, basis, bits, network, bench, identity, calibration)
-                for bits in options.bits
-            ]
+            written = {
+                bits: _quantized(options, config, basis, bits, network, bench, identity) for bits in options.bits
+            }
+            rows += [_row(options, config, basis, bits, network, written[bits], bench) for bits in options.bits]
+            layers += layer_rows(network, written, config, basis)
     return rows, layers, kernels
 
 
-def _calibration(options: Options, bench: Bench) -> Tensor | None:
-    """The training images, without labels, that rounding may look at; None where it looks at none."""
-    if options.rounding == "nearest":
-        return None
-    return bench.data.train.sample(options.calibration_size, seed=options.seed, device=bench.accelerator.device)
+def _calibration_size(options: Options, data: Dataset) -> int:
+    """How many training images fit and rounding look at: all of them are in memory at once, as one batch."""
+    height, width = data.image_size
+    return min(options.calibration_size, len(data.train), max(1, CALIBRATION_PIXELS // (height * width)))
 
 
-def _quantized_row(
-    options: Options,
-    config: Config,
-    basis: str,
-    bits: int,
-    network: Approximation,
-    bench: Bench,
-    identity: Identity,
-    calibration: Tensor | None,
-) -> dict[str, Any]:
-    artifact = f"artifacts/{basis}-{config.text}-{bits}.safetensors"
+def _artifact(config: Config, basis: str, bits: int) -> str:
+    return f"artifacts/{basis}-{config.text}-{bits}.safetensors"
+
+
+def _quantized(
+    options: Options, config: Config, basis: str, bits: int, network: Approximation, bench: Bench, identity: Identity
+) -> Quantized:
     written = quantize(
         bench,
         network,
         bits,
         get_backend(options.backend),
-        options.out / artifact,
+        options.out / _artifact(config, basis, bits),
         identity,
-        calibration=calibration,
+        rounding=options.rounding,
         schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
         distill=options.distill,
     )
     bench.progress.stage(f"{basis} {config.text}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
-    params = count_params(bench.baseline)
+    return written
+
+
+def _row(
+    options: Options, config: Config, basis: str, bits: int, network: Approximation, written: Quantized, bench: Bench
+) -> dict[str, Any]:
+    artifact, params = _artifact(config, basis, bits), count_params(bench.baseline)
     places = {"artifact": artifact, "baseline_top1": bench.top1, "baseline_params": params}
     return row(options, config, basis, bits, network, written, **places)
 
@@ -226,7 +237,7 @@ def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> d
         "precision": bench.accelerator.mixed_precision,
         "versions": library_versions(),
         "options": options.model_dump(mode="json"),
-        "calibration_images": None if options.rounding == "nearest" else min(options.calibration_size, len(data.train)),
+        "calibration_images": len(bench.calibration),
         "duration_s": round(seconds, 1),
     }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from basis.swap import swap_convolutions
-from pipeline.calibration import compensate
+from pipeline.calibration import round_layers
 from pipeline.network_record import build_network, record_network
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from quant.backends import get_backend
@@ -26,7 +26,7 @@ def correlated_images(seed, count=64):
 @pytest.mark.parametrize("bits", [3, 4])
 def test_gptq_changes_the_outputs_less_than_nearest_on_other_images(bits):
     model, format, backend = series(), IntFormat(bits), get_backend("brevitas")
-    rounded = compensate(model, correlated_images(0), format, backend)
+    rounded = round_layers(model, correlated_images(0), format, backend, rounding="gptq").layers
     others = correlated_images(1)
     with torch.no_grad():
         outputs = model(others)
@@ -43,14 +43,17 @@ def test_gptq_changes_the_outputs_less_than_nearest_on_other_images(bits):
 def test_every_layer_is_rounded_and_the_network_is_left_alone():
     model = series()
     before = copy.deepcopy(model.state_dict())
-    rounded = compensate(model, correlated_images(0), IntFormat(4), get_backend("brevitas"))
+    rounded = round_layers(model, correlated_images(0), IntFormat(4), get_backend("brevitas"), rounding="gptq").layers
     assert list(rounded) == ["0.0", "1.0", "1.2", "2.0", "5"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_both_backends_store_the_same_integers():
-    found = [compensate(series(), correlated_images(0), IntFormat(4), get_backend(n)) for n in ("brevitas", "torch.ao")]
+    found = [
+        round_layers(series(), correlated_images(0), IntFormat(4), get_backend(n), rounding="gptq").layers
+        for n in ("brevitas", "torch.ao")
+    ]
     for name in found[0]:
         assert torch.equal(found[0][name].integers, found[1][name].integers)
         assert torch.equal(found[0][name].scale, found[1][name].scale)
@@ -59,7 +62,7 @@ def test_both_backends_store_the_same_integers():
 def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest(monkeypatch):
     monkeypatch.setattr("pipeline.calibration.MOST_FEATURES", 20)
     model, backend = series(), get_backend("brevitas")
-    rounded = compensate(model, correlated_images(0), IntFormat(4), backend)
+    rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq").layers
     assert "0.0" not in rounded
     whole = quantize_network(model, IntFormat(4), backend, rounded)
     nearest = quantize_network(model, IntFormat(4), backend)
@@ -70,7 +73,7 @@ def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest(monkeypat
 @pytest.mark.parametrize("name", ["brevitas", "torch.ao"])
 def test_qat_starts_from_the_rounded_integers(name):
     model, backend = series(), get_backend(name)
-    rounded = compensate(model, correlated_images(0), IntFormat(4), backend)
+    rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq").layers
     started = quantize_network(attach_fake_quantizers(model, IntFormat(4), backend, rounded), IntFormat(4), backend)
     for layer, values in rounded.items():
         assert torch.equal(started[layer].integers, values.integers)

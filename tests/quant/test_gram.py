@@ -34,7 +34,7 @@ def test_a_gram_weighs_the_mean_square_change_of_the_outputs(conv, series):
 
 
 def test_large_maps_are_sampled_alike_for_one_seed(monkeypatch):
-    monkeypatch.setattr("quant.gram.POSITIONS", 40)
+    monkeypatch.setattr("basis.patches.POSITIONS", 40)
     conv, x = nn.Conv2d(3, 4, 3), torch.randn(8, 3, 20, 20)
     assert torch.equal(conv_gram(conv, x, seed=1), conv_gram(conv, x, seed=1))
     assert not torch.equal(conv_gram(conv, x, seed=1), conv_gram(conv, x, seed=2))

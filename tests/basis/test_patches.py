@@ -1,0 +1,43 @@
+"""Sampled patches against the convolution itself: a patch times the filters is the output at that position."""
+
+import pytest
+import torch
+from torch import nn
+
+from basis.conv import SeriesConv2d
+from basis.patches import patch_batches, samples
+
+CONVS = [
+    nn.Conv2d(6, 8, 3, padding=1),
+    nn.Conv2d(6, 12, (3, 5), stride=(2, 1), groups=6, padding="valid"),
+    nn.Conv2d(6, 4, 3, padding="same", dilation=2, groups=2, padding_mode="reflect"),
+    nn.Conv2d(6, 4, 2, stride=2, padding=(1, 0), padding_mode="circular", bias=False),
+    nn.Conv2d(6, 4, 4, padding="same", padding_mode="replicate"),
+]
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("positions", [40, 10**6])
+def test_patches_times_stored_values_are_the_outputs(conv, positions, monkeypatch):
+    monkeypatch.setattr("basis.patches.POSITIONS", positions)
+    layer = SeriesConv2d(conv, "cosine", tuple(min(2, k) for k in conv.kernel_size))
+    x = torch.randn(7, 6, 11, 9)
+    chosen = samples(layer, x, seed=3)
+    with torch.no_grad():
+        outputs = layer(x) - (0 if layer.bias is None else layer.bias[:, None, None])
+    columns = layer.coefficients.detach().flatten(1).unflatten(0, (layer.groups, -1)).mT
+    rows = 0
+    for sample, patches in zip(chosen, patch_batches(layer, x, chosen, layer.operator), strict=True):
+        torch.testing.assert_close(patches @ columns, sample.of(outputs, layer.groups), rtol=1e-4, atol=1e-5)
+        rows += patches.shape[1]
+    in_all = outputs[:, 0].numel()
+    assert rows == in_all if positions > in_all else 40 <= rows < 40 + 7
+
+
+def test_every_image_is_sampled_and_the_positions_differ_between_batches(monkeypatch):
+    monkeypatch.setattr("basis.patches.POSITIONS", 640)
+    chosen = samples(nn.Conv2d(3, 4, 3), torch.empty(64, 3, 30, 30), seed=1)
+    covered = [index for sample in chosen for index in range(64)[sample.images]]
+    assert covered == list(range(64))
+    assert len({tuple(sample.positions.tolist()) for sample in chosen}) == len(chosen) == 32
+    assert all(len(sample.positions) == 10 for sample in chosen)
