@@ -117,7 +117,7 @@ def test_top1_before_fine_tuning_is_the_posters(data_folder, cifar, model_name):
 
 @pytest.mark.real
 def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
-    """The README's command on a few thousand images: far above the 51.43 before training, and int8 costs nothing."""
+    """From the poster's fit, on a few thousand images: far above the 51.43 before training, and int8 costs nothing."""
     result = run(
         Options(
             config=("3,3,2,2",),
@@ -125,6 +125,8 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
             model="resnet20",
             weights=str(data_folder / CHECKPOINTS["resnet20"]),
             data=str(data_folder / "cifar10.npz"),
+            fit="weights",
+            rounding="nearest",
             epochs=1,
             limit_train=4000,
             limit_test=2000,
@@ -135,3 +137,26 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
     assert row["top1_post"] > row["top1_pre"] + 20
     assert row["delta_quant"] >= -0.3
     assert row["size_mb"] < 0.25
+
+
+@pytest.mark.real
+def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(data_folder, tmp_path):
+    """The poster's fit leaves 51.43 here, and its own training ends at 89.55."""
+    result = run(
+        Options(
+            config=("3,3,2,2",),
+            bits=(8, 4),
+            model="resnet20",
+            weights=str(data_folder / CHECKPOINTS["resnet20"]),
+            data=str(data_folder / "cifar10.npz"),
+            epochs=0,
+            out=tmp_path / "out",
+        )
+    )
+    eight, four = result.report["rows"]
+    assert eight["top1_pre"] > 88.4
+    assert eight["delta_quant"] > -0.2
+    assert four["top1_quant"] > 87.0
+    compressed = [layer for layer in result.report["layers"] if layer["status"] == "compressed"]
+    assert all(0 < layer["fit_error"] < 1 for layer in compressed)
+    assert all(layer["rounding_error"]["8"] < layer["rounding_error"]["4"] < 0.5 for layer in compressed)

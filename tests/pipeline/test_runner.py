@@ -164,7 +164,24 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
 
 
 def test_a_missed_gate_exits_3_with_the_report_written(here):
-    done = command(here, *GRID, "--bits", "2", "--epochs", "0", "--max-drop", "0", "--out", "gate", "--config", "1,1,1")
+    done = command(
+        here,
+        *GRID,
+        "--bits",
+        "2",
+        "--epochs",
+        "0",
+        "--fit",
+        "weights",
+        "--rounding",
+        "nearest",
+        "--max-drop",
+        "0",
+        "--out",
+        "gate",
+        "--config",
+        "1,1,1",
+    )
     assert done.returncode == 3, done.stderr
     assert json.loads((here / "gate" / "report.json").read_text())["gate"] == {"max_drop": 0.0, "passed": False}
 

@@ -1,0 +1,69 @@
+"""Write the results' tables into a document from the report.json files of runs, so that no figure is typed.
+
+Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. What stands between the two marker
+lines of the document is replaced: for each run its command, how long it took, and its rows.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
+HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)"]
+
+
+def section(report: dict[str, Any]) -> str:
+    """One run in markdown: baseline, command, duration, rows."""
+    run, base = report["run"], report["baseline"]
+    rows = [
+        [row["basis"], row["config"], str(row["bits"]), *(_points(row[f"top1_{n}"]) for n in ("pre", "post", "quant"))]
+        + [f"{row['size_mb']:.4f}"]
+        for row in report["rows"]
+    ]
+    table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 5)
+    return (
+        f"### {run['model']}, {row_words(report)}\n\n"
+        f"Baseline {base['top1']:.2f}, {base['size_mb']:.3f} MB. {run['duration_s'] / 60:.1f} minutes "
+        f"({run['device']}, {run['precision']}).\n\n```\n{run['command']}\n```\n\n{table}\n"
+    )
+
+
+def row_words(report: dict[str, Any]) -> str:
+    """What the rows have in common: fit, rounding, epochs, seed."""
+    options = report["run"]["options"]
+    words = f"fit {options['fit']}, rounding {options['rounding']}, {options['epochs']} epochs"
+    return f"{words}, {options['qat_epochs']} QAT epochs, seed {options['seed']}"
+
+
+def rewrite(document: str, sections: list[str]) -> str:
+    """The document with the sections between its markers.
+
+    Raises:
+        ValueError: It does not have each marker once.
+    """
+    if document.count(START) != 1 or document.count(END) != 1:
+        raise ValueError(f"the document must have the lines {START} and {END} once each")
+    head, tail = document.split(START)[0], document.split(END)[1]
+    return head + "\n\n".join([START, *(text.strip() for text in sections), END]) + tail
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the document named first from the run folders named after it."""
+    if len(arguments) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    document, *runs = map(Path, arguments)
+    sections = [section(json.loads((run / "report.json").read_text())) for run in runs]
+    document.write_text(rewrite(document.read_text(), sections))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
