@@ -18,11 +18,7 @@ HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)"]
 def section(report: dict[str, Any]) -> str:
     """One run in markdown: baseline, command, duration, rows."""
     run, base = report["run"], report["baseline"]
-    rows = [
-        [row["basis"], row["config"], str(row["bits"]), *(_points(row[f"top1_{n}"]) for n in ("pre", "post", "quant"))]
-        + [f"{row['size_mb']:.4f}"]
-        for row in report["rows"]
-    ]
+    rows = [_cells(row) for row in report["rows"]]
     table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 5)
     return (
         f"### {run['model']}, {row_words(report)}\n\n"
@@ -36,6 +32,11 @@ def row_words(report: dict[str, Any]) -> str:
     options = report["run"]["options"]
     words = f"fit {options['fit']}, rounding {options['rounding']}, {options['epochs']} epochs"
     return f"{words}, {options['qat_epochs']} QAT epochs, seed {options['seed']}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    top1 = [_points(row[f"top1_{stage}"]) for stage in ("pre", "post", "quant")]
+    return [row["basis"], row["config"], str(row["bits"]), *top1, f"{row['size_mb']:.4f}"]
 
 
 def rewrite(document: str, sections: list[str]) -> str:
