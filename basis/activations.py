@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import patch_batches, samples
-
-# Share of the Gram matrix' mean diagonal. It only has to steady directions that the images do not show: with 65,536
-# positions for at most a few thousand coefficients the rest is determined well.
-RIDGE = 1e-4
+from basis.ridge import ridge_solution
 
 
 @torch.no_grad()
@@ -172,7 +169,7 @@ def _solve(conv: SeriesConv2d, norm: Norm, moments: _Moments) -> Tensor:
     constant = conv.bias is not None or norm is not None
     features = columns.shape[1] - (not constant)
     left = (moments.cross - moments.gram @ columns)[:, :features]
-    columns[:, :features] += _ridge_solution(moments.gram[:, :features, :features], left)
+    columns[:, :features] += ridge_solution(moments.gram[:, :features, :features], left)
     rows = columns.mT.flatten(0, 1)
     conv.coefficients.copy_(rows[:, :-1].reshape(conv.coefficients.shape))
     if conv.bias is not None:
@@ -180,16 +177,3 @@ def _solve(conv: SeriesConv2d, norm: Norm, moments: _Moments) -> Tensor:
     elif norm is not None and norm.running_mean is not None:
         norm.running_mean -= rows[:, -1]
     return columns
-
-
-def _ridge_solution(gram: Tensor, right: Tensor) -> Tensor:
-    """Solve by Cholesky in float64; a matrix that is singular still gets ten times the ridge until it is not."""
-    mean = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(gram.dtype).tiny)
-    identity, ridge = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device), RIDGE
-    while ridge <= 1:
-        factor, failures = torch.linalg.cholesky_ex(gram + ridge * mean[:, None, None] * identity)
-        if not bool(failures.any()):
-            solution: Tensor = torch.cholesky_solve(right, factor)
-            return solution
-        ridge *= 10
-    return torch.zeros_like(right)  # inputs that are not finite: nothing is learned from them

@@ -2,18 +2,21 @@
 
 import copy
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
+from basis.patches import samples
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import grouped_gptq
-from quant.gram import conv_gram, linear_gram
+from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
 
 # A Gram matrix of more features than this takes gigabytes; such a layer (VGG's first linear one) is rounded to nearest.
 MOST_FEATURES = 8192
@@ -39,7 +42,8 @@ def round_layers(
     """Round every layer, in the order in which they run, and measure how its outputs on the images change.
 
     Each layer is rounded when the images reach it, so its inputs are those that the rounded layers before it give. It
-    keeps its rounded values for the rest of the pass.
+    keeps its rounded values for the rest of the pass. By gptq its values are first refitted to the outputs of the
+    float network, so it also makes up for the rounding before it.
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
@@ -52,32 +56,63 @@ def round_layers(
     Source:
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
-    found = Rounding()
     network = copy.deepcopy(model).eval()
+    layers = {name: layer for name, layer in network.named_modules() if quantized_tensor_name(layer) is not None}
+    wanted = _outputs(network, layers, images, seed)
+    found = Rounding()
 
-    def hook(name: str, tensor_name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            stored = getattr(module, tensor_name)
-            if name not in found.layers and stored[0].numel() <= MOST_FEATURES:
-                grams = _grams(module, inputs[0].float(), seed + zlib.crc32(name.encode()))
-                rounded = _round(stored.detach(), grams, format, backend, rounding)
+            stored = getattr(module, str(quantized_tensor_name(module)))
+            if name in wanted and name not in found.layers:
+                moments = _moments(module, inputs[0].float(), wanted.pop(name), seed + zlib.crc32(name.encode()))
+                rounded = _round(stored.detach(), moments, format, backend, rounding)
                 found.layers[name] = rounded
-                found.errors[name] = _relative_error(stored.detach(), grams, rounded)
+                found.errors[name] = _relative_error(stored.detach(), moments.gram, rounded)
                 stored.copy_(rounded.dequantize())
 
         return round_layer
 
-    for name, module in network.named_modules():
-        if (tensor_name := quantized_tensor_name(module)) is not None:
-            module.register_forward_pre_hook(hook(name, tensor_name))
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(hook(name))
     network(images)
     return found
 
 
-def _round(stored: Tensor, grams: Tensor, format: IntFormat, backend: Backend, rounding: str) -> QuantizedTensor:
+def _outputs(network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int) -> dict[str, list[Tensor]]:
+    """What each layer that is small enough gives in the float network at its first run, without its bias."""
+    found: dict[str, list[Tensor]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if name not in found:
+                if isinstance(module, nn.Conv2d):
+                    chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()))
+                    found[name] = conv_targets(module, chosen, output)
+                else:
+                    found[name] = [linear_targets(cast(nn.Linear, module), output)]
+
+        return keep
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if getattr(layer, str(quantized_tensor_name(layer)))[0].numel() <= MOST_FEATURES:
+                hooks.callback(layer.register_forward_hook(hook(name)).remove)
+        network(images)
+    return found
+
+
+def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int) -> Moments:
+    if not isinstance(module, nn.Conv2d):
+        return linear_moments(x, targets[0])
+    operator = module.operator if isinstance(module, SeriesConv2d) else None
+    return conv_moments(module, x, samples(module, x, seed=seed), targets, operator)
+
+
+def _round(stored: Tensor, moments: Moments, format: IntFormat, backend: Backend, rounding: str) -> QuantizedTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
-    chosen = grouped_gptq(stored.flatten(1), grams, format)
+    chosen = grouped_gptq(moments.refit(stored.flatten(1)), moments.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
 
 
@@ -86,10 +121,3 @@ def _relative_error(stored: Tensor, grams: Tensor, rounded: QuantizedTensor) -> 
     change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
     squares = [float(((rows @ grams) * rows).sum()) for rows in (change, values)]
     return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0
-
-
-def _grams(module: nn.Module, x: Tensor, seed: int) -> Tensor:
-    if not isinstance(module, nn.Conv2d):
-        return linear_gram(x)
-    operator = module.operator if isinstance(module, SeriesConv2d) else None
-    return conv_gram(module, x, operator=operator, seed=seed)

@@ -52,7 +52,7 @@ def test_the_error_is_that_of_the_outputs():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_solution_is_numpys_least_squares(bias, monkeypatch):
-    monkeypatch.setattr("basis.activations.RIDGE", 1e-12)
+    monkeypatch.setattr("basis.ridge.RIDGE", 1e-12)
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 3, bias=bias).double()
     series = swap_convolutions(nn.Sequential(copy.deepcopy(conv)), {"0": (2, 2)}, "chebyshev")

@@ -1,0 +1,74 @@
+"""What a layer's inputs and wanted outputs say of its stored values: the moments that weigh the error of rounding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from basis.patches import Sample, patch_batches
+from basis.ridge import ridge_solution
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a layer's inputs z, as its stored values meet them, and of its wanted outputs y without bias.
+
+    Attributes:
+        gram: Mean of z z^T, float64, (groups, F, F).
+        cross: Mean of z y^T, float64, (groups, F, O / groups).
+    """
+
+    gram: Tensor
+    cross: Tensor
+
+    def refit(self, stored: Tensor) -> Tensor:
+        """The values nearest to `stored`, (O, F), that give the wanted outputs from these inputs; same dtype."""
+        columns = stored.to(torch.float64).unflatten(0, (len(self.gram), -1)).mT
+        found: Tensor = columns + ridge_solution(self.gram, self.cross - self.gram @ columns)
+        return found.mT.flatten(0, 1).to(stored.dtype)
+
+
+def linear_moments(x: Tensor, target: Tensor) -> Moments:
+    """The moments of a linear layer.
+
+    Args:
+        x: Inputs, (..., features).
+        target: Wanted outputs without bias, (rows, outputs), the leading axes of the inputs flattened.
+    """
+    rows = x.flatten(0, -2)
+    moments = [(rows.mT @ other).to(torch.float64) / len(rows) for other in (rows, target)]
+    return Moments(moments[0].unsqueeze(0), moments[1].unsqueeze(0))
+
+
+def conv_moments(
+    conv: nn.Conv2d, x: Tensor, chosen: list[Sample], targets: list[Tensor], operator: Tensor | None = None
+) -> Moments:
+    """The moments of a convolution at sampled positions.
+
+    Args:
+        conv: The convolution.
+        x: Inputs, float32, shape (N, in_channels, H, W).
+        chosen: The positions; see ``basis.patches.samples``.
+        targets: For each sample the wanted outputs without bias, (groups, rows, O / groups).
+        operator: The matrix (kh kw, n) from a slice's stored values to its kernel; None where the kernel is stored.
+
+    Returns:
+        F = in_channels / groups * (n or kh kw), in the order of the flattened stored values.
+    """
+    gram, cross, count = torch.zeros(()), torch.zeros(()), 0
+    for rows, target in zip(patch_batches(conv, x, chosen, operator), targets, strict=True):
+        gram = gram + (rows.mT @ rows).to(torch.float64)
+        cross = cross + (rows.mT @ target).to(torch.float64)
+        count += rows.shape[1]
+    return Moments(gram / count, cross / count)
+
+
+def conv_targets(conv: nn.Conv2d, chosen: list[Sample], outputs: Tensor) -> list[Tensor]:
+    """A convolution's own outputs (N, O, H, W), without its bias, as ``conv_moments`` wants them."""
+    plain = outputs if conv.bias is None else outputs - conv.bias[:, None, None]
+    return [sample.of(plain.float(), conv.groups) for sample in chosen]
+
+
+def linear_targets(linear: nn.Linear, outputs: Tensor) -> Tensor:
+    """A linear layer's own outputs (..., O), without its bias, as ``linear_moments`` wants them."""
+    return (outputs if linear.bias is None else outputs - linear.bias).float().flatten(0, -2)

@@ -1,0 +1,75 @@
+"""Moments against their definition: a Gram matrix weighs the change of outputs, a refit gives them back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from basis.conv import SeriesConv2d
+from basis.patches import samples
+from quant.moments import conv_moments, conv_targets, linear_moments, linear_targets
+
+ONE = nn.Conv2d(6, 4, 1, stride=2)
+CONVS = [
+    nn.Conv2d(6, 8, 3, padding=1),
+    nn.Conv2d(6, 6, (3, 5), stride=2, groups=6, padding="valid"),
+    nn.Conv2d(6, 4, 3, padding="same", dilation=2, groups=2, padding_mode="reflect"),
+    nn.Conv2d(6, 4, 2, padding=(1, 0), padding_mode="circular"),
+    ONE,
+]
+CASES = [(conv, series) for conv in CONVS for series in (False, True) if not series or conv is not ONE]
+
+
+def layer_of(conv, series):
+    return SeriesConv2d(conv, "chebyshev", tuple(min(2, k) for k in conv.kernel_size)) if series else conv
+
+
+def moments_of(layer, x, outputs):
+    chosen = samples(layer, x)
+    operator = layer.operator if isinstance(layer, SeriesConv2d) else None
+    return conv_moments(layer, x, chosen, conv_targets(layer, chosen, outputs), operator)
+
+
+def stored_of(layer):
+    return (layer.coefficients if isinstance(layer, SeriesConv2d) else layer.weight).detach().flatten(1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("conv", "series"), CASES)
+def test_a_gram_weighs_the_mean_square_of_the_outputs(conv, series):
+    layer, x = layer_of(conv, series), torch.randn(5, 6, 9, 10)
+    outputs = layer(x)
+    moments = moments_of(layer, x, outputs)
+    rows = stored_of(layer).double().unflatten(0, (conv.groups, -1))
+    plain = outputs - (0 if layer.bias is None else layer.bias[:, None, None])
+    expected = plain.square().mean((0, 2, 3))
+    torch.testing.assert_close((rows @ moments.gram * rows).sum(2).flatten().float(), expected, rtol=1e-3, atol=1e-5)
+    across = (rows.mT * moments.cross).sum(1).flatten().float()
+    torch.testing.assert_close(across, expected, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("conv", "series"), CASES)
+def test_a_refit_finds_the_values_that_gave_the_outputs(conv, series):
+    layer, x = layer_of(conv, series), torch.randn(40, 6, 9, 10)
+    moments = moments_of(layer, x, layer(x))
+    disturbed = stored_of(layer) + 0.1 * torch.randn_like(stored_of(layer))
+    torch.testing.assert_close(moments.refit(disturbed), stored_of(layer), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(moments.refit(stored_of(layer)), stored_of(layer), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_are_not_finite_leave_the_values_alone():
+    layer = copy.deepcopy(CONVS[0])
+    x = torch.full((2, 6, 9, 10), torch.inf)
+    moments = moments_of(layer, x, torch.zeros(2, 8, 9, 10))
+    assert torch.equal(moments.refit(stored_of(layer)), stored_of(layer))
+
+
+@torch.no_grad()
+def test_a_linear_layer_takes_any_leading_axes():
+    layer, x = nn.Linear(5, 3), torch.randn(8, 7, 5)
+    moments = linear_moments(x, linear_targets(layer, layer(x)))
+    rows = x.reshape(56, 5).double()
+    torch.testing.assert_close(moments.gram, (rows.T @ rows / 56)[None], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(moments.refit(layer.weight + 1), layer.weight, rtol=1e-2, atol=1e-2)
