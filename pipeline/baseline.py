@@ -18,7 +18,7 @@ from pipeline.training import Schedule, train
 
 logger = logging.getLogger(__name__)
 
-BASELINE_EPOCHS = 7
+BASELINE_EPOCHS = 10
 BASELINE_SCHEDULE = Schedule(BASELINE_EPOCHS, lr=0.05, batch_size=64, weight_decay=5e-4)
 
 
