@@ -36,8 +36,8 @@ class Normalization:
         return values.sub_(mean * 255).div_(std * 255)
 
 
-class Split(Protocol):
-    """Labelled images of one half of a data set: training or test."""
+class Images(Protocol):
+    """Labelled images that come in batches."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -61,6 +61,10 @@ class Split(Protocol):
         Raises:
             OptionsError: If the batch size is below 1, or if `augment` comes without a seed.
         """
+
+
+class Split(Images, Protocol):
+    """Labelled images of one half of a data set: training or test."""
 
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
