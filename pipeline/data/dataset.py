@@ -69,6 +69,9 @@ class Split(Images, Protocol):
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
 
+    def normalized(self, normalization: Normalization) -> "Split":
+        """The same images for a network of another normalization."""
+
     def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
         """Draw `count` images (or all) without labels or augmentation: float32, (N, 3, H, W), normalized."""
 
