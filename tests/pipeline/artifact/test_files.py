@@ -1,5 +1,6 @@
 """The artifact: exact round trips, refusal of damage, atomic writing."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -115,13 +116,14 @@ def test_a_known_network_is_rebuilt_from_its_name_in_the_same_state(tmp_path, na
     assert torch.equal(loaded(x), expected(x))
 
 
-def test_loading_leaves_the_random_numbers_alone(tmp_path):
+def test_loading_leaves_the_random_numbers_and_the_collector_alone(tmp_path):
     model = build_model("resnet20", 4)
     identity = Identity("resnet20", 4, IDENTITY.class_names, IDENTITY.mean, IDENTITY.std, (32, 32))
     write_artifact(record_network(model, {}), identity, tmp_path / "a.safetensors")
     before = torch.get_rng_state()
     load(tmp_path / "a.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
+    assert gc.isenabled()
 
 
 def test_a_module_named_by_the_file_is_imported_only_when_allowed(tmp_path):
