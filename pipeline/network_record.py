@@ -10,15 +10,15 @@ from torch.nn.utils import parametrize
 from basis.conv import SeriesConv2d
 from basis.fit import Size2d, reconstruct
 from pipeline.errors import DataError
-from quant.formats import QuantizedTensor
+from quant.schemes import StoredTensor
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer in integers; basis, order and kernel are None where the integers are the weight itself."""
+    """One layer in few bits; basis, order and kernel are None where the stored values are the weight itself."""
 
     name: str
-    values: QuantizedTensor
+    values: StoredTensor
     basis: str | None = None
     order: Size2d | None = None
     kernel: Size2d | None = None
@@ -31,7 +31,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """A network as it is stored: the layers in integers and the tensors that stay float.
+    """A network as it is stored: the layers in few bits and the tensors that stay float.
 
     Attributes:
         layers: Quantized layers in network order.
@@ -42,12 +42,12 @@ class NetworkRecord:
     floats: dict[str, Tensor]
 
 
-def record_network(model: nn.Module, quantized: dict[str, QuantizedTensor]) -> NetworkRecord:
+def record_network(model: nn.Module, quantized: dict[str, StoredTensor]) -> NetworkRecord:
     """Take from a trained network what its artifact needs.
 
     Args:
-        model: A network without fake quantizers' help: ``quantized`` has the integers.
-        quantized: Layer name -> integers and scales; empty for an artifact in float.
+        model: A network without fake quantizers' help: ``quantized`` has the stored values.
+        quantized: Layer name -> stored values; empty for an artifact in float.
     """
     layers = tuple(_record_layer(name, model.get_submodule(name), values) for name, values in quantized.items())
     skipped = tuple(f"{name}.{part}" for name in quantized for part in ("weight", "coefficients", "parametrizations."))
@@ -55,8 +55,8 @@ def record_network(model: nn.Module, quantized: dict[str, QuantizedTensor]) -> N
     return NetworkRecord(layers, floats)
 
 
-def _record_layer(name: str, module: nn.Module, values: QuantizedTensor) -> LayerRecord:
-    values = QuantizedTensor(values.integers.cpu(), values.scale.cpu(), values.format)
+def _record_layer(name: str, module: nn.Module, values: StoredTensor) -> LayerRecord:
+    values = values.cpu()
     if not isinstance(module, SeriesConv2d):
         return LayerRecord(name, values)
     return LayerRecord(name, values, module.basis, module.order, (module.kernel_size[0], module.kernel_size[1]))
