@@ -1,7 +1,7 @@
 """The artifact: one safetensors file with packed integers, scales, float tensors and a JSON header.
 
-Tensors are named ``packed/LAYER`` (uint8, see ``quant.packing``), ``scale/LAYER`` (float32, one per output channel)
-and ``float/NAME``. The header is the metadata entry ``seriesquant``.
+Tensors are named ``packed/LAYER`` (uint8, see ``quant.packing``), ``scale/LAYER`` (float32, one per output channel;
+minifloats have none) and ``float/NAME``. The header is the metadata entry ``seriesquant``.
 """
 
 import json
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from basis.errors import CompressionError
 from pipeline.errors import DataError
 from pipeline.network_record import LayerRecord, NetworkRecord, build_network
-from quant.formats import IntFormat, QuantizedTensor
 from quant.packing import pack, unpack
+from quant.schemes import get_format, stored_tensor
 from reports.files import write_atomically
 
 FORMAT_VERSION = 1
@@ -34,6 +34,7 @@ class LayerHeader(_Strict):
     """How one layer is stored; ``shape`` is that of its integers."""
 
     name: str
+    scheme: str
     bits: int = Field(ge=2, le=8)
     shape: tuple[int, ...]
     basis: str | None = None
@@ -68,8 +69,9 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
     """Give the artifact's bytes; the same network gives the same bytes."""
     tensors: dict[str, Tensor] = {f"float/{name}": tensor.contiguous() for name, tensor in record.floats.items()}
     for layer in record.layers:
-        tensors[f"packed/{layer.name}"] = pack(layer.values.integers, layer.values.format.bits)
-        tensors[f"scale/{layer.name}"] = layer.values.scale
+        tensors[f"packed/{layer.name}"] = pack(layer.values.integers, layer.values.format.stored_bits)
+        if layer.values.scale is not None:
+            tensors[f"scale/{layer.name}"] = layer.values.scale
     header = Header(format_version=FORMAT_VERSION, layers=tuple(map(_layer_header, record.layers)), **vars(identity))
     return safetensors.torch.save(tensors, {HEADER_KEY: header.model_dump_json(exclude_none=True)})
 
@@ -104,7 +106,7 @@ def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
     except (CompressionError, KeyError) as error:
         raise DataError(f"artifact: {path} is damaged: {_first_line(error)}") from None
     floats = {name.removeprefix("float/"): tensor for name, tensor in tensors.items() if name.startswith("float/")}
-    if len(tensors) != len(floats) + 2 * len(layers):
+    if len(tensors) != len(floats) + sum(1 if layer.values.scale is None else 2 for layer in layers):
         raise DataError(f"artifact: {path} holds tensors that its header does not name; allowed: only named ones")
     fields = header.model_dump(exclude={"format_version", "layers"})
     return NetworkRecord(layers, floats), Identity(**fields)
@@ -134,11 +136,12 @@ def load(path: Path | str, *, model: nn.Module | None = None, allow_import: bool
 
 
 def _layer_header(layer: LayerRecord) -> LayerHeader:
-    integers, bits = layer.values.integers, layer.values.format.bits
+    format = layer.values.format
     return LayerHeader(
         name=layer.name,
-        bits=bits,
-        shape=tuple(integers.shape),
+        scheme=format.scheme,
+        bits=format.bits,
+        shape=tuple(layer.values.integers.shape),
         basis=layer.basis,
         order=layer.order,
         kernel=layer.kernel,
@@ -146,8 +149,9 @@ def _layer_header(layer: LayerRecord) -> LayerHeader:
 
 
 def _read_layer(layer: LayerHeader, tensors: dict[str, Tensor]) -> LayerRecord:
-    integers = unpack(tensors[f"packed/{layer.name}"], layer.bits, layer.shape)
-    values = QuantizedTensor(integers, tensors[f"scale/{layer.name}"], IntFormat(layer.bits))
+    format = get_format(layer.scheme, layer.bits)
+    integers = unpack(tensors[f"packed/{layer.name}"], format.stored_bits, layer.shape)
+    values = stored_tensor(integers, tensors.get(f"scale/{layer.name}"), format)
     record = LayerRecord(layer.name, values, layer.basis, layer.order, layer.kernel)
     if layer.basis is not None and (layer.order is None or layer.kernel is None or layer.shape[2:] != layer.order):
         raise CompressionError(f"layer {layer.name!r} has a basis, but no kernel or not its shape's order")

@@ -22,7 +22,7 @@ from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.training import Schedule, train
 from quant.backends import Backend
-from quant.formats import IntFormat
+from quant.schemes import Format
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _train(bench: Bench, model: nn.Module, schedule: Schedule, *, distill: bool,
 def quantize(
     bench: Bench,
     approximation: Approximation,
-    bits: int,
+    format: Format,
     backend: Backend,
     path: Path,
     identity: Identity,
@@ -150,7 +150,7 @@ def quantize(
     Args:
         bench: The run's network, data and device.
         approximation: The float network; it is left as it is.
-        bits: Width of the stored integers.
+        format: The number format of the stored values.
         backend: Brevitas or torch.ao.
         path: Where the artifact is written.
         identity: What the artifact says of the network.
@@ -162,7 +162,7 @@ def quantize(
         DataError: The written file does not give back the logits that were measured.
         OSError: The artifact cannot be written.
     """
-    format, model = IntFormat(bits), copy.deepcopy(approximation.model)
+    model = copy.deepcopy(approximation.model)
     start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
     if schedule.epochs:
         attach_fake_quantizers(model, format, backend, start.layers)

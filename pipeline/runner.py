@@ -38,7 +38,7 @@ from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, ro
 from pipeline.training import Schedule
 from quant.backends import get_backend
 from quant.counting import count_params
-from quant.formats import IntFormat
+from quant.schemes import get_format
 from reports import result_table, write_report
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def plan_text(options: Options) -> str:
             if orders:
                 model = swap_convolutions(model, orders, basis)
             for bits in options.bits:
-                quantized = quantize_network(model, IntFormat(bits), get_backend(options.backend))
+                quantized = quantize_network(model, get_format(options.scheme, bits), get_backend(options.backend))
                 size = len(serialize(record_network(model, quantized), identity)) / 1e6
                 lines.append(
                     f"{basis} {config.text}, {bits} bits: {len(orders)} layers as series, "
@@ -194,7 +194,7 @@ def _quantized(
     written = quantize(
         bench,
         network,
-        bits,
+        get_format(options.scheme, bits),
         get_backend(options.backend),
         options.out / _artifact(config, basis, bits),
         identity,
