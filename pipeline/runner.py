@@ -120,10 +120,11 @@ def plan_text(options: Options) -> str:
             if orders:
                 model = swap_convolutions(model, orders, basis)
             for bits in options.bits:
-                quantized = quantize_network(model, get_format(options.scheme, bits), get_backend(options.backend))
+                format = get_format(options.scheme, bits)
+                quantized = quantize_network(model, format, get_backend(options.backend))
                 size = len(serialize(record_network(model, quantized), identity)) / 1e6
                 lines.append(
-                    f"{basis} {config.text}, {bits} bits: {len(orders)} layers as series, "
+                    f"{basis} {config.text}, {format}: {len(orders)} layers as series, "
                     f"{count_params(model):,} parameters, {size:.3f} MB"
                 )
     return "\n".join(lines)
@@ -191,10 +192,11 @@ def _artifact(config: Config, basis: str, bits: int) -> str:
 def _quantized(
     options: Options, config: Config, basis: str, bits: int, network: Approximation, bench: Bench, identity: Identity
 ) -> Quantized:
+    format = get_format(options.scheme, bits)
     written = quantize(
         bench,
         network,
-        get_format(options.scheme, bits),
+        format,
         get_backend(options.backend),
         options.out / _artifact(config, basis, bits),
         identity,
@@ -202,7 +204,7 @@ def _quantized(
         schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
         distill=options.distill,
     )
-    bench.progress.stage(f"{basis} {config.text}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
+    bench.progress.stage(f"{basis} {config.text}, {format}: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
     return written
 
 

@@ -34,6 +34,9 @@ class IntFormat:
     def __post_init__(self) -> None:
         check_bits("IntFormat", self.bits)
 
+    def __str__(self) -> str:
+        return f"{self.bits} bits"
+
     @property
     def stored_bits(self) -> int:
         """Bits that a value takes in a file."""

@@ -46,6 +46,9 @@ class MinifloatFormat:
     def __post_init__(self) -> None:
         check_bits("MinifloatFormat", self.bits)
 
+    def __str__(self) -> str:
+        return f"{self.bits} bits ({self.stored_bits} stored)"
+
     @property
     def stored_bits(self) -> int:
         """Bits that a value takes in a file: 16 with 8 mantissa bits, 12 with 4."""
