@@ -17,21 +17,23 @@ from pipeline.network_record import build_network, record_network
 from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.schemes import get_format
 from tests.pipeline.networks import tiny_network
 
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 
 
-def compressed(bits: int = 4, basis: str = "cosine"):
+def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int"):
     model = swap_convolutions(tiny_network(), ORDERS, basis)
-    return record_network(model, quantize_network(model, IntFormat(bits), get_backend("brevitas")))
+    return record_network(model, quantize_network(model, get_format(scheme, bits), get_backend("brevitas")))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
-def test_a_written_network_loads_with_identical_logits_and_dense_convolutions(tmp_path, bits, basis):
-    record = compressed(bits, basis)
+@pytest.mark.parametrize("scheme", ["int", "minifloat"])
+def test_a_written_network_loads_with_identical_logits_and_dense_convolutions(tmp_path, bits, basis, scheme):
+    record = compressed(bits, basis, scheme)
     measured = build_network(record, tiny_network(seed=1))
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
     loaded = load(tmp_path / "a.safetensors", model=tiny_network(seed=2))
@@ -50,6 +52,20 @@ def test_the_filters_are_the_series_of_the_stored_integers(tmp_path):
     basis = np.cos(np.outer(grid, np.arange(3)))
     weight = load(tmp_path / "a.safetensors", model=tiny_network(seed=2)).get_submodule("2.0").weight
     np.testing.assert_allclose(weight.detach().numpy(), basis @ values @ basis.T, atol=1e-6)
+
+
+def test_minifloats_are_stored_without_scales(tmp_path):
+    """An independent numpy reading of the 12-bit patterns: sign, exponent, mantissa."""
+    write_artifact(compressed(4, scheme="minifloat"), IDENTITY, tmp_path / "a.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert not [name for name in tensors if name.startswith("scale/")]
+    stream = np.unpackbits(tensors["packed/5"].numpy(), bitorder="little")[: 4 * 16 * 12].reshape(4, 16, 12)
+    mantissa, exponent = stream[..., :4] @ [1, 2, 4, 8], stream[..., 4:11] @ (2 ** np.arange(7))
+    values = (-1.0) ** stream[..., 11] * 2.0 ** (exponent - 63.0) * (1 + mantissa / 16)
+    assert exponent.min() > 0
+    weight = load(tmp_path / "a.safetensors", model=tiny_network(seed=2)).get_submodule("5").weight
+    np.testing.assert_array_equal(weight.detach().numpy(), values)
+    np.testing.assert_allclose(values, tiny_network().get_submodule("5").weight.detach().numpy(), rtol=2**-5)
 
 
 def test_the_file_shrinks_with_its_bits(tmp_path):
@@ -111,6 +127,9 @@ def resaved(path: Path, change) -> Path:
         (lambda header, tensors: header.update(format_version=9), "format version 9"),
         (lambda header, tensors: header["layers"][0].update(bits=9), "no valid header"),
         (lambda header, tensors: header["layers"][0].update(shape=[8, 3, 4, 4]), "damaged"),
+        (lambda header, tensors: header["layers"][0].update(scheme="float"), "no number format named 'float'"),
+        (lambda header, tensors: header["layers"][0].update(scheme="minifloat"), "damaged"),
+        (lambda header, tensors: tensors.pop("scale/0.0"), "got no scale"),
         (lambda header, tensors: tensors["scale/0.0"].fill_(float("nan")), "damaged"),
         (lambda header, tensors: tensors["scale/0.0"].zero_(), "damaged"),
         (lambda header, tensors: tensors.pop("packed/0.0"), "damaged"),
