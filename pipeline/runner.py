@@ -34,6 +34,7 @@ from pipeline.options import Options
 from pipeline.plan import orders_of, plan_layers
 from pipeline.progress import Progress, SilentProgress
 from pipeline.quantization import quantize_network
+from pipeline.reload import reload_differences
 from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
 from pipeline.training import Schedule
 from quant.backends import get_backend
@@ -82,6 +83,7 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         identity = dataset_identity(options.model, data)
         rows, layers, kernels = _combinations(options, configs, bench, identity)
         size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
+        _check_reload(rows, options, bench)
     gated = gate(rows, bench.top1, options.max_drop)
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -214,6 +216,16 @@ def _row(
     artifact, params = _artifact(config, basis, bits), count_params(bench.baseline)
     places = {"artifact": artifact, "baseline_top1": bench.top1, "baseline_params": params}
     return row(options, config, basis, bits, network, written, **places)
+
+
+def _check_reload(rows: list[dict[str, Any]], options: Options, bench: Bench) -> None:
+    """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
+    bench.progress.stage("artifacts: reload in a fresh process")
+    found = reload_differences(list(bench.measured.values()), bench.data, options.model, bench.accelerator.device)
+    if found is not None:
+        differences = dict(zip(bench.measured, found, strict=True))
+        for each in rows:
+            each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]
 
 
 def _top1_words(network: Approximation) -> str:
