@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Images
 
 EVALUATION_BATCH = 250
 
@@ -24,7 +24,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Split, *, device: torch.device) -> Evaluation:
+def evaluate(model: nn.Module, images: Images, *, device: torch.device) -> Evaluation:
     """Run a network over images in their own order.
 
     Args:

@@ -6,7 +6,6 @@ inherits the working folder, the environment and the search path for modules, so
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -118,7 +117,7 @@ def _ask(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.devic
 
 
 class _SavedImages:
-    """Batches from a file, as a split of a data set without labels."""
+    """Batches from a file, with labels that say nothing."""
 
     def __init__(self, batches: dict[str, Tensor]) -> None:
         self._batches = [batches[str(number)] for number in range(len(batches))]
@@ -140,7 +139,7 @@ def _module_folder(model_name: str) -> list[str]:
     if file is None:
         return []
     levels = module_name.count(".") + (Path(file).stem == "__init__")
-    return [str(Path(os.path.abspath(file)).parents[levels])]
+    return [str(Path(file).absolute().parents[levels])]
 
 
 def _last_line(text: str) -> str:

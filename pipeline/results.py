@@ -45,7 +45,7 @@ def row(
         "backend": options.backend,
         "fit": None if dense else options.fit,
         "rounding": options.rounding,
-        "epochs": 0 if dense else options.epochs,
+        "epochs": network.epochs,
         "qat_epochs": options.qat_epochs,
         "top1_pre": _points(network.top1_pre),
         "top1_post": _points(network.top1_post),

@@ -18,6 +18,9 @@ Action = Callable[[], int]
 DEFAULT = "run"
 COMMANDS = {
     "run": "compress a network and report (the default: the word may be left out)",
+    "inspect": "show an artifact's header, its layers and what its bytes are spent on",
+    "evaluate": "measure an artifact's Top-1, and how often it agrees with another",
+    "verify": "check an artifact's every byte",
 }
 """Name -> what the command does, for ``--help``."""
 

@@ -18,7 +18,7 @@ _ARGUMENTS: Final[dict[str, dict[str, bool]]] = {"googlenet": _INCEPTION, "incep
 
 @cache
 def _zoo() -> Any:
-    """torchvision's networks, imported when they are first asked for: that takes as long as importing torch."""
+    """The networks of torchvision, imported when first asked for: that takes as long as importing torch."""
     return import_module("torchvision.models")
 
 
