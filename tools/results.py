@@ -14,6 +14,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from reports.names import width_name
+
 START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
 HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)", "Training (min)"]
 SEED_HEADERS = ["Basis", "Config", "Bits", "QAT epochs", "Seeds", "Pre", "Post", "Quantized"]
@@ -42,7 +44,7 @@ def row_words(report: dict[str, Any]) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     top1 = [_points(row[f"top1_{stage}"]) for stage in STAGES]
     minutes = (row["finetune_s"] + row["qat_s"]) / 60
-    return [row["basis"], row["config"], str(row["bits"]), *top1, f"{row['size_mb']:.4f}", f"{minutes:.1f}"]
+    return [row["basis"], row["config"], width_name(row), *top1, f"{row['size_mb']:.4f}", f"{minutes:.1f}"]
 
 
 def seeds_section(reports: list[dict[str, Any]]) -> str:
@@ -52,7 +54,7 @@ def seeds_section(reports: list[dict[str, Any]]) -> str:
         options = report["run"]["options"]
         same = [report["run"]["model"], *(options[name] for name in ("fit", "rounding", "epochs"))]
         for row in report["rows"]:
-            key = (*same, row["basis"], row["config"], row["bits"], options["qat_epochs"])
+            key = (*same, row["basis"], row["config"], width_name(row), options["qat_epochs"])
             found[key][options["seed"]] = row
     lines = [_seed_cells(key[-4:], list(rows.values())) for key, rows in found.items() if len(rows) > 1]
     if not lines:
