@@ -42,7 +42,7 @@ JOBS = {
 PARTS = {
     "patches": ["patch_batches"],
     "outputs sampled": ["of"],
-    "rounding": ["grouped_gptq"],
+    "rounding": ["gptq"],
     "solving": ["ridge_solution"],
     "networks": ["<built-in method torch.conv2d>", "<built-in method torch.batch_norm>"],
 }

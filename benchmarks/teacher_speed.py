@@ -45,8 +45,8 @@ def main() -> None:
         for kind in ("asked", "kept")
     )
     print(
-        f"teacher_speed: with a teacher / without: {asked:.2f} where it is asked, {kept:.2f} where its answers are kept, "
-        f"{asked / BOUND:.2f} of the bound of {BOUND}; plain step {plain * 1e3:.0f} ms"
+        f"teacher_speed: with a teacher / without: {asked:.2f} where it is asked, {kept:.2f} where its answers are "
+        f"kept, {asked / BOUND:.2f} of the bound of {BOUND}; plain step {plain * 1e3:.0f} ms"
     )
 
 
