@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError
 from pipeline.evaluation import EVALUATION_BATCH, Evaluation, evaluate
 from pipeline.network_record import build_network, record_network
+from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
 from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
@@ -51,6 +53,11 @@ class Bench:
         """A network of the same architecture and weights that a stage may change."""
         return copy.deepcopy(self.baseline)
 
+    @cached_property
+    def onnx(self) -> OnnxExporter:
+        """What writes the rows' ONNX files; they share one graph."""
+        return OnnxExporter(self.data.image_size)
+
     def top1_of(self, model: nn.Module) -> float:
         """Top-1 on the test images, in percent."""
         return evaluate(model, self.data.test, device=self.accelerator.device).top1
@@ -80,7 +87,8 @@ class Approximation:
 class Quantized:
     """One written artifact: its Top-1 (percent), digest, size in bytes, and how exactly it reloads.
 
-    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it.
+    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it, and
+    ``onnx`` the figures of the ONNX file beside the artifact.
     """
 
     top1: float
@@ -88,6 +96,7 @@ class Quantized:
     size: int
     reloaded_logits_max_abs_diff: float
     rounding_errors: dict[str, float]
+    onnx: OnnxFigures
 
 
 def approximate(
@@ -145,14 +154,14 @@ def quantize(
     schedule: Schedule,
     distill: bool,
 ) -> Quantized:
-    """Quantize a network, write its artifact, and measure the network that the artifact holds.
+    """Quantize a network, write its artifact and its ONNX file, and measure the network that the artifact holds.
 
     Args:
         bench: The run's network, data and device.
         approximation: The float network; it is left as it is.
         bits: Width of the stored integers.
         backend: Brevitas or torch.ao.
-        path: Where the artifact is written.
+        path: Where the artifact is written; the ONNX file is beside it.
         identity: What the artifact says of the network.
         rounding: ``gptq`` or ``nearest``.
         schedule: Of quantization-aware training, which starts from the rounded values.
@@ -169,15 +178,18 @@ def quantize(
         _train(bench, model, schedule, distill=distill, title=f"{path.stem}: quantization-aware training")
     rounded = {} if schedule.epochs else start.layers
     record = record_network(model, quantize_network(model, format, backend, rounded))
-    measured = evaluate(
-        build_network(record, bench.copy_of_baseline()), bench.data.test, device=bench.accelerator.device
-    )
+    network = build_network(record, bench.copy_of_baseline())
+    measured = evaluate(network, bench.data.test, device=bench.accelerator.device)
     write_artifact(record, identity, path)
     difference = _reload_difference(bench, path, measured)
     if difference != 0.0:
         raise DataError(f"artifact: {path} reloads with logits {difference:g} from the measured ones; allowed: 0")
+    portable = bench.onnx.write_and_measure(
+        record, network, identity, path.with_suffix(".onnx"), images=bench.data.test, measured=measured
+    )
     content = path.read_bytes()
-    return Quantized(measured.top1, hashlib.sha256(content).hexdigest(), len(content), difference, start.errors)
+    digest = hashlib.sha256(content).hexdigest()
+    return Quantized(measured.top1, digest, len(content), difference, start.errors, portable)
 
 
 def _reload_difference(bench: Bench, path: Path, measured: Evaluation) -> float:
