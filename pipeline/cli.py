@@ -1,4 +1,4 @@
-"""The program: read the command line, run the pipeline, print its result, turn what went wrong into an exit code."""
+"""The program: find the command, do what it asks for, turn what went wrong into an exit code."""
 
 import logging
 import os
@@ -13,10 +13,9 @@ from types import FrameType
 from typing import TextIO
 
 from basis.errors import CompressionError
+from pipeline.commands import read_command_line
 from pipeline.errors import OptionsError
-from pipeline.flags import read_flags
-from pipeline.options import PROGRAM, Options, options_from
-from pipeline.progress import make_progress
+from pipeline.options import PROGRAM
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
 _OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
@@ -57,27 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    flags = read_flags(argv, Options.model_fields, _program())
-    if flags is None:
-        return 0
-    options = options_from(flags.values, flags.options_file)
-    from pipeline import runner  # only now: it imports torch
-
-    if flags.dry_run:
-        _print_result(runner.plan_text(options))
-        return 0
-    result = runner.run(options, progress=make_progress(sys.stderr))
-    _print_result(f"{result.text}\n{result.report_path}")
-    return result.exit_code
-
-
-def _print_result(text: str) -> None:
-    """Print to stdout; a reader that has gone away, as in ``| head``, is no error of ours."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more as it exits, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    action = read_command_line(argv, _program())
+    return 0 if action is None else action()
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -1,7 +1,7 @@
 """The command line's grammar: one flag per option, and two that are no options of a run."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import OptionsError
+from pipeline.arguments import read_arguments
 
 SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
 
@@ -38,13 +38,16 @@ def flag_name(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def read_flags(argv: list[str], fields: Mapping[str, FieldInfo], program: str = "seriesquant") -> Flags | None:
+def read_flags(
+    argv: list[str], fields: Mapping[str, FieldInfo], program: str = "seriesquant", commands: str = ""
+) -> Flags | None:
     """Split a command line into flags; the values stay text, because the options check them all at once.
 
     Args:
         argv: The words after the program's name.
         fields: Every option's name and field, which carries its help.
         program: The program's name in ``--help``.
+        commands: What ``--help`` says of the program's commands.
 
     Returns:
         The flags, or None when ``--help`` was asked for and has been printed.
@@ -52,20 +55,16 @@ def read_flags(argv: list[str], fields: Mapping[str, FieldInfo], program: str = 
     Raises:
         OptionsError: A flag does not exist or lacks its value, or a word belongs to no flag.
     """
-    command = typer.main.get_command(_app(fields))
-    try:
-        given = command.main(argv, prog_name=program, standalone_mode=False)
-    except typer.TyperException as error:
-        raise OptionsError(_sentence(error)) from None
-    if not isinstance(given, dict):
+    given = read_arguments(_signature(fields), argv, program, f"{SUMMARY}\n\n{commands}")
+    if given is None:
         return None
     values = {name: value for name, value in given.items() if name in fields and value not in (None, [])}
     file = given["options"]
     return Flags(values, Path(file) if file is not None else None, bool(given["dry_run"]))
 
 
-def _app(fields: Mapping[str, FieldInfo]) -> typer.Typer:
-    """A typer command whose signature is the table of options."""
+def _signature(fields: Mapping[str, FieldInfo]) -> Callable[..., dict[str, object]]:
+    """A function for typer whose signature is the table of options."""
 
     def collect(**given: object) -> dict[str, object]:
         return given
@@ -80,9 +79,7 @@ def _app(fields: Mapping[str, FieldInfo]) -> typer.Typer:
     command = cast(Any, collect)
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app = typer.Typer(add_completion=False)
-    app.command(help=SUMMARY)(command)
-    return app
+    return collect
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -114,14 +111,3 @@ def _default(field: FieldInfo) -> str:
     if default is True:
         return " (default yes)"
     return f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
-
-
-def _sentence(error: typer.TyperException) -> str:
-    name = getattr(error, "option_name", None)
-    message = error.format_message().rstrip(".")
-    if name and message.startswith("No such option"):
-        nearest = getattr(error, "possibilities", None)
-        return f"there is no flag {name}; " + (
-            f"did you mean {nearest[0]}?" if nearest else "see --help for all of them"
-        )
-    return f"{message[0].lower()}{message[1:]}; allowed: flags with one value each, lists written with commas"

@@ -218,10 +218,10 @@ def check_document(document: Path, root: Path, parse: Parse) -> list[str]:
 
 
 def parse_options(arguments: list[str]) -> object:
-    """Read a command line as the program does; imported late, for it takes torch with it."""
-    from pipeline.options import parse_command
+    """Read a command line as the program does; imported late, for the project must be on the path."""
+    from pipeline.commands import read_command_line
 
-    return parse_command(arguments)
+    return read_command_line(arguments)
 
 
 def main(root: Path = ROOT, parse: Parse = parse_options) -> int:

@@ -12,6 +12,7 @@ import pytest
 import pipeline
 from basis.errors import CompressionError
 from pipeline.cli import main
+from pipeline.commands import COMMANDS
 from pipeline.errors import DataError, OptionsError
 from pipeline.options import Options
 
@@ -52,6 +53,9 @@ def _raise(error: BaseException) -> Callable[[Options], Any]:
         (["--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
         (["--config", "3,3,3,2", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
         (["--config", "3,3,3,2", "--options", "absent.yaml"], "options file 'absent.yaml' cannot be read"),
+        (["run", "--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
+        (["rum", "--config", "3,3,3,2"], "there is no command 'rum'; did you mean run? allowed: run, "),
+        (["--config", "3,3,3,2", "run"], "unexpected extra argument"),
     ],
 )
 def test_wrong_options_exit_2_with_one_sentence(argv: list[str], words: str) -> None:
@@ -74,6 +78,13 @@ def test_help_names_every_option() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert all("--" + name.replace("_", "-") in done.stdout for name in [*Options.model_fields, "options", "dry_run"])
     assert "python run_pipeline.py" in done.stdout
+    assert all(f"{name}: " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: Any) -> None:
+    assert main([name, "--help"]) == 0
+    assert f" {name} [OPTIONS]" in capsys.readouterr().out
 
 
 def test_nothing_heavy_is_imported_for_the_command_line() -> None:
@@ -91,6 +102,13 @@ def test_stdout_has_the_result_and_the_exit_code_is_the_runs(stub: Any, capsys: 
     stub(lambda options: SimpleNamespace(text=options.config[0], report_path=Path("r/report.md"), exit_code=code))
     assert main(COMMAND) == code
     assert capsys.readouterr() == ("3,3,3,2\nr/report.md\n", "")
+
+
+def test_run_may_be_said_or_left_out(stub: Any, capsys: Any) -> None:
+    stub(lambda options: SimpleNamespace(text=str(options), report_path=Path("r/report.md"), exit_code=0))
+    assert main(COMMAND) == main(["run", *COMMAND]) == 0
+    first, _, second, _ = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 def test_dry_run(stub: Any, capsys: Any) -> None:
