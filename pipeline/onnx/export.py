@@ -77,14 +77,19 @@ def _copy(traced: TracedNetwork, opset: int) -> onnx.ModelProto:
 
 
 def _fill(proto: onnx.ModelProto, parts: GraphParts, values: dict[str, Array]) -> None:
-    """Put the weights' nodes before all others, and store what some node reads."""
+    """Put the weights' nodes before all others, and store once what some node reads."""
     graph = proto.graph
     nodes = [*parts.nodes, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input}
-    graph.initializer.extend(tensor for name, tensor in parts.initializers.items() if name in read)
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items() if name in read)
+    tensors = [tensor for name, tensor in parts.initializers.items() if name in read]
+    tensors += [numpy_helper.from_array(value, name) for name, value in values.items() if name in read]
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    names = {t.name: first.setdefault((t.data_type, tuple(t.dims), t.raw_data), t.name) for t in tensors}
+    graph.initializer.extend(tensor for tensor in tensors if names[tensor.name] == tensor.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _name(graph: onnx.GraphProto, tensors: dict[str, str]) -> None:
