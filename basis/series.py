@@ -72,3 +72,16 @@ def basis_matrix(basis: str, size: int, order: int) -> Tensor:
     middle = torch.tensor([(family.start + family.end) / 2], dtype=torch.float64)
     grid = middle if size == 1 else torch.linspace(family.start, family.end, size, dtype=torch.float64)
     return family.terms(grid, order)
+
+
+def portable_basis_matrix(basis: str, size: int, order: int) -> Tensor:
+    """``basis_matrix`` rounded to the nearest multiples of 2^-32: the same values on every machine.
+
+    Cosines of different libraries differ in their last digit, around 2^-53; on this grid they are equal. Arguments,
+    result and errors are those of ``basis_matrix``.
+
+    Example:
+        >>> portable_basis_matrix("cosine", 3, 2)[0, 1] * 2**32
+        tensor(3474701533., dtype=torch.float64)
+    """
+    return torch.round(basis_matrix(basis, size, order) * 2.0**32) / 2.0**32

@@ -18,7 +18,7 @@ from quant.formats import IntFormat
 
 ORDERS = {"conv1": 6, "layer1": 3, "layer2": 3, "layer3": 2, "layer4": 2}
 CLASSES = 1000
-BOUND_SECONDS = 1.0
+WRITE_BOUND, LOAD_BOUND = 1.0, 0.3  # seconds
 
 
 def median_seconds(call: Callable[[], object]) -> float:
@@ -37,15 +37,15 @@ def main() -> None:
     swap_convolutions(model, plan, "cosine")
     quantized = quantize_network(model, IntFormat(4), get_backend("brevitas"))
     names = tuple(map(str, range(CLASSES)))
-    identity = Identity("resnet18", CLASSES, names, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    identity = Identity("resnet18", CLASSES, names, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (224, 224))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "resnet18.safetensors"
         write = median_seconds(lambda: write_artifact(record_network(model, quantized), identity, path))
         read = median_seconds(lambda: load(path))
         megabytes = path.stat().st_size / 1e6
     print(
-        f"artifact_speed: pack and write {write:.2f} s ({write / BOUND_SECONDS:.2f} of the bound), "
-        f"load and materialise {read:.2f} s ({read / BOUND_SECONDS:.2f}), {megabytes:.2f} MB"
+        f"artifact_speed: pack and write {write:.2f} s ({write / WRITE_BOUND:.2f} of the bound), "
+        f"load and materialise {read:.2f} s ({read / LOAD_BOUND:.2f}), {megabytes:.2f} MB"
     )
 
 

@@ -202,7 +202,7 @@ def _reload_difference(bench: Bench, path: Path, measured: Evaluation) -> float:
 def dataset_identity(model_name: str, data: Dataset) -> Identity:
     """What the artifacts of a run say of their network."""
     mean, std = data.normalization.mean, data.normalization.std
-    return Identity(model_name, data.classes, data.class_names, mean, std)
+    return Identity(model_name, data.classes, data.class_names, mean, std, data.image_size)
 
 
 def write_baseline(bench: Bench, path: Path, identity: Identity) -> int:

@@ -43,6 +43,30 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     raise OptionsError(_unknown(name))
 
 
+def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
+    """Tell how `build_model` builds a network, in words that an artifact can hold.
+
+    Args:
+        name: A name that `build_model` takes.
+        classes: Width of the output.
+
+    Returns:
+        The builder, and the arguments that it gets beside the name: `cifar_resnet` is He et al.'s network of
+        6 `blocks` + 2 layers, `torchvision` is `torchvision.models.get_model`, and `import` is the callable that the
+        name says, which gets `num_classes` where it takes it.
+
+    Raises:
+        OptionsError: If the name is unknown.
+    """
+    if ":" in name:
+        return "import", {"num_classes": classes}
+    if name in cifar_resnet.BLOCKS:
+        return "cifar_resnet", {"blocks": cifar_resnet.BLOCKS[name], "classes": classes}
+    if name in torchvision_models.names():
+        return "torchvision", {"num_classes": classes, **torchvision_models.arguments(name)}
+    raise OptionsError(_unknown(name))
+
+
 def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -> None:
     """Run one image through the network; its mode, buffers and gradients stay as they were.
 

@@ -28,7 +28,7 @@ def build(name: str, classes: int) -> nn.Module:
     Raises:
         ValueError: If torchvision has no such network.
     """
-    create = partial(torchvision.models.get_model, name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {}))
+    create = partial(torchvision.models.get_model, name, weights=None, num_classes=classes, **arguments(name))
     device = torch.get_default_device()
     if device.type != "meta":
         return cast(nn.Module, create())
@@ -37,6 +37,11 @@ def build(name: str, classes: int) -> nn.Module:
     except (NotImplementedError, RuntimeError):  # RegNet and others compute their widths with tensors
         with torch.device("cpu"):
             return cast(nn.Module, create()).to(device)
+
+
+def arguments(name: str) -> dict[str, bool]:
+    """What the network `name` is built with besides the number of classes."""
+    return _ARGUMENTS.get(name, {})
 
 
 def default_weights_name(name: str) -> str | None:

@@ -1,0 +1,23 @@
+"""The artifact: one safetensors file with packed coefficients, scales, float tensors and what they belong to.
+
+``docs/artifact.md`` specifies every byte of it.
+"""
+
+from pipeline.artifact.codec import decode, serialize
+from pipeline.artifact.container import DATA_KEY, Contents
+from pipeline.artifact.files import open_artifact, read_artifact, write_artifact
+from pipeline.artifact.header import FORMAT_VERSION, Identity
+from pipeline.artifact.loading import load
+
+__all__ = [
+    "DATA_KEY",
+    "FORMAT_VERSION",
+    "Contents",
+    "Identity",
+    "decode",
+    "load",
+    "open_artifact",
+    "read_artifact",
+    "serialize",
+    "write_artifact",
+]

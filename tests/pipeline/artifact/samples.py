@@ -1,0 +1,41 @@
+"""Small artifacts for the tests, and artifacts that say what a test wants them to say."""
+
+import json
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basis.swap import swap_convolutions
+from pipeline.artifact import Identity, serialize
+from pipeline.artifact.codec import TABLE
+from pipeline.artifact.container import join, split
+from pipeline.network_record import NetworkRecord, record_network
+from pipeline.quantization import quantize_network
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network
+
+IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
+ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
+
+
+def compressed(bits: int = 4, basis: str = "cosine") -> NetworkRecord:
+    model = swap_convolutions(tiny_network(), ORDERS, basis)
+    return record_network(model, quantize_network(model, IntFormat(bits), get_backend("brevitas")))
+
+
+def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:
+    """Write a small artifact whose header, table and sections a test has changed; its checksums hold again."""
+    contents = split(BytesIO(serialize(compressed(), IDENTITY)))
+    header, sections = json.loads(contents.text), contents.sections
+    table = json.loads(zlib.decompress(bytes(sections.pop(TABLE).numpy().data)))
+    change(header, table, sections)
+    packed = zlib.compress(json.dumps(table).encode())
+    path.write_bytes(
+        join(json.dumps(header), {**sections, TABLE: torch.frombuffer(bytearray(packed), dtype=torch.uint8)})
+    )
+    return path
