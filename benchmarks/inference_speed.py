@@ -8,6 +8,7 @@ an onnxruntime session stay awake for a while after a call.
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from pipeline.execution import with_execution
 from pipeline.models.registry import build_model
 from pipeline.network_record import NetworkRecord, build_network, record_network
 from pipeline.onnx.export import onnx_file
-from pipeline.onnx.session import INPUT, open_session
+from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.trace import trace
 from pipeline.quantization import quantize_network
 from quant.backends import get_backend
@@ -50,7 +51,7 @@ def torch_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, int]:
     networks = {"original": build_model("resnet18", CLASSES).to(memory_format=torch.channels_last).eval()}
     networks |= {execution: network_of(record, execution, images) for execution in ("dense", "auto", "separable")}
     chosen = sum(isinstance(module, SeparableConv2d) for module in networks["auto"].modules())
-    return {name: lambda network=network: network(images) for name, network in networks.items()}, chosen
+    return {name: partial(network, images) for name, network in networks.items()}, chosen
 
 
 def onnx_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, dict[str, float]]:
@@ -59,12 +60,12 @@ def onnx_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, dict[str, 
     traced = trace(original, (SIZE, SIZE))
     plain = onnx_file(traced, record_network(original, {}), original, {})
     compact = onnx_file(traced, record, build_network(record, build_model("resnet18", CLASSES)), {})
-    inputs, calls, seconds = {INPUT: images.numpy()}, {}, {}
+    calls, seconds = {}, {}
     for name, content, fold in (("original", plain, True), ("folded", compact, True), ("unfolded", compact, False)):
         start = time.perf_counter()
         session = open_session(content, fold=fold)
         seconds[name] = time.perf_counter() - start
-        calls[name] = lambda session=session: session.run(None, inputs)
+        calls[name] = partial(run_session, session, images)
     return calls, seconds
 
 

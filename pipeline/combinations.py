@@ -56,7 +56,7 @@ class Bench:
     @cached_property
     def onnx(self) -> OnnxExporter:
         """What writes the rows' ONNX files; they share one graph."""
-        return OnnxExporter(self.data.image_size)
+        return OnnxExporter()
 
     def top1_of(self, model: nn.Module) -> float:
         """Top-1 on the test images, in percent."""

@@ -18,6 +18,7 @@ Action = Callable[[], int]
 DEFAULT = "run"
 COMMANDS = {
     "run": "compress a network and report (the default: the word may be left out)",
+    "export": "write an artifact's network as ONNX or as a state dict for PyTorch",
 }
 """Name -> what the command does, for ``--help``."""
 

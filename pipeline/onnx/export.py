@@ -7,10 +7,10 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 from torch import nn
 
-from pipeline.network_record import NetworkRecord
+from pipeline.network_record import NetworkRecord, stored_tensors
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.norms import Array, fold_norms
-from pipeline.onnx.trace import OPSET, TracedNetwork, stored_tensors
+from pipeline.onnx.trace import OPSET, TracedNetwork
 from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
 
 METADATA_KEY = "seriesquant"
@@ -38,7 +38,7 @@ def onnx_file(
     """
     layers = {f"{layer.name}.weight": layer for layer in record.layers}
     proto = _copy(traced, OPSET if materialize else opset_needed(record.layers, OPSET))
-    floats = stored_tensors(network)
+    floats = dict(stored_tensors(network))
     quantized = {name: layers[tensor] for name, tensor in traced.tensors.items() if tensor in layers}
     values: dict[str, Array] = {
         name: floats[tensor].detach().cpu().contiguous().numpy()

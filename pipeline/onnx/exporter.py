@@ -38,15 +38,9 @@ class OnnxFigures:
 
 
 class OnnxExporter:
-    """Writes the ONNX files of one architecture.
+    """Writes the ONNX files of one architecture, whose graph is traced for the first of them."""
 
-    Args:
-        image_size: Height and width of the images, in pixels.
-    """
-
-    def __init__(self, image_size: tuple[int, int]) -> None:
-        """Trace nothing yet."""
-        self._image_size = image_size
+    def __init__(self) -> None:
         self._traced: TracedNetwork | OnnxError | None = None
 
     def file(
@@ -59,7 +53,7 @@ class OnnxExporter:
         """
         if self._traced is None:
             try:
-                self._traced = trace(network, self._image_size)
+                self._traced = trace(network, identity.image_size)
             except OnnxError as error:
                 self._traced = error
         if isinstance(self._traced, OnnxError):

@@ -1,7 +1,7 @@
 """An ONNX file in onnxruntime: the session options that fit it, and its Top-1."""
 
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -41,21 +41,26 @@ def open_session(file: bytes | Path, *, fold: bool = True) -> onnxruntime.Infere
         raise OnnxError(f"onnx: onnxruntime cannot load the network: {_first_line(error)}") from error
 
 
+def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
+    """Compute the logits, (N, classes), of images, (N, 3, H, W), on the CPU.
+
+    Raises:
+        OnnxError: onnxruntime cannot compute them.
+    """
+    try:
+        logits = session.run(None, {INPUT: np.ascontiguousarray(images.numpy())})[0]
+    except Exception as error:
+        raise OnnxError(f"onnx: onnxruntime cannot run the network: {_first_line(error)}") from error
+    return torch.from_numpy(logits)
+
+
 def evaluate_onnx(session: onnxruntime.InferenceSession, images: Split) -> Evaluation:
     """Run an ONNX network over images in their own order; see ``evaluate``.
 
     Raises:
         OnnxError: onnxruntime cannot compute the network.
     """
-
-    def call(x: Tensor) -> Tensor:
-        try:
-            logits = session.run(None, {INPUT: np.ascontiguousarray(x.numpy())})[0]
-        except Exception as error:
-            raise OnnxError(f"onnx: onnxruntime cannot run the network: {_first_line(error)}") from error
-        return torch.from_numpy(cast(np.ndarray, logits))
-
-    return measure(call, images, device=torch.device("cpu"))
+    return measure(partial(run_session, session), images, device=torch.device("cpu"))
 
 
 def _first_line(error: Exception) -> str:

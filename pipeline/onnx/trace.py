@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.network_record import stored_tensors
 from pipeline.onnx.errors import OnnxError
 
 OPSET = 21
@@ -46,15 +47,6 @@ class _OfTensors(nn.Module):
         return cast(Tensor, functional_call(self._model[0], tensors, (x,)))
 
 
-def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, shared ones once, without the counters that only training reads."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not name.endswith("num_batches_tracked"):
-            found.setdefault(id(tensor), (name, tensor))
-    return dict(found.values())
-
-
 def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     """Export a network's graph for batches of any size.
 
@@ -69,7 +61,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
         OnnxError: The network cannot be exported.
     """
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
-    tensors = {name: tensor.detach() for name, tensor in stored_tensors(model).items()}
+    tensors = {name: tensor.detach() for name, tensor in stored_tensors(model)}
     # Two images: a batch of one would be taken for a constant.
     example = torch.zeros(2, 3, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))

@@ -19,7 +19,7 @@ from quant.formats import IntFormat, QuantizedTensor
 from tests.pipeline.networks import tiny_network, with_statistics
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
-IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
 IMAGES = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(7))
 
 

@@ -22,9 +22,7 @@ def measured(network) -> Evaluation:
 def test_the_figures_are_those_of_the_written_file(tmp_path):
     record, network = compressed(3)
     path, expected = tmp_path / "a.onnx", measured(network)
-    figures = OnnxExporter((12, 12)).write_and_measure(
-        record, network, IDENTITY, path, images=images(), measured=expected
-    )
+    figures = OnnxExporter().write_and_measure(record, network, IDENTITY, path, images=images(), measured=expected)
     assert figures == OnnxFigures(path.stat().st_size, expected.top1, 0, 4, None)
     facts = json.loads(onnx.load(path).metadata_props[0].value)
     assert facts == {"model": IDENTITY.model, "mean": [0.5] * 3, "std": [0.2] * 3, "class_names": ["a", "b", "c", "d"]}
@@ -35,7 +33,7 @@ def test_differing_predictions_are_counted(tmp_path):
     found = measured(network)
     other = found.logits.clone()
     other[:7] = -other[:7]
-    figures = OnnxExporter((12, 12)).write_and_measure(
+    figures = OnnxExporter().write_and_measure(
         record, network, IDENTITY, tmp_path / "a.onnx", images=images(), measured=Evaluation(0.0, other)
     )
     assert figures.differing_predictions == 7
@@ -45,7 +43,7 @@ def test_rows_share_one_graph(monkeypatch):
     traces = []
     real = pipeline.onnx.exporter.trace
     monkeypatch.setattr(pipeline.onnx.exporter, "trace", lambda *given: traces.append(given) or real(*given))
-    exporter = OnnxExporter((12, 12))
+    exporter = OnnxExporter()
     sizes = [len(exporter.file(*compressed(bits), IDENTITY)) for bits in (8, 4)]
     assert sizes[0] > sizes[1]
     assert len(traces) == 1
@@ -62,7 +60,7 @@ def test_a_network_without_onnx_form_gives_the_reason_and_no_file(tmp_path, monk
     path = tmp_path / "a.onnx"
     path.write_bytes(b"of an earlier run")
     record, network = compressed()
-    exporter, arguments = OnnxExporter((12, 12)), {"images": images(), "measured": measured(network)}
+    exporter, arguments = OnnxExporter(), {"images": images(), "measured": measured(network)}
     for _ in range(2):
         figures = exporter.write_and_measure(record, network, IDENTITY, path, **arguments)
         assert dataclasses.asdict(figures) == {
