@@ -9,6 +9,7 @@ from torch import nn
 import pipeline.execution
 from basis.separable import SeparableConv2d
 from basis.swap import swap_convolutions
+from pipeline.artifact import load, write_artifact
 from pipeline.errors import OptionsError
 from pipeline.execution import with_execution
 from pipeline.network_record import build_network, record_network
@@ -16,6 +17,7 @@ from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from tests.pipeline.networks import tiny_network
+from tests.pipeline.onnx.graphs import IDENTITY
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 SAMPLE = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -78,6 +80,29 @@ def test_a_shared_layer_is_replaced_under_all_its_names(record):
     torch.testing.assert_close(replaced(SAMPLE), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_unknown_execution_is_refused(record, dense):
+@pytest.fixture
+def written(record, tmp_path):
+    write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize("execution", ["dense", "separable", "auto"])
+def test_a_file_loads_in_every_execution(written, dense, execution):
+    network = load(written, model=tiny_network(seed=3), execution=execution)
+    torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
+    assert (execution == "dense") <= (separable_layers(network) == [])
+
+
+def test_auto_times_the_callers_images_or_one_of_the_files_size(written, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(pipeline.execution, "_ratio", lambda form, conv, x: shapes.append(tuple(x.shape)) or 1.0)
+    load(written, model=tiny_network(), execution="auto")
+    load(written, model=tiny_network(), execution="auto", sample=torch.zeros(6, 3, 20, 20))
+    assert [shape for shape in shapes if shape[1] == 3] == [(1, 3, 12, 12), (6, 3, 20, 20)]
+
+
+def test_an_unknown_execution_is_refused(record, dense, tmp_path):
+    with pytest.raises(OptionsError, match="execution 'fast' is unknown"):
+        load(tmp_path / "not even looked for", execution="fast")
     with pytest.raises(OptionsError, match="execution 'fast' is unknown; allowed: dense, separable, auto"):
         with_execution(dense, record, "fast", SAMPLE)
