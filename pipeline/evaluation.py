@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Images
 
 EVALUATION_BATCH = 250
 
@@ -25,7 +25,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Split, *, device: torch.device) -> Evaluation:
+def evaluate(model: nn.Module, images: Images, *, device: torch.device) -> Evaluation:
     """Run a network over images in their own order.
 
     Args:
@@ -39,7 +39,7 @@ def evaluate(model: nn.Module, images: Split, *, device: torch.device) -> Evalua
     return measure(model.to(device).to(memory_format=torch.channels_last).eval(), images, device=device)
 
 
-def measure(call: Callable[[Tensor], Tensor], images: Split, *, device: torch.device) -> Evaluation:
+def measure(call: Callable[[Tensor], Tensor], images: Images, *, device: torch.device) -> Evaluation:
     """Compare the answers of any function of a batch with the labels.
 
     Args:

@@ -34,8 +34,8 @@ def parse_configs(value: object) -> tuple[str, ...]:
     return _without_repeats("--config", [parse_config(str(entry)).text for entry in entries])
 
 
-def parse_bits(value: object) -> tuple[int, ...]:
-    """Read a comma list, or a list of whole numbers, of coefficient widths in bits.
+def parse_bits(value: object, flag: str = "--bits") -> tuple[int, ...]:
+    """Read a comma list, or a list of whole numbers, of coefficient widths in bits; ``flag`` names it in errors.
 
     Raises:
         OptionsError: A width is not a whole number from 2 to 8, or is given twice.
@@ -43,9 +43,18 @@ def parse_bits(value: object) -> tuple[int, ...]:
     tokens = _items(value)
     if not tokens or not all(re.fullmatch(r"[0-9]{1,3}", token) and int(token) in BITS for token in tokens):
         raise OptionsError(
-            f"--bits: got {_shown(value)}; allowed: {BITS[0]} to {BITS[-1]}, several with commas as in 8,4"
+            f"{flag}: got {_shown(value)}; allowed: {BITS[0]} to {BITS[-1]}, several with commas as in 8,4"
         )
-    return _without_repeats("--bits", [int(token) for token in tokens])
+    return _without_repeats(flag, [int(token) for token in tokens])
+
+
+def parse_dense_bits(value: object) -> tuple[int, ...]:
+    """Read the widths of the dense rows; an empty list means none.
+
+    Raises:
+        OptionsError: As ``parse_bits``.
+    """
+    return () if value in ((), []) else parse_bits(value, "--dense-bits")
 
 
 def parse_bases(value: object) -> tuple[str, ...]:

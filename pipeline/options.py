@@ -11,7 +11,16 @@ from pydantic import model_validator as validate_model
 from pipeline.config import default_model, parse_config
 from pipeline.errors import OptionsError
 from pipeline.flags import flag_name, read_flags
-from pipeline.option_values import CHOICES, not_bool, parse_bases, parse_bits, parse_configs, parse_device, parse_text
+from pipeline.option_values import (
+    CHOICES,
+    not_bool,
+    parse_bases,
+    parse_bits,
+    parse_configs,
+    parse_dense_bits,
+    parse_device,
+    parse_text,
+)
 from pipeline.options_file import read_options_file, unknown_option
 
 PROGRAM = ("python", "run_pipeline.py")
@@ -21,6 +30,7 @@ Device = Annotated[str, BeforeValidator(parse_device)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Number = Annotated[float, BeforeValidator(not_bool)]
 Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
+DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
@@ -58,6 +68,7 @@ class Options(BaseModel):
 
     config: Configs = _option(..., "Compression", "orders per stage, or dense; repeatable", "one or more configs")
     bits: Bits = _option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
+    dense_bits: DenseBits = _option((), "Compression", "add dense rows of these widths, trained as long", "2 to 8")
     basis: Bases = _option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
     fit: str = _choice("fit", "Compression", "what the coefficients are fitted to")
     rounding: str = _choice("rounding", "Compression", "how coefficients are rounded")

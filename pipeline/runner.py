@@ -28,18 +28,22 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
 from pipeline.evaluation import evaluate
+from pipeline.grid import Variant, variants
 from pipeline.models.registry import build_model, check_forward
 from pipeline.network_record import record_network
 from pipeline.options import Options
 from pipeline.plan import orders_of, plan_layers
 from pipeline.progress import Progress, SilentProgress
 from pipeline.quantization import quantize_network
+from pipeline.reload import reload_differences
 from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
+from pipeline.teacher import Teacher
 from pipeline.training import Schedule
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.formats import IntFormat
 from reports import result_table, write_report
+from reports.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -72,16 +76,16 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
     """
     started = time.monotonic()
     shown = progress or SilentProgress()
-    configs = [parse_config(text) for text in options.config]
     with _deterministic():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
-        _check_configs(options, configs, data)
+        _check_configs(options, data)
         bench, origin = _prepare(options, data, shown)
         identity = dataset_identity(options.model, data)
-        rows, layers, kernels = _combinations(options, configs, bench, identity)
+        rows, layers, kernels = _combinations(options, bench, identity)
         size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
+        _check_reload(rows, options, bench)
     gated = gate(rows, bench.top1, options.max_drop)
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -108,33 +112,29 @@ def plan_text(options: Options) -> str:
         CompressionError: The options do not fit the model or the data.
     """
     data = load_dataset(options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=0)
-    configs = [parse_config(text) for text in options.config]
-    _check_configs(options, configs, data)
+    _check_configs(options, data)
     identity = dataset_identity(options.model, data)
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
-    for config in configs:
-        for basis in options.basis:
-            with torch.random.fork_rng():
-                model = build_model(options.model, data.classes)
-            orders = orders_of(plan_layers(model, config, options.model))
-            if orders:
-                model = swap_convolutions(model, orders, basis)
-            for bits in options.bits:
-                quantized = quantize_network(model, IntFormat(bits), get_backend(options.backend))
-                size = len(serialize(record_network(model, quantized), identity)) / 1e6
-                lines.append(
-                    f"{basis} {config.text}, {bits} bits: {len(orders)} layers as series, "
-                    f"{count_params(model):,} parameters, {size:.3f} MB"
-                )
+    for variant in variants(options):
+        with torch.random.fork_rng():
+            model = build_model(options.model, data.classes)
+        orders = orders_of(plan_layers(model, variant.config, options.model))
+        if orders:
+            model = swap_convolutions(model, orders, variant.bases[0])
+        for bits in variant.bits:
+            quantized = quantize_network(model, IntFormat(bits), get_backend(options.backend))
+            size = len(serialize(record_network(model, quantized), identity)) / 1e6
+            facts = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
+            lines += [f"{basis} {variant.config.text}, {bits} bits: {facts}" for basis in variant.bases]
     return "\n".join(lines)
 
 
-def _check_configs(options: Options, configs: list[Config], data: Dataset) -> None:
+def _check_configs(options: Options, data: Dataset) -> None:
     """Refuse what does not fit the model before anything is loaded or trained."""
     with torch.random.fork_rng():
         model = build_model(options.model, data.classes)
-    for config in configs:
-        plan_layers(model, config, options.model)
+    for text in options.config:
+        plan_layers(model, parse_config(text), options.model)
     check_forward(model, data.classes, data.image_size)
 
 
@@ -155,26 +155,26 @@ def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench
     progress.stage(f"baseline: Top-1 {top1:.2f}")
     count = _calibration_size(options, data)
     calibration = data.train.sample(count, seed=options.seed, device=accelerator.device)
-    return Bench(baseline.model, top1, data, calibration, accelerator, options.seed, progress), baseline.origin
+    teacher = Teacher(baseline.model, accelerator) if options.distill else None
+    bench = Bench(baseline.model, top1, data, calibration, accelerator, options.seed, progress, teacher)
+    return bench, baseline.origin
 
 
 def _combinations(
-    options: Options, configs: list[Config], bench: Bench, identity: Identity
+    options: Options, bench: Bench, identity: Identity
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any] | None]:
     """Every config x basis x bits; each network is approximated and fine-tuned once."""
     rows, layers, kernels = [], [], None
-    finetune = Schedule(options.epochs, options.lr or FINETUNE_LR, options.batch_size)
-    for config in configs:
-        for basis in options.basis:
-            bench.progress.stage(f"{basis} {config.text}: approximate")
-            network = approximate(bench, config, basis, options.fit, finetune, distill=options.distill)
-            bench.progress.stage(f"{basis} {config.text}: {_top1_words(network)}")
-            kernels = kernels or kernel_figure(bench.baseline, network.layers)
-            written = {
-                bits: _quantized(options, config, basis, bits, network, bench, identity) for bits in options.bits
-            }
-            rows += [_row(options, config, basis, bits, network, written[bits], bench) for bits in options.bits]
-            layers += layer_rows(network, written, config, basis)
+    for variant in variants(options):
+        bench.progress.stage(f"{variant.name}: approximate")
+        finetune = Schedule(variant.epochs, options.lr or FINETUNE_LR, options.batch_size)
+        network = approximate(bench, variant, options.fit, finetune)
+        bench.progress.stage(f"{variant.name}: {_top1_words(network)}")
+        kernels = kernels or kernel_figure(bench.baseline, network.layers)
+        written = {bits: _quantized(options, variant, bits, network, bench, identity) for bits in variant.bits}
+        for basis in variant.bases:
+            rows += [_row(options, variant, basis, bits, network, written[bits], bench) for bits in variant.bits]
+            layers += layer_rows(network, written, variant.config, basis)
     return rows, layers, kernels
 
 
@@ -189,34 +189,48 @@ def _artifact(config: Config, basis: str, bits: int) -> str:
 
 
 def _quantized(
-    options: Options, config: Config, basis: str, bits: int, network: Approximation, bench: Bench, identity: Identity
+    options: Options, variant: Variant, bits: int, network: Approximation, bench: Bench, identity: Identity
 ) -> Quantized:
+    paths = [options.out / _artifact(variant.config, basis, bits) for basis in variant.bases]
     written = quantize(
         bench,
         network,
         bits,
         get_backend(options.backend),
-        options.out / _artifact(config, basis, bits),
+        paths[0],
         identity,
         rounding=options.rounding,
         schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
-        distill=options.distill,
     )
-    bench.progress.stage(f"{basis} {config.text}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
+    suffixes = (".safetensors",) if written.onnx.size is None else (".safetensors", ".onnx")
+    for path in paths[1:]:
+        for suffix in suffixes:
+            write_atomically(path.with_suffix(suffix), paths[0].with_suffix(suffix).read_bytes())
+    bench.progress.stage(f"{variant.name}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
     return written
 
 
 def _row(
-    options: Options, config: Config, basis: str, bits: int, network: Approximation, written: Quantized, bench: Bench
+    options: Options, variant: Variant, basis: str, bits: int, network: Approximation, written: Quantized, bench: Bench
 ) -> dict[str, Any]:
-    artifact, params = _artifact(config, basis, bits), count_params(bench.baseline)
+    artifact, params = _artifact(variant.config, basis, bits), count_params(bench.baseline)
     places = {"artifact": artifact, "baseline_top1": bench.top1, "baseline_params": params}
-    return row(options, config, basis, bits, network, written, **places)
+    return row(options, variant.config, basis, bits, network, written, **places)
+
+
+def _check_reload(rows: list[dict[str, Any]], options: Options, bench: Bench) -> None:
+    """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
+    bench.progress.stage("artifacts: reload in a fresh process")
+    found = reload_differences(list(bench.measured.values()), bench.data, options.model, bench.accelerator.device)
+    if found is not None:
+        differences = dict(zip(bench.measured, found, strict=True))
+        for each in rows:
+            each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]
 
 
 def _top1_words(network: Approximation) -> str:
     if network.top1_pre is None:
-        return f"uncompressed, Top-1 {network.top1_post:.2f}"
+        return f"no series, Top-1 {network.top1_post:.2f}"
     return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"
 
 

@@ -10,9 +10,11 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
+from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
+from pipeline.teacher import Teacher
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
@@ -51,11 +53,12 @@ def train(
     *,
     accelerator: Accelerator,
     seed: int,
-    teacher: nn.Module | None = None,
+    teacher: Teacher | None = None,
+    first_epoch: int = 0,
     progress: Progress | None = None,
     title: str = "train",
 ) -> nn.Module:
-    """Train a network in place on augmented images.
+    """Train a network in place on augmented images; coefficients step in the space of their filters.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).
@@ -65,6 +68,7 @@ def train(
         seed: Order of the images, augmentation and dropout follow from it alone.
         teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
+        first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: The bar's name.
 
@@ -83,13 +87,15 @@ def train(
         prepared, optimizer = accelerator.prepare(model.train(), optimizer)
         steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
         decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
-        with (progress or SilentProgress()).track(title, steps) as advance:
+        with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
             for epoch in range(schedule.epochs):
-                batches = images.batches(
-                    schedule.batch_size, device=accelerator.device, seed=seed * 1_000_003 + epoch, augment=True
-                )
-                for x, labels in batches:
-                    loss = _step(prepared, teacher, x, labels, optimizer, accelerator)
+                size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
+                batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True)
+                for batch, (x, labels) in enumerate(batches):
+                    answer = None
+                    if teacher is not None:
+                        answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+                    loss = _step(prepared, x, labels, answer, optimizer, accelerator)
                     decay.step()
                     advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
@@ -108,15 +114,13 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 def _step(
     model: nn.Module,
-    teacher: nn.Module | None,
     x: Tensor,
     labels: Tensor,
+    answer: Tensor | None,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> float:
-    with torch.no_grad(), accelerator.autocast():
-        targets = None if teacher is None else teacher(x)
-    loss = _loss(model(x), labels, targets)
+    loss = _loss(model(x), labels, answer)
     if not torch.isfinite(loss):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
@@ -125,13 +129,13 @@ def _step(
     return float(loss.detach())
 
 
-def _loss(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
     hard = functional.cross_entropy(logits.float(), labels)
-    if targets is None:
+    if answer is None:
         return hard
     soft = functional.kl_div(
         functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(targets.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(answer.float() / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )

@@ -46,8 +46,11 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
     return join(_header(identity).model_dump_json(), sections)
 
 
-def decode(contents: Contents) -> NetworkRecord:
+def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
     """Read the sections back.
+
+    Returns:
+        What the sections hold, and their tensors.
 
     Raises:
         CompressionError: They are not as the table says, or hold values that are not allowed.
@@ -62,7 +65,7 @@ def decode(contents: Contents) -> NetworkRecord:
         tuple(_take_normalization(entry, reader) for entry in table.normalizations),
     )
     reader.finish()
-    return record
+    return table, record
 
 
 def _header(identity: Identity) -> Header:

@@ -56,11 +56,13 @@ class Contents:
         text: The metadata entry.
         sections: Name -> one-dimensional tensor, in the file's order, without the checksum.
         header_bytes: Bytes before the first section.
+        check_bytes: Bytes of the checksum, after the last.
     """
 
     text: str
     sections: dict[str, Tensor]
     header_bytes: int
+    check_bytes: int = _CHECK_BYTES
 
 
 def join(text: str, sections: Mapping[str, Tensor]) -> bytes:

@@ -33,7 +33,7 @@ def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
     """
     header, contents = open_artifact(path)
     with naming(path):
-        record = decode(contents)
+        _, record = decode(contents)
     return record, identity_of(header)
 
 

@@ -53,17 +53,33 @@ def load_parts(
     """Load a compressed network with what it was made of; see ``load``."""
     header, contents = open_artifact(path)
     with naming(path):
-        record = decode(contents)
-    network = build_network(record, _architecture(header, record, allow_import) if model is None else model)
-    return network, record, identity_of(header)
+        _, record = decode(contents)
+    if model is None:
+        model = architecture(header, record, allow_import=allow_import)
+    return build_network(record, model), record, identity_of(header)
 
 
-def _architecture(header: Header, record: NetworkRecord, allow_import: bool) -> nn.Module:
-    """The network that the header names, its shapes compared with the file's before it takes memory."""
+def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -> nn.Module:
+    """Build the network that a header names; its shapes are compared with the file's before it takes memory.
+
+    Args:
+        header: The header.
+        record: The file's tensors.
+        allow_import: Whether a ``module:callable`` may be imported and called.
+
+    Returns:
+        The network, its values not set.
+
+    Raises:
+        DataError: The network is unknown to this version, or its shapes are not the file's.
+        OptionsError: A ``module:callable`` may not be or cannot be imported.
+    """
     _check_builder(header)
     if ":" in header.model:
         with torch.random.fork_rng():
-            return build_model(header.model, header.classes, allow_import=allow_import)
+            model = build_model(header.model, header.classes, allow_import=allow_import)
+        check_shapes(record, model)
+        return model
     with torch.random.fork_rng(), torch.device("meta"):
         model = build_model(header.model, header.classes)
     check_shapes(record, model)

@@ -1,6 +1,5 @@
 """``seriesquant export``: an artifact as an ONNX file, or as a state dict for PyTorch code of your own."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -9,72 +8,57 @@ import typer
 
 from pipeline.arguments import read_arguments
 from pipeline.commands import Action
+from pipeline.commands.flags import FILE_ALLOWED, AllowImport, File
 from pipeline.console import print_result
 from pipeline.errors import OptionsError
 
 SUMMARY = """Write an artifact's network in another format.
 
-onnx: packed integers that any runtime with opset 21 turns into filters. torch: the dense float32 state dict, in
-safetensors, for load_state_dict of the original architecture."""
+onnx: packed integers from which any runtime with opset 21 rebuilds the filters. torch: the dense state dict in
+float32, as safetensors, for load_state_dict of the original architecture."""
+
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".state_dict.safetensors"}
 _MATERIALIZED = ".float32.onnx"
 
-
-@dataclass(frozen=True)
-class Export:
-    """What is to be written where.
-
-    Attributes:
-        file: The artifact.
-        format: A key of ``SUFFIXES``.
-        materialize: Whether an ONNX file gets plain float32 weights.
-        out: The file to write.
-        allow_import: Whether the artifact may name a ``module:callable`` to import.
-    """
-
-    file: Path
-    format: str
-    materialize: bool
-    out: Path
-    allow_import: bool
+Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="what to write")]
+Materialize = Annotated[
+    bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4; torch always has them")
+]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")]
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read an export's words.
+    """Read the command's words.
 
     Raises:
-        OptionsError: A word is wrong or missing, or the output would replace the artifact.
+        OptionsError: They are wrong, or the output would replace the artifact.
     """
-    export = read_arguments(_export, argv, program, SUMMARY, "FILE, --format onnx or torch, and the flags of --help")
-    return None if export is None else partial(_execute, export)
+
+    def given(
+        file: File, format: Format, materialize: Materialize = False, out: Out = None, allow_import: AllowImport = False
+    ) -> Action:
+        path = _out(file, format, out, materialize=materialize)
+        return partial(_execute, file, format, path, materialize=materialize, allow_import=allow_import)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
+    return action
 
 
-def _export(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="the artifact")],
-    format: Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="what to write (required)")],
-    materialize: Annotated[
-        bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4 (torch always is)")
-    ] = False,
-    out: Annotated[str | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")] = None,
-    allow_import: Annotated[
-        bool, typer.Option("--allow-import", help="import the module:callable that FILE names")
-    ] = False,
-) -> Export:
+def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Path:
     if format not in SUFFIXES:
-        raise OptionsError(f"export: format {format!r} is unknown; allowed: {', '.join(SUFFIXES)}")
+        raise OptionsError(f"--format: got {format!r}; allowed: {', '.join(SUFFIXES)}")
     suffix = _MATERIALIZED if materialize and format == "onnx" else SUFFIXES[format]
-    path = Path(file).with_suffix(suffix) if out is None else Path(out)
-    if path.resolve() == Path(file).resolve():
-        raise OptionsError(f"export: --out {path} is the artifact itself; allowed: any other file")
-    return Export(Path(file), format, materialize, path, allow_import)
+    path = file.with_suffix(suffix) if out is None else out
+    if path.resolve() == file.resolve():
+        raise OptionsError(f"--out: {path} is the artifact itself; allowed: any other file")
+    return path
 
 
-def _execute(export: Export) -> int:
+def _execute(file: Path, format: str, out: Path, *, materialize: bool, allow_import: bool) -> int:
     from pipeline import exports  # only now: it imports torch
 
-    if export.format == "torch":
-        print_result(exports.export_torch(export.file, export.out, allow_import=export.allow_import))
+    if format == "torch":
+        print_result(exports.export_torch(file, out, allow_import=allow_import))
     else:
-        options = {"materialize": export.materialize, "allow_import": export.allow_import}
-        print_result(exports.export_onnx(export.file, export.out, **options))
+        print_result(exports.export_onnx(file, out, materialize=materialize, allow_import=allow_import))
     return 0

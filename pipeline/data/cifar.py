@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-import torchvision
 
 from pipeline.data.dataset import Dataset, Normalization
 from pipeline.data.memory import MemorySplit, memory_dataset
@@ -37,8 +36,10 @@ def load_cifar(folder: Path) -> Dataset:
     Raises:
         DataError: If a file is missing or differs from the published one.
     """
+    from torchvision.datasets import CIFAR10, CIFAR100  # only now: it takes as long as importing torch
+
     name = FOLDERS[folder.name]
-    source = torchvision.datasets.CIFAR10 if name == "cifar10" else torchvision.datasets.CIFAR100
+    source = CIFAR10 if name == "cifar10" else CIFAR100
     try:
         halves = [source(str(folder.parent), train=train, download=False) for train in (True, False)]
     except (RuntimeError, OSError) as error:

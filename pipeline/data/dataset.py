@@ -36,8 +36,8 @@ class Normalization:
         return values.sub_(mean * 255).div_(std * 255)
 
 
-class Split(Protocol):
-    """Labelled images of one half of a data set: training or test."""
+class Images(Protocol):
+    """Labelled images that come in batches."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -62,8 +62,15 @@ class Split(Protocol):
             OptionsError: If the batch size is below 1, or if `augment` comes without a seed.
         """
 
+
+class Split(Images, Protocol):
+    """Labelled images of one half of a data set: training or test."""
+
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
+
+    def normalized(self, normalization: Normalization) -> "Split":
+        """The same images for a network of another normalization."""
 
     def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
         """Draw `count` images (or all) without labels or augmentation: float32, (N, 3, H, W), normalized."""

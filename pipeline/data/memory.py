@@ -56,6 +56,10 @@ class MemorySplit:
         count = check_limit(count)
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
+    def normalized(self, normalization: Normalization) -> "MemorySplit":
+        """The same images for a network of another normalization."""
+        return replace(self, normalization=normalization)
+
     def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
         """Draw `count` images; see `Split.sample`."""
         index = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]

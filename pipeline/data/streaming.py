@@ -61,6 +61,10 @@ class FolderSplit:
         """
         return replace(self, files=self.files.head(check_limit(count)))
 
+    def normalized(self, normalization: Normalization) -> "FolderSplit":
+        """The same images for a network of another normalization."""
+        return replace(self, normalization=normalization)
+
     def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
         """Draw `count` images; see `Split.sample`.
 

@@ -33,7 +33,8 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     if ":" in name:
         if not allow_import:
             raise OptionsError(
-                f"the model {name!r} would import code, which is not allowed here; pass the network itself"
+                f"the model {name!r} would import code, which is not allowed here; allow it with --allow-import "
+                "(allow_import=True), or pass the network itself"
             )
         return import_model(name, classes)
     if name in cifar_resnet.BUILDERS:

@@ -1,11 +1,11 @@
 """torchvision's classification networks: the only module that asks torchvision for a network or its weights."""
 
 from functools import cache, partial
+from importlib import import_module
 from typing import Any, Final, cast
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import DataError, OptionsError
@@ -17,9 +17,15 @@ _ARGUMENTS: Final[dict[str, dict[str, bool]]] = {"googlenet": _INCEPTION, "incep
 
 
 @cache
+def _zoo() -> Any:
+    """The networks of torchvision, imported when first asked for: that takes as long as importing torch."""
+    return import_module("torchvision.models")
+
+
+@cache
 def names() -> tuple[str, ...]:
     """Names of the classification networks; detection, segmentation, video and quantized ones live in submodules."""
-    return tuple(torchvision.models.list_models(module=torchvision.models))
+    return tuple(_zoo().list_models(module=_zoo()))
 
 
 def build(name: str, classes: int) -> nn.Module:
@@ -28,7 +34,7 @@ def build(name: str, classes: int) -> nn.Module:
     Raises:
         ValueError: If torchvision has no such network.
     """
-    create = partial(torchvision.models.get_model, name, weights=None, num_classes=classes, **arguments(name))
+    create = partial(_zoo().get_model, name, weights=None, num_classes=classes, **arguments(name))
     device = torch.get_default_device()
     if device.type != "meta":
         return cast(nn.Module, create())
@@ -48,7 +54,7 @@ def default_weights_name(name: str) -> str | None:
     """The name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
     if name not in names():
         return None
-    default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
+    default = getattr(_zoo().get_model_weights(name), "DEFAULT", None)
     return None if default is None else str(default.name)
 
 
@@ -84,7 +90,7 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
 
 
 def _find(name: str, weights_name: str) -> Any:
-    members = dict(torchvision.models.get_model_weights(name).__members__) if name in names() else {}
+    members = dict(_zoo().get_model_weights(name).__members__) if name in names() else {}
     if weights_name not in members:
         allowed = f"allowed: {', '.join(members)}" if members else "torchvision has none for this network"
         raise OptionsError(f"no weights named {weights_name!r} for {name}; {allowed}, or the path of a checkpoint file")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.artifact import Identity
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Images
 from pipeline.evaluation import Evaluation
 from pipeline.network_record import NetworkRecord
 from pipeline.onnx.errors import OnnxError
@@ -67,7 +67,7 @@ class OnnxExporter:
         identity: Identity,
         path: Path,
         *,
-        images: Split,
+        images: Images,
         measured: Evaluation,
     ) -> OnnxFigures:
         """Write a row's ONNX file and compare it with PyTorch; a network without ONNX form is no error.

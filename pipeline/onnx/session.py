@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from pipeline.data.dataset import Split
+from pipeline.data.dataset import Images
 from pipeline.evaluation import Evaluation, measure
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.trace import INPUT
@@ -54,7 +54,7 @@ def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor
     return torch.from_numpy(logits)
 
 
-def evaluate_onnx(session: onnxruntime.InferenceSession, images: Split) -> Evaluation:
+def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Evaluation:
     """Run an ONNX network over images in their own order; see ``evaluate``.
 
     Raises:

@@ -89,6 +89,8 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
         ({"bits": 1}, "--bits: got 1; allowed: 2 to 8"),
         ({"bits": [4, True]}, "--bits: got"),
         ({"bits": "4,8,4"}, "--bits: 4 is given twice"),
+        ({"dense_bits": "9"}, "--dense-bits: got '9'; allowed: 2 to 8"),
+        ({"dense_bits": [3, 3]}, "--dense-bits: 3 is given twice"),
         ({"basis": "fourier"}, "--basis: got 'fourier'; allowed: cosine, chebyshev"),
         ({"basis": "cosine,cosine"}, "--basis: cosine is given twice"),
         ({"fit": "best"}, "--fit: got 'best'; allowed: activations, weights"),

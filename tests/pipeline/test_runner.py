@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.acceleration import make_accelerator
 from pipeline.artifact import load
 from pipeline.data.sources import load_dataset
 from pipeline.evaluation import evaluate
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.options import Options
 from pipeline.runner import plan_text, run
-from tests.pipeline.networks import write_module, write_npz
+from pipeline.training import Schedule, train
+from tests.pipeline.networks import tiny_network, write_module, write_npz
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +122,20 @@ def test_dense_rows_are_the_baseline(finished):
     assert len({row["sha256"] for row in dense if row["bits"] == 4}) == 1
 
 
+def test_dense_bits_give_dense_rows_the_same_training(here, finished):
+    report = run(options(here, "rivals", config=("3,2,2",), dense_bits=(4, 3), qat_epochs=1)).report
+    rows = {(row["config"], row["basis"], row["bits"]): row for row in report["rows"]}
+    dense = [row for row in report["rows"] if row["config"] == "dense"]
+    assert set(rows) == {(c, b, n) for b in ("cosine", "chebyshev") for c, n in RIVALS}
+    assert {(row["epochs"], row["qat_epochs"]) for row in report["rows"]} == {(1, 1)}
+    assert all((here / "rivals" / row["artifact"]).stat().st_size == row["size_mb"] * 1e6 for row in dense)
+    untrained = next(row for row in finished.report["rows"] if (row["config"], row["bits"]) == ("dense", 4))
+    assert untrained["sha256"] not in {row["sha256"] for row in dense}
+
+
+RIVALS = [("3,2,2", 8), ("3,2,2", 4), ("dense", 4), ("dense", 3)]
+
+
 def test_params_are_those_of_the_plan(finished):
     params = {row["config"]: row["params"] for row in finished.report["rows"]}
     rest = 8 + (8 * 12 + 12) + 16 + (16 * 4 + 4)
@@ -204,24 +220,12 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
 
 
 def test_a_missed_gate_exits_3_with_the_report_written(here):
-    done = command(
-        here,
-        *GRID,
-        "--bits",
-        "2",
-        "--epochs",
-        "0",
-        "--fit",
-        "weights",
-        "--rounding",
-        "nearest",
-        "--max-drop",
-        "0",
-        "--out",
-        "gate",
-        "--config",
-        "1,1,1",
-    )
+    model = tiny_network()
+    images = load_dataset("colours.npz").train
+    train(model, images, Schedule(12, lr=0.05, batch_size=16), accelerator=make_accelerator("cpu"), seed=0)
+    torch.save(model.state_dict(), "good.pt")
+    rough = ("--bits", "2", "--epochs", "0", "--fit", "weights", "--rounding", "nearest", "--config", "1,1,1")
+    done = command(here, *GRID, *rough, "--weights", "good.pt", "--max-drop", "0", "--out", "gate")
     assert done.returncode == 3, done.stderr
     assert json.loads((here / "gate" / "report.json").read_text())["gate"] == {"max_drop": 0.0, "passed": False}
 

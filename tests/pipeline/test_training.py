@@ -16,6 +16,7 @@ from pipeline.errors import OptionsError
 from pipeline.evaluation import evaluate
 from pipeline.network_record import build_network, record_network
 from pipeline.quantization import attach_fake_quantizers, quantize_network
+from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train
 from quant.backends import get_backend
 from quant.formats import IntFormat
@@ -51,10 +52,11 @@ def test_training_learns_and_evaluation_counts(data, trained):
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(data, trained):
     state = torch.random.get_rng_state()
     schedule = Schedule(1, lr=0.02, batch_size=32)
-    networks = [
-        train(series(trained), data.train, schedule, accelerator=make_accelerator("cpu"), seed=3, teacher=trained)
-        for _ in range(2)
-    ]
+    networks = []
+    for _ in range(2):
+        accelerator = make_accelerator("cpu")
+        teacher = Teacher(trained, accelerator)
+        networks.append(train(series(trained), data.train, schedule, accelerator=accelerator, seed=3, teacher=teacher))
     assert torch.equal(torch.random.get_rng_state(), state)
     for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.equal(a, b)
@@ -66,13 +68,40 @@ def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
     labels = torch.randint(0, 4, (len(data.train),), generator=torch.Generator().manual_seed(1))
     images = dataclasses.replace(data.train, labels=labels)
     top1 = {}
-    for teacher in (trained, None):
-        student = tiny_network(seed=5)
+    for taught in (True, False):
+        student, accelerator = tiny_network(seed=5), make_accelerator("cpu")
         schedule = Schedule(12, lr=0.01, batch_size=16)
-        train(student, images, schedule, accelerator=make_accelerator("cpu"), seed=0, teacher=teacher)
-        top1[teacher] = evaluate(student, data.test, device=CPU).top1
-    assert top1[trained] >= 75
-    assert top1[None] < 60
+        teacher = Teacher(trained, accelerator) if taught else None
+        train(student, images, schedule, accelerator=accelerator, seed=0, teacher=teacher)
+        top1[taught] = evaluate(student, data.test, device=CPU).top1
+    assert top1[True] >= 75
+    assert top1[False] < 60
+
+
+def test_the_two_bases_train_to_the_same_filters(data, trained):
+    """At order 2 of 3 they span the same filters, and coefficients step in the space of filters."""
+    filters = {}
+    for basis in ("cosine", "chebyshev"):
+        model = swap_convolutions(copy.deepcopy(trained), {"1.0": (2, 2), "2.0": (2, 2)}, basis)
+        schedule = Schedule(2, lr=0.02, batch_size=16, weight_decay=1e-2)
+        train(model, data.train, schedule, accelerator=make_accelerator("cpu"), seed=0)
+        filters[basis] = [model.get_submodule(name).filters().detach() for name in ("1.0", "2.0")]
+    before = [trained.get_submodule(name).weight.detach() for name in ("1.0", "2.0")]
+    for cosine, chebyshev, start in zip(*filters.values(), before, strict=True):
+        assert float((cosine - chebyshev).norm()) < 0.05 * float((cosine - start).norm())
+
+
+def test_later_epochs_bring_other_batches(data, trained):
+    schedule = Schedule(1, lr=0.02, batch_size=32)
+    ends = [
+        train(series(trained), data.train, schedule, accelerator=make_accelerator("cpu"), seed=0, first_epoch=first)
+        for first in (0, 0, 5)
+    ]
+    same, other = (
+        all(torch.equal(a, b) for a, b in zip(ends[0].parameters(), end.parameters(), strict=True)) for end in ends[1:]
+    )
+    assert same
+    assert not other
 
 
 def test_zero_epochs_change_nothing(data, trained):

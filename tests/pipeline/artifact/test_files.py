@@ -270,8 +270,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_claims_of_gigabytes_take_no_memory(tmp_path):
-    """A header as long as the file's first bytes say, a table that unpacks to a quarter of one, a network of half of one,
-    and a file that is mostly a hole."""
+    """By the file's length, the header's, the table's when it is unpacked, and the network's."""
     (tmp_path / "long").write_bytes((2**62).to_bytes(8, "little") + b"{}" + bytes(100))
     bomb = zlib.compress(bytes(2**28))
     text = json.dumps({**json.loads(open_artifact(good := _good(tmp_path))[1].text)})

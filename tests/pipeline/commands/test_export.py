@@ -62,7 +62,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
     ("words", "code", "sentence"),
     [
         (("small-4.safetensors",), 2, "missing option '--format'"),
-        (("small-4.safetensors", "--format", "tflite"), 2, "format 'tflite' is unknown; allowed: onnx, torch"),
+        (("small-4.safetensors", "--format", "tflite"), 2, "--format: got 'tflite'; allowed: onnx, torch"),
         (("--format", "onnx"), 2, "missing argument 'file'"),
         (("none.safetensors", "--format", "onnx"), 4, "none.safetensors is not a file"),
         (("cut.safetensors", "--format", "torch"), 4, "cut.safetensors is damaged"),

@@ -1,0 +1,98 @@
+"""``seriesquant evaluate``: an artifact's Top-1 on test images, and how often it agrees with another."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tabulate import tabulate
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.commands.flags import FILE_ALLOWED, AllowImport, Device, File, check_device
+from pipeline.console import print_result
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.data.dataset import Dataset
+    from pipeline.evaluation import Evaluation
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = """Measure an artifact's Top-1 on test images, and with --against how often another one predicts the same."""
+
+Against = Annotated[Path | None, typer.Option(metavar="FILE2", help="another artifact", show_default=False)]
+Data = Annotated[str, typer.Option(help="digits, an .npz file, or a folder of images or CIFAR")]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="use N test images", show_default=False)]
+Workers = Annotated[int, typer.Option(metavar="N", help="processes that load images")]
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words.
+
+    Raises:
+        OptionsError: They are wrong.
+    """
+
+    def given(
+        file: File,
+        data: Data = "digits",
+        against: Against = None,
+        limit_test: Limit = None,
+        device: Device = "auto",
+        workers: Workers = 2,
+        allow_import: AllowImport = False,
+    ) -> Action:
+        files = [file] if against is None else [file, against]
+        return partial(_execute, files, data, limit_test, check_device(device), workers, allow_import=allow_import)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
+    return action
+
+
+def _execute(
+    files: list[Path], source: str, limit: int | None, device: str, workers: int, *, allow_import: bool
+) -> int:
+    from pipeline.acceleration import make_accelerator  # only now: it imports torch
+    from pipeline.artifact import open_artifact
+    from pipeline.data import load_dataset
+
+    for file in files:
+        open_artifact(file)  # before the data are read, which may take long
+    data = load_dataset(source, limit_test=limit, workers=workers)
+    place = make_accelerator(device).device
+    results = [_evaluated(file, data, place, allow_import) for file in files]
+    count = len(data.test)
+    rows = [
+        (file, f"{each.top1:.2f}", round(each.top1 * count / 100), count)
+        for file, each in zip(files, results, strict=True)
+    ]
+    lines = [tabulate(rows, ("File", "Top-1 (%)", "Right", "Images"), floatfmt=".2f")]
+    if len(results) > 1:
+        first, second = (each.logits.argmax(dim=1) for each in results)
+        same = int((first == second).sum())
+        lines.append(f"Agreement: {100 * same / count:.2f} %, {same} of {count} predictions are the same")
+    print_result("\n\n".join(lines))
+    return 0
+
+
+def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import: bool) -> "Evaluation":
+    from pipeline.artifact import load, open_artifact
+    from pipeline.data.dataset import Normalization
+    from pipeline.errors import DataError
+    from pipeline.evaluation import evaluate
+    from pipeline.models import check_forward
+
+    header, _ = open_artifact(file)
+    if data.classes > header.classes:
+        raise DataError(
+            f"evaluate: {file} has {header.classes} classes, but the data has {data.classes}; allowed: data of the "
+            "classes that the network was trained on"
+        )
+    if header.class_names[: data.classes] != data.class_names:
+        logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
+    network = load(file, allow_import=allow_import)
+    check_forward(network, header.classes, data.image_size)
+    return evaluate(network, data.test.normalized(Normalization(header.mean, header.std)), device=device)

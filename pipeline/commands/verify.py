@@ -1,0 +1,47 @@
+"""``seriesquant verify``: check an artifact's every byte, and that it fits the network that it names."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.commands.flags import FILE_ALLOWED, AllowImport, File
+from pipeline.console import print_result
+
+SUMMARY = """Check an artifact: its checksums, every value, and its tensors against the network that it names.
+
+A network named module:callable is built only with --allow-import. Exit code 4 when something is wrong."""
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words.
+
+    Raises:
+        OptionsError: They are wrong.
+    """
+
+    def given(file: File, allow_import: AllowImport = False) -> Action:
+        return partial(_execute, file, allow_import=allow_import)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
+    return action
+
+
+def _execute(file: Path, *, allow_import: bool) -> int:
+    from pipeline.artifact.loading import architecture  # only now: it imports torch
+    from pipeline.artifact.summary import summarize
+
+    summary = summarize(file)
+    model = summary.header.model
+    if ":" in model and not allow_import:
+        network = f"not compared with {model}, which only --allow-import imports"
+    else:
+        architecture(summary.header, summary.record, allow_import=allow_import)
+        network = f"as in {model}"
+    tensors = len(summary.record.shapes())
+    print_result(
+        f"{file}: whole; {summary.size} bytes, {len(summary.layers)} layers in few bits, {tensors} tensors {network}, "
+        f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    )
+    return 0

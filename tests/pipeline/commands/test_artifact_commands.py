@@ -1,0 +1,173 @@
+"""The commands that read an artifact, as a user calls them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.artifact import Identity, load, write_artifact
+from pipeline.cli import main
+from pipeline.data import load_dataset
+from pipeline.evaluation import evaluate
+from pipeline.models import build_model
+from pipeline.network_record import record_network
+from pipeline.quantization import quantize_network
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.artifact.samples import compressed
+from tests.pipeline.networks import write_module, write_npz
+
+ROOT = Path(__file__).parents[3]
+NAMES = ("0", "1", "2", "3")
+STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with data, a user's network, and two artifacts of it."""
+    write_npz(tmp_path / "colours.npz")
+    identity = Identity(write_module(tmp_path), 4, NAMES, *STATISTICS, (12, 12))
+    for bits in (4, 8):
+        write_artifact(compressed(bits), identity, tmp_path / f"{bits}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("tiny_net", None)
+
+
+def resnet20(path: Path, names=NAMES, mean=STATISTICS[0]) -> Path:
+    torch.manual_seed(0)
+    model = build_model("resnet20", len(names))
+    quantized = quantize_network(model, IntFormat(4), get_backend("brevitas"))
+    write_artifact(
+        record_network(model, quantized), Identity("resnet20", len(names), names, mean, STATISTICS[1], (12, 12)), path
+    )
+    return path
+
+
+def test_inspect_accounts_for_every_byte(here, capsys):
+    assert main(["inspect", "4.safetensors"]) == 0
+    out = capsys.readouterr().out
+    kinds = re.findall(r"^([a-z][a-z ]+?)  +(\d+) +[\d.]+$", out, re.MULTILINE)
+    sizes = {name: int(size) for name, size in kinds}
+    total = sizes.pop("whole file")
+    assert total == sum(sizes.values()) == (here / "4.safetensors").stat().st_size
+    lines = [line.split() for line in out.splitlines() if re.match(r"\d\.\d|5 ", line)]
+    assert ["0.0", "cosine", "3x3", "5x5", "int", "4", "8x3x3x3", "108", "32"] in lines
+    assert ["5", "-", "-", "-", "int", "4", "4x16", "32", "16"] in lines
+    assert sizes["codes"] == sum(int(line[-2]) for line in lines)
+    assert sizes["scales"] == sum(int(line[-1]) for line in lines)
+    assert "tiny_net:make" in out
+
+
+def test_inspect_shows_the_uncompressed_network_without_a_table_of_layers(tmp_path, capsys):
+    identity = Identity("resnet20", 4, NAMES, *STATISTICS, (12, 12))
+    write_artifact(record_network(build_model("resnet20", 4), {}), identity, tmp_path / "a.safetensors")
+    assert main(["inspect", str(tmp_path / "a.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "Scheme" not in out
+    assert re.search(r"codes +0 ", out)
+
+
+def test_inspect_and_verify_import_nothing(here, capsys):
+    (here / "tiny_net.py").write_text("raise SystemExit(9)")
+    assert main(["inspect", "4.safetensors"]) == 0
+    assert main(["verify", "4.safetensors"]) == 0
+    assert "not compared with tiny_net:make, which only --allow-import imports" in capsys.readouterr().out
+
+
+def test_verify_compares_with_the_network(here, capsys):
+    assert main(["verify", "4.safetensors", "--allow-import"]) == 0
+    assert re.search(
+        r"4\.safetensors: whole; \d+ bytes, 5 layers .* as in tiny_net:make, SHA-256 [0-9a-f]{64}\n",
+        capsys.readouterr().out,
+    )
+    assert main(["verify", str(resnet20(here / "r.safetensors"))]) == 0
+    assert "as in resnet20" in capsys.readouterr().out
+
+
+def test_evaluate_says_top1_and_agreement(here, capsys):
+    assert (
+        main(["evaluate", "4.safetensors", "--data", "colours.npz", "--against", "8.safetensors", "--allow-import"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    test = load_dataset("colours.npz").test
+    results = [evaluate(load(f"{b}.safetensors", allow_import=True), test, device=torch.device("cpu")) for b in (4, 8)]
+    for result, bits in zip(results, (4, 8), strict=True):
+        assert re.search(rf"{bits}\.safetensors +{result.top1:.2f} +{round(result.top1 * 61 / 100)} +61\n", out)
+    same = int((results[0].logits.argmax(1) == results[1].logits.argmax(1)).sum())
+    assert out.endswith(f"Agreement: {100 * same / 61:.2f} %, {same} of 61 predictions are the same\n")
+
+
+def test_evaluate_takes_the_first_images_and_the_files_normalization(here, capsys):
+    path = resnet20(here / "r.safetensors", mean=(0.1, 0.2, 0.3))
+    assert main(["evaluate", str(path), "--data", "colours.npz", "--limit-test", "20"]) == 0
+    test = load_dataset("colours.npz", limit_test=20).test
+    x = (test.images / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor(STATISTICS[1])
+    right = int((load(path)(x.permute(0, 3, 1, 2)).argmax(1) == test.labels).sum())
+    assert re.search(rf" {100 * right / 20:.2f} +{right} +20\n", capsys.readouterr().out)
+
+
+def test_evaluate_warns_of_other_class_names(here, capsys, caplog):
+    path = resnet20(here / "r.safetensors", names=("a", "b", "c", "d", "e"))
+    assert main(["evaluate", str(path), "--data", "colours.npz"]) == 0
+    assert "have different names; they are matched by number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["inspect"], 2, "missing argument 'FILE'; allowed: one FILE, and the flags that --help shows"),
+        (["inspect", "nowhere"], 4, "artifact: nowhere is not a file; allowed: a file that seriesquant wrote"),
+        (["verify", "."], 4, "artifact: . is not a file"),
+        (["verify", "colours.npz"], 4, "artifact: colours.npz is damaged or no artifact"),
+        (["verify", "torn"], 4, "artifact: torn is damaged or no artifact: its header claims"),
+        (["verify", "4.safetensors", "more"], 2, "unexpected extra argument"),
+        (
+            ["verify", "4.safetensors", "--allow-imports"],
+            2,
+            "there is no flag --allow-imports; did you mean --allow-import?",
+        ),
+        (["evaluate", "4.safetensors", "--data", "colours.npz"], 2, "allow it with --allow-import"),
+        (["evaluate", "4.safetensors", "--data", "nowhere.npz", "--allow-import"], 4, "nowhere.npz does not exist"),
+        (["evaluate", "4.safetensors", "--against", "torn", "--allow-import"], 4, "artifact: torn is damaged"),
+        (
+            ["evaluate", "4.safetensors", "--allow-import"],
+            4,
+            "has 4 classes, but the data has 10; allowed: data of the",
+        ),
+        (
+            ["evaluate", "4.safetensors", "--device", "tpu"],
+            2,
+            "--device: got 'tpu'; allowed: auto, cpu, cuda, cuda:N, mps",
+        ),
+        (["evaluate", "4.safetensors", "--limit-test", "0"], 2, "must be 1 or more, got 0"),
+        (["evaluate", "4.safetensors", "--limit-test", "x"], 2, "invalid value for '--limit-test'"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_their_code(here, capsys, words, code, sentence):
+    (here / "torn").write_bytes((here / "4.safetensors").read_bytes()[:-9])
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_the_program_reads_an_artifact_as_a_process(here):
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "verify", "8.safetensors", "--allow-import"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("8.safetensors: whole; ")
+
+
+def test_a_commands_mistake_loads_nothing_heavy():
+    code = (
+        "import sys; from pipeline.cli import main; main(['evaluate', 'x', '--device', 'tpu']); main(['inspect']);"
+        "main(['verify', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0

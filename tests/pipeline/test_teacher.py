@@ -1,0 +1,55 @@
+"""The teacher's answers: the network's own, asked once for each batch."""
+
+import torch
+from torch import nn
+
+from pipeline.acceleration import make_accelerator
+from pipeline.teacher import Teacher
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.linear = 0, nn.Linear(3, 5)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x.mean(dim=(2, 3)))
+
+
+def images(seed):
+    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def asked(teacher, **changes):
+    return teacher.logits(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
+
+
+def test_an_answer_is_the_networks_and_is_computed_once():
+    network, accelerator = Counting().eval(), make_accelerator("cpu")
+    teacher = Teacher(network, accelerator)
+    first, second = asked(teacher), asked(teacher)
+    with torch.no_grad(), accelerator.autocast():
+        expected = network(images(0))
+    assert torch.equal(first, expected)
+    assert torch.equal(second, expected)
+    assert second.dtype == expected.dtype
+    assert not first.requires_grad
+    assert network.calls == 2, "one for the teacher, one for the expected answer"
+
+
+def test_other_batches_epochs_and_batch_sizes_are_asked_anew():
+    network = Counting().eval()
+    teacher = Teacher(network, make_accelerator("cpu"))
+    for change in ({}, {"batch": 1}, {"epoch_seed": 8}, {"batch_size": 5}):
+        asked(teacher, **change)
+    assert network.calls == 4
+
+
+def test_what_does_not_fit_is_computed_again():
+    network = Counting().eval()
+    teacher = Teacher(network, make_accelerator("cpu"), memory=asked(Teacher(network, make_accelerator("cpu"))).nbytes)
+    network.calls = 0
+    answers = [asked(teacher, batch=batch) for batch in (0, 1, 0, 1)]
+    assert network.calls == 3
+    assert torch.equal(answers[1], answers[3])
