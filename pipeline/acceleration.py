@@ -2,10 +2,11 @@
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from pipeline.errors import OptionsError
 
-__all__ = ["Accelerator", "make_accelerator"]
+__all__ = ["Accelerator", "make_accelerator", "release"]
 
 
 def make_accelerator(device: str) -> Accelerator:
@@ -26,6 +27,24 @@ def make_accelerator(device: str) -> Accelerator:
         raise OptionsError("--device: got mps, but this machine has no MPS device; allowed here: auto, cpu")
     on_cpu = device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if _gains_from_bf16(on_cpu) else "no")
+
+
+def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> None:
+    """Take a network back from accelerate after training, as it was before ``prepare`` but for what it learned.
+
+    accelerate leaves a mark on what it once prepared, and a marked network, or a copy of one, would train next time
+    without mixed precision.
+
+    Args:
+        accelerator: The one that prepared it.
+        model: The network.
+        prepared: What ``prepare`` returned for it.
+    """
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    accelerator.free_memory()
+    vars(model).pop("_is_accelerate_prepared", None)
+    if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
+        del model.forward  # it hides the class's own method with the same
 
 
 def _select_cuda(device: str) -> None:

@@ -1,6 +1,5 @@
 """The baseline: the uncompressed network, loaded or trained once on the data."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
 from pipeline.models.registry import build_model, check_forward
 from pipeline.progress import Progress
-from pipeline.store import read_state, store_key, write_state
-from pipeline.training import Schedule, train
-
-logger = logging.getLogger(__name__)
+from pipeline.stored_training import Course, train_once
+from pipeline.training import Schedule
 
 BASELINE_EPOCHS = 10
 BASELINE_SCHEDULE = Schedule(BASELINE_EPOCHS, lr=0.05, batch_size=64, weight_decay=5e-4)
@@ -80,30 +77,8 @@ def _initial(model_name: str, data: Dataset, seed: int) -> nn.Module:
 def _trained(
     model_name: str, data: Dataset, *, accelerator: Accelerator, seed: int, fresh: bool, progress: Progress | None
 ) -> Baseline:
-    key = store_key(
-        stage="baseline",
-        version=1,
-        model=model_name,
-        data=data.digest,
-        images=len(data.train),
-        seed=seed,
-        schedule=vars(BASELINE_SCHEDULE),
-        precision=accelerator.mixed_precision,
-        device=accelerator.device.type,
-        torch=torch.__version__,
-    )
     model = _initial(model_name, data, seed)
-    state = None if fresh else read_state(key)
-    if state is not None and _fits(model, state):
-        logger.info("baseline: read from the store")
-        model.load_state_dict(state)
-    else:
-        title = f"baseline: training {model_name} on {data.name}"
-        train(model, data.train, BASELINE_SCHEDULE, accelerator=accelerator, seed=seed, progress=progress, title=title)
-        write_state(key, model.state_dict())
-    return Baseline(model.eval(), f"trained on {data.name} for {BASELINE_EPOCHS} epochs, seed {seed}")
-
-
-def _fits(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
-    own = model.state_dict()
-    return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
+    course = Course(data, BASELINE_SCHEDULE, accelerator, seed)
+    title = f"baseline: training {model_name} on {data.name}"
+    train_once(model, course, structure=model_name, fresh=fresh, progress=progress, title=title)
+    return Baseline(model, f"trained on {data.name} for {BASELINE_EPOCHS} epochs, seed {seed}")

@@ -21,8 +21,9 @@ from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.reload import Measured, images_to_reload
+from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
-from pipeline.training import Schedule, train
+from pipeline.training import Schedule
 from quant.backends import Backend
 from quant.formats import IntFormat
 
@@ -40,6 +41,8 @@ class Bench:
         seed: Orders of images and augmentation follow from it.
         progress: Where stages are reported.
         teacher: The uncompressed network in training, or None where only the labels teach.
+        model_name: The architecture's name.
+        fresh: Train even where the result is stored.
         measured: SHA-256 of every artifact written -> what it gave, for the proof that it reloads.
         onnx: Writes the rows' ONNX files, which share one graph.
     """
@@ -52,6 +55,8 @@ class Bench:
     seed: int
     progress: Progress
     teacher: Teacher | None
+    model_name: str
+    fresh: bool
     measured: dict[str, Measured] = field(default_factory=dict)
     onnx: OnnxExporter = field(default_factory=OnnxExporter)
 
@@ -75,6 +80,7 @@ class Approximation:
         top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which nothing approximates.
         top1_post: Top-1 after it.
         fit_errors: Layer name -> relative output error of the fit.
+        seconds: What fine-tuning took, when it was done.
     """
 
     model: nn.Module
@@ -83,20 +89,22 @@ class Approximation:
     top1_pre: float | None
     top1_post: float
     fit_errors: dict[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Quantized:
     """One written artifact: its Top-1 (percent), digest and size in bytes.
 
-    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it, and
-    ``onnx`` the figures of the ONNX file beside the artifact.
+    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it;
+    ``seconds`` is what that training took, when it was done; ``onnx`` has the figures of the file beside the artifact.
     """
 
     top1: float
     sha256: str
     size: int
     rounding_errors: dict[str, float]
+    seconds: float
     onnx: OnnxFigures
 
 
@@ -121,21 +129,19 @@ def approximate(bench: Bench, variant: Variant, fit: str, schedule: Schedule) ->
         visit = fit_activations if fit == "activations" else output_errors
         fit_errors = visit(model, bench.baseline, bench.calibration, seed=bench.seed)
         top1_pre = top1 = bench.top1_of(model)
+    seconds = _train(bench, model, schedule, 0, variant.name, f"{variant.name}: fine-tuning")
     if schedule.epochs:
-        _train(bench, model, schedule, title=f"{variant.name}: fine-tuning")
         top1 = bench.top1_of(model)
-    return Approximation(model, layers, schedule.epochs, top1_pre, top1, fit_errors)
+    return Approximation(model, layers, schedule.epochs, top1_pre, top1, fit_errors, seconds)
 
 
-def _train(bench: Bench, model: nn.Module, schedule: Schedule, *, first_epoch: int = 0, title: str) -> None:
-    train(
+def _train(bench: Bench, model: nn.Module, schedule: Schedule, first_epoch: int, structure: str, title: str) -> float:
+    course = Course(bench.data, schedule, bench.accelerator, bench.seed, bench.teacher, first_epoch)
+    return train_once(
         model,
-        bench.data.train,
-        schedule,
-        accelerator=bench.accelerator,
-        seed=bench.seed,
-        teacher=bench.teacher,
-        first_epoch=first_epoch,
+        course,
+        structure=f"{bench.model_name} {structure}",
+        fresh=bench.fresh,
         progress=bench.progress,
         title=title,
     )
@@ -169,10 +175,12 @@ def quantize(
     """
     format, model = IntFormat(bits), copy.deepcopy(approximation.model)
     start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
+    seconds = 0.0
     if schedule.epochs:
         attach_fake_quantizers(model, format, backend, start.layers)
+        structure = f"{path.stem} {getattr(backend, '__name__', backend)}"
         title = f"{path.stem}: quantization-aware training"
-        _train(bench, model, schedule, first_epoch=approximation.epochs, title=title)
+        seconds = _train(bench, model, schedule, approximation.epochs, structure, title)
     rounded = {} if schedule.epochs else start.layers
     record = record_network(model, quantize_network(model, format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
@@ -184,7 +192,7 @@ def quantize(
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     bench.measured[digest] = Measured(path, measured.logits[: images_to_reload(bench.data)].clone())
-    return Quantized(measured.top1, digest, len(content), start.errors, portable)
+    return Quantized(measured.top1, digest, len(content), start.errors, seconds, portable)
 
 
 def dataset_identity(model_name: str, data: Dataset) -> Identity:

@@ -47,6 +47,8 @@ def row(
         "rounding": options.rounding,
         "epochs": network.epochs,
         "qat_epochs": options.qat_epochs,
+        "finetune_s": round(network.seconds, 1),
+        "qat_s": round(written.seconds, 1),
         "top1_pre": _points(network.top1_pre),
         "top1_post": _points(network.top1_post),
         "top1_quant": _points(written.top1),

@@ -156,7 +156,18 @@ def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench
     count = _calibration_size(options, data)
     calibration = data.train.sample(count, seed=options.seed, device=accelerator.device)
     teacher = Teacher(baseline.model, accelerator) if options.distill else None
-    bench = Bench(baseline.model, top1, data, calibration, accelerator, options.seed, progress, teacher)
+    bench = Bench(
+        baseline.model,
+        top1,
+        data,
+        calibration,
+        accelerator,
+        options.seed,
+        progress,
+        teacher,
+        options.model,
+        options.fresh,
+    )
     return bench, baseline.origin
 
 

@@ -1,11 +1,13 @@
 """The uncompressed network as a teacher that is asked once for each batch, however many networks learn from it."""
 
 from collections import defaultdict
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.acceleration import Accelerator
+from pipeline.store import state_digest
 
 # Answers kept at the most: about 400 epochs of CIFAR-10. Where more are asked for, the rest is computed anew each time.
 MEMORY_BYTES = 512_000_000
@@ -27,6 +29,11 @@ class Teacher:
         """Keep no answer yet."""
         self._network, self._accelerator, self._left = network, accelerator, memory
         self._kept: defaultdict[tuple[int, int], dict[int, Tensor]] = defaultdict(dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the network."""
+        return state_digest(self._network)
 
     @torch.no_grad()
     def logits(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
-from pipeline.acceleration import Accelerator
+from pipeline.acceleration import Accelerator, release
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
 from pipeline.teacher import Teacher
@@ -98,8 +98,7 @@ def train(
                     loss = _step(prepared, x, labels, answer, optimizer, accelerator)
                     decay.step()
                     advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
-        accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-        accelerator.free_memory()
+        release(accelerator, model, prepared)
     return model.eval()
 
 

@@ -13,7 +13,7 @@ MOST_TABLE_BYTES = 1 << 24
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
 Crc = Annotated[int, Field(ge=0, lt=1 << 32)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Triple = tuple[float, float, float]
 Deviation = Annotated[float, Field(gt=0)]
 
@@ -149,5 +149,5 @@ def read_table(compressed: bytes) -> Table:
 
 def _mistake(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    place = ".".join(map(str, first["loc"]))[:100]
+    return f"{place or 'it'}: {first['msg'][:300]}; allowed: the fields of format {FORMAT_VERSION}"

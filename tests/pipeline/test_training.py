@@ -110,6 +110,18 @@ def test_zero_epochs_change_nothing(data, trained):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.parameters(), strict=True))
 
 
+def test_a_network_trains_the_same_whether_or_not_it_was_trained_before(data, trained):
+    """accelerate skips what it prepared once, and with it the mixed precision."""
+    fresh = tiny_network()
+    fresh.load_state_dict(trained.state_dict())
+    assert vars(fresh).keys() == vars(trained).keys()
+    ends = [
+        train(copy.deepcopy(model), data.train, Schedule(1, lr=0.02), accelerator=make_accelerator("cpu"), seed=0)
+        for model in (trained, fresh)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].parameters(), ends[1].parameters(), strict=True))
+
+
 def test_divergence_is_an_error(data, trained):
     with pytest.raises(CompressionError, match="smaller --lr"):
         train(

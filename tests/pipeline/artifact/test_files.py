@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,8 @@ from quant.backends import get_backend
 from quant.formats import IntFormat
 from tests.pipeline.artifact.samples import IDENTITY, compressed, edited
 from tests.pipeline.networks import tiny_network
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -303,3 +306,40 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_artifact(compressed(), IDENTITY, path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pipeline.artifact import write_artifact
+from pipeline.network_record import NetworkRecord
+import torch
+from tests.pipeline.artifact.samples import IDENTITY
+print("ready", flush=True)
+while True:
+    for value in (1.0, 2.0):
+        tensors = {"a": torch.full((500_000,), value)}
+        write_artifact(NetworkRecord((), tensors), IDENTITY, Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_process_leaves_a_whole_file(tmp_path):
+    """SIGKILL at moments that differ; what is under the artifact's name is always one whole version of it."""
+    path = tmp_path / "a.safetensors"
+    for delay in (0.0, 0.003, 0.011, 0.05):
+        command = [sys.executable, "-c", WRITER, str(path)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(delay)
+            process.kill()
+        if path.exists():
+            values = read_artifact(path)[0].floats["a"]
+            assert values.unique().tolist() in ([1.0], [2.0])
+    assert {name.name.removeprefix(".").split(".")[0] for name in tmp_path.iterdir()} <= {"a"}
+
+
+def test_an_unwritable_folder_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_artifact(compressed(), IDENTITY, tmp_path / "file" / "a.safetensors")
+    assert (tmp_path / "file").read_bytes() == b""

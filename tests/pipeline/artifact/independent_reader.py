@@ -1,0 +1,104 @@
+"""A reader of artifacts written from docs/artifact.md alone: numpy and the standard library, nothing of ours."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "I16": "<i2", "I8": "i1", "U8": "u1"}
+TYPES |= {"BOOL": "?", "BF16": "<u2"}
+
+
+class Section:
+    """Bytes that are taken from the front."""
+
+    def __init__(self, content: bytes, dtype: str) -> None:
+        self.left, self.dtype = content, np.dtype(TYPES[dtype])
+
+    def take(self, count: int) -> np.ndarray:
+        size = count * self.dtype.itemsize
+        taken, self.left = self.left[:size], self.left[size:]
+        return np.frombuffer(taken, self.dtype)
+
+
+def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The header, and every tensor of the dense network by name."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    places = json.loads(content[8 : 8 + length])
+    header = json.loads(places.pop("__metadata__")["seriesquant"])
+    assert header["format_version"] == 1
+    assert struct.unpack("<I", content[-4:]) == (zlib.crc32(content[:-4]),)
+    sections = {}
+    for name, place in places.items():
+        start, end = (8 + length + offset for offset in place["data_offsets"])
+        sections[name] = Section(content[start:end], place["dtype"])
+    table = json.loads(zlib.decompress(sections.pop("table").left))
+    sections.pop("check")
+    tensors = {f"{entry['name']}.weight": weight(entry, sections) for entry in table["layers"]}
+    for entry in table["normalizations"]:
+        tensors |= normalization(entry, sections[f"normalization.{entry['dtype']}"])
+    for entry in table["tensors"]:
+        values = sections[f"tensors.{entry['dtype']}"].take(int(np.prod(entry["shape"])))
+        assert zlib.crc32(values.tobytes()) == entry["crc32"]
+        tensors[entry["name"]] = values.reshape(entry["shape"])
+    assert not any(section.left for section in sections.values())
+    return header, tensors
+
+
+def normalization(entry: dict, section: Section) -> dict[str, np.ndarray]:
+    scale, shift = section.take(entry["channels"]), section.take(entry["channels"])
+    assert zlib.crc32(scale.tobytes() + shift.tobytes()) == entry["crc32"]
+    scale, shift = scale.astype(np.float32), shift.astype(np.float32)
+    parts = {"weight": scale, "bias": shift, "running_mean": np.zeros_like(scale), "running_var": np.ones_like(scale)}
+    return {f"{entry['name']}.{part}": values for part, values in parts.items()}
+
+
+def weight(entry: dict, sections: dict[str, Section]) -> np.ndarray:
+    assert entry["scheme"] == "int"
+    shape, bits = entry["shape"], entry["bits"]
+    count = int(np.prod(shape))
+    codes, scales = sections["codes"].take(-(-count * bits // 8)), sections["scales"].take(shape[0])
+    assert zlib.crc32(codes.tobytes() + scales.tobytes()) == entry["crc32"]
+    stream = np.unpackbits(codes, bitorder="little")
+    assert not stream[count * bits :].any()
+    powers = 2 ** np.arange(bits)
+    powers[-1] *= -1  # two's complement
+    integers = stream[: count * bits].reshape(count, bits) @ powers
+    assert abs(integers).max() < 2 ** (bits - 1)
+    values = integers.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
+    return filters(values, entry) if "basis" in entry else values
+
+
+def filters(values: np.ndarray, entry: dict) -> np.ndarray:
+    (terms_h, terms_w), (taps_h, taps_w) = entry["order"], entry["kernel"]
+    rows, columns = matrix(entry["basis"], taps_h, terms_h), matrix(entry["basis"], taps_w, terms_w)
+    a = values.astype(np.float64)
+    result = np.empty((*a.shape[:2], taps_h, taps_w), np.float32)
+    for s in range(taps_h):
+        v = [total(rows[s, i] * a[:, :, i, b] for i in range(terms_h)) for b in range(terms_w)]
+        for t in range(taps_w):
+            result[:, :, s, t] = total(v[b] * columns[t, b] for b in range(terms_w))
+    return result
+
+
+def total(products) -> np.ndarray:
+    """From left to right."""
+    first, *others = products
+    for product in others:
+        first = first + product
+    return first
+
+
+def matrix(basis: str, taps: int, terms: int) -> np.ndarray:
+    start, end = {"cosine": (0.2 * np.pi, 0.8 * np.pi), "chebyshev": (-1.0, 1.0)}[basis]
+    x = start + np.arange(taps) * (end - start) / (taps - 1) if taps > 1 else np.array([(start + end) / 2])
+    if basis == "cosine":
+        columns = [np.cos(i * x) for i in range(terms)]
+    else:
+        columns = [np.ones_like(x), x]
+        while len(columns) < terms:
+            columns.append(2 * x * columns[-1] - columns[-2])
+    return np.round(np.stack(columns[:terms], axis=1) * 2.0**32) / 2.0**32

@@ -1,0 +1,77 @@
+"""The reader on mutated files: each is refused in one sentence, or is a network that fits; nothing else happens.
+
+``SERIESQUANT_FUZZ`` gives the number of files (20,000 by default) and ``SERIESQUANT_FUZZ_SEED`` another series of them.
+"""
+
+import os
+import random
+import resource
+from io import BytesIO
+
+import pytest
+from torch import nn
+
+from basis.errors import CompressionError
+from pipeline.artifact import serialize
+from pipeline.artifact.codec import decode
+from pipeline.artifact.container import split
+from pipeline.artifact.header import read_header
+from pipeline.network_record import build_network, check_shapes, record_network
+from tests.pipeline.artifact.mutations import Story, damaged_bytes
+from tests.pipeline.artifact.samples import IDENTITY, compressed
+from tests.pipeline.networks import tiny_network
+
+FILES = int(os.environ.get("SERIESQUANT_FUZZ", "20000"))
+SEED = int(os.environ.get("SERIESQUANT_FUZZ_SEED", "0"))
+MOST_MEGABYTES = 100
+
+
+@pytest.fixture(scope="module")
+def originals():
+    records = [compressed(4, "cosine"), compressed(3, "chebyshev"), record_network(tiny_network(), {})]
+    return [serialize(record, IDENTITY) for record in records]
+
+
+def megabytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def refusal(content: bytes, network: nn.Module) -> str | None:
+    """Why a file is refused; None when it is accepted, and then fills the network."""
+    try:
+        contents = split(BytesIO(content))
+        read_header(contents.text)
+        _, record = decode(contents)
+        check_shapes(record, network)
+    except CompressionError as error:
+        return str(error)
+    build_network(record, network)
+    return None
+
+
+def accepted(content: bytes, network: nn.Module) -> bool:
+    """Whether a file is accepted; a refusal must be a sentence of some lines at most that says what is allowed."""
+    sentence = refusal(content, network)
+    assert sentence is None or ("allow" in sentence and len(sentence) < 2000), sentence
+    return sentence is None
+
+
+def test_damaged_bytes_are_always_refused(originals):
+    rng, before, network = random.Random(SEED), megabytes(), tiny_network()
+    for number in range(FILES - FILES // 4):
+        content = damaged_bytes(originals[number % len(originals)], rng)
+        assert not accepted(content, network), f"file {number} of seed {SEED} was accepted"
+    assert megabytes() - before < MOST_MEGABYTES
+
+
+def test_damage_with_right_checksums_is_refused_or_harmless(originals):
+    rng, before, network = random.Random(SEED), megabytes(), tiny_network()
+    stories, harmless = [Story(content) for content in originals], 0
+    for number in range(FILES // 4):
+        harmless += accepted(stories[number % len(stories)].mutated(rng), network)
+    assert 0 < harmless < FILES / 8  # other codes, names and statistics are files as good as the original
+    assert megabytes() - before < MOST_MEGABYTES
+
+
+def test_the_originals_are_accepted(originals):
+    assert all(accepted(content, tiny_network()) for content in originals)

@@ -1,0 +1,97 @@
+"""The page docs/artifact.md, as a reader written from it alone, agrees with ``load`` bit for bit."""
+
+import ast
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from basis.series import portable_basis_matrix
+from basis.swap import swap_convolutions
+from pipeline.artifact import Identity, load, write_artifact
+from pipeline.checkpoint import load_checkpoint
+from pipeline.config import parse_config
+from pipeline.models import build_model
+from pipeline.network_record import record_network
+from pipeline.plan import orders_of, plan_layers
+from pipeline.quantization import quantize_network
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.artifact import independent_reader
+from tests.pipeline.artifact.samples import IDENTITY, compressed
+from tests.pipeline.networks import tiny_network
+
+NAMES = tuple("abcdefghij")
+
+
+def assert_equal(path: Path, network: nn.Module) -> None:
+    header, tensors = independent_reader.read(path)
+    state = {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert header["classes"] == len(header["class_names"])
+    assert tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        assert tensors[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(tensors[name], tensor.numpy(), strict=True, err_msg=name)
+
+
+def write(model: nn.Module, name: str, config: str, basis: str, bits: int, path: Path) -> None:
+    if config != "dense":
+        model = swap_convolutions(model, orders_of(plan_layers(model, parse_config(config), name)), basis)
+    quantized = quantize_network(model, IntFormat(bits), get_backend("brevitas"))
+    identity = Identity(name, 10, NAMES, IDENTITY.mean, IDENTITY.std, (32, 32))
+    write_artifact(record_network(model, quantized), identity, path)
+
+
+def test_the_reader_needs_numpy_and_the_standard_library_only():
+    tree = ast.parse(Path(independent_reader.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "numpy"}
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
+def test_every_width_and_basis(tmp_path, basis, bits):
+    write_artifact(compressed(bits, basis), IDENTITY, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+
+
+@pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
+def test_a_large_network(tmp_path, basis):
+    torch.manual_seed(0)
+    write(build_model("resnet18", 10), "resnet18", "6,3,3,2,2", basis, 4, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small"])
+def test_buffers_and_other_normalizations(tmp_path, name):
+    torch.manual_seed(0)
+    write(build_model(name, 10), name, "dense", "cosine", 4, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))
+
+
+def test_the_uncompressed_network(tmp_path):
+    model = build_model("resnet20", 10)
+    identity = Identity("resnet20", 10, NAMES, IDENTITY.mean, IDENTITY.std, (32, 32))
+    write_artifact(record_network(model, {}), identity, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
+@pytest.mark.parametrize("taps", range(1, 33))
+def test_every_library_gives_the_same_basis(basis, taps):
+    ours = portable_basis_matrix(basis, taps, taps).numpy()
+    np.testing.assert_array_equal(independent_reader.matrix(basis, taps, taps), ours)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("config", ["3,3,3,2", "3,3,2,2", "3,2,2,2", "2,2,2,2"])
+@pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
+def test_the_posters_network(tmp_path, data_folder, config, basis):
+    model = build_model("resnet20", 10)
+    load_checkpoint(model, data_folder / "resnet20-12fca82f.th")
+    write(model, "resnet20", config, basis, 4, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))

@@ -1,0 +1,89 @@
+"""Batch normalization as scale and shift: equal outputs, and only where the module holds its tensors itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.normalization import FLOAT16_ERROR, record_normalizations
+
+
+def trained(kind=nn.BatchNorm2d, channels=16, **arguments):
+    torch.manual_seed(0)
+    module = kind(channels, **arguments)
+    for tensor in (module.weight, module.bias, module.running_mean):
+        tensor.data.normal_()
+    module.running_var.uniform_(0.1, 3)
+    return module.eval()
+
+
+def rebuilt(record, like):
+    module = type(like)(like.num_features, eps=like.eps).eval()
+    module.load_state_dict({name.removeprefix("0."): t for name, t in record.tensors().items()}, strict=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (8, 16)), (nn.BatchNorm2d, (8, 16, 5, 5)), (nn.BatchNorm3d, (2, 16, 3, 3, 3))]
+)
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_the_outputs_stay(kind, shape, eps):
+    module = trained(kind, eps=eps)
+    (record,) = record_normalizations(nn.Sequential(module))
+    assert record.weight.dtype == record.bias.dtype == torch.float16
+    x = torch.randn(shape)
+    largest = float((module.weight.abs() + module.bias.abs()).max().detach())
+    assert float((rebuilt(record, module)(x) - module(x)).detach().abs().max()) < FLOAT16_ERROR * largest
+
+
+def test_a_channel_that_float16_would_move_is_kept_in_float32():
+    module = trained()
+    module.running_mean[3] = 1e4  # far from zero, measured in deviations: scale and shift nearly cancel
+    (record,) = record_normalizations(nn.Sequential(module))
+    assert record.weight.dtype == torch.float32
+    x = torch.randn(4, 16, 3, 3) + module.running_mean.view(1, -1, 1, 1)
+    torch.testing.assert_close(rebuilt(record, module)(x), module(x), rtol=1e-4, atol=1e-2)
+
+
+def test_values_beyond_float16_are_kept_in_float32():
+    module = trained()
+    module.bias.data[0] = 1e6
+    (record,) = record_normalizations(nn.Sequential(module))
+    assert record.bias.dtype == torch.float32
+
+
+def test_a_dead_channel_stays_silent():
+    module = trained()
+    module.weight.data[2], module.bias.data[2] = 0, 0
+    (record,) = record_normalizations(nn.Sequential(module))
+    assert record.weight[2] == record.bias[2] == 0
+
+
+class Own(nn.BatchNorm2d):
+    def forward(self, x):
+        return x * self.running_var.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.BatchNorm2d(4, affine=False),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        Own(4),
+    ],
+)
+def test_every_other_normalization_is_left_alone(module):
+    assert record_normalizations(nn.Sequential(module)) == ()
+
+
+def test_shared_tensors_are_left_alone_and_a_shared_module_is_taken_once():
+    one, other, shared = trained(), trained(), trained()
+    other.weight = one.weight
+    assert [r.name for r in record_normalizations(nn.Sequential(one, other, shared, shared))] == ["2"]
+
+
+def test_statistics_that_are_not_finite_are_left_alone():
+    module = trained()
+    module.running_mean[0] = float("nan")
+    assert record_normalizations(nn.Sequential(module)) == ()
