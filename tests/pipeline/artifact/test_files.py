@@ -311,31 +311,31 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-from pipeline.artifact import write_artifact
-from pipeline.network_record import NetworkRecord
-import torch
-from tests.pipeline.artifact.samples import IDENTITY
+from reports.files import write_atomically
+versions = [Path(name).read_bytes() for name in sys.argv[2:]]
 print("ready", flush=True)
 while True:
-    for value in (1.0, 2.0):
-        tensors = {"a": torch.full((500_000,), value)}
-        write_artifact(NetworkRecord((), tensors), IDENTITY, Path(sys.argv[1]))
+    for version in versions:
+        write_atomically(Path(sys.argv[1]), version)
 """
 
 
 def test_a_killed_process_leaves_a_whole_file(tmp_path):
     """SIGKILL at moments that differ; what is under the artifact's name is always one whole version of it."""
-    path = tmp_path / "a.safetensors"
+    for value in (1.0, 2.0):
+        record = NetworkRecord((), {"a": torch.full((500_000,), value)})
+        write_artifact(record, IDENTITY, tmp_path / f"version{value}")
+    versions = [str(tmp_path / f"version{value}") for value in (1.0, 2.0)]
+    path = tmp_path / "out" / "a.safetensors"
     for delay in (0.0, 0.003, 0.011, 0.05):
-        command = [sys.executable, "-c", WRITER, str(path)]
+        command = [sys.executable, "-c", WRITER, str(path), *versions]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
             time.sleep(delay)
             process.kill()
         if path.exists():
-            values = read_artifact(path)[0].floats["a"]
-            assert values.unique().tolist() in ([1.0], [2.0])
-    assert {name.name.removeprefix(".").split(".")[0] for name in tmp_path.iterdir()} <= {"a"}
+            assert read_artifact(path)[0].floats["a"].unique().tolist() in ([1.0], [2.0])
+    assert all(other == path or other.name.endswith(".part") for other in path.parent.glob("*"))
 
 
 def test_an_unwritable_folder_is_an_error_of_the_system(tmp_path):
