@@ -14,9 +14,9 @@ from basis.conv import SeriesConv2d
 from basis.patches import samples
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
-from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import grouped_gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
+from quant.schemes import Format, StoredTensor
 
 # A Gram matrix of more features than this takes gigabytes; such a layer (VGG's first linear one) is rounded to nearest.
 MOST_FEATURES = 8192
@@ -24,20 +24,20 @@ MOST_FEATURES = 8192
 
 @dataclass(frozen=True)
 class Rounding:
-    """The integers and scales of a network's layers, and what the rounding did to their outputs.
+    """The stored values of a network's layers, and what the rounding did to their outputs.
 
     Attributes:
-        layers: Layer name -> integers and scales, for the layers that ran and are small enough.
+        layers: Layer name -> stored values, for the layers that ran and are small enough.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the same layers.
     """
 
-    layers: dict[str, QuantizedTensor] = field(default_factory=dict)
+    layers: dict[str, StoredTensor] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def round_layers(
-    model: nn.Module, images: Tensor, format: IntFormat, backend: Backend, *, rounding: str, seed: int = 0
+    model: nn.Module, images: Tensor, format: Format, backend: Backend, *, rounding: str, seed: int = 0
 ) -> Rounding:
     """Round every layer, in the order in which they run, and measure how its outputs on the images change.
 
@@ -48,8 +48,8 @@ def round_layers(
     Args:
         model: The network, without fake quantizers; it is left as it is.
         images: Training images without labels, (N, 3, H, W), on the model's device.
-        format: The integers' range.
-        backend: Its number format stores the integers.
+        format: The number format.
+        backend: Its quantizers round.
         rounding: ``gptq`` changes the outputs least; ``nearest`` looks at the weights alone.
         seed: Chooses the positions of large feature maps.
 
@@ -109,14 +109,14 @@ def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int) -> 
     return conv_moments(module, x, samples(module, x, seed=seed), targets, operator)
 
 
-def _round(stored: Tensor, moments: Moments, format: IntFormat, backend: Backend, rounding: str) -> QuantizedTensor:
+def _round(stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str) -> StoredTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
     chosen = grouped_gptq(moments.refit(stored.flatten(1)), moments.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
 
 
-def _relative_error(stored: Tensor, grams: Tensor, rounded: QuantizedTensor) -> float:
+def _relative_error(stored: Tensor, grams: Tensor, rounded: StoredTensor) -> float:
     values = stored.flatten(1).to(torch.float64).unflatten(0, (len(grams), -1))
     change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
     squares = [float(((rows @ grams) * rows).sum()) for rows in (change, values)]

@@ -25,7 +25,7 @@ from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule
 from quant.backends import Backend
-from quant.formats import IntFormat
+from quant.schemes import Format
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _train(bench: Bench, model: nn.Module, schedule: Schedule, first_epoch: int,
 def quantize(
     bench: Bench,
     approximation: Approximation,
-    bits: int,
+    format: Format,
     backend: Backend,
     path: Path,
     identity: Identity,
@@ -163,7 +163,7 @@ def quantize(
     Args:
         bench: The run's network, data and device.
         approximation: The float network; it is left as it is.
-        bits: Width of the stored integers.
+        format: The number format of the stored values.
         backend: Brevitas or torch.ao.
         path: Where the artifact is written; the ONNX file is beside it.
         identity: What the artifact says of the network.
@@ -173,12 +173,12 @@ def quantize(
     Raises:
         OSError: The artifact cannot be written.
     """
-    format, model = IntFormat(bits), copy.deepcopy(approximation.model)
+    model = copy.deepcopy(approximation.model)
     start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
     seconds = 0.0
     if schedule.epochs:
         attach_fake_quantizers(model, format, backend, start.layers)
-        structure = f"{path.stem} {getattr(backend, '__name__', backend)}"
+        structure = f"{path.stem} {format.scheme} {getattr(backend, '__name__', backend)}"
         title = f"{path.stem}: quantization-aware training"
         seconds = _train(bench, model, schedule, approximation.epochs, structure, title)
     rounded = {} if schedule.epochs else start.layers

@@ -11,15 +11,15 @@ from basis.conv import SeriesConv2d
 from basis.fit import Size2d, reconstruct
 from pipeline.errors import DataError
 from pipeline.normalization import NormalizationRecord, record_normalizations
-from quant.formats import QuantizedTensor
+from quant.schemes import StoredTensor
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer in integers; basis, order and kernel are None where the integers are the weight itself."""
+    """One layer in few bits; basis, order and kernel are None where the stored values are the weight itself."""
 
     name: str
-    values: QuantizedTensor
+    values: StoredTensor
     basis: str | None = None
     order: Size2d | None = None
     kernel: Size2d | None = None
@@ -40,7 +40,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """A network as it is stored: the layers in integers and the tensors that stay float.
+    """A network as it is stored: the layers in few bits and the tensors that stay float.
 
     Attributes:
         layers: Quantized layers in network order.
@@ -67,12 +67,12 @@ class NetworkRecord:
         return shapes | {f"{layer.name}.weight": layer.weight_shape for layer in self.layers}
 
 
-def record_network(model: nn.Module, quantized: dict[str, QuantizedTensor]) -> NetworkRecord:
+def record_network(model: nn.Module, quantized: dict[str, StoredTensor]) -> NetworkRecord:
     """Take from a trained network what its artifact needs.
 
     Args:
-        model: A network without fake quantizers' help: ``quantized`` has the integers.
-        quantized: Layer name -> integers and scales; empty for an artifact in float, which keeps every tensor as it is.
+        model: A network without fake quantizers' help: ``quantized`` has the stored values.
+        quantized: Layer name -> stored values; empty for an artifact in float, which keeps every tensor as it is.
     """
     layers = tuple(_record_layer(name, model.get_submodule(name), values) for name, values in quantized.items())
     normalizations = record_normalizations(model) if quantized else ()
@@ -86,8 +86,8 @@ def record_network(model: nn.Module, quantized: dict[str, QuantizedTensor]) -> N
     return NetworkRecord(layers, floats, normalizations)
 
 
-def _record_layer(name: str, module: nn.Module, values: QuantizedTensor) -> LayerRecord:
-    values = QuantizedTensor(values.integers.cpu(), values.scale.cpu(), values.format)
+def _record_layer(name: str, module: nn.Module, values: StoredTensor) -> LayerRecord:
+    values = values.cpu()
     if not isinstance(module, SeriesConv2d):
         return LayerRecord(name, values)
     return LayerRecord(name, values, module.basis, module.order, (module.kernel_size[0], module.kernel_size[1]))

@@ -14,6 +14,7 @@ CHOICES = {
     "fit": ("activations", "weights"),
     "rounding": ("gptq", "nearest"),
     "backend": ("brevitas", "torch.ao"),
+    "scheme": ("int", "minifloat"),
 }
 BITS = range(2, 9)
 _T = TypeVar("_T")

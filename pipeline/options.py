@@ -76,6 +76,7 @@ class Options(BaseModel):
         1000, "Compression", "training images that fit and rounding look at", "a whole number, 1 or more", gt=0
     )
     backend: str = _choice("backend", "Compression", "whose quantizers are used")
+    scheme: str = _choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
     weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
     data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
@@ -112,6 +113,13 @@ class Options(BaseModel):
     def _only_bool(cls, value: object) -> object:
         if not isinstance(value, bool):
             raise ValueError("not true or false")
+        return value
+
+    @field_validator("scheme")
+    @classmethod
+    def _fits_backend(cls, value: str, info: ValidationInfo) -> str:
+        if value == "minifloat" and info.data.get("backend") == "torch.ao":
+            raise OptionsError("--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas")
         return value
 
     @field_validator("model", mode="before")

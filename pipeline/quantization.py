@@ -1,4 +1,4 @@
-"""Quantization of a whole network: which tensors it stores in few bits, and their integers."""
+"""Quantization of a whole network: which tensors it stores in few bits, and as what."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -9,42 +9,42 @@ from torch.nn.utils import parametrize
 from basis.conv import SeriesConv2d
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
-from quant.formats import IntFormat, QuantizedTensor
+from quant.schemes import Format, StoredTensor
 
 
 def quantized_tensor_name(module: nn.Module) -> str | None:
-    """The tensor that a layer stores in integers: coefficients of a series, weight of a convolution or linear layer."""
+    """The tensor that a layer stores in few bits: coefficients of a series, weight of a convolution or linear layer."""
     if isinstance(module, SeriesConv2d):
         return "coefficients"
     return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
 
 
 def quantize_network(
-    model: nn.Module, format: IntFormat, backend: Backend, rounded: Mapping[str, QuantizedTensor] | None = None
-) -> dict[str, QuantizedTensor]:
-    """Give every coefficient tensor and every remaining kernel its integers; the network is left as it is.
+    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
+) -> dict[str, StoredTensor]:
+    """Give every coefficient tensor and every remaining kernel its stored values; the network is left as it is.
 
-    A layer with a fake quantizer gets exactly the integers and scales that it was trained with; any other is rounded
-    to the nearest, with the scale of each output channel from its absolute maximum.
+    A layer with a fake quantizer gets exactly the values that it was trained with; any other is rounded to the
+    nearest, integers with the scale of each output channel from its absolute maximum.
 
     Args:
         model: The network, with or without fake quantizers.
-        format: The integers' range.
+        format: The number format.
         backend: Brevitas or torch.ao.
-        rounded: Layer name -> integers that are found already.
+        rounded: Layer name -> stored values that are found already.
 
     Returns:
-        Layer name -> integers and scales, in network order; a shared layer appears once.
+        Layer name -> stored values, in network order; a shared layer appears once.
     """
     found = rounded or {}
     return {
-        name: found[name] if name in found else _integers(module, tensor_name, format, backend)
+        name: found[name] if name in found else _stored(module, tensor_name, format, backend)
         for name, module in model.named_modules()
         if (tensor_name := quantized_tensor_name(module)) is not None
     }
 
 
-def _integers(module: nn.Module, tensor_name: str, format: IntFormat, backend: Backend) -> QuantizedTensor:
+def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backend) -> StoredTensor:
     if parametrize.is_parametrized(module, tensor_name):
         chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
         quantizer = cast(parametrize.ParametrizationList, chain)[-1]
@@ -54,15 +54,15 @@ def _integers(module: nn.Module, tensor_name: str, format: IntFormat, backend: B
 
 
 def attach_fake_quantizers(
-    model: nn.Module, format: IntFormat, backend: Backend, rounded: Mapping[str, QuantizedTensor] | None = None
+    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
 ) -> nn.Module:
-    """Let a network train through its integers, in place; master weights stay float and scales are learned.
+    """Let a network train through its rounding, in place; master weights stay float and integers' scales are learned.
 
     Args:
         model: The network.
-        format: The integers' range.
+        format: The number format.
         backend: Brevitas or torch.ao.
-        rounded: Layer name -> integers and scales from which training starts; other layers start from nearest.
+        rounded: Layer name -> stored values from which training starts; other layers start from nearest.
 
     Returns:
         The network.

@@ -16,6 +16,7 @@ from pipeline.onnx.exporter import OnnxFigures
 from pipeline.options import Options
 from pipeline.plan import LayerPlan
 from quant.counting import compressible_params, count_params, poster_size_mb
+from quant.schemes import get_format
 
 SCHEMA_VERSION = 1
 DIGITS = 4
@@ -41,7 +42,8 @@ def row(
         "basis": basis,
         "config": config.text,
         "bits": bits,
-        "scheme": "int",
+        "scheme": options.scheme,
+        "stored_bits": get_format(options.scheme, bits).stored_bits,
         "backend": options.backend,
         "fit": None if dense else options.fit,
         "rounding": options.rounding,

@@ -41,7 +41,7 @@ from pipeline.teacher import Teacher
 from pipeline.training import Schedule
 from quant.backends import get_backend
 from quant.counting import count_params
-from quant.formats import IntFormat
+from quant.schemes import get_format
 from reports import result_table, write_report
 from reports.files import write_atomically
 
@@ -122,10 +122,11 @@ def plan_text(options: Options) -> str:
         if orders:
             model = swap_convolutions(model, orders, variant.bases[0])
         for bits in variant.bits:
-            quantized = quantize_network(model, IntFormat(bits), get_backend(options.backend))
+            format = get_format(options.scheme, bits)
+            quantized = quantize_network(model, format, get_backend(options.backend))
             size = len(serialize(record_network(model, quantized), identity)) / 1e6
             facts = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
-            lines += [f"{basis} {variant.config.text}, {bits} bits: {facts}" for basis in variant.bases]
+            lines += [f"{basis} {variant.config.text}, {format}: {facts}" for basis in variant.bases]
     return "\n".join(lines)
 
 
@@ -202,11 +203,12 @@ def _artifact(config: Config, basis: str, bits: int) -> str:
 def _quantized(
     options: Options, variant: Variant, bits: int, network: Approximation, bench: Bench, identity: Identity
 ) -> Quantized:
+    format = get_format(options.scheme, bits)
     paths = [options.out / _artifact(variant.config, basis, bits) for basis in variant.bases]
     written = quantize(
         bench,
         network,
-        bits,
+        format,
         get_backend(options.backend),
         paths[0],
         identity,
@@ -217,7 +219,7 @@ def _quantized(
     for path in paths[1:]:
         for suffix in suffixes:
             write_atomically(path.with_suffix(suffix), paths[0].with_suffix(suffix).read_bytes())
-    bench.progress.stage(f"{variant.name}, {bits} bits: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
+    bench.progress.stage(f"{variant.name}, {format}: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
     return written
 
 

@@ -9,25 +9,29 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer
-from quant.formats import IntFormat, QuantizedTensor
+from quant.schemes import Format, StoredTensor
 
 
 class Backend(Protocol):
-    """What every backend module offers: symmetric integers with one scale per output channel (axis 0)."""
+    """What every backend module offers: symmetric integers with one scale per output channel (axis 0).
 
-    def quantize(self, weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
-        """Rounds a weight to the nearest integers.
+    Brevitas also has minifloats, which have no scale.
+    """
+
+    def quantize(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> StoredTensor:
+        """Rounds a weight to the nearest values of a number format.
 
         Args:
             weight: floating point, shape (out_channels, ...).
-            format: the integers' range.
-            scale: (out_channels,), used unchanged; None takes each channel's absolute maximum / qmax.
+            format: integers or, with Brevitas, minifloats.
+            scale: of integers: (out_channels,), used unchanged; None takes each channel's absolute maximum / qmax.
 
         Raises:
-            CompressionError: if the weight or the scale has a wrong shape or values that are not finite.
+            CompressionError: if the backend lacks the format, or the weight or the scale has a wrong shape or values
+                that are not finite.
         """
 
-    def fake_quantizer(self, weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
+    def fake_quantizer(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
         """A trainable fake quantizer for weights like this one, on its device; it starts from the scales of `quantize`.
 
         Arguments and errors are those of `quantize`.

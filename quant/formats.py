@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,12 +29,18 @@ class IntFormat:
     """
 
     bits: int
+    scheme: ClassVar[str] = "int"
 
     def __post_init__(self) -> None:
-        if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise CompressionError(
-                f"IntFormat got bits={self.bits!r}; allowed are the integers {MIN_BITS} to {MAX_BITS}."
-            )
+        check_bits("IntFormat", self.bits)
+
+    def __str__(self) -> str:
+        return f"{self.bits} bits"
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that a value takes in a file."""
+        return self.bits
 
     @property
     def qmax(self) -> int:
@@ -82,6 +89,20 @@ class QuantizedTensor:
     def dequantize(self) -> Tensor:
         """The stored values as float32, shape of `integers`: one exact conversion and one float32 product each."""
         return self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
+
+    def cpu(self) -> QuantizedTensor:
+        """The same tensor on the CPU."""
+        return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format)
+
+
+def check_bits(name: str, bits: int) -> None:
+    """Refuses a width that the format `name` does not have.
+
+    Raises:
+        CompressionError: if `bits` is not an integer in 2..8.
+    """
+    if type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
+        raise CompressionError(f"{name} got bits={bits!r}; allowed are the integers {MIN_BITS} to {MAX_BITS}.")
 
 
 def per_channel(scale: Tensor, ndim: int) -> Tensor:

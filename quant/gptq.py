@@ -1,9 +1,10 @@
-"""Error-compensating rounding: integers and scales that keep a layer's outputs, not its weights, close to the original.
+"""Error-compensating rounding: stored values that keep a layer's outputs, not its weights, close to the original.
 
 The error of a row w of the weight, stored as q, is (w - q) G (w - q)^T, where G is the Gram matrix of the layer's
 inputs: the squared change of that output channel over the calibration images.
 Source: GPTQ (Frantar et al. 2023, arXiv 2210.17323) for the rounding. The scales are searched and refitted here, and
 coordinate descent on the integers follows; each of these steps lowers the error by 1 to 10 % more on correlated inputs.
+Minifloats, which have no scale, are rounded to the nearest float column by column, with the same compensation.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
+from quant import minifloat
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_weight
+from quant.schemes import Format, StoredTensor, stored_tensor
 from quant.sweeps import compensated_rounding, descend, inverse_root
 
 # Scales as shares of absolute maximum / qmax: a clipped outlier often costs less than a coarse step.
@@ -23,18 +26,18 @@ _SWEEPS = 2
 _REFITS = 1
 
 
-def gptq(weight: Tensor, gram: Tensor, format: IntFormat, *, damping: float = 0.01) -> QuantizedTensor:
+def gptq(weight: Tensor, gram: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
     """Rounds a weight so that its Gram-weighted error is small; in no row is it larger than that of nearest rounding.
 
     Args:
         weight: (O, F) floating point.
         gram: (F, F), sum or mean of x x^T over the layer's inputs x; positive semi-definite,
             may be singular.
-        format: the integers' range.
+        format: integers or minifloats.
         damping: share of the mean diagonal that is added to the diagonal, so that few images are not overfitted.
 
     Returns:
-        integers (O, F) and scales (O,) on the weight's device.
+        integers (O, F) and scales (O,), or minifloats (O, F), on the weight's device.
 
     Raises:
         CompressionError: if the shapes do not match, values are not finite, or the Gram matrix or the damping is
@@ -45,23 +48,22 @@ def gptq(weight: Tensor, gram: Tensor, format: IntFormat, *, damping: float = 0.
     order = gram.diagonal().argsort(descending=True, stable=True)
     columns = values.t().to(torch.float64)[order]
     hessian, root = _damped(gram[order][:, order], damping)
-    integers, scale = _search(columns, hessian, root, nearest.scale.to(torch.float64), format.qmax)
-    integers, scale = _polish(columns, integers, scale, hessian, format.qmax)
-    chosen = QuantizedTensor(integers[order.argsort()].t().contiguous().to(torch.int8), scale.float(), format)
+    integers, scale = _chosen(columns, hessian, root, nearest)
+    chosen = stored_tensor(integers[order.argsort()].t().contiguous(), scale, format)
     return _better_rows(values, gram, chosen, nearest)
 
 
-def grouped_gptq(weight: Tensor, grams: Tensor, format: IntFormat, *, damping: float = 0.01) -> QuantizedTensor:
+def grouped_gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
     """Rounds the weight of a grouped or depthwise convolution: group k of the rows with Gram matrix k.
 
     Args:
         weight: (O, F); O is a multiple of the number of groups, rows of a group are neighbours.
         grams: (groups, F, F).
-        format: the integers' range.
+        format: integers or minifloats.
         damping: as in `gptq`.
 
     Returns:
-        integers (O, F) and scales (O,).
+        integers (O, F) and scales (O,), or minifloats (O, F).
 
     Raises:
         CompressionError: as `gptq`, or if the rows cannot be split evenly.
@@ -73,10 +75,11 @@ def grouped_gptq(weight: Tensor, grams: Tensor, format: IntFormat, *, damping: f
         )
     pairs = zip(weight.chunk(len(grams)), grams, strict=True)
     parts = [gptq(rows, gram, format, damping=damping) for rows, gram in pairs]
-    return QuantizedTensor(torch.cat([p.integers for p in parts]), torch.cat([p.scale for p in parts]), format)
+    scales = [part.scale for part in parts if part.scale is not None]
+    return stored_tensor(torch.cat([p.integers for p in parts]), torch.cat(scales) if scales else None, format)
 
 
-def weighted_error(weight: Tensor, gram: Tensor, quantized: QuantizedTensor) -> Tensor:
+def weighted_error(weight: Tensor, gram: Tensor, quantized: StoredTensor) -> Tensor:
     """(w - q) G (w - q)^T of every row: float64, shape (O,); weight (O, F), gram (F, F)."""
     error = weight.to(torch.float64) - quantized.dequantize().to(torch.float64)
     return ((error @ gram.to(error)) * error).sum(1)
@@ -98,8 +101,10 @@ def _check_gram(weight: Tensor, gram: Tensor, damping: float) -> Tensor:
     return (gram + gram.t()) / 2
 
 
-def _nearest(values: Tensor, format: IntFormat) -> QuantizedTensor:
-    """Nearest rounding with absolute-maximum scales: where the search starts and what it may not lose against."""
+def _nearest(values: Tensor, format: Format) -> StoredTensor:
+    """Nearest rounding, with absolute-maximum scales: where the search starts and what it may not lose against."""
+    if not isinstance(format, IntFormat):
+        return minifloat.MinifloatTensor(minifloat.encode(values, format), format)
     scale = (values.abs().amax(1) / format.qmax).clamp_min(SMALLEST_SCALE)
     integers = (values / scale[:, None]).round().clamp(format.qmin, format.qmax)
     return QuantizedTensor(integers.to(torch.int8), scale, format)
@@ -126,13 +131,27 @@ def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     )
 
 
+def _chosen(columns: Tensor, hessian: Tensor, root: Tensor, start: StoredTensor) -> tuple[Tensor, Tensor | None]:
+    """What is stored of the columns, (F, O), and the scales (O,) of integers."""
+    if isinstance(start, QuantizedTensor):
+        qmax = start.format.qmax
+        integers, scale = _search(columns, hessian, root, start.scale.to(torch.float64), qmax)
+        integers, scale = _polish(columns, integers, scale, hessian, qmax)
+        return integers.to(torch.int8), scale.float()
+    format = start.format
+    values, _ = compensated_rounding(columns, lambda column: minifloat.nearest(column, format), root)
+    return minifloat.encode(values, format), None
+
+
 def _search(columns: Tensor, hessian: Tensor, root: Tensor, base: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
     """Integers (F, O) and scales (O,): per row the best of a few scales, by the error after compensated rounding."""
     # With feedback, the error of column j counts 1 / root_jj**2: an estimate of the result without running the sweep.
     share = _best_share(columns, base, root.diagonal() ** -2, qmax)
     scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES])
     repeated = columns.repeat(1, len(scales))
-    integers, error = compensated_rounding(repeated, scales.flatten(), root, qmax)
+    steps = scales.flatten()
+    values, error = compensated_rounding(repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root)
+    integers = values.div_(steps).round_()
     best = error.reshape(scales.shape).argmin(0)
     rows = torch.arange(len(base), device=base.device)
     return integers.reshape(len(columns), *scales.shape)[:, best, rows], scales[best, rows]
@@ -177,8 +196,10 @@ def _storable(scale: Tensor) -> Tensor:
     return scale.float().clamp_min(SMALLEST_SCALE).to(torch.float64)
 
 
-def _better_rows(weight: Tensor, gram: Tensor, first: QuantizedTensor, second: QuantizedTensor) -> QuantizedTensor:
+def _better_rows(weight: Tensor, gram: Tensor, first: StoredTensor, second: StoredTensor) -> StoredTensor:
     """Row by row the one with the smaller error, without damping; the second if they are equal."""
     take = weighted_error(weight, gram, first) < weighted_error(weight, gram, second)
     integers = torch.where(take[:, None], first.integers, second.integers)
-    return QuantizedTensor(integers, torch.where(take, first.scale, second.scale), first.format)
+    if first.scale is None or second.scale is None:
+        return stored_tensor(integers, None, first.format)
+    return stored_tensor(integers, torch.where(take, first.scale, second.scale), first.format)

@@ -1,7 +1,8 @@
-"""Packs small integers into a bit stream, and back.
+"""Packs integers of 2 to 16 bits into a bit stream, and back.
 
 The values follow one another without gaps, in C order, each as two's complement of `bits` bits, lowest bit first; bit
-k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros.
+k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros. The patterns of
+minifloats are such integers too (see `quant.minifloat`): their sign bit is the highest one.
 
     4 bits   byte 0                         byte 1
              | v1: 3 2 1 0 | v0: 3 2 1 0 |  | v3: 3 2 1 0 | v2: 3 2 1 0 |      two values a byte, low nibble first
@@ -11,13 +12,18 @@ k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is fi
              byte 1   | v5: 0 | v4: 2 1 0 | v3: 2 1 0 | v2: 2 |                eight values in three bytes
              byte 2   | v7: 2 1 0 | v6: 2 1 0 | v5: 2 1 |
 
-    8 bits   the bytes themselves
+    12 bits  byte 0   | v0: 7 to 0 |
+             byte 1   | v1: 3 2 1 0 | v0: 11 10 9 8 |                          two values in three bytes
+             byte 2   | v1: 11 to 4 |
+
+    8 bits   the bytes themselves; 16 bits: two bytes a value, the low one first
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +31,10 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
-from quant.formats import IntFormat
 
-_Bytes = npt.NDArray[np.uint8]
+_Codes = npt.NDArray[Any]  # uint8 for widths of up to 8 bits, uint16 above
+
+MIN_WIDTH, MAX_WIDTH = 2, 16
 
 # Eight values of any width fill a whole number of bytes (as many as the width has bits).
 _BLOCK = 8
@@ -42,8 +49,8 @@ def pack(integers: Tensor, bits: int) -> Tensor:
     """Packs integers as the layout above.
 
     Args:
-        integers: int8, any shape; values in -2**(bits-1)..2**(bits-1)-1.
-        bits: the width of one value, 2 to 8.
+        integers: int8 or, for more than 8 bits, int16, any shape; values in -2**(bits-1)..2**(bits-1)-1.
+        bits: the width of one value, 2 to 16.
 
     Returns:
         uint8 on the CPU, shape (packed_size(integers.numel(), bits),).
@@ -55,14 +62,14 @@ def pack(integers: Tensor, bits: int) -> Tensor:
         >>> pack(torch.tensor([1, -1, 7], dtype=torch.int8), 4)
         tensor([241,   7], dtype=torch.uint8)
     """
-    _check_range(integers, IntFormat(bits).bits)
-    codes = integers.detach().cpu().contiguous().view(torch.uint8).flatten().numpy()
-    if bits == 8:
-        return torch.from_numpy(codes.copy())
-    blocks = _blocks(codes & np.uint8(2**bits - 1), _BLOCK)
+    _check_range(integers, _check_width("pack", bits))
+    codes = integers.detach().cpu().contiguous().flatten().numpy().view(_unsigned(bits))
+    if bits % 8 == 0:
+        return torch.from_numpy(codes.astype(codes.dtype.newbyteorder("<")).view(np.uint8))
+    blocks = _blocks(codes & codes.dtype.type(2**bits - 1), _BLOCK)
     packed = np.zeros((len(blocks), bits), dtype=np.uint8)
     for value, byte, shift in _overlaps(bits):
-        packed[:, byte] |= _shifted(blocks[:, value], shift)
+        packed[:, byte] |= _shifted(blocks[:, value], shift).astype(np.uint8)
     return torch.from_numpy(packed.reshape(-1)[: packed_size(codes.size, bits)].copy())
 
 
@@ -71,26 +78,48 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
 
     Args:
         packed: uint8, shape (packed_size(prod(shape), bits),).
-        bits: the width of one value, 2 to 8.
+        bits: the width of one value, 2 to 16.
         shape: the shape of the integers.
 
     Returns:
-        int8 on the CPU, of that shape.
+        int8 or, for more than 8 bits, int16 on the CPU, of that shape.
 
     Raises:
         CompressionError: if the type, the width, the shape or the number of bytes is wrong, or the padding is not zero.
     """
     count = _count(shape)
-    _check_packed(packed, IntFormat(bits).bits, count)
+    _check_packed(packed, _check_width("unpack", bits), count)
     stream = packed.detach().cpu().contiguous().numpy()
-    if bits == 8:
-        return torch.from_numpy(stream.copy()).view(torch.int8).reshape(tuple(shape))
-    blocks = _blocks(stream, bits)
-    codes = np.zeros((len(blocks), _BLOCK), dtype=np.uint8)
+    codes = _whole_bytes(stream, bits) if bits % 8 == 0 else _sign_extended(_cut(stream, bits)[:count], bits)
+    return torch.from_numpy(codes.view(f"i{codes.itemsize}")).reshape(tuple(shape))
+
+
+def _whole_bytes(stream: _Codes, bits: int) -> _Codes:
+    """Values of one or two bytes; a copy."""
+    unsigned = _unsigned(bits)
+    codes: _Codes = stream.view(unsigned.newbyteorder("<")).astype(unsigned)
+    return codes
+
+
+def _cut(stream: _Codes, bits: int) -> _Codes:
+    """The values of a stream, with bits of their neighbours above them, and those that the padding gives."""
+    unsigned = _unsigned(bits)
+    blocks = _blocks(stream, bits).astype(unsigned, copy=False)
+    codes: _Codes = np.zeros((len(blocks), _BLOCK), dtype=unsigned)
     for value, byte, shift in _overlaps(bits):
         codes[:, value] |= _shifted(blocks[:, byte], -shift)
-    values = _sign_extended(codes.reshape(-1)[:count], bits)
-    return torch.from_numpy(values).reshape(tuple(shape))
+    return codes.reshape(-1)
+
+
+def _check_width(operation: str, bits: int) -> int:
+    if type(bits) is not int or not MIN_WIDTH <= bits <= MAX_WIDTH:
+        raise CompressionError(f"{operation} got bits={bits!r}; allowed are the integers {MIN_WIDTH} to {MAX_WIDTH}.")
+    return bits
+
+
+def _unsigned(bits: int) -> np.dtype[Any]:
+    """The unsigned type that holds one value: uint8 or uint16."""
+    return np.dtype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
@@ -101,30 +130,33 @@ def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
             yield value, byte, first - 8 * byte
 
 
-def _shifted(values: _Bytes, shift: int) -> _Bytes:
-    """Shifts left by `shift`, or right if it is negative; bits that leave the byte belong to its neighbour."""
-    return values << np.uint8(shift) if shift >= 0 else values >> np.uint8(-shift)
+def _shifted(values: _Codes, shift: int) -> _Codes:
+    """Shifts left by `shift`, or right if it is negative; bits that leave the byte or value belong to its neighbour."""
+    by = values.dtype.type(abs(shift))
+    shifted: _Codes = values << by if shift >= 0 else values >> by
+    return shifted
 
 
-def _blocks(values: _Bytes, width: int) -> _Bytes:
+def _blocks(values: _Codes, width: int) -> _Codes:
     """Cuts values into rows of `width`, the last one filled up with zeros."""
     missing = -values.size % width
     padded = np.pad(values, (0, missing)) if missing else values
     return padded.reshape(-1, width)
 
 
-def _sign_extended(codes: _Bytes, bits: int) -> npt.NDArray[np.int8]:
-    """Two's complement of `bits` bits (higher bits ignored) to int8; uint8 arithmetic wraps as it must."""
-    sign = np.uint8(2 ** (bits - 1))
-    codes = codes & np.uint8(2**bits - 1)
-    codes ^= sign
-    codes -= sign
-    return codes.view(np.int8)
+def _sign_extended(codes: _Codes, bits: int) -> _Codes:
+    """Two's complement of `bits` bits (higher bits ignored) to that of the whole type, whose arithmetic wraps."""
+    sign = codes.dtype.type(2 ** (bits - 1))
+    extended: _Codes = ((codes & codes.dtype.type(2**bits - 1)) ^ sign) - sign
+    return extended
 
 
 def _check_range(integers: Tensor, bits: int) -> None:
-    if integers.dtype != torch.int8:
-        raise CompressionError(f"pack got integers of type {integers.dtype}; allowed is int8.")
+    allowed = torch.int8 if bits <= 8 else torch.int16
+    if integers.dtype != allowed:
+        raise CompressionError(
+            f"pack got integers of type {integers.dtype}; allowed is {str(allowed).removeprefix('torch.')}."
+        )
     if integers.numel() == 0:
         return
     low, high = (int(bound) for bound in integers.aminmax())

@@ -1,10 +1,12 @@
-"""Two sweeps over the columns of a weight that choose integers under a quadratic error, all rows at once.
+"""Two sweeps over the columns of a weight that choose its stored values under a quadratic error, all rows at once.
 
 Both work on transposed matrices, (F, O), so that a column of the weight is contiguous, and in blocks of columns: inside
 a block every column corrects the next ones at once, all later columns are corrected by one matrix product a block.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,35 +15,34 @@ from torch import Tensor
 _BLOCK = 32
 
 
-def compensated_rounding(columns: Tensor, scale: Tensor, root: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
+def compensated_rounding(columns: Tensor, nearest: Callable[[Tensor], Tensor], root: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds column after column and lets the later ones make up for each error (GPTQ, arXiv 2210.17323, algorithm 1).
 
     Args:
         columns: the weight, transposed: (F, O) float64, most important column first.
-        scale: (O,) float64.
+        nearest: gives for a column, (O,) float64, the nearest values that can be stored, evenly spaced or not.
         root: (F, F) from `inverse_root`.
-        qmax: the largest integer.
 
     Returns:
-        integers as float64, (F, O), and the error (w - q) H (w - q)^T of each row, (O,).
+        the rounded values, (F, O) float64, and the error (w - q) H (w - q)^T of each row, (O,).
     """
-    rest, integers, errors = columns.clone(), torch.empty_like(columns), torch.empty_like(columns)
+    rest, rounded, errors = columns.clone(), torch.empty_like(columns), torch.empty_like(columns)
     feedback = root / root.diagonal()[:, None]
     for start in range(0, len(rest), _BLOCK):
         block = slice(start, start + _BLOCK)
-        _compensate_block(rest[block], scale, feedback[block, block], qmax, integers[block], errors[block])
+        _compensate_block(rest[block], nearest, feedback[block, block], rounded[block], errors[block])
         rest[start + _BLOCK :].addmm_(feedback[block, start + _BLOCK :].t(), errors[block], alpha=-1)
     # What a column leaves after the best correction by all later ones adds up to the whole error (paper, equation 2).
-    return integers, root.diagonal() ** -2 @ errors.square_()
+    return rounded, root.diagonal() ** -2 @ errors.square_()
 
 
 def _compensate_block(
-    rest: Tensor, scale: Tensor, feedback: Tensor, qmax: int, integers: Tensor, errors: Tensor
+    rest: Tensor, nearest: Callable[[Tensor], Tensor], feedback: Tensor, rounded: Tensor, errors: Tensor
 ) -> None:
-    """Rounds the columns of one block into `integers` and `errors`, correcting `rest`, all in place."""
+    """Rounds the columns of one block into `rounded` and `errors`, correcting `rest`, all in place."""
     for i in range(len(rest)):
-        integers[i] = (rest[i] / scale).round_().clamp_(-qmax, qmax)
-        torch.addcmul(rest[i], integers[i], scale, value=-1, out=errors[i])
+        rounded[i] = nearest(rest[i])
+        torch.sub(rest[i], rounded[i], out=errors[i])
         rest[i + 1 :].addr_(feedback[i, i + 1 :], errors[i], alpha=-1)
 
 

@@ -12,15 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quantizer import FakeQuantizer
+from basis.errors import CompressionError
+from quant.fake_quantizer import FakeQuantizer, ScaledFakeQuantizer
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
+from quant.schemes import Format
 
 
-def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
+def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> QuantizedTensor:
     """Rounds to the nearest integers; see `quant.backends.Backend.quantize`.
 
     The kernels multiply by the inverse scale, so a value within float32 rounding of a tie may go to the other side.
     """
+    return _rounded(weight, _integers_only(format), scale)
+
+
+def fake_quantizer(weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
+    """A trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    return _TorchAoFakeQuantizer(weight, _integers_only(format), scale)
+
+
+def _integers_only(format: Format) -> IntFormat:
+    if not isinstance(format, IntFormat):
+        raise CompressionError(f"The backend torch.ao got the scheme {format.scheme}; allowed is {IntFormat.scheme}.")
+    return format
+
+
+def _rounded(weight: Tensor, format: IntFormat, scale: Tensor | None) -> QuantizedTensor:
     values = check_weight(weight)
     scale = _observed_scale(values, format) if scale is None else check_scale(scale, len(values)).to(values.device)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
@@ -29,19 +46,14 @@ def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> 
     return QuantizedTensor(integers, scale.clone(), format)
 
 
-def fake_quantizer(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
-    """A trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
-    return _TorchAoFakeQuantizer(weight, format, scale)
-
-
-class _TorchAoFakeQuantizer(FakeQuantizer):
+class _TorchAoFakeQuantizer(ScaledFakeQuantizer):
     """The kernel of torch.ao's learnable fake quantization, which has the gradient factor built in."""
 
     zero_point: Tensor
 
     def __init__(self, weight: Tensor, format: IntFormat, scale: Tensor | None) -> None:
         super().__init__(format, weight.shape)
-        self.learned_scale = nn.Parameter(quantize(weight, format, scale).scale)
+        self.learned_scale = nn.Parameter(_rounded(weight, format, scale).scale)
         self.register_buffer("zero_point", torch.zeros_like(self.learned_scale.detach()), persistent=False)
 
     def scale(self) -> Tensor:

@@ -6,10 +6,11 @@ from reports.cells import escape
 from reports.facts import artifact_table, baseline_table, environment_table, options_table
 from reports.intervals import wilson
 from reports.layers import layer_tables
-from reports.names import model_name
+from reports.names import model_name, stored_bits
 from reports.plots import plot_names
 from reports.portable import onnx_notes, onnx_table
 from reports.poster import SOURCE, poster_table
+from reports.poster_quantization import poster_quantization_table
 from reports.rows import Report
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
@@ -32,7 +33,7 @@ _DEFINITIONS = (
     "**%** is its share of the baseline's. **#Comp. params** counts only what the method can compress.",
     "**MB** is 10^6 bytes. **Model size** is that of the file, read after it was written; the baseline's values are "
     "32-bit. **Poster's formula** is #Params x (bits + 8) / 8 / 10^6, which counts the poster's floating-point "
-    "format; it is not the size of a file written here.",
+    "format; it is not the size of a file.",
     "**Conv2D** or dense is the network without series. A **config** holds the order kept in each stage.",
     "`-` stands for a figure that was not measured. A slash parts CosConv's figure from ChebConv's where they differ.",
 )
@@ -73,8 +74,8 @@ def _title(report: Report) -> str:
 
 
 def _poster(report: Report) -> str:
-    table = poster_table(report)
-    return f"The poster's figures are those of {SOURCE}.\n\n{table}" if table else ""
+    tables = [table for table in (poster_table(report), poster_quantization_table(report)) if table]
+    return "\n\n".join([f"The poster's figures are those of {SOURCE}.", *tables]) if tables else ""
 
 
 def _plots(report: Report) -> str:
@@ -95,8 +96,17 @@ def _onnx(report: Report) -> str:
 
 
 def _definitions(report: Report) -> str:
-    lines = [*_DEFINITIONS, *_interval_note(report)]
+    lines = [*_DEFINITIONS, *_stored_note(report), *_interval_note(report)]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _stored_note(report: Report) -> list[str]:
+    if all(stored_bits(row) == row["bits"] for row in report["rows"]):
+        return []
+    return [
+        "**Bits** with stored bits beside them are the mantissa bits of minifloats, the poster's format: one sign, "
+        "seven exponent and that many mantissa bits are stored of a value, as the poster's formula counts."
+    ]
 
 
 def _interval_note(report: Report) -> list[str]:

@@ -44,7 +44,24 @@ def config_name(config: str) -> str:
     return "Conv2D" if config == DENSE else config
 
 
+def stored_bits(row: Mapping[str, Any]) -> int:
+    """Bits that a value of the row takes in its file; a report that does not say has integers of `bits` bits."""
+    return int(row.get("stored_bits") or row["bits"])
+
+
+def width_name(row: Mapping[str, Any]) -> str:
+    """The row's bits, with those that are stored where they are others: `4`, `4 (12 stored)`."""
+    bits, stored = row["bits"], stored_bits(row)
+    return str(bits) if stored == bits else f"{bits} ({stored} stored)"
+
+
+def bits_name(row: Mapping[str, Any]) -> str:
+    """The row's bits in words, as in `width_name`: `4 bits`, `4 bits (12 stored)`."""
+    bits, _, stored = width_name(row).partition(" ")
+    return f"{bits} bits {stored}".rstrip()
+
+
 def row_name(row: Mapping[str, Any]) -> str:
     """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits`."""
     what = DENSE if row["config"] == DENSE else f"{basis_name(row['basis'])} {row['config']}"
-    return f"{what} at {row['bits']} bits"
+    return f"{what} at {bits_name(row)}"

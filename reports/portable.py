@@ -16,10 +16,13 @@ def onnx_table(report: Report, style: cells.Style = "markdown") -> str:
 def onnx_notes(report: Report) -> list[str]:
     """Which rows have no ONNX file and why, and which are stored wider than they are."""
     rows = unique_rows(report)
-    widths = sorted({row["bits"] for row in rows if (row.get("onnx_bits") or 0) > row["bits"]}, reverse=True)
+    wide = [row for row in rows if (row.get("onnx_bits") or 0) > row["bits"]]
+    widths = sorted({row["bits"] for row in wide if row["scheme"] == "int"}, reverse=True)
     wider = [
         f"ONNX has no {bits}-bit integers, so these rows are stored in the next width that it has." for bits in widths
     ]
+    if any(row["scheme"] != "int" for row in wide):
+        wider.append("ONNX has no minifloats, so these rows are stored in 32-bit floats.")
     missing = [f"{row_name(row)} has no ONNX file: {row['onnx_reason']}" for row in rows if row.get("onnx_reason")]
     return [*wider, *missing]
 

@@ -98,13 +98,17 @@ def poster_table(report: Report, style: cells.Style = "markdown") -> str:
     return cells.draw(headers, list(lines), 2, style) if lines else ""
 
 
+def is_imagenet(dataset_name: str, classes: int) -> bool:
+    """Whether the data are the 1,000 classes of ImageNet, by any name with `imagenet` or `ilsvrc` in it."""
+    name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
+    return ("imagenet" in name or "ilsvrc" in name) and classes == 1000
+
+
 def _printed(model: str, dataset_name: str, classes: int) -> dict[str, _Both]:
     name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
     if re.match(r"cifar10(?!0)", name) and classes == 10:
         return _CIFAR10.get(model, {})
-    if ("imagenet" in name or "ilsvrc" in name) and classes == 1000:
-        return _IMAGENET.get(model, {})
-    return {}
+    return _IMAGENET.get(model, {}) if is_imagenet(dataset_name, classes) else {}
 
 
 def _orders(config: str) -> tuple[int, ...] | None:

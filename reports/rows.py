@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from reports.names import DENSE
+from reports.names import DENSE, stored_bits
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
-Key = tuple[int, str, int]
+Key = tuple[int, int, str, int]
 
 
 def is_dense(row: Row) -> bool:
@@ -28,18 +28,19 @@ def bases(report: Report) -> list[str]:
 
 
 def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
-    """Each row with (bits, config, n), where n tells apart rows of a basis that share bits and config."""
+    """Each row with (bits, stored bits, config, n), where n tells apart rows of a basis that share all of these."""
     seen: Counter[tuple[Any, ...]] = Counter()
     keyed = []
     for row in rows:
-        place = (row["basis"], row["bits"], row["config"])
-        keyed.append(((row["bits"], row["config"], seen[place]), row))
+        format = (row["bits"], stored_bits(row), row["config"])
+        place = (row["basis"], *format)
+        keyed.append(((*format, seen[place]), row))
         seen[place] += 1
     return keyed
 
 
 def side_by_side(report: Report) -> list[dict[str, Row]]:
-    """Rows as table lines: for each (bits, config), the row of each basis.
+    """Rows as table lines: for each (bits, stored bits, config), the row of each basis.
 
     Returns:
         One dict {basis: row} a line, the most bits first, within them dense first, then configs in the run's order.
@@ -49,11 +50,11 @@ def side_by_side(report: Report) -> list[dict[str, Row]]:
     for key, row in _keyed(report["rows"]):
         lines.setdefault(key, {})[row["basis"]] = row
     columns = bases(report) or [DENSE]
-    for (_, config, _), line in lines.items():
+    for (_, _, config, _), line in lines.items():
         if config == DENSE:
             first = next(iter(line.values()))
             line.update({basis: line.get(basis, first) for basis in columns})
-    return [lines[key] for key in sorted(lines, key=lambda key: (-key[0], key[1] != DENSE))]
+    return [lines[key] for key in sorted(lines, key=lambda key: (-key[0], -key[1], key[2] != DENSE))]
 
 
 def unique_rows(report: Report) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from reports import look
 from reports.intervals import wilson
 from reports.labels import Label, place_labels
-from reports.names import basis_name, model_name
+from reports.names import basis_name, bits_name, model_name
 from reports.rows import Report, Row, bases, frontier, is_dense, measured, unique_rows
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def _log_ticks(axis: "Axes") -> None:
 
 def _labels(rows: Sequence[Row]) -> list[Label]:
     """One label for each config and bits: at the highest of the marks that share it, whatever their basis."""
-    best: dict[tuple[str, int], Row] = {}
+    best: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: float(row["top1_quant"])):
-        best[(row["config"], row["bits"])] = row
+        best[(row["config"], bits_name(row))] = row
     return [
-        Label(f"{'dense' if is_dense(row) else config}, {bits} bits", row["size_mb"], row["top1_quant"])
+        Label(f"{'dense' if is_dense(row) else config}, {bits}", row["size_mb"], row["top1_quant"])
         for (config, bits), row in best.items()
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reports import cells
-from reports.names import DENSE, basis_name, config_name
+from reports.names import DENSE, basis_name, config_name, width_name
 from reports.rows import Report, Row, bases, is_dense, side_by_side
 
 Column = tuple[str, Callable[[Any], str], str]
@@ -34,8 +34,9 @@ _SHARES: tuple[Column, ...] = (
 def quantization_table(report: Report, style: cells.Style = "markdown") -> str:
     """The poster's quantization table, CosConv and ChebConv side by side where both were run.
 
-    The baseline comes first, in 32-bit floating point. `Δ` is the change by quantization alone. The size is that of
-    the written file; beside it stands the size that the poster's formula gives.
+    The baseline comes first, in 32-bit floating point. Minifloats show their stored bits beside their bits. `Δ` is
+    the change by quantization alone. The size is that of the written file; beside it stands the size that the
+    poster's formula gives.
     """
     columns = bases(report) or [DENSE]
     headers = ["Bits", "Config", *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
@@ -89,7 +90,7 @@ def _in_order(line: dict[str, Row], columns: Sequence[str]) -> list[Row]:
 
 def _quantized_line(line: dict[str, Row], columns: Sequence[str]) -> list[str]:
     rows = _in_order(line, columns)
-    head = [str(rows[0]["bits"]), config_name(rows[0]["config"])]
+    head = [width_name(rows[0]), config_name(rows[0]["config"])]
     return [*head, *_per_basis(_QUANTIZATION, line, columns), *_values(_SIZES, rows)]
 
 

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from pipeline.evaluation import evaluate
 from pipeline.models.registry import build_model
 from pipeline.options import Options
 from pipeline.plan import orders_of, plan_layers
-from pipeline.runner import run
+from pipeline.runner import plan_text, run
 from quant.counting import compressible_params, count_params, poster_size_mb
 
 # Rows whose printed figures the arithmetic contradicts: (table, config) -> what the formula gives.
@@ -90,6 +92,19 @@ def test_size_of_every_quantized_row(tables):
         config = "dense" if row["config"] == "Conv2D" else row["config"]
         size = poster_size_mb(count_params(structure("resnet18", 1000, config)), row["bits"])
         assert size == pytest.approx(row["size_mb"], abs=0.051), row
+
+
+@pytest.mark.parametrize("config", ["6,3,3,3,2", "6,3,3,2,2"])
+def test_minifloat_files_have_the_posters_sizes(tmp_path, config):
+    """The file is as large as the poster's arithmetic says, with everything that a file needs beside the values."""
+    sizes = {"6,3,3,3,2": {8: 14.2, 4: 10.6}, "6,3,3,2,2": {8: 11.9, 4: 8.9}}[config]
+    images, labels = np.zeros((1000, 8, 8, 3), np.uint8), np.arange(1000)
+    np.savez(tmp_path / "classes.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = Options(config=config, data=str(tmp_path / "classes.npz"), scheme="minifloat")
+    text = plan_text(options)
+    for bits, size in sizes.items():
+        line = next(line for line in text.splitlines() if f" {bits} bits ({bits + 8} stored)" in line)
+        assert float(re.search(r"([\d.]+) MB", line)[1]) == pytest.approx(size, rel=0.02)
 
 
 @pytest.fixture(scope="module")

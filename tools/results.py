@@ -11,6 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from reports.names import width_name
+
 START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
 HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)"]
 
@@ -36,7 +38,7 @@ def row_words(report: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     top1 = [_points(row[f"top1_{stage}"]) for stage in ("pre", "post", "quant")]
-    return [row["basis"], row["config"], str(row["bits"]), *top1, f"{row['size_mb']:.4f}"]
+    return [row["basis"], row["config"], width_name(row), *top1, f"{row['size_mb']:.4f}"]
 
 
 def rewrite(document: str, sections: list[str]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from basis.series import BASES
+from pipeline.artifact import schemes
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
 from pipeline.artifact.header import (
     FORMAT_VERSION,
@@ -21,7 +22,6 @@ from pipeline.artifact.header import (
     pack_table,
     read_table,
 )
-from pipeline.artifact.schemes import scheme_named, scheme_of
 from pipeline.models.registry import builder_of
 from pipeline.network_record import LayerRecord, NetworkRecord
 from pipeline.normalization import NormalizationRecord
@@ -100,13 +100,12 @@ class _Reader:
 
 
 def _add_layer(layer: LayerRecord, parts: dict[str, list[Tensor]]) -> LayerEntry:
-    scheme = scheme_of(layer.values)
-    codes, scales = scheme_named(scheme).encode(layer.values)
+    codes, scales = schemes.encode(layer.values)
     parts[CODES].append(codes)
     parts[SCALES].append(scales)
     return LayerEntry(
         name=layer.name,
-        scheme=scheme,
+        scheme=layer.values.format.scheme,
         bits=layer.values.format.bits,
         shape=tuple(layer.values.integers.shape),
         basis=layer.basis,
@@ -118,12 +117,12 @@ def _add_layer(layer: LayerRecord, parts: dict[str, list[Tensor]]) -> LayerEntry
 
 def _take_layer(entry: LayerEntry, reader: _Reader) -> LayerRecord:
     _check_series(entry)
-    scheme = scheme_named(entry.scheme)
-    codes = reader.take(CODES, scheme.code_bytes(entry.bits, entry.shape), torch.uint8)
-    scales = reader.take(SCALES, scheme.scales(entry.shape), torch.float32)
+    format = schemes.format_named(entry.scheme, entry.bits)
+    codes = reader.take(CODES, schemes.code_bytes(format, entry.shape), torch.uint8)
+    scales = reader.take(SCALES, schemes.scale_count(format, entry.shape), torch.float32)
     _check_crc(entry, codes, scales)
     try:
-        values = scheme.decode(codes, scales, entry.bits, entry.shape)
+        values = schemes.decode(codes, scales, format, entry.shape)
     except CompressionError as error:
         raise CompressionError(f"its layer {entry.name!r} is damaged: {error}") from None
     return LayerRecord(entry.name, values, entry.basis, entry.order, entry.kernel)

@@ -1,70 +1,49 @@
-"""How a layer's values become codes and scales: a number format is one class and one entry in ``SCHEMES``."""
+"""How a layer's stored values become codes and scales, and back, in any number format."""
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
-from quant.formats import IntFormat, QuantizedTensor
+from quant.formats import IntFormat
 from quant.packing import pack, packed_size, unpack
+from quant.schemes import SCHEMES, Format, StoredTensor, get_format, stored_tensor
 
 
-class Scheme(Protocol):
-    """What the artifact needs of a number format; ``bits`` is the width as the user gives it."""
-
-    def code_bytes(self, bits: int, shape: Sequence[int]) -> int:
-        """Bytes that the codes of so many values take."""
-
-    def scales(self, shape: Sequence[int]) -> int:
-        """How many float32 scales go with them."""
-
-    def encode(self, values: QuantizedTensor) -> tuple[Tensor, Tensor]:
-        """Values -> codes, uint8, and scales, float32, both one-dimensional."""
-
-    def decode(self, codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> QuantizedTensor:
-        """The inverse.
-
-        Raises:
-            CompressionError: A code or a scale is not allowed.
-        """
-
-
-class IntScheme:
-    """Symmetric integers of ``bits`` bits and one scale per output channel."""
-
-    def code_bytes(self, bits: int, shape: Sequence[int]) -> int:
-        """See ``Scheme``."""
-        return packed_size(math.prod(shape), bits)
-
-    def scales(self, shape: Sequence[int]) -> int:
-        """See ``Scheme``."""
-        return shape[0]
-
-    def encode(self, values: QuantizedTensor) -> tuple[Tensor, Tensor]:
-        """See ``Scheme``."""
-        return pack(values.integers, values.format.bits), values.scale
-
-    def decode(self, codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> QuantizedTensor:
-        """See ``Scheme``."""
-        return QuantizedTensor(unpack(codes, bits, shape), scales, IntFormat(bits))
-
-
-SCHEMES: dict[str, Scheme] = {"int": IntScheme()}
-
-
-def scheme_named(name: str) -> Scheme:
-    """Find a number format.
+def format_named(scheme: str, bits: int) -> Format:
+    """Find a number format; ``bits`` is the width as the user gives it.
 
     Raises:
-        CompressionError: There is none of that name.
+        CompressionError: There is none of that name or width.
     """
-    if name not in SCHEMES:
-        raise CompressionError(f"its number format {name!r} is unknown; allowed: {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+    if scheme not in SCHEMES:
+        raise CompressionError(f"its number format {scheme!r} is unknown; allowed: {', '.join(SCHEMES)}")
+    return get_format(scheme, bits)
 
 
-def scheme_of(values: QuantizedTensor) -> str:
-    """The name of the number format that values are in."""
-    return "int"
+def code_bytes(format: Format, shape: Sequence[int]) -> int:
+    """Bytes that the codes of so many values take."""
+    return packed_size(math.prod(shape), format.stored_bits)
+
+
+def scale_count(format: Format, shape: Sequence[int]) -> int:
+    """How many float32 scales go with them: one per output channel of integers, none of minifloats."""
+    return shape[0] if isinstance(format, IntFormat) else 0
+
+
+def encode(values: StoredTensor) -> tuple[Tensor, Tensor]:
+    """Values -> codes, uint8, and scales, float32, both one-dimensional."""
+    scales = torch.empty(0) if values.scale is None else values.scale
+    return pack(values.integers, values.format.stored_bits), scales
+
+
+def decode(codes: Tensor, scales: Tensor, format: Format, shape: Sequence[int]) -> StoredTensor:
+    """The inverse of ``encode``.
+
+    Raises:
+        CompressionError: A code or a scale is not allowed.
+    """
+    integers = unpack(codes, format.stored_bits, shape)
+    return stored_tensor(integers, scales if isinstance(format, IntFormat) else None, format)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artifact import schemes
 from pipeline.artifact.codec import CODES, NORMALIZATION, SCALES, TABLE, TENSORS, decode
 from pipeline.artifact.container import Contents
 from pipeline.artifact.files import naming, open_artifact
 from pipeline.artifact.header import Header, LayerEntry
-from pipeline.artifact.schemes import scheme_named
 from pipeline.network_record import NetworkRecord
 
 _SCALE_BYTES = 4
@@ -49,8 +49,8 @@ def summarize(path: Path) -> Summary:
 
 def layer_bytes(entry: LayerEntry) -> tuple[int, int]:
     """Bytes of a layer's codes and of its scales."""
-    scheme = scheme_named(entry.scheme)
-    return scheme.code_bytes(entry.bits, entry.shape), _SCALE_BYTES * scheme.scales(entry.shape)
+    format = schemes.format_named(entry.scheme, entry.bits)
+    return schemes.code_bytes(format, entry.shape), _SCALE_BYTES * schemes.scale_count(format, entry.shape)
 
 
 def _kinds(contents: Contents) -> dict[str, int]:

@@ -91,7 +91,7 @@ class OnnxExporter:
             return OnnxFigures(reason=str(error))
         write_atomically(path, content)
         differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
-        bits = max((onnx_bits(layer.values.format.bits) for layer in record.layers), default=None)
+        bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
         return OnnxFigures(path.stat().st_size, found.top1, differing, bits)
 
 

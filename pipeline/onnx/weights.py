@@ -4,10 +4,11 @@
                      scales (O) ---^                         ^          ^
                            transposed kron(Bh, Bw) (nh nw, kh kw)       (0, 0, kh, kw)
 
-A layer without series has its integers in the weight's own shape and ends at DequantizeLinear.
+A layer without series has its integers in the weight's own shape and ends at DequantizeLinear. Minifloats, which ONNX
+has no type for, are float32 coefficients in the place of integers and DequantizeLinear.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +23,16 @@ from pipeline.network_record import LayerRecord
 from pipeline.onnx.norms import Array, Factors
 from quant.formats import SMALLEST_SCALE, QuantizedTensor
 from quant.packing import pack
+from quant.schemes import StoredTensor
 
 _TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
 
 
-def onnx_bits(bits: int) -> int:
-    """The narrowest integer of ONNX that holds so many bits: 2, 4 or 8."""
-    return next(width for width in _TYPES if width >= bits)
+def onnx_bits(values: StoredTensor) -> int:
+    """The width that ONNX stores values in: the narrowest integer that holds them, or 32 for floats."""
+    if not isinstance(values, QuantizedTensor):
+        return 32
+    return next(width for width in _TYPES if width >= values.format.bits)
 
 
 @dataclass
@@ -59,13 +63,12 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
         output: Name of the weight in the graph.
         factors: What the output channels' filters are multiplied by, float64 (out_channels,); None for nothing.
     """
-    integers, scale = _multiplied(layer.values, factors)
     if layer.basis is None or layer.order is None or layer.kernel is None:
-        _dequantized(parts, layer, output, integers, scale)
+        _add_values(parts, layer, output, factors, layer.values.integers.shape)
         return
-    integers = integers.flatten(2)
-    coefficients = _dequantized(parts, layer, f"{layer.name}.coefficients", integers, scale)
     (order_h, order_w), (height, width) = layer.order, layer.kernel
+    flat = (*layer.values.integers.shape[:2], order_h * order_w)
+    coefficients = _add_values(parts, layer, f"{layer.name}.coefficients", factors, flat)
     matrix = torch.kron(basis_matrix(layer.basis, height, order_h), basis_matrix(layer.basis, width, order_w))
     name = f"{layer.basis}.{height}x{width}.{order_h}x{order_w}"
     basis = parts.constant(name, matrix.T.numpy().astype(np.float32))
@@ -73,12 +76,18 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
     parts.node("Reshape", [parts.node("MatMul", [coefficients, basis], f"{layer.name}.filters"), shape], output)
 
 
-def _dequantized(parts: GraphParts, layer: LayerRecord, output: str, integers: torch.Tensor, scale: Array) -> str:
-    name, bits = f"{layer.name}.integers", onnx_bits(layer.values.format.bits)
+def _add_values(
+    parts: GraphParts, layer: LayerRecord, output: str, factors: Factors | None, shape: Sequence[int]
+) -> str:
+    """The stored values times the factors, in that shape; returns the name they have then."""
+    values = layer.values
+    if not isinstance(values, QuantizedTensor):
+        return parts.constant(output, _times(values.dequantize().numpy(), factors).reshape(shape))
+    integers, scale = _multiplied(values, factors)
+    name, bits = f"{layer.name}.integers", onnx_bits(values)
     packed = pack(integers, bits).numpy().tobytes()
-    parts.initializers[name] = helper.make_tensor(name, _TYPES[bits], list(integers.shape), packed, raw=True)
-    scales = parts.constant(f"{layer.name}.scale", scale)
-    return parts.node("DequantizeLinear", [name, scales], output, axis=0)
+    parts.initializers[name] = helper.make_tensor(name, _TYPES[bits], list(shape), packed, raw=True)
+    return parts.node("DequantizeLinear", [name, parts.constant(f"{layer.name}.scale", scale)], output, axis=0)
 
 
 def _multiplied(values: QuantizedTensor, factors: Factors | None) -> tuple[torch.Tensor, Array]:
@@ -94,12 +103,15 @@ def _multiplied(values: QuantizedTensor, factors: Factors | None) -> tuple[torch
 
 def dense(layer: LayerRecord, factors: Factors | None) -> Array:
     """A layer's float32 weight, times the factors."""
-    weight: Array = layer.weight().numpy()
+    return _times(layer.weight().numpy(), factors)
+
+
+def _times(values: Array, factors: Factors | None) -> Array:
     if factors is None:
-        return weight
-    return (weight * factors.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
+        return values
+    return (values * factors.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
 
 
 def opset_needed(layers: Iterable[LayerRecord], default: int) -> int:
     """The oldest opset with integers of the layers' widths."""
-    return max([default, *(25 for layer in layers if onnx_bits(layer.values.format.bits) == 2)])
+    return max([default, *(25 for layer in layers if onnx_bits(layer.values) == 2)])

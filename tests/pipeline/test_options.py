@@ -12,6 +12,7 @@ from pipeline.errors import OptionsError
 from pipeline.option_values import CHOICES
 from pipeline.options import Options, load_options_file, parse_command
 from quant.backends import BACKENDS
+from quant.schemes import SCHEMES
 
 
 def _again(options: Options) -> Options:
@@ -31,6 +32,7 @@ def test_defaults() -> None:
 def test_choices_are_what_the_code_has() -> None:
     assert set(CHOICES["basis"]) == set(BASES)
     assert set(CHOICES["backend"]) == set(BACKENDS)
+    assert set(CHOICES["scheme"]) == set(SCHEMES)
 
 
 def test_out_names_the_run_and_is_one_folder() -> None:
@@ -96,6 +98,11 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
         ({"fit": "best"}, "--fit: got 'best'; allowed: activations, weights"),
         ({"rounding": "up"}, "--rounding: got 'up'; allowed: gptq, nearest"),
         ({"backend": "torchXao"}, "--backend: got 'torchXao'; allowed: brevitas, torch.ao"),
+        ({"scheme": "float"}, "--scheme: got 'float'; allowed: int, minifloat"),
+        (
+            {"scheme": "minifloat", "backend": "torch.ao"},
+            "--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas",
+        ),
         ({"model": " "}, "--model: got ' '; allowed: text"),
         ({"data": 3}, "--data: got 3; allowed: text"),
         ({"epochs": -1}, "--epochs: got -1; allowed: a whole number, 0 or more"),
@@ -128,6 +135,18 @@ def test_every_mistake_is_reported_together() -> None:
     message = str(caught.value)
     assert all(words in message for words in ("'0', whose order is 0", "--bits", "--epochs", "--device"))
     assert "--model" not in message
+
+
+def test_a_scheme_that_the_backend_lacks_is_reported_with_all_other_mistakes() -> None:
+    with pytest.raises(OptionsError) as caught:
+        Options(config="3,3,3,2", bits="9", scheme="minifloat", backend="torch.ao", epochs=-1)
+    assert all(f"{flag}: got" in str(caught.value) for flag in ("--bits", "--scheme", "--epochs"))
+
+
+def test_minifloat_is_part_of_the_command() -> None:
+    options = Options(config="3,3,3,2", scheme="minifloat")
+    assert options.command() == "python run_pipeline.py --config 3,3,3,2 --scheme minifloat"
+    assert _again(options) == options
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,34 @@ def test_the_dry_run_says_the_size_that_is_written(here, finished):
         assert said == pytest.approx(row["size_mb"], rel=0.01, abs=0.0006)
 
 
+def test_minifloats_take_their_stored_bits_and_reload_exactly(here):
+    chosen = options(here, "minifloat", config=("3,2,2",), basis=("cosine",), scheme="minifloat", epochs=0)
+    rows = run(chosen).report["rows"]
+    assert [(row["scheme"], row["bits"], row["stored_bits"]) for row in rows] == [
+        ("minifloat", 8, 16),
+        ("minifloat", 4, 12),
+    ]
+    assert {row["reloaded_logits_max_abs_diff"] for row in rows} == {0}
+    assert [abs(row["delta_quant"]) < 5 for row in rows] == [True, True]
+    stored = 8 * 3 * 9 + 8 * 4 + 16 * 12 * 4 + 8 * 12 + 16 * 4
+    assert rows[0]["size_mb"] - rows[1]["size_mb"] == pytest.approx(stored * 4 / 8e6, abs=1e-5)
+    text = plan_text(chosen)
+    for row in rows:
+        said = re.search(rf"{row['bits']} bits \({row['stored_bits']} stored\).* ([\d.]+) MB", text)
+        assert float(said[1]) == pytest.approx(row["size_mb"], rel=0.01, abs=0.0006)
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_minifloats_train_through_their_rounding(here, rounding):
+    chosen = {"config": ("3,2,2",), "basis": ("cosine",), "bits": (2,), "scheme": "minifloat", "epochs": 0}
+    before, after = (
+        run(options(here, f"qat{epochs}", rounding=rounding, qat_epochs=epochs, **chosen)).report["rows"][0]
+        for epochs in (0, 1)
+    )
+    assert after["sha256"] != before["sha256"]
+    assert after["reloaded_logits_max_abs_diff"] == 0
+
+
 def command(folder, *arguments, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "run_pipeline.py"), *arguments],
@@ -242,6 +270,7 @@ def test_a_missed_gate_exits_3_with_the_report_written(here):
         (("--weights", "nowhere.th"), 4, "nowhere.th"),
         (("--weights", "broken.npz"), 4, "broken.npz"),
         (("--bits", "9"), 2, "9"),
+        (("--scheme", "float"), 2, "int, minifloat"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words):

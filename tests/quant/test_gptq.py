@@ -10,6 +10,8 @@ from basis.errors import CompressionError
 from quant.backends import BACKENDS, get_backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq, grouped_gptq, weighted_error
+from quant.minifloat import MinifloatFormat
+from quant.schemes import Format, StoredTensor
 
 WIDTHS = range(2, 9)
 
@@ -22,16 +24,17 @@ def _problem(rows: int, inputs: int, samples: int = 400, seed: int = 0) -> tuple
     return torch.randn(rows, inputs, generator=generator), inputs_seen.t() @ inputs_seen
 
 
-def _nearest(weight: Tensor, format: IntFormat) -> QuantizedTensor:
+def _nearest(weight: Tensor, format: Format) -> StoredTensor:
     return get_backend("brevitas").quantize(weight, format)
 
 
+@pytest.mark.parametrize("scheme", [IntFormat, MinifloatFormat])
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("samples", [400, 10, 0])
-def test_no_row_is_worse_than_nearest(bits: int, samples: int) -> None:
+def test_no_row_is_worse_than_nearest(scheme: type[Format], bits: int, samples: int) -> None:
     weight, gram = _problem(16, 70, samples)
-    ours = weighted_error(weight, gram, gptq(weight, gram, IntFormat(bits)))
-    nearest = weighted_error(weight, gram, _nearest(weight, IntFormat(bits)))
+    ours = weighted_error(weight, gram, gptq(weight, gram, scheme(bits)))
+    nearest = weighted_error(weight, gram, _nearest(weight, scheme(bits)))
     assert (ours <= nearest).all()
     if samples == 400:
         assert ours.sum() < 0.75 * nearest.sum()
@@ -46,6 +49,12 @@ def test_representable_weights_are_exact(bits: int) -> None:
     result = gptq(weight, _problem(1, 12)[1], format)
     assert torch.equal(result.integers, integers)
     torch.testing.assert_close(result.dequantize(), weight, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_representable_minifloats_are_exact(bits: int) -> None:
+    weight = _nearest(_problem(6, 12)[0], MinifloatFormat(bits)).dequantize()
+    assert torch.equal(gptq(weight, _problem(1, 12)[1], MinifloatFormat(bits)).dequantize(), weight)
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 3, 4])
@@ -72,14 +81,15 @@ def test_both_backends_keep_the_integers(name: str, bits: int) -> None:
     assert torch.equal(again.scale, result.scale)
 
 
-def test_groups_are_rounded_with_their_own_gram_matrix() -> None:
+@pytest.mark.parametrize("format", [IntFormat(4), MinifloatFormat(4)])
+def test_groups_are_rounded_with_their_own_gram_matrix(format: Format) -> None:
     weight = _problem(6, 9)[0]
     grams = torch.stack([_problem(1, 9, seed=seed)[1] for seed in range(3)])
-    result = grouped_gptq(weight, grams, IntFormat(4))
+    result = grouped_gptq(weight, grams, format)
     for k, gram in enumerate(grams):
-        part = gptq(weight[2 * k : 2 * k + 2], gram, IntFormat(4))
+        part = gptq(weight[2 * k : 2 * k + 2], gram, format)
         assert torch.equal(result.integers[2 * k : 2 * k + 2], part.integers)
-        assert torch.equal(result.scale[2 * k : 2 * k + 2], part.scale)
+        assert torch.equal(result.dequantize()[2 * k : 2 * k + 2], part.dequantize())
 
 
 def test_singular_and_dead_inputs_without_damping() -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 from basis.errors import CompressionError
 from quant.packing import pack, packed_size, unpack
 
-WIDTHS = range(2, 9)
+WIDTHS = range(2, 17)
 
 
 @st.composite
 def _values(draw: st.DrawFn) -> tuple[list[int], int]:
-    bits = draw(st.integers(2, 8))
+    bits = draw(st.sampled_from(WIDTHS))
     return draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), max_size=70)), bits
 
 
@@ -22,6 +22,10 @@ def _reference(values: list[int], bits: int) -> list[int]:
     """The stream as one large Python integer."""
     stream = sum((value % 2**bits) << (bits * i) for i, value in enumerate(values))
     return list(stream.to_bytes((len(values) * bits + 7) // 8, "little"))
+
+
+def _integers(values: list[int], bits: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int8 if bits <= 8 else torch.int16)
 
 
 def _int8(values: list[int]) -> Tensor:
@@ -32,15 +36,27 @@ def _int8(values: list[int]) -> Tensor:
 @settings(deadline=None)
 def test_round_trip_and_reference(case: tuple[list[int], int]) -> None:
     values, bits = case
-    packed = pack(_int8(values), bits)
+    packed = pack(_integers(values, bits), bits)
     assert packed.tolist() == _reference(values, bits)
     assert unpack(packed, bits, (len(values),)).tolist() == values
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_every_code_survives_in_its_shape(bits: int) -> None:
-    values = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1), dtype=torch.int8).repeat(3).reshape(3, -1, 2, 1)
-    assert torch.equal(unpack(pack(values, bits), bits, values.shape), values)
+    codes = list(range(-(2 ** (bits - 1)), 2 ** (bits - 1)))
+    values = _integers(codes, bits).repeat(3).reshape(3, -1, 2, 1)
+    unpacked = unpack(pack(values, bits), bits, values.shape)
+    assert unpacked.dtype == values.dtype
+    assert torch.equal(unpacked, values)
+
+
+def test_twelve_bits_put_two_values_in_three_bytes() -> None:
+    assert pack(_integers([0x123, 0x456], 12), 12).tolist() == [0x23, 0x61, 0x45]
+    assert pack(_integers([-1, 0], 12), 12).tolist() == [0xFF, 0x0F, 0x00]
+
+
+def test_sixteen_bits_put_the_low_byte_first() -> None:
+    assert pack(_integers([0x1234, -2], 16), 16).tolist() == [0x34, 0x12, 0xFE, 0xFF]
 
 
 def test_four_bits_put_the_first_value_in_the_low_nibble() -> None:
@@ -62,7 +78,7 @@ def test_non_contiguous_values_are_packed_in_their_order() -> None:
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_size(bits: int) -> None:
-    assert packed_size(13, bits) == pack(torch.zeros(13, dtype=torch.int8), bits).numel() == -(-13 * bits // 8)
+    assert packed_size(13, bits) == pack(_integers([0] * 13, bits), bits).numel() == -(-13 * bits // 8)
 
 
 @pytest.mark.parametrize("value", [-9, 8])
@@ -71,20 +87,30 @@ def test_value_out_of_range_is_refused(value: int) -> None:
         pack(_int8([0, value]), 4)
 
 
+@pytest.mark.parametrize("value", [-2049, 2048])
+def test_wide_value_out_of_range_is_refused(value: int) -> None:
+    with pytest.raises(CompressionError, match=r"12 bits allow -2048\.\.2047"):
+        pack(_integers([0, value], 12), 12)
+
+
 def test_wrong_types_are_refused() -> None:
     with pytest.raises(CompressionError, match="allowed is int8"):
         pack(torch.zeros(3), 4)
+    with pytest.raises(CompressionError, match="int16; allowed is int8"):
+        pack(_integers([1], 12), 8)
+    with pytest.raises(CompressionError, match="int8; allowed is int16"):
+        pack(_int8([1]), 12)
     with pytest.raises(CompressionError, match="allowed is uint8 with one axis"):
         unpack(torch.zeros(3), 4, (6,))
     with pytest.raises(CompressionError, match="allowed is uint8 with one axis"):
         unpack(torch.zeros(1, 3, dtype=torch.uint8), 4, (6,))
 
 
-@pytest.mark.parametrize("bits", [1, 9])
+@pytest.mark.parametrize("bits", [1, 17, -4, 4.0, True])
 def test_wrong_width_is_refused(bits: int) -> None:
-    with pytest.raises(CompressionError, match="2 to 8"):
+    with pytest.raises(CompressionError, match=r"pack got .*allowed are the integers 2 to 16"):
         pack(_int8([0]), bits)
-    with pytest.raises(CompressionError, match="2 to 8"):
+    with pytest.raises(CompressionError, match=r"unpack got .*allowed are the integers 2 to 16"):
         unpack(torch.zeros(1, dtype=torch.uint8), bits, (1,))
 
 

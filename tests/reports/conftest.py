@@ -20,6 +20,7 @@ def make_row(basis: str, config: str, bits: int, top1: float, **changes: Any) ->
         "config": config,
         "bits": bits,
         "scheme": "int",
+        "stored_bits": bits,
         "backend": "brevitas",
         "fit": None if dense else "activations",
         "rounding": "gptq",

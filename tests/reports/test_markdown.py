@@ -76,3 +76,10 @@ def test_files_show_checksum_and_reloaded_difference(report, row) -> None:
     assert "artifacts/cosine-6,3,3,2,2-4.safetensors" in text
     assert "1.5e-06" in text
     assert "ab" * 32 in text
+
+
+def test_minifloats_are_explained_where_there_are_any(report, row) -> None:
+    assert "minifloats" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61)]))
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, scheme="minifloat", stored_bits=12)]))
+    assert "CosConv 6,3,3,2,2 at 4 bits (12 stored)" in text
+    assert "mantissa bits of minifloats" in text

@@ -16,6 +16,8 @@ def test_the_notes_say_which_width_onnx_lacks(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61) for bits in (8, 4, 3)]
     assert [note[:28] for note in onnx_notes(report(rows))] == ["ONNX has no 3-bit integers, "]
     assert onnx_notes(report(rows[:2])) == []
+    floats = [row(COS, "6,3,3,2,2", 4, 98.61, scheme="minifloat", onnx_bits=32)]
+    assert onnx_notes(report(floats)) == ["ONNX has no minifloats, so these rows are stored in 32-bit floats."]
 
 
 def test_a_row_without_file_says_why(report, row, parse) -> None:

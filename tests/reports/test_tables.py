@@ -67,6 +67,19 @@ def test_sizes_that_differ_between_bases_are_both_shown(report, row, parse) -> N
     assert parse(quantization_table(data))[1][1][-2] == "1.00 / 2.00"
 
 
+MINIFLOAT = {"scheme": "minifloat", "stored_bits": 12}
+
+
+def test_minifloats_show_their_stored_bits_and_have_lines_of_their_own(report, row, parse) -> None:
+    rows = [row(COS, "3,3,3,2", 4, 90.2), row(COS, "3,3,3,2", 4, 90.4, **MINIFLOAT)]
+    rows += [row(CHEB, "3,3,3,2", 4, 90.5, **MINIFLOAT)]
+    _, lines = parse(quantization_table(report(rows)))
+    assert [(line[0], line[3], line[6]) for line in lines[1:]] == [
+        ("4 (12 stored)", "90.40", "90.50"),
+        ("4", "90.20", "-"),
+    ]
+
+
 def test_pre_post_table_has_a_line_a_config(report, row, parse) -> None:
     same = {"top1_pre": 51.43, "top1_post": 89.55, "delta_post": -2.18}
     data = report([row(COS, "3,3,2,2", bits, 89.0, **same) for bits in (8, 4)] + [row(COS, "dense", 4, 91.0)])

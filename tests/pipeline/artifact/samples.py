@@ -16,16 +16,16 @@ from pipeline.artifact.container import join, split
 from pipeline.network_record import NetworkRecord, record_network
 from pipeline.quantization import quantize_network
 from quant.backends import get_backend
-from quant.formats import IntFormat
+from quant.schemes import get_format
 from tests.pipeline.networks import tiny_network
 
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 
 
-def compressed(bits: int = 4, basis: str = "cosine") -> NetworkRecord:
+def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int") -> NetworkRecord:
     model = swap_convolutions(tiny_network(), ORDERS, basis)
-    return record_network(model, quantize_network(model, IntFormat(bits), get_backend("brevitas")))
+    return record_network(model, quantize_network(model, get_format(scheme, bits), get_backend("brevitas")))
 
 
 def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:

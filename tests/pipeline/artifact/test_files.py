@@ -33,14 +33,29 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
-def test_a_written_network_loads_with_identical_logits_and_dense_convolutions(tmp_path, bits, basis):
-    record = compressed(bits, basis)
+@pytest.mark.parametrize("scheme", ["int", "minifloat"])
+def test_a_written_network_loads_with_identical_logits_and_dense_convolutions(tmp_path, bits, basis, scheme):
+    record = compressed(bits, basis, scheme)
     measured = build_network(record, tiny_network(seed=1))
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
     loaded = load(tmp_path / "a.safetensors", model=tiny_network(seed=2))
     x = torch.randn(5, 3, 12, 12)
     assert torch.equal(loaded(x), measured(x))
     assert {type(module) for module in loaded.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
+
+
+def test_minifloats_are_patterns_without_scales(tmp_path):
+    """An independent numpy reading of the last layer's 12-bit patterns: sign, exponent, mantissa."""
+    write_artifact(compressed(4, scheme="minifloat"), IDENTITY, tmp_path / "a.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert tensors["scales"].numel() == 0
+    stream = np.unpackbits(tensors["codes"].numpy()[-4 * 16 * 12 // 8 :], bitorder="little").reshape(4, 16, 12)
+    mantissa, exponent = stream[..., :4] @ [1, 2, 4, 8], stream[..., 4:11] @ (2 ** np.arange(7))
+    values = (-1.0) ** stream[..., 11] * 2.0 ** (exponent - 63.0) * (1 + mantissa / 16)
+    assert exponent.min() > 0
+    weight = load(tmp_path / "a.safetensors", model=tiny_network(seed=2)).get_submodule("5").weight
+    np.testing.assert_array_equal(weight.detach().numpy(), values)
+    np.testing.assert_allclose(values, tiny_network().get_submodule("5").weight.detach().numpy(), rtol=2**-5)
 
 
 def test_the_file_shrinks_with_its_bits():
@@ -184,7 +199,9 @@ SEVERAL = [
     (lambda h, t, s: layer(t, shape=[2**30, 2**30, 3, 3]), "does not hold the"),
     (lambda h, t, s: layer(t, shape=[8, 3, 3, 0]), "not valid: layers.0.shape.3"),
     (lambda h, t, s: layer(t, shape=[1] * 400), "not valid: layers.0.shape"),
-    (lambda h, t, s: layer(t, scheme="float3"), "number format 'float3' is unknown; allowed: int"),
+    (lambda h, t, s: layer(t, scheme="float3"), "number format 'float3' is unknown; allowed: int, minifloat"),
+    (lambda h, t, s: layer(t, scheme="minifloat"), "do not match their checksum"),
+    (lambda h, t, s: [entry.update(scheme="minifloat") for entry in t["layers"]], "checksum|does not hold"),
     (lambda h, t, s: layer(t, basis="sine"), "basis 'sine'"),
     (lambda h, t, s: layer(t, kernel=[2, 2]), "an order within the kernel"),
     (lambda h, t, s: layer(t, kernel=[2**31, 3]), "not valid: layers.0.kernel.0"),

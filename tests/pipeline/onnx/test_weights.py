@@ -1,11 +1,15 @@
 """Weights as ONNX nodes, against numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto
 
 from basis.series import basis_matrix
 from pipeline.onnx.weights import GraphParts, add_packed, dense, onnx_bits, opset_needed
+from quant.minifloat import MinifloatFormat, MinifloatTensor, encode
 from tests.pipeline.onnx.graphs import computed, layer
 
 
@@ -26,7 +30,7 @@ def test_onnxruntime_rebuilds_the_filters(bits, width, basis):
     parts = GraphParts()
     add_packed(parts, record, "w", None)
     np.testing.assert_allclose(computed(parts, "w", opset_needed([record], 21)), reference(record), atol=2e-5)
-    assert onnx_bits(bits) == width
+    assert onnx_bits(record.values) == width
 
 
 def test_the_integers_are_stored_as_bits():
@@ -49,6 +53,18 @@ def test_factors_go_into_scales_that_stay_positive_and_signs():
     scales = np.frombuffer(parts.initializers["conv.scale"].raw_data, np.float32)
     assert (scales > 0).all()
     np.testing.assert_allclose(dense(record, factors), expected, atol=1e-6)
+
+
+def test_minifloats_are_float32_values():
+    record = layer(4, (4, 3, 2, 2), "cosine", (3, 3))
+    format, factors = MinifloatFormat(4), np.array([2.0, -0.5, 0.0, 1.0])
+    values = MinifloatTensor(encode(torch.randn(4, 3, 2, 2), format), format)
+    record, parts = replace(record, values=values), GraphParts()
+    add_packed(parts, record, "w", factors)
+    assert onnx_bits(values) == 32
+    assert [node.op_type for node in parts.nodes] == ["MatMul", "Reshape"]
+    expected = record.weight().numpy() * factors.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(computed(parts, "w", opset_needed([record], 21)), expected, atol=1e-5)
 
 
 def test_layers_share_the_basis_and_the_shape():

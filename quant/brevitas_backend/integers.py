@@ -1,24 +1,15 @@
-"""Quantization with Brevitas: its per-channel integer weight quantizer, used on bare tensors, not in its layers."""
+"""Integers with Brevitas: its per-channel integer weight quantizer."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quantizer import FakeQuantizer
+from quant.brevitas_backend.injection import Int8WeightPerChannelFloat, ScalingImplType, make_quantizer
+from quant.fake_quantizer import FakeQuantizer, ScaledFakeQuantizer
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
-
-# Importing Brevitas imports torch's extension builder, which warns of a missing CUDA runtime on every CPU-only machine.
-_builder_log = logging.getLogger("torch.utils.cpp_extension")
-_builder_level = _builder_log.level
-_builder_log.setLevel(logging.ERROR)
-from brevitas.inject.enum import ScalingImplType  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
-from brevitas.quant import Int8WeightPerChannelFloat  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
-
-_builder_log.setLevel(_builder_level)
 
 
 def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
@@ -36,7 +27,7 @@ def fake_quantizer(weight: Tensor, format: IntFormat, scale: Tensor | None = Non
     return _BrevitasFakeQuantizer(weight, format, scale)
 
 
-class _BrevitasFakeQuantizer(FakeQuantizer):
+class _BrevitasFakeQuantizer(ScaledFakeQuantizer):
     """Brevitas' quantizer with the scale as its parameter: rounding, clamping and their gradients are Brevitas'."""
 
     def __init__(self, weight: Tensor, format: IntFormat, scale: Tensor | None) -> None:
@@ -64,16 +55,6 @@ class _WholeScale(nn.Module):
         return torch.ones_like(bit_width)
 
 
-class _Layer(nn.Module):
-    """The part of a layer that Brevitas' injector reads: the weight and which of its axes is the output channel."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-        self.out_channels = weight.shape[0]
-        self.output_channel_dim = 0
-
-
 def _from_absmax(values: Tensor, format: IntFormat) -> Any:
     """Brevitas' quantizer with the scale from each channel's absolute maximum."""
     return _quantizer(values, format, scaling_min_val=SMALLEST_SCALE * format.qmax)
@@ -93,8 +74,4 @@ def _with_scale(values: Tensor, format: IntFormat, scale: Tensor) -> Any:
 
 
 def _quantizer(values: Tensor, format: IntFormat, **choices: Any) -> Any:
-    layer = _Layer(nn.Parameter(values))
-    injector = Int8WeightPerChannelFloat.let(
-        bit_width=format.bits, module=layer, tracked_parameter_list=[layer.weight], **choices
-    )
-    return injector.tensor_quant
+    return make_quantizer(Int8WeightPerChannelFloat, values, bit_width=format.bits, **choices)
