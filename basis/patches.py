@@ -30,8 +30,8 @@ class Sample:
         Returns:
             (groups, rows, out_channels / groups), rows image by image.
         """
-        chosen = outputs[self.images].flatten(2)[:, :, self.positions.to(outputs.device)]
-        return _grouped(chosen.unsqueeze(-1), groups)
+        chosen = _pixels(outputs[self.images]).index_select(1, self.positions.to(outputs.device))
+        return _grouped(chosen.flatten(0, 1).unsqueeze(-1), groups)
 
 
 def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0) -> list[Sample]:
@@ -79,7 +79,9 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
     for sample in chosen:
         padded = functional.pad(x[sample.images], conv._reversed_padding_repeated_twice, mode=mode)
         index = _tap_index(conv, padded.shape[-1], sample.positions, _output_size(conv, x.shape[-2:])[1])
-        patches = padded.flatten(2)[:, :, index.to(x.device)]
+        # Pixel by pixel, all channels of one at once: several times faster than value by value.
+        pixels = _pixels(padded).index_select(1, index.flatten().to(x.device))
+        patches = pixels.view(-1, index.shape[1], conv.in_channels).mT
         yield _grouped(patches if operator is None else patches @ operator.to(patches), conv.groups)
 
 
@@ -99,8 +101,12 @@ def _tap_index(conv: nn.Conv2d, padded_width: int, positions: Tensor, output_wid
     return corners[:, None] + (rows[:, None] * padded_width + columns).flatten()
 
 
+def _pixels(maps: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H W, C); in channels last this copies nothing."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def _grouped(values: Tensor, groups: int) -> Tensor:
-    """(N, C, positions, n) -> (groups, N * positions, C / groups * n)."""
-    images, channels, positions, n = values.shape
-    split = values.reshape(images, groups, channels // groups, positions, n).permute(1, 0, 3, 2, 4)
-    return split.reshape(groups, images * positions, -1)
+    """(rows, C, n) -> (groups, rows, C / groups * n)."""
+    split: Tensor = values.unflatten(1, (groups, -1)).transpose(0, 1)
+    return split.reshape(groups, len(values), -1)

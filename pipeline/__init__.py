@@ -12,8 +12,13 @@ __all__ = ["Options", "load", "run"]
 
 _HOMES = {"Options": "pipeline.options", "load": "pipeline.artifact", "run": "pipeline.runner"}
 
+# Imported along with a name, so that its first call does not take the seconds that this takes.
+_COMPANIONS = {"load": "torchvision.models"}
+
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _COMPANIONS:
+        import_module(_COMPANIONS[name])
     return getattr(import_module(_HOMES[name]), name)

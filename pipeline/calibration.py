@@ -14,7 +14,7 @@ from basis.conv import SeriesConv2d
 from basis.patches import samples
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
-from quant.gptq import grouped_gptq
+from quant.gptq import gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
 from quant.schemes import Format, StoredTensor
 
@@ -112,7 +112,7 @@ def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int) -> 
 def _round(stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str) -> StoredTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
-    chosen = grouped_gptq(moments.refit(stored.flatten(1)), moments.gram, format)
+    chosen = gptq(moments.refit(stored.flatten(1)), moments.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
 
 

@@ -95,7 +95,7 @@ def train(
                     answer = None
                     if teacher is not None:
                         answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-                    loss = _step(prepared, x, labels, answer, optimizer, accelerator)
+                    loss = training_step(prepared, x, labels, answer, optimizer, accelerator)
                     decay.step()
                     advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
         release(accelerator, model, prepared)
@@ -111,7 +111,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     ]
 
 
-def _step(
+def training_step(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
@@ -119,6 +119,22 @@ def _step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
 ) -> float:
+    """One step of training.
+
+    Args:
+        model: The network, prepared by the accelerator.
+        x: Images, (N, 3, H, W).
+        labels: (N,).
+        answer: The teacher's logits, (N, classes), or None.
+        optimizer: It makes the step.
+        accelerator: Precision and processes.
+
+    Returns:
+        The loss.
+
+    Raises:
+        CompressionError: It is NaN or infinite.
+    """
     loss = _loss(model(x), labels, answer)
     if not torch.isfinite(loss):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")

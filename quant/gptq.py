@@ -26,13 +26,14 @@ _SWEEPS = 2
 _REFITS = 1
 
 
-def gptq(weight: Tensor, gram: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
+def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
     """Rounds a weight so that its Gram-weighted error is small; in no row is it larger than that of nearest rounding.
 
+    All groups of a convolution are rounded at once, group k of the rows with Gram matrix k.
+
     Args:
-        weight: (O, F) floating point.
-        gram: (F, F), sum or mean of x x^T over the layer's inputs x; positive semi-definite,
-            may be singular.
+        weight: (O, F) floating point; O is a multiple of the number of groups, rows of a group are neighbours.
+        grams: (groups, F, F), sum or mean of x x^T over each group's inputs x; positive semi-definite, may be singular.
         format: integers or minifloats.
         damping: share of the mean diagonal that is added to the diagonal, so that few images are not overfitted.
 
@@ -40,65 +41,56 @@ def gptq(weight: Tensor, gram: Tensor, format: Format, *, damping: float = 0.01)
         integers (O, F) and scales (O,), or minifloats (O, F), on the weight's device.
 
     Raises:
-        CompressionError: if the shapes do not match, values are not finite, or the Gram matrix or the damping is
+        CompressionError: if the shapes do not match, values are not finite, or a Gram matrix or the damping is
             negative.
     """
-    values, gram = check_weight(weight), _check_gram(weight, gram, damping)
+    values, grams = check_weight(weight), _check_grams(weight, grams, damping)
     nearest = _nearest(values, format)
-    order = gram.diagonal().argsort(descending=True, stable=True)
-    columns = values.t().to(torch.float64)[order]
-    hessian, root = _damped(gram[order][:, order], damping)
-    integers, scale = _chosen(columns, hessian, root, nearest)
-    chosen = stored_tensor(integers[order.argsort()].t().contiguous(), scale, format)
-    return _better_rows(values, gram, chosen, nearest)
+    order = grams.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    columns = _grouped(values, len(grams)).mT.to(torch.float64)
+    columns = columns.gather(1, order[:, :, None].expand_as(columns))
+    hessian, root = _damped(_reordered(grams, order), damping)
+    chosen, scale = _chosen(columns, hessian, root, nearest)
+    back = order.argsort(dim=1)[:, :, None].expand_as(chosen)
+    rows = chosen.gather(1, back).mT.reshape(values.shape)
+    return _better_rows(values, grams, stored_tensor(rows.contiguous(), scale, format), nearest)
 
 
-def grouped_gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
-    """Rounds the weight of a grouped or depthwise convolution: group k of the rows with Gram matrix k.
+def weighted_error(weight: Tensor, grams: Tensor, quantized: StoredTensor) -> Tensor:
+    """(w - q) G (w - q)^T of every row: float64, shape (O,); weight (O, F), grams (groups, F, F)."""
+    error = _grouped(weight.to(torch.float64) - quantized.dequantize().to(torch.float64), len(grams))
+    squared: Tensor = ((error @ grams.to(error)) * error).sum(2)
+    return squared.flatten()
 
-    Args:
-        weight: (O, F); O is a multiple of the number of groups, rows of a group are neighbours.
-        grams: (groups, F, F).
-        format: integers or minifloats.
-        damping: as in `gptq`.
 
-    Returns:
-        integers (O, F) and scales (O,), or minifloats (O, F).
+def _grouped(rows: Tensor, groups: int) -> Tensor:
+    """(O, F) -> (groups, O / groups, F)."""
+    split: Tensor = rows.unflatten(0, (groups, -1))
+    return split
 
-    Raises:
-        CompressionError: as `gptq`, or if the rows cannot be split evenly.
-    """
-    if grams.ndim != 3 or len(grams) == 0 or weight.ndim != 2 or len(weight) % len(grams):
+
+def _reordered(grams: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns of every matrix in the group's order, (groups, F)."""
+    rows = grams.gather(1, order[:, :, None].expand_as(grams))
+    return rows.gather(2, order[:, None].expand_as(grams))
+
+
+def _check_grams(weight: Tensor, grams: Tensor, damping: float) -> Tensor:
+    """The Gram matrices as float64 on the weight's device, exactly symmetric."""
+    fits = weight.ndim == 2 and grams.ndim == 3 and tuple(grams.shape[1:]) == (weight.shape[1],) * 2
+    if not fits or len(grams) == 0 or len(weight) % len(grams):
         raise CompressionError(
-            f"grouped_gptq got a weight of shape {tuple(weight.shape)} and Gram matrices of shape "
-            f"{tuple(grams.shape)}; allowed are (O, F) and (groups, F, F) with O a multiple of groups."
+            f"gptq got a weight of shape {tuple(weight.shape)} and Gram matrices of shape {tuple(grams.shape)}; "
+            "allowed are (O, F) and (groups, F, F) with O a multiple of groups."
         )
-    pairs = zip(weight.chunk(len(grams)), grams, strict=True)
-    parts = [gptq(rows, gram, format, damping=damping) for rows, gram in pairs]
-    scales = [part.scale for part in parts if part.scale is not None]
-    return stored_tensor(torch.cat([p.integers for p in parts]), torch.cat(scales) if scales else None, format)
-
-
-def weighted_error(weight: Tensor, gram: Tensor, quantized: StoredTensor) -> Tensor:
-    """(w - q) G (w - q)^T of every row: float64, shape (O,); weight (O, F), gram (F, F)."""
-    error = weight.to(torch.float64) - quantized.dequantize().to(torch.float64)
-    return ((error @ gram.to(error)) * error).sum(1)
-
-
-def _check_gram(weight: Tensor, gram: Tensor, damping: float) -> Tensor:
-    """The Gram matrix as float64 on the weight's device, exactly symmetric."""
-    if weight.ndim != 2 or tuple(gram.shape) != (weight.shape[1], weight.shape[1]):
+    negative = bool((grams.diagonal(dim1=1, dim2=2) < 0).any())
+    if not bool(torch.isfinite(grams).all()) or negative or not damping >= 0:
         raise CompressionError(
-            f"gptq got a weight of shape {tuple(weight.shape)} and a Gram matrix of shape {tuple(gram.shape)}; "
-            "allowed are (O, F) and (F, F)."
+            f"gptq got Gram matrices with values from {float(grams.min())} to {float(grams.max())} and damping "
+            f"{damping}; allowed are finite values, diagonals of zero or more and damping of zero or more."
         )
-    if not bool(torch.isfinite(gram).all()) or bool((gram.diagonal() < 0).any()) or not damping >= 0:
-        raise CompressionError(
-            f"gptq got a Gram matrix with values from {float(gram.min())} to {float(gram.max())} and damping "
-            f"{damping}; allowed are finite values, a diagonal of zero or more and damping of zero or more."
-        )
-    gram = gram.detach().to(weight.device, torch.float64)
-    return (gram + gram.t()) / 2
+    grams = grams.detach().to(weight.device, torch.float64)
+    return (grams + grams.mT) / 2
 
 
 def _nearest(values: Tensor, format: Format) -> StoredTensor:
@@ -110,60 +102,62 @@ def _nearest(values: Tensor, format: Format) -> StoredTensor:
     return QuantizedTensor(integers.to(torch.int8), scale, format)
 
 
-def _damped(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrix with a mean diagonal of one and damping, and `inverse_root` of it.
+def _damped(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with a mean diagonal of one and damping, and `inverse_root` of them.
 
     Inputs that are always zero are left with the damping alone: they are rounded to nearest. A matrix that is not
     positive definite in float64 gets ten times the damping until it is.
     """
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    mean = gram.diagonal().mean()
-    unit = gram / mean if float(mean) > 0 else identity
-    while damping <= 1:
-        hessian = unit + damping * identity
-        root = inverse_root(hessian)
-        if root is not None:
+    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    unit = torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
+    shares = torch.full_like(mean, damping)
+    while bool((shares <= 1).all()):
+        hessian = unit + shares * identity
+        root, failed = inverse_root(hessian)
+        if not bool(failed.any()):
             return hessian, root
-        damping = max(10 * damping, 1e-6)
+        shares = torch.where(failed[:, None, None], (10 * shares).clamp_min(1e-6), shares)
+    lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min())
     raise CompressionError(
-        f"gptq got a Gram matrix with eigenvalues from {float(torch.linalg.eigvalsh(unit)[0]):.1e} times the mean "
+        f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
         "diagonal; allowed is a positive semi-definite matrix."
     )
 
 
 def _chosen(columns: Tensor, hessian: Tensor, root: Tensor, start: StoredTensor) -> tuple[Tensor, Tensor | None]:
-    """What is stored of the columns, (F, O), and the scales (O,) of integers."""
+    """What is stored of the columns, (G, F, O), and the scales of integers, (G O,)."""
     if isinstance(start, QuantizedTensor):
-        qmax = start.format.qmax
-        integers, scale = _search(columns, hessian, root, start.scale.to(torch.float64), qmax)
+        qmax, base = start.format.qmax, _grouped(start.scale.to(torch.float64), len(columns))
+        integers, scale = _search(columns, hessian, root, base, qmax)
         integers, scale = _polish(columns, integers, scale, hessian, qmax)
-        return integers.to(torch.int8), scale.float()
+        return integers.to(torch.int8), scale.float().flatten()
     format = start.format
     values, _ = compensated_rounding(columns, lambda column: minifloat.nearest(column, format), root)
     return minifloat.encode(values, format), None
 
 
 def _search(columns: Tensor, hessian: Tensor, root: Tensor, base: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
-    """Integers (F, O) and scales (O,): per row the best of a few scales, by the error after compensated rounding."""
+    """Integers (G, F, O) and scales (G, O): per row the best of a few scales, by the error of compensated rounding."""
     # With feedback, the error of column j counts 1 / root_jj**2: an estimate of the result without running the sweep.
-    share = _best_share(columns, base, root.diagonal() ** -2, qmax)
-    scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES])
-    repeated = columns.repeat(1, len(scales))
-    steps = scales.flatten()
+    share = _best_share(columns, base, root.diagonal(dim1=1, dim2=2) ** -2, qmax)
+    scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES], dim=1)
+    repeated, steps = columns.repeat(1, 1, scales.shape[1]), scales.flatten(1)
     values, error = compensated_rounding(repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root)
-    integers = values.div_(steps).round_()
-    best = error.reshape(scales.shape).argmin(0)
-    rows = torch.arange(len(base), device=base.device)
-    return integers.reshape(len(columns), *scales.shape)[:, best, rows], scales[best, rows]
+    integers = values.div_(steps[:, None]).round_().unflatten(2, scales.shape[1:])
+    best = error.view_as(scales).argmin(1, keepdim=True)
+    chosen = best[:, None].expand(-1, columns.shape[1], -1, -1)
+    return integers.gather(2, chosen).squeeze(2), scales.gather(1, best).squeeze(1)
 
 
 def _best_share(columns: Tensor, base: Tensor, importance: Tensor, qmax: int) -> Tensor:
-    """Per row the share of `base` with the least error of plain rounding, columns weighted by `importance` (F,)."""
+    """Per row the share of `base` with the least error of plain rounding, columns weighted by `importance` (G, F)."""
     best_error = torch.full_like(base, torch.inf)
     best_share = torch.ones_like(base)
     for share in _SHARES.tolist():
-        scale = base * share
-        error = importance @ (columns - (columns / scale).round_().clamp_(-qmax, qmax) * scale).square_()
+        scale = (base * share)[:, None]
+        rounded = (columns / scale).round_().clamp_(-qmax, qmax).mul_(scale)
+        error = (importance[:, None] @ rounded.sub_(columns).square_()).squeeze(1)
         best_share = torch.where(error < best_error, share, best_share)
         best_error = torch.minimum(error, best_error)
     return best_share
@@ -172,22 +166,24 @@ def _best_share(columns: Tensor, base: Tensor, importance: Tensor, qmax: int) ->
 def _polish(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
     """Coordinate descent on the integers and least-squares scales in turn; a row keeps a new scale only if it gains."""
     target = hessian @ columns
-    integers, slope = descend(integers, target - hessian @ integers * scale, scale, hessian, qmax, _SWEEPS)
-    error = ((columns - integers * scale) * slope).sum(0)
+    integers, slope = descend(integers, target - hessian @ integers * scale[:, None], scale, hessian, qmax, _SWEEPS)
+    error = ((columns - integers * scale[:, None]) * slope).sum(1)
     for _ in range(_REFITS):
-        weighted = (target - slope) / scale
+        weighted = (target - slope) / scale[:, None]
         new_scale = _refitted(columns, integers, weighted, scale)
-        new_integers, new_slope = descend(integers, target - weighted * new_scale, new_scale, hessian, qmax, _SWEEPS)
-        new_error = ((columns - new_integers * new_scale) * new_slope).sum(0)
+        start = target - weighted * new_scale[:, None]
+        new_integers, new_slope = descend(integers, start, new_scale, hessian, qmax, _SWEEPS)
+        new_error = ((columns - new_integers * new_scale[:, None]) * new_slope).sum(1)
         gains = new_error < error
-        integers, slope = torch.where(gains, new_integers, integers), torch.where(gains, new_slope, slope)
+        integers = torch.where(gains[:, None], new_integers, integers)
+        slope = torch.where(gains[:, None], new_slope, slope)
         scale, error = torch.where(gains, new_scale, scale), torch.minimum(error, new_error)
     return integers, scale
 
 
 def _refitted(columns: Tensor, integers: Tensor, weighted: Tensor, scale: Tensor) -> Tensor:
     """The scale with the least error for given integers, (q H w) / (q H q), or the old one; `weighted` is H q."""
-    fitted = (weighted * columns).sum(0) / (weighted * integers).sum(0)
+    fitted = (weighted * columns).sum(1) / (weighted * integers).sum(1)
     return _storable(torch.where(torch.isfinite(fitted) & (fitted > 0), fitted, scale))
 
 
@@ -196,9 +192,9 @@ def _storable(scale: Tensor) -> Tensor:
     return scale.float().clamp_min(SMALLEST_SCALE).to(torch.float64)
 
 
-def _better_rows(weight: Tensor, gram: Tensor, first: StoredTensor, second: StoredTensor) -> StoredTensor:
+def _better_rows(weight: Tensor, grams: Tensor, first: StoredTensor, second: StoredTensor) -> StoredTensor:
     """Row by row the one with the smaller error, without damping; the second if they are equal."""
-    take = weighted_error(weight, gram, first) < weighted_error(weight, gram, second)
+    take = weighted_error(weight, grams, first) < weighted_error(weight, grams, second)
     integers = torch.where(take[:, None], first.integers, second.integers)
     if first.scale is None or second.scale is None:
         return stored_tensor(integers, None, first.format)

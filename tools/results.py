@@ -1,11 +1,14 @@
 """Write the results' tables into a document from the report.json files of runs, so that no figure is typed.
 
 Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. What stands between the two marker
-lines of the document is replaced: for each run its command, how long it took, and its rows.
+lines of the document is replaced: for each run its command, its cost and its rows, and for what ran with several seeds
+their mean and spread.
 """
 
 import json
+import statistics
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ from tabulate import tabulate
 from reports.names import width_name
 
 START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
-HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)"]
+HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)", "Training (min)"]
+SEED_HEADERS = ["Basis", "Config", "Bits", "QAT epochs", "Seeds", "Pre", "Post", "Quantized"]
+STAGES = ("pre", "post", "quant")
 
 
 def section(report: dict[str, Any]) -> str:
-    """One run in markdown: baseline, command, duration, rows."""
+    """One run in markdown: baseline, command, duration, rows; training that was read from the store keeps its cost."""
     run, base = report["run"], report["baseline"]
     rows = [_cells(row) for row in report["rows"]]
-    table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 5)
+    table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 6)
     return (
         f"### {run['model']}, {row_words(report)}\n\n"
         f"Baseline {base['top1']:.2f}, {base['size_mb']:.3f} MB. {run['duration_s'] / 60:.1f} minutes "
@@ -37,8 +42,32 @@ def row_words(report: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    top1 = [_points(row[f"top1_{stage}"]) for stage in ("pre", "post", "quant")]
-    return [row["basis"], row["config"], width_name(row), *top1, f"{row['size_mb']:.4f}"]
+    top1 = [_points(row[f"top1_{stage}"]) for stage in STAGES]
+    minutes = (row["finetune_s"] + row["qat_s"]) / 60
+    return [row["basis"], row["config"], width_name(row), *top1, f"{row['size_mb']:.4f}", f"{minutes:.1f}"]
+
+
+def seeds_section(reports: list[dict[str, Any]]) -> str:
+    """Mean and sample standard deviation of every row that was run with several seeds; empty where none was."""
+    found: defaultdict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for report in reports:
+        options = report["run"]["options"]
+        same = [report["run"]["model"], *(options[name] for name in ("fit", "rounding", "epochs"))]
+        for row in report["rows"]:
+            key = (*same, row["basis"], row["config"], width_name(row), options["qat_epochs"])
+            found[key][options["seed"]] = row
+    lines = [_seed_cells(key[-4:], list(rows.values())) for key, rows in found.items() if len(rows) > 1]
+    if not lines:
+        return ""
+    align = ["left"] * 2 + ["right"] * 6
+    table = tabulate(lines, SEED_HEADERS, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return f"### Several seeds: mean ± standard deviation\n\n{table}\n"
+
+
+def _seed_cells(key: tuple[Any, ...], rows: list[dict[str, Any]]) -> list[str]:
+    columns = [[row[f"top1_{stage}"] for row in rows] for stage in STAGES]
+    spreads = ["-" if None in c else f"{statistics.mean(c):.2f} ± {statistics.stdev(c):.2f}" for c in columns]
+    return [*map(str, key), str(len(rows)), *spreads]
 
 
 def rewrite(document: str, sections: list[str]) -> str:
@@ -63,7 +92,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     document, *runs = map(Path, arguments)
-    sections = [section(json.loads((run / "report.json").read_text())) for run in runs]
+    reports = [json.loads((run / "report.json").read_text()) for run in runs]
+    sections = [section(report) for report in reports] + [text for text in [seeds_section(reports)] if text]
     document.write_text(rewrite(document.read_text(), sections))
     return 0
 

@@ -102,7 +102,8 @@ class _Reader:
 def _add_layer(layer: LayerRecord, parts: dict[str, list[Tensor]]) -> LayerEntry:
     codes, scales = schemes.encode(layer.values)
     parts[CODES].append(codes)
-    parts[SCALES].append(scales)
+    if len(scales):
+        parts[SCALES].append(scales)
     return LayerEntry(
         name=layer.name,
         scheme=layer.values.format.scheme,
@@ -119,7 +120,8 @@ def _take_layer(entry: LayerEntry, reader: _Reader) -> LayerRecord:
     _check_series(entry)
     format = schemes.format_named(entry.scheme, entry.bits)
     codes = reader.take(CODES, schemes.code_bytes(format, entry.shape), torch.uint8)
-    scales = reader.take(SCALES, schemes.scale_count(format, entry.shape), torch.float32)
+    count = schemes.scale_count(format, entry.shape)
+    scales = reader.take(SCALES, count, torch.float32) if count else torch.empty(0)
     _check_crc(entry, codes, scales)
     try:
         values = schemes.decode(codes, scales, format, entry.shape)

@@ -1,5 +1,7 @@
 """The closed-form fit against numpy's least squares, and its round trip with `reconstruct`."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from basis import BASES, CompressionError, basis_matrix, fit, reconstruct
+from basis.series import portable_basis_matrix
 
 KERNELS = [(1, 1), (1, 3), (3, 1), (2, 2), (3, 3), (4, 4), (5, 5), (3, 5), (4, 7), (7, 7), (6, 3)]
 
@@ -140,3 +143,22 @@ def test_an_order_outside_the_kernel_is_refused(order: tuple[int, int]) -> None:
 def test_a_kernel_smaller_than_the_order_is_refused() -> None:
     with pytest.raises(CompressionError, match="order 3 for a kernel of 2 taps"):
         reconstruct(torch.ones(2, 2, 3, 3), "chebyshev", (3, 2))
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize(("order", "kernel"), [((2, 2), (3, 3)), ((6, 5), (7, 7)), ((1, 3), (1, 5))])
+def test_a_portable_reconstruction_is_its_sum_in_order_bit_for_bit(
+    basis: str, order: tuple[int, int], kernel: tuple[int, int]
+) -> None:
+    """More slices than are evaluated at once; every product and every sum rounded on its own, as numpy does it."""
+    coefficients = torch.randn(70, 60, *order, generator=torch.Generator().manual_seed(0))
+    rows, columns = (portable_basis_matrix(basis, k, n).numpy() for k, n in zip(kernel, order, strict=True))
+    a = coefficients.numpy().astype(np.float64)
+    expected = np.empty((70, 60, *kernel), np.float32)
+    for s in range(kernel[0]):
+        v = [reduce(np.add, [rows[s, i] * a[:, :, i, b] for i in range(order[0])]) for b in range(order[1])]
+        for t in range(kernel[1]):
+            expected[:, :, s, t] = reduce(np.add, [v[b] * columns[t, b] for b in range(order[1])])
+    result = reconstruct(coefficients, basis, kernel, portable=True)
+    np.testing.assert_array_equal(result.numpy(), expected, strict=True)
+    torch.testing.assert_close(result, reconstruct(coefficients, basis, kernel), rtol=1e-6, atol=1e-6)

@@ -6,6 +6,7 @@ import torch
 from numpy.polynomial import chebyshev
 
 from basis import BASES, CompressionError, basis_matrix
+from basis.series import portable_basis_matrix
 
 SIZES = range(1, 10)
 
@@ -64,3 +65,15 @@ def test_order_outside_the_kernel(size: int, order: int) -> None:
 
 def test_errors_are_value_errors() -> None:
     assert issubclass(CompressionError, ValueError)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_portable_matrix_is_the_nearest_on_its_grid(basis: str, size: int) -> None:
+    matrix = portable_basis_matrix(basis, size, size).numpy()
+    np.testing.assert_array_equal(matrix * 2.0**32, np.round(reference(basis, size, size) * 2.0**32))
+
+
+def test_the_portable_matrix_has_the_same_errors() -> None:
+    with pytest.raises(CompressionError, match="order 4 for a kernel of 3 taps"):
+        portable_basis_matrix("cosine", 3, 4)

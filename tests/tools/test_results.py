@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from tools.results import END, START, main, rewrite
+from tools.results import END, START, main, rewrite, seeds_section
 
 
-def report(top1_pre):
-    options = {"fit": "activations", "rounding": "gptq", "epochs": 0, "qat_epochs": 0, "seed": 3}
+def report(top1_pre, seed=3, top1_quant=87.0):
+    options = {"fit": "activations", "rounding": "gptq", "epochs": 0, "qat_epochs": 0, "seed": seed}
     run = {"model": "resnet20", "options": options, "duration_s": 90.0, "device": "cpu", "precision": "no"}
-    row = {"basis": "cosine", "config": "3,3", "bits": 4, "top1_pre": top1_pre, "top1_post": 88.125, "top1_quant": 87.0}
+    top1 = {"top1_pre": top1_pre, "top1_post": 88.125, "top1_quant": top1_quant}
+    row = {"basis": "cosine", "config": "3,3", "bits": 4, "finetune_s": 270.0, "qat_s": 30.0} | top1
     return {
         "run": run | {"command": "python run_pipeline.py --config 3,3"},
         "baseline": {"top1": 91.73, "size_mb": 1.09},
@@ -33,9 +34,19 @@ def test_the_tables_between_the_markers_are_replaced_and_nothing_else(tmp_path):
     assert "1.5 minutes" in text
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| cosine" in line]
     assert cells == [
-        ["cosine", "3,3", "4", "51.43", "88.12", "87.00", "0.0900"],
-        ["cosine", "3,3", "4", "-", "88.12", "87.00", "0.0900"],
+        ["cosine", "3,3", "4", "51.43", "88.12", "87.00", "0.0900", "5.0"],
+        ["cosine", "3,3", "4", "-", "88.12", "87.00", "0.0900", "5.0"],
     ]
+
+
+def test_seeds_are_summed_up_where_only_they_differ():
+    reports = [report(51.43, seed=0, top1_quant=87.0), report(51.43, seed=1, top1_quant=88.0)]
+    (line,) = [line for line in seeds_section(reports).splitlines() if "| cosine" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["cosine", "3,3", "4", "0", "2", "51.43 ± 0.00", "88.12 ± 0.00", "87.50 ± 0.71"]
+    assert seeds_section([report(None), report(None)]) == ""
+    reports[1]["run"]["options"]["epochs"] = 5
+    assert seeds_section(reports) == ""
 
 
 def test_a_document_without_markers_is_refused():

@@ -57,19 +57,39 @@ def normalization(entry: dict, section: Section) -> dict[str, np.ndarray]:
 
 
 def weight(entry: dict, sections: dict[str, Section]) -> np.ndarray:
-    assert entry["scheme"] == "int"
+    values = {"int": integers, "minifloat": minifloats}[entry["scheme"]](entry, sections)
+    return filters(values, entry) if "basis" in entry else values
+
+
+def integers(entry: dict, sections: dict[str, Section]) -> np.ndarray:
     shape, bits = entry["shape"], entry["bits"]
-    count = int(np.prod(shape))
-    codes, scales = sections["codes"].take(-(-count * bits // 8)), sections["scales"].take(shape[0])
+    codes, stored = patterns(entry, sections, bits)
+    scales = sections["scales"].take(shape[0])
     assert zlib.crc32(codes.tobytes() + scales.tobytes()) == entry["crc32"]
-    stream = np.unpackbits(codes, bitorder="little")
-    assert not stream[count * bits :].any()
     powers = 2 ** np.arange(bits)
     powers[-1] *= -1  # two's complement
-    integers = stream[: count * bits].reshape(count, bits) @ powers
-    assert abs(integers).max() < 2 ** (bits - 1)
-    values = integers.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
-    return filters(values, entry) if "basis" in entry else values
+    values = stored @ powers
+    assert abs(values).max() < 2 ** (bits - 1)
+    return values.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
+
+
+def minifloats(entry: dict, sections: dict[str, Section]) -> np.ndarray:
+    bits = entry["bits"]
+    codes, stored = patterns(entry, sections, bits + 8)
+    assert zlib.crc32(codes.tobytes()) == entry["crc32"]
+    mantissa, exponent = stored[:, :bits] @ 2 ** np.arange(bits), stored[:, bits:-1] @ 2 ** np.arange(7)
+    normal = 2.0 ** (exponent - 63.0) * (1 + mantissa / 2**bits)
+    sizes = np.where(exponent > 0, normal, 2.0**-62 * mantissa / 2**bits)
+    return np.where(stored[:, -1], -sizes, sizes).astype(np.float32).reshape(entry["shape"])
+
+
+def patterns(entry: dict, sections: dict[str, Section], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's codes as bytes, and as one row of bits a value, the lowest first."""
+    count = int(np.prod(entry["shape"]))
+    codes = sections["codes"].take(-(-count * width // 8))
+    stream = np.unpackbits(codes, bitorder="little")
+    assert not stream[count * width :].any()
+    return codes, stream[: count * width].reshape(count, width)
 
 
 def filters(values: np.ndarray, entry: dict) -> np.ndarray:

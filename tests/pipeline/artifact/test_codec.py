@@ -15,11 +15,13 @@ from pipeline.artifact.codec import decode
 from pipeline.artifact.container import DTYPES, split
 from pipeline.artifact.files import identity_of
 from pipeline.artifact.header import read_header
-from pipeline.artifact.schemes import scheme_named
+from pipeline.artifact.schemes import format_named
 from pipeline.artifact.summary import summarize
 from pipeline.network_record import LayerRecord, NetworkRecord
 from pipeline.normalization import NormalizationRecord
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor
+from quant.minifloat import MinifloatFormat, MinifloatTensor
+from quant.schemes import StoredTensor
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 
 NAMES = st.text(min_size=1, max_size=12)
@@ -31,10 +33,16 @@ def layers(draw: st.DrawFn, name: str) -> LayerRecord:
     bits, series = draw(st.integers(2, 8)), draw(st.booleans())
     shape = tuple(draw(st.lists(SIZES, min_size=4 if series else 1, max_size=4)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
-    limit = IntFormat(bits).qmax
-    integers = torch.randint(-limit, limit + 1, shape, generator=generator, dtype=torch.int8)
-    scales = draw(st.lists(st.floats(SMALLEST_SCALE, 2.0**100, width=32), min_size=shape[0], max_size=shape[0]))
-    values = QuantizedTensor(integers, torch.tensor(scales, dtype=torch.float32), IntFormat(bits))
+    values: StoredTensor
+    if draw(st.booleans()):
+        half = 2 ** (bits + 7)
+        patterns = torch.randint(-half, half, shape, generator=generator, dtype=torch.int16)
+        values = MinifloatTensor(patterns, MinifloatFormat(bits))
+    else:
+        limit = IntFormat(bits).qmax
+        integers = torch.randint(-limit, limit + 1, shape, generator=generator, dtype=torch.int8)
+        scales = draw(st.lists(st.floats(SMALLEST_SCALE, 2.0**100, width=32), min_size=shape[0], max_size=shape[0]))
+        values = QuantizedTensor(integers, torch.tensor(scales, dtype=torch.float32), IntFormat(bits))
     if not series:
         return LayerRecord(name, values)
     order = (shape[2], shape[3])
@@ -81,7 +89,9 @@ def test_any_record_comes_back(record: NetworkRecord) -> None:
         )
         assert read.values.format == written.values.format
         assert torch.equal(read.values.integers, written.values.integers)
-        assert torch.equal(read.values.scale, written.values.scale)
+        assert (read.values.scale is None) == (written.values.scale is None)
+        if read.values.scale is not None and written.values.scale is not None:
+            assert torch.equal(read.values.scale, written.values.scale)
 
 
 @settings(deadline=None, max_examples=30)
@@ -128,5 +138,5 @@ def test_the_summary_accounts_for_every_byte(tmp_path: Path) -> None:
 
 
 def test_an_unknown_number_format_is_refused() -> None:
-    with pytest.raises(CompressionError, match="number format 'posit' is unknown; allowed: int"):
-        scheme_named("posit")
+    with pytest.raises(CompressionError, match="number format 'posit' is unknown; allowed: int, minifloat"):
+        format_named("posit", 4)

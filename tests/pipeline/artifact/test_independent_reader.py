@@ -54,8 +54,9 @@ def test_the_reader_needs_numpy_and_the_standard_library_only():
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
-def test_every_width_and_basis(tmp_path, basis, bits):
-    write_artifact(compressed(bits, basis), IDENTITY, tmp_path / "a.safetensors")
+@pytest.mark.parametrize("scheme", ["int", "minifloat"])
+def test_every_width_and_basis(tmp_path, scheme, basis, bits):
+    write_artifact(compressed(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import build_model, check_forward, model_names
+from pipeline.models.registry import builder_of
 
 MODULE = """
 from torch import nn
@@ -102,3 +103,27 @@ def test_check_forward_refuses_an_output():
 
     with pytest.raises(DataError, match="gives tuple for one image"):
         check_forward(Pair(), 4, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet32", ("cifar_resnet", {"blocks": 5, "classes": 7})),
+        ("resnet18", ("torchvision", {"num_classes": 7})),
+        (
+            "googlenet",
+            (
+                "torchvision",
+                {"num_classes": 7, "aux_logits": False, "init_weights": True, "transform_input": True},
+            ),
+        ),
+        ("nets:make", ("import", {"num_classes": 7})),
+    ],
+)
+def test_the_builder_and_its_arguments(name, expected):
+    assert builder_of(name, 7) == expected
+
+
+def test_the_builder_of_an_unknown_network():
+    with pytest.raises(OptionsError, match="unknown model 'resnet19'"):
+        builder_of("resnet19", 7)

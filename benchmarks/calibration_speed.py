@@ -1,0 +1,97 @@
+"""Fit to activations and gptq rounding of a whole network: seconds, peak memory, and where the time goes.
+
+Argument `resnet20` (1,000 images of 32x32, orders 3,3,2,2; the default) or `resnet18` (256 of 224x224, 6,3,3,2,2).
+Weights are random and images smooth noise: the work does not depend on their values.
+"""
+
+import copy
+import cProfile
+import pstats
+import resource
+import sys
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from basis.activations import fit_activations
+from basis.swap import swap_convolutions
+from pipeline.calibration import round_layers
+from pipeline.config import parse_config
+from pipeline.models.registry import build_model
+from pipeline.plan import orders_of, plan_layers
+from quant.backends import get_backend
+from quant.formats import IntFormat
+
+
+class Job(NamedTuple):
+    config: str
+    classes: int
+    images: int
+    size: int
+    seconds: float
+    megabytes: float
+
+
+JOBS = {
+    "resnet20": Job("3,3,2,2", 10, 1000, 32, seconds=10, megabytes=4000),
+    "resnet18": Job("6,3,3,2,2", 1000, 256, 224, seconds=180, megabytes=4000),
+}
+# Time inside these functions and what they call; none of them calls another one.
+PARTS = {
+    "patches": ["patch_batches"],
+    "outputs sampled": ["of"],
+    "rounding": ["gptq"],
+    "solving": ["ridge_solution"],
+    "networks": ["<built-in method torch.conv2d>", "<built-in method torch.batch_norm>"],
+}
+
+
+def smooth_noise(count: int, size: int) -> Tensor:
+    noise = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return nn.functional.avg_pool2d(noise, 3, stride=1, padding=1).contiguous(memory_format=torch.channels_last)
+
+
+def calibrate(model: nn.Module, original: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Seconds of the fit and of the rounding."""
+    start = time.perf_counter()
+    fit_activations(model, original, images)
+    fitted = time.perf_counter()
+    round_layers(model, images, IntFormat(4), get_backend("brevitas"), rounding="gptq")
+    return fitted - start, time.perf_counter() - fitted
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
+    if name not in JOBS:
+        sys.exit(f"calibration_speed: network {name!r}; allowed: {', '.join(JOBS)}")
+    job = JOBS[name]
+    torch.manual_seed(0)
+    original = build_model(name, job.classes).eval().to(memory_format=torch.channels_last)
+    orders = orders_of(plan_layers(original, parse_config(job.config)))
+    model = swap_convolutions(copy.deepcopy(original), orders, "cosine")
+    images = smooth_noise(job.images, job.size)
+    profile = cProfile.Profile()
+    profile.enable()
+    fit_seconds, rounding_seconds = calibrate(model, original, images)
+    profile.disable()
+    total = fit_seconds + rounding_seconds
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    spent = {
+        part: sum(value[3] for (_, _, function), value in stats.items() if function in functions)
+        for part, functions in PARTS.items()
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    shares = ", ".join(f"{part} {100 * seconds / total:.0f} %" for part, seconds in spent.items())
+    print(
+        f"calibration_speed: {name}: fit {fit_seconds:.1f} s, gptq {rounding_seconds:.1f} s, "
+        f"{total / job.seconds:.2f} of the bound of {job.seconds} s; "
+        f"peak {peak:.0f} MB, {peak / job.megabytes:.2f} of {job.megabytes} MB; {shares}"
+    )
+    if "--functions" in sys.argv:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+if __name__ == "__main__":
+    main()
