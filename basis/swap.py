@@ -46,7 +46,7 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
                 f"swap: layers {first!r} and {name!r} are one module but get the orders {plan[first]} and {order}; "
                 "allowed: one order for a shared layer"
             )
-    return _replace(model, {conv: _series(conv, name, basis, plan[name]) for conv, name in names.items()})
+    return replace_modules(model, {conv: _series(conv, name, basis, plan[name]) for conv, name in names.items()})
 
 
 def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv2d:
@@ -62,10 +62,17 @@ def materialize(model: nn.Module) -> nn.Module:
     Returns:
         The network; a bare series convolution is returned replaced.
     """
-    return _replace(model, {conv: conv.materialize() for conv in model.modules() if isinstance(conv, SeriesConv2d)})
+    return replace_modules(
+        model, {conv: conv.materialize() for conv in model.modules() if isinstance(conv, SeriesConv2d)}
+    )
 
 
-def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put other modules in the place of some, in place and wherever they are used.
+
+    Returns:
+        The network, or what it is replaced by itself.
+    """
     for parent, name, child in list(_edges(model)):
         if child in replacements:
             setattr(parent, name, replacements[child])

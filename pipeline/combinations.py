@@ -16,6 +16,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.evaluation import evaluate
 from pipeline.grid import Variant
 from pipeline.network_record import build_network, record_network
+from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
 from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
@@ -43,6 +44,7 @@ class Bench:
         model_name: The architecture's name.
         fresh: Train even where the result is stored.
         measured: SHA-256 of every artifact written -> what it gave, for the proof that it reloads.
+        onnx: Writes the rows' ONNX files, which share one graph.
     """
 
     baseline: nn.Module
@@ -56,6 +58,7 @@ class Bench:
     model_name: str
     fresh: bool
     measured: dict[str, Measured] = field(default_factory=dict)
+    onnx: OnnxExporter = field(default_factory=OnnxExporter)
 
     def copy_of_baseline(self) -> nn.Module:
         """A network of the same architecture and weights that a stage may change."""
@@ -94,7 +97,7 @@ class Quantized:
     """One written artifact: its Top-1 (percent), digest and size in bytes.
 
     ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it;
-    ``seconds`` is what that training took, when it was done.
+    ``seconds`` is what that training took, when it was done; ``onnx`` has the figures of the file beside the artifact.
     """
 
     top1: float
@@ -102,6 +105,7 @@ class Quantized:
     size: int
     rounding_errors: dict[str, float]
     seconds: float
+    onnx: OnnxFigures
 
 
 def approximate(bench: Bench, variant: Variant, fit: str, schedule: Schedule) -> Approximation:
@@ -154,14 +158,14 @@ def quantize(
     rounding: str,
     schedule: Schedule,
 ) -> Quantized:
-    """Quantize a network, write its artifact, and measure the network that the artifact holds.
+    """Quantize a network, write its artifact and its ONNX file, and measure the network that the artifact holds.
 
     Args:
         bench: The run's network, data and device.
         approximation: The float network; it is left as it is.
         format: The number format of the stored values.
         backend: Brevitas or torch.ao.
-        path: Where the artifact is written.
+        path: Where the artifact is written; the ONNX file is beside it.
         identity: What the artifact says of the network.
         rounding: ``gptq`` or ``nearest``.
         schedule: Of quantization-aware training, which starts from the rounded values.
@@ -179,14 +183,16 @@ def quantize(
         seconds = _train(bench, model, schedule, approximation.epochs, structure, title)
     rounded = {} if schedule.epochs else start.layers
     record = record_network(model, quantize_network(model, format, backend, rounded))
-    measured = evaluate(
-        build_network(record, bench.copy_of_baseline()), bench.data.test, device=bench.accelerator.device
-    )
+    network = build_network(record, bench.copy_of_baseline())
+    measured = evaluate(network, bench.data.test, device=bench.accelerator.device)
     write_artifact(record, identity, path)
+    portable = bench.onnx.write_and_measure(
+        record, network, identity, path.with_suffix(".onnx"), images=bench.data.test, measured=measured
+    )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     bench.measured[digest] = Measured(path, measured.logits[: images_to_reload(bench.data)].clone())
-    return Quantized(measured.top1, digest, len(content), start.errors, seconds)
+    return Quantized(measured.top1, digest, len(content), start.errors, seconds, portable)
 
 
 def dataset_identity(model_name: str, data: Dataset) -> Identity:

@@ -3,7 +3,17 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-LIBRARIES = ("seriesquant", "torch", "torchvision", "brevitas", "accelerate", "safetensors", "numpy")
+LIBRARIES = (
+    "seriesquant",
+    "torch",
+    "torchvision",
+    "brevitas",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def library_versions() -> dict[str, str]:

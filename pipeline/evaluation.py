@@ -1,5 +1,6 @@
 """Top-1 on the test images, in float32."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,10 +36,20 @@ def evaluate(model: nn.Module, images: Images, *, device: torch.device) -> Evalu
     Returns:
         Top-1 in percent and all logits, computed in float32 without autocast.
     """
-    model.to(device).to(memory_format=torch.channels_last).eval()
+    return measure(model.to(device).to(memory_format=torch.channels_last).eval(), images, device=device)
+
+
+def measure(call: Callable[[Tensor], Tensor], images: Images, *, device: torch.device) -> Evaluation:
+    """Compare the answers of any function of a batch with the labels.
+
+    Args:
+        call: From images, (N, 3, H, W), to logits, (N, classes).
+        images: Images and labels, taken in their own order.
+        device: Where the batches live.
+    """
     outputs, right = [], 0
     for x, labels in images.batches(EVALUATION_BATCH, device=device):
-        logits = model(x).float()
+        logits = call(x).float()
         right += int((logits.argmax(dim=1) == labels).sum())
         outputs.append(logits.cpu())
     return Evaluation(100 * right / len(images), torch.cat(outputs))

@@ -1,6 +1,7 @@
 """The figures of a run as the report's dictionary (report.json, schema 1)."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.combinations import Approximation, Quantized
 from pipeline.config import Config
+from pipeline.onnx.exporter import OnnxFigures
 from pipeline.options import Options
 from pipeline.plan import LayerPlan
 from quant.counting import compressible_params, count_params, poster_size_mb
@@ -62,6 +64,20 @@ def row(
         "artifact": places["artifact"],
         "sha256": written.sha256,
         "reloaded_logits_max_abs_diff": None,  # until all are written, and one fresh process reloads them
+        **_onnx_fields(written.onnx, places["artifact"]),
+    }
+
+
+def _onnx_fields(figures: OnnxFigures, artifact: str) -> dict[str, Any]:
+    """The figures of the ONNX file, which has the artifact's name; all null, and the reason, where there is none."""
+    written = figures.size is not None
+    return {
+        "onnx": str(PurePosixPath(artifact).with_suffix(".onnx")) if written else None,
+        "onnx_size_mb": None if figures.size is None else figures.size / 1e6,
+        "onnx_top1": _points(figures.top1),
+        "onnx_differing_predictions": figures.differing_predictions,
+        "onnx_bits": figures.bits,
+        "onnx_reason": figures.reason,
     }
 
 

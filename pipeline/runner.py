@@ -215,8 +215,10 @@ def _quantized(
         rounding=options.rounding,
         schedule=Schedule(options.qat_epochs, QAT_LR, options.batch_size),
     )
+    suffixes = (".safetensors",) if written.onnx.size is None else (".safetensors", ".onnx")
     for path in paths[1:]:
-        write_atomically(path, paths[0].read_bytes())
+        for suffix in suffixes:
+            write_atomically(path.with_suffix(suffix), paths[0].with_suffix(suffix).read_bytes())
     bench.progress.stage(f"{variant.name}, {format}: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
     return written
 

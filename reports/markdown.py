@@ -8,6 +8,7 @@ from reports.intervals import wilson
 from reports.layers import layer_tables
 from reports.names import model_name, stored_bits
 from reports.plots import plot_names
+from reports.portable import onnx_notes, onnx_table
 from reports.poster import SOURCE, poster_table
 from reports.poster_quantization import poster_quantization_table
 from reports.rows import Report
@@ -56,6 +57,7 @@ def render(report: Report) -> str:
         ("Baseline", baseline_table(report)),
         ("Layers", _layers(report)),
         ("Files", artifact_table(report) if report["rows"] else ""),
+        ("ONNX", _onnx(report)),
         ("Environment", environment_table(report)),
         ("Options", options_table(report)),
         ("Reproduce", _code(report["run"]["command"])),
@@ -86,6 +88,11 @@ def _layers(report: Report) -> str:
     note = "Errors are relative errors of the layer's output." if measured else ""
     parts = [note, *(f"### {escape(title)}\n\n{table}" for title, table in tables.items())]
     return "\n\n".join(part for part in parts if part)
+
+
+def _onnx(report: Report) -> str:
+    notes = "\n".join(f"- {escape(note)}" for note in onnx_notes(report))
+    return "\n\n".join(part for part in (onnx_table(report), notes) if part)
 
 
 def _definitions(report: Report) -> str:

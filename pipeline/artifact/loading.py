@@ -6,38 +6,61 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.artifact.codec import decode
-from pipeline.artifact.files import naming, open_artifact
-from pipeline.artifact.header import Header
+from pipeline.artifact.files import identity_of, naming, open_artifact
+from pipeline.artifact.header import Header, Identity
 from pipeline.errors import DataError, OptionsError
+from pipeline.execution import check_execution, with_execution
 from pipeline.models.registry import build_model, builder_of
 from pipeline.network_record import NetworkRecord, build_network, check_shapes
 
 
-def load(path: Path | str, *, model: nn.Module | None = None, allow_import: bool = False) -> nn.Module:
+def load(
+    path: Path | str,
+    *,
+    model: nn.Module | None = None,
+    allow_import: bool = False,
+    execution: str = "dense",
+    sample: Tensor | None = None,
+) -> nn.Module:
     """Load a compressed network; the file alone is enough.
 
     Args:
         path: An artifact.
         model: The uncompressed architecture to fill, for a network that this package cannot build.
         allow_import: Whether the file may name a ``module:callable`` of yours to import and call.
+        execution: ``dense`` gives ordinary convolutions. ``separable`` computes every convolution of a lower order
+            than its kernel as fixed basis filters and a 1x1 convolution, and ``auto`` those of them that are faster
+            so on the sample, here and now; the logits are then the dense ones up to rounding.
+        sample: Images, (N, 3, H, W), for ``auto``; one image of the size in the file by default.
 
     Returns:
-        The network in evaluation mode on the CPU, with ordinary dense convolutions.
+        The network in evaluation mode on the CPU.
 
     Raises:
         DataError: The file is missing or damaged, or does not fit its network.
-        OptionsError: The file names a ``module:callable`` that may not be or cannot be imported.
+        OptionsError: The file names a ``module:callable`` that may not be or cannot be imported, or the execution is
+            unknown.
     """
+    check_execution(execution)
+    network, record, identity = load_parts(path, model=model, allow_import=allow_import)
+    images = torch.zeros(1, 3, *identity.image_size) if sample is None else sample
+    return with_execution(network, record, execution, images)
+
+
+def load_parts(
+    path: Path | str, *, model: nn.Module | None = None, allow_import: bool = False
+) -> tuple[nn.Module, NetworkRecord, Identity]:
+    """Load a compressed network with what it was made of; see ``load``."""
     with _no_garbage_collection():
         header, contents = open_artifact(path)
         with naming(path):
             _, record = decode(contents)
         if model is None:
             model = architecture(header, record, allow_import=allow_import)
-        return build_network(record, model)
+        return build_network(record, model), record, identity_of(header)
 
 
 def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -> nn.Module:

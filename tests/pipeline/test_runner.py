@@ -14,6 +14,7 @@ from pipeline.acceleration import make_accelerator
 from pipeline.artifact import load
 from pipeline.data.sources import load_dataset
 from pipeline.evaluation import evaluate
+from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.options import Options
 from pipeline.runner import plan_text, run
 from pipeline.training import Schedule, train
@@ -72,6 +73,45 @@ def test_the_grid_is_complete_and_each_figure_holds(here, finished):
         assert row["delta_post"] == pytest.approx(row["top1_post"] - report["baseline"]["top1"], abs=2e-4)
     assert (here / "grid" / report["baseline"]["artifact"]).stat().st_size / 1e6 == report["baseline"]["size_mb"]
     assert finished.exit_code == 0
+
+
+def test_every_row_has_an_onnx_file_whose_figures_hold(here, finished):
+    data = load_dataset("colours.npz")
+    for row in finished.report["rows"]:
+        path = here / "grid" / row["onnx"]
+        assert path.name == f"{row['basis']}-{row['config']}-{row['bits']}.onnx"
+        assert row["onnx_size_mb"] == path.stat().st_size / 1e6
+        again = evaluate_onnx(open_session(path, fold=False), data.test)
+        assert row["onnx_top1"] == pytest.approx(again.top1, abs=1e-4)
+        assert (row["onnx_differing_predictions"], row["onnx_bits"], row["onnx_reason"]) == (0, row["bits"], None)
+
+
+UNTRACEABLE = """
+from tiny_net import make as dense
+from torch import nn
+
+
+class Branching(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if float(x.sum()) > 0 else x + 0)
+
+
+def make(num_classes=4):
+    return Branching(*dense(num_classes))
+"""
+
+
+def test_a_network_without_onnx_form_is_compressed_all_the_same(here):
+    (here / "branching.py").write_text(UNTRACEABLE)
+    done = command(here, *GRID, "--model", "branching:make", "--epochs", "0", "--out", "branching")
+    assert done.returncode == 0, done.stderr
+    row = json.loads((here / "branching" / "report.json").read_text())["rows"][0]
+    fields = ("onnx", "onnx_size_mb", "onnx_top1", "onnx_differing_predictions", "onnx_bits")
+    assert {row[name] for name in fields} == {None}
+    assert row["onnx_reason"].startswith("onnx: the network Branching has no ONNX form: ")
+    assert row["top1_quant"] is not None
+    assert row["onnx_reason"][:40] in (here / "branching" / "report.md").read_text()
+    assert [path.suffix for path in (here / "branching" / "artifacts").iterdir()] == [".safetensors"] * 2
 
 
 def test_dense_rows_are_the_baseline(finished):

@@ -39,6 +39,12 @@ def make_row(basis: str, config: str, bits: int, top1: float, **changes: Any) ->
         "artifact": f"artifacts/{basis}-{config}-{bits}.safetensors",
         "sha256": "ab" * 32,
         "reloaded_logits_max_abs_diff": 0.0,
+        "onnx": f"artifacts/{basis}-{config}-{bits}.onnx",
+        "onnx_size_mb": params * max(bits, 4) / 8e6 + 0.06,
+        "onnx_top1": top1 - 0.01,
+        "onnx_differing_predictions": 2,
+        "onnx_bits": 4 if bits == 3 else bits,
+        "onnx_reason": None,
     }
     return row | changes
 

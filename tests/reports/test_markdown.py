@@ -22,8 +22,8 @@ def test_the_summary_comes_first(report, row) -> None:
 def test_sections_without_figures_are_left_out(report, row) -> None:
     text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)]) | {"layers": [], "kernels": None})
     assert headings(text) == [
-        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "Environment", "Options"],
-        *["Reproduce", "How to read this"],
+        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "ONNX", "Environment"],
+        *["Options", "Reproduce", "How to read this"],
     ]
 
 

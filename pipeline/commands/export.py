@@ -1,0 +1,64 @@
+"""``seriesquant export``: an artifact as an ONNX file, or as a state dict for PyTorch code of your own."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.commands.flags import FILE_ALLOWED, AllowImport, File
+from pipeline.console import print_result
+from pipeline.errors import OptionsError
+
+SUMMARY = """Write an artifact's network in another format.
+
+onnx: packed integers from which any runtime with opset 21 rebuilds the filters. torch: the dense state dict in
+float32, as safetensors, for load_state_dict of the original architecture."""
+
+SUFFIXES: Final = {"onnx": ".onnx", "torch": ".state_dict.safetensors"}
+_MATERIALIZED = ".float32.onnx"
+
+Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="what to write")]
+Materialize = Annotated[
+    bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4; torch always has them")
+]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")]
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words.
+
+    Raises:
+        OptionsError: They are wrong, or the output would replace the artifact.
+    """
+
+    def given(
+        file: File, format: Format, materialize: Materialize = False, out: Out = None, allow_import: AllowImport = False
+    ) -> Action:
+        path = _out(file, format, out, materialize=materialize)
+        return partial(_execute, file, format, path, materialize=materialize, allow_import=allow_import)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
+    return action
+
+
+def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Path:
+    if format not in SUFFIXES:
+        raise OptionsError(f"--format: got {format!r}; allowed: {', '.join(SUFFIXES)}")
+    suffix = _MATERIALIZED if materialize and format == "onnx" else SUFFIXES[format]
+    path = file.with_suffix(suffix) if out is None else out
+    if path.resolve() == file.resolve():
+        raise OptionsError(f"--out: {path} is the artifact itself; allowed: any other file")
+    return path
+
+
+def _execute(file: Path, format: str, out: Path, *, materialize: bool, allow_import: bool) -> int:
+    from pipeline import exports  # only now: it imports torch
+
+    if format == "torch":
+        print_result(exports.export_torch(file, out, allow_import=allow_import))
+    else:
+        print_result(exports.export_onnx(file, out, materialize=materialize, allow_import=allow_import))
+    return 0

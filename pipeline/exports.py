@@ -1,0 +1,80 @@
+"""An artifact in the formats of others: ONNX, and a state dict for PyTorch."""
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.artifact.loading import load_parts
+from pipeline.errors import OptionsError
+from pipeline.onnx.errors import OnnxError
+from pipeline.onnx.exporter import OnnxExporter
+from pipeline.onnx.session import open_session, run_session
+from reports.files import write_atomically
+
+_CHECKED_IMAGES = 4
+
+
+def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool) -> str:
+    """Write an artifact's network as ONNX, once onnx.checker and onnxruntime accept it.
+
+    Args:
+        file: The artifact.
+        out: The file to write, atomically.
+        materialize: Whether quantized layers become plain float32 weights.
+        allow_import: Whether the artifact may name a ``module:callable`` to import.
+
+    Returns:
+        A line for the user: the file, its size, and how far its logits are from PyTorch's on images of noise.
+
+    Raises:
+        DataError: The artifact is missing or damaged.
+        OptionsError: The network has no ONNX form, or may not be imported.
+        OSError: The file cannot be written.
+    """
+    network, record, identity = load_parts(file, allow_import=allow_import)
+    try:
+        content = OnnxExporter().file(record, network, identity, materialize=materialize)
+        difference, largest = _difference(content, network, identity.image_size)
+    except OnnxError as error:
+        raise OptionsError(f"export: {error}; allowed here: --format torch") from error
+    write_atomically(out, content)
+    return f"{_line(out)}; largest difference of a logit from PyTorch: {difference:.1e} of {largest:.3g}"
+
+
+def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
+    """Write an artifact's dense network as a state dict in safetensors: float32, and no pickle.
+
+    Args:
+        file: The artifact.
+        out: The file to write, atomically; ``load_state_dict(safetensors.torch.load_file(out))`` of the original
+            architecture takes it.
+        allow_import: Whether the artifact may name a ``module:callable`` to import.
+
+    Returns:
+        A line for the user: the file and its size.
+
+    Raises:
+        DataError: The artifact is missing or damaged.
+        OptionsError: The network may not be imported.
+        OSError: The file cannot be written.
+    """
+    network, _, _ = load_parts(file, allow_import=allow_import)
+    # Copies: safetensors refuses tensors that share memory, and a shared layer has two names in a state dict.
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(out, safetensors.torch.save(tensors))
+    return _line(out)
+
+
+@torch.no_grad()
+def _difference(content: bytes, network: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
+    """The largest difference of a logit between onnxruntime and PyTorch, and the largest logit."""
+    images = torch.randn(_CHECKED_IMAGES, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    logits = network(images)
+    found = run_session(open_session(content), images)
+    return float((found - logits).abs().max()), float(logits.abs().max())
+
+
+def _line(path: Path) -> str:
+    return f"{path}: {path.stat().st_size / 1e6:.3f} MB"

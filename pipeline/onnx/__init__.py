@@ -1,0 +1,1 @@
+"""ONNX files of compressed networks: packed integers on disk, filters rebuilt by any runtime."""

@@ -1,0 +1,108 @@
+"""The two forms of a loaded network, and the choice between them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import pipeline.execution
+from basis.separable import SeparableConv2d
+from basis.swap import swap_convolutions
+from pipeline.artifact import load, write_artifact
+from pipeline.errors import OptionsError
+from pipeline.execution import with_execution
+from pipeline.network_record import build_network, record_network
+from pipeline.quantization import quantize_network
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network
+from tests.pipeline.onnx.graphs import IDENTITY
+
+ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
+SAMPLE = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def record():
+    model = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
+    return record_network(model, quantize_network(model, IntFormat(8), get_backend("brevitas")))
+
+
+@pytest.fixture
+def dense(record):
+    return build_network(record, tiny_network(seed=1))
+
+
+def separable_layers(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if isinstance(module, SeparableConv2d)]
+
+
+def test_separable_replaces_lower_orders_and_gives_the_same_outputs(record, dense):
+    network = with_execution(copy.deepcopy(dense), record, "separable", SAMPLE)
+    assert separable_layers(network) == ["0.0", "1.0"]  # 2.0 has the full order
+    torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
+    assert not network.training
+
+
+def test_dense_leaves_the_network_alone(record, dense):
+    assert with_execution(dense, record, "dense", SAMPLE) is dense
+    assert separable_layers(dense) == []
+
+
+def test_auto_keeps_the_faster_form_of_each_layer(record, dense, monkeypatch):
+    times = iter([0.5, 2.0])
+    monkeypatch.setattr(pipeline.execution, "_ratio", lambda form, conv, x: next(times))
+    network = with_execution(copy.deepcopy(dense), record, "auto", SAMPLE)
+    assert separable_layers(network) == ["0.0"]
+    torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_the_ratio_is_that_of_the_two_times():
+    wide, narrow = nn.Conv2d(64, 256, 5, padding=2), nn.Conv2d(64, 1, 1)
+    x = torch.zeros(4, 64, 32, 32)
+    with torch.no_grad():
+        assert pipeline.execution._ratio(narrow, wide, x) < 0.5
+        assert pipeline.execution._ratio(wide, narrow, x) > 2
+
+
+def test_a_shared_layer_is_replaced_under_all_its_names(record):
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    model = swap_convolutions(nn.Sequential(shared, nn.ReLU(), shared), {"0": (2, 2)}, "cosine")
+    record = record_network(model, quantize_network(model, IntFormat(8), get_backend("brevitas")))
+    other = nn.Conv2d(3, 3, 3, padding=1)
+    network = build_network(record, nn.Sequential(other, nn.ReLU(), other))
+    expected = network(SAMPLE)
+    replaced = with_execution(network, record, "separable", SAMPLE)
+    assert isinstance(replaced[0], SeparableConv2d)
+    assert replaced[0] is replaced[2]
+    torch.testing.assert_close(replaced(SAMPLE), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def written(record, tmp_path):
+    write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
+    return tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize("execution", ["dense", "separable", "auto"])
+def test_a_file_loads_in_every_execution(written, dense, execution):
+    network = load(written, model=tiny_network(seed=3), execution=execution)
+    torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
+    assert (execution == "dense") <= (separable_layers(network) == [])
+
+
+def test_auto_times_the_callers_images_or_one_of_the_files_size(written, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(pipeline.execution, "_ratio", lambda form, conv, x: shapes.append(tuple(x.shape)) or 1.0)
+    load(written, model=tiny_network(), execution="auto")
+    load(written, model=tiny_network(), execution="auto", sample=torch.zeros(6, 3, 20, 20))
+    assert [shape for shape in shapes if shape[1] == 3] == [(1, 3, 12, 12), (6, 3, 20, 20)]
+
+
+def test_an_unknown_execution_is_refused(record, dense, tmp_path):
+    with pytest.raises(OptionsError, match="execution 'fast' is unknown"):
+        load(tmp_path / "not even looked for", execution="fast")
+    with pytest.raises(OptionsError, match="execution 'fast' is unknown; allowed: dense, separable, auto"):
+        with_execution(dense, record, "fast", SAMPLE)
