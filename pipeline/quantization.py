@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize
 from basis.conv import SeriesConv2d
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
-from quant.formats import QuantizedTensor
 from quant.schemes import Format, StoredTensor
 
 
@@ -59,9 +58,6 @@ def attach_fake_quantizers(
 ) -> nn.Module:
     """Let a network train through its rounding, in place; master weights stay float and integers' scales are learned.
 
-    Masters start inside the cells of their integers, as near to the float weights as that allows: a master knows which
-    way its integer would rather go.
-
     Args:
         model: The network.
         format: The number format.
@@ -75,9 +71,7 @@ def attach_fake_quantizers(
         tensor_name = quantized_tensor_name(module)
         if tensor_name is not None:
             weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
-            if isinstance(start, QuantizedTensor):
-                weight.data.copy_(start.nearest_preimage(weight.data))
-            elif start is not None:
+            if start is not None:
                 weight.data.copy_(start.dequantize())
             quantizer = backend.fake_quantizer(weight, format, None if start is None else start.scale)
             parametrize.register_parametrization(module, tensor_name, quantizer)

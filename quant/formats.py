@@ -94,20 +94,6 @@ class QuantizedTensor:
         """The same tensor on the CPU."""
         return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format)
 
-    def nearest_preimage(self, weight: Tensor, margin: float = 0.05) -> Tensor:
-        """The weight moved as little as possible to where it rounds to these integers.
-
-        Args:
-            weight: float32, shape of `integers`.
-            margin: steps that it keeps from the edges of the integers' cells.
-
-        Returns:
-            Values of the same shape that, divided by the scale, round to `integers`.
-        """
-        scale, reach = per_channel(self.scale, weight.ndim), 0.5 - margin
-        integers = self.integers.to(weight.dtype)
-        return weight.clamp((integers - reach) * scale, (integers + reach) * scale)
-
 
 def check_bits(name: str, bits: int) -> None:
     """Refuses a width that the format `name` does not have.

@@ -43,17 +43,3 @@ def test_dequantize_is_integer_times_channel_scale() -> None:
 def test_inconsistent_parts_are_refused(integers: torch.Tensor, scale: torch.Tensor, words: str) -> None:
     with pytest.raises(CompressionError, match=words):
         QuantizedTensor(integers, scale, IntFormat(4))
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_the_preimage_rounds_to_the_integers_and_moves_only_what_does_not(bits: int) -> None:
-    format = IntFormat(bits)
-    generator = torch.Generator().manual_seed(0)
-    integers = torch.randint(format.qmin, format.qmax + 1, (6, 50), dtype=torch.int8, generator=generator)
-    stored = QuantizedTensor(integers, torch.rand(6, generator=generator) + 0.01, format)
-    weight = stored.dequantize() + stored.scale[:, None] * torch.randn(6, 50, generator=generator)
-    preimage = stored.nearest_preimage(weight)
-    assert torch.equal((preimage / stored.scale[:, None]).round(), integers.float())
-    inside = (weight / stored.scale[:, None] - integers).abs() < 0.449
-    assert torch.equal(preimage[inside], weight[inside])
-    assert 0 < int(inside.sum()) < inside.numel()
