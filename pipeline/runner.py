@@ -48,7 +48,7 @@ from reports.files import write_atomically
 logger = logging.getLogger(__name__)
 
 FINETUNE_LR = 0.02
-QAT_LR = 0.001
+QAT_LR = 0.01
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
 CALIBRATION_PIXELS = 256 * 224 * 224
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -15,9 +16,12 @@ from pipeline.acceleration import Accelerator, release
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
 from pipeline.teacher import Teacher
+from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
+# Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
+ROUNDED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.to(accelerator.device).to(memory_format=torch.channels_last)
-        optimizer = SGD(_groups(model, schedule.weight_decay), schedule.lr, momentum=0.9, nesterov=True)
+        optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
         prepared, optimizer = accelerator.prepare(model.train(), optimizer)
         steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
         decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
@@ -102,13 +106,22 @@ def train(
     return model.eval()
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Kernels and coefficients decay; vectors (biases, normalization, scales) do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if max(p.shape, default=1) != p.numel()], "weight_decay": weight_decay},
-        {"params": [p for p in trained if max(p.shape, default=1) == p.numel()], "weight_decay": 0.0},
-    ]
+def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
+    """Kernels and coefficients decay; vectors (biases, normalization, scales) do not. What is rounded steps slowly."""
+    rounded = {p for module in model.modules() if _rounds(module) for p in module.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            vector = max(parameter.shape, default=1) == parameter.numel()
+            decay = 0.0 if vector else schedule.weight_decay
+            rate = schedule.lr * (ROUNDED_SHARE if parameter in rounded else 1.0)
+            groups.setdefault((decay, rate), []).append(parameter)
+    return [{"params": params, "weight_decay": decay, "lr": rate} for (decay, rate), params in groups.items()]
+
+
+def _rounds(module: nn.Module) -> bool:
+    """Whether a module holds a master weight and the fake quantizer that rounds it."""
+    return isinstance(module, parametrize.ParametrizationList) and isinstance(module[-1], FakeQuantizer)
 
 
 def training_step(
