@@ -29,7 +29,7 @@ class Variant:
 
 
 def variants(options: Options) -> list[Variant]:
-    """Every network of a run, in the order of the configs.
+    """Every network of a run: the series in the order of the configs, then the dense one.
 
     The config ``dense`` is the uncompressed network as it is, at the widths of ``--bits``. ``--dense-bits`` asks for a
     rival of the series instead: the dense network at those widths too, after the same epochs of fine-tuning.

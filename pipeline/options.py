@@ -10,7 +10,7 @@ from pydantic import model_validator as validate_model
 
 from pipeline.config import default_model, parse_config
 from pipeline.errors import OptionsError
-from pipeline.flags import flag_name, read_flags
+from pipeline.flags import flag_name
 from pipeline.option_values import (
     CHOICES,
     not_bool,
@@ -174,18 +174,6 @@ def options_from(flags: dict[str, object], file: Path | None) -> Options:
         OptionsError: An option is wrong, missing or unknown.
     """
     return Options(**{**(load_options_file(file) if file else {}), **flags})
-
-
-def parse_command(argv: list[str]) -> Options:
-    """Read a whole command line, without the program's name, and load nothing.
-
-    Raises:
-        OptionsError: A flag does not exist, or a value is wrong or missing.
-    """
-    flags = read_flags(argv, Options.model_fields)
-    if flags is None:
-        raise OptionsError("--help shows the flags and runs nothing; allowed: the flags of a run")
-    return options_from(flags.values, flags.options_file)
 
 
 def _default_out(values: dict[str, Any]) -> Path:
