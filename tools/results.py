@@ -6,6 +6,8 @@ their mean and spread.
 """
 
 import json
+import os
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -30,8 +32,15 @@ def section(report: dict[str, Any]) -> str:
     return (
         f"### {run['model']}, {row_words(report)}\n\n"
         f"Baseline {base['top1']:.2f}, {base['size_mb']:.3f} MB. {run['duration_s'] / 60:.1f} minutes "
-        f"({run['device']}, {run['precision']}).\n\n```\n{run['command']}\n```\n\n{table}\n"
+        f"({run['device']}, {run['precision']}).\n\n```\n{portable(run['command'])}\n```\n\n{table}\n"
     )
+
+
+def portable(command: str) -> str:
+    """The command as others can run it: the data's folder by its variable, and no output folder of this run."""
+    folder = os.environ.get("SERIESQUANT_DATA", "").rstrip("/")
+    without_out = re.sub(r" --out \S+", "", command)
+    return without_out.replace(f"{folder}/", "$SERIESQUANT_DATA/") if folder else without_out
 
 
 def row_words(report: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools.results import END, START, main, rewrite, seeds_section
+from tools.results import END, START, main, portable, rewrite, seeds_section
 
 
 def report(top1_pre, seed=3, top1_quant=87.0):
@@ -37,6 +37,14 @@ def test_the_tables_between_the_markers_are_replaced_and_nothing_else(tmp_path):
         ["cosine", "3,3", "4", "51.43", "88.12", "87.00", "0.0900", "5.0"],
         ["cosine", "3,3", "4", "-", "88.12", "87.00", "0.0900", "5.0"],
     ]
+
+
+def test_a_command_names_no_folder_of_the_machine(monkeypatch):
+    monkeypatch.setenv("SERIESQUANT_DATA", "/data/cifar/")
+    command = "python run_pipeline.py --data /data/cifar/cifar10.npz --out /tmp/x --seed 1"
+    assert portable(command) == "python run_pipeline.py --data $SERIESQUANT_DATA/cifar10.npz --seed 1"
+    monkeypatch.delenv("SERIESQUANT_DATA")
+    assert portable(command) == "python run_pipeline.py --data /data/cifar/cifar10.npz --seed 1"
 
 
 def test_seeds_are_summed_up_where_only_they_differ():
