@@ -12,8 +12,10 @@ from pipeline.errors import DataError, OptionsError
 
 __all__ = ["is_imagenet", "load_dataset"]
 
-ALLOWED = "allowed are digits, an .npz file, a folder with train/ and val/ or test/, and a folder with "
-"cifar-10-batches-py or cifar-100-python"
+ALLOWED = (
+    "allowed are digits, an .npz file, a folder with train/ and val/ or test/, and a folder with "
+    "cifar-10-batches-py or cifar-100-python"
+)
 
 
 def load_dataset(
