@@ -9,7 +9,8 @@ import torch
 from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
 from pipeline.progress import SilentProgress
-from pipeline.store import state_digest, store_folder
+from pipeline.store.folder import store_folder
+from pipeline.store.keys import state_digest
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule
