@@ -38,6 +38,7 @@ from pipeline.quantization import quantize_network
 from pipeline.reload import reload_differences
 from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
 from pipeline.teacher import Teacher
+from pipeline.tracking import tracking
 from pipeline.training import Schedule
 from quant.backends import get_backend
 from quant.counting import count_params
@@ -74,8 +75,14 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
+    with tracking(options) as tracker:
+        result = _run(options, progress or SilentProgress())
+        tracker.finish(result.report, options.out)
+    return result
+
+
+def _run(options: Options, shown: Progress) -> RunResult:
     started = time.monotonic()
-    shown = progress or SilentProgress()
     with _deterministic():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
