@@ -64,20 +64,19 @@ class BackgroundTracker:
         """
         self._calls.put({"do": do, **arguments})
 
-    def wait(self, since: float, *, silent: float = SILENT_SECONDS, whole: float | None = None) -> None:
-        """Wait until the end is told; give up a tracker that says nothing.
+    def wait(self, since: float, whole: float | None = None) -> None:
+        """Wait until the end is told; give up a tracker that says nothing for ``SILENT_SECONDS``.
 
         Args:
             since: When the run came to its end, of ``time.monotonic()``: several trackers share the time.
-            silent: The longest time without a sign of progress, in seconds.
-            whole: The longest time in all, in seconds.
+            whole: The longest time in all, in seconds; None sets no limit but that.
         """
         while not self._done.wait(0.02):
             now = time.monotonic()
             if self._loading and whole is None:
                 since = now  # our own work; it has its own limit
-            if now - max(since, self._heard) > silent or (whole is not None and now - since > whole):
-                self._warn(f"no answer within {whole or silent:g} s")
+            if now - max(since, self._heard) > SILENT_SECONDS or (whole is not None and now - since > whole):
+                self._warn(f"no answer within {whole or SILENT_SECONDS:g} s")
                 self._kill()
                 return
 
