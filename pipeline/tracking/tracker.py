@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from pipeline.options import Options
 
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"
-# A run that is told to end has 10 s for everything.
-FAIL_SECONDS = 3.0
+KILLED_SECONDS = 3.0  # a run that is told to end has 10 s for everything
 
 
 class Tracker(Protocol):
@@ -104,14 +103,14 @@ class Trackers:
             tracker.wait(since)
 
     def fail(self, status: str) -> None:
-        """Mark the run, in ``FAIL_SECONDS`` at most."""
+        """Mark the run, and wait for it as ``finish`` does; ``KILLED`` takes ``KILLED_SECONDS`` at most."""
         if self._over:
             return
         self._over, since = True, time.monotonic()
         for tracker in self._trackers:
             tracker.call(END, status=status)
         for tracker in self._trackers:
-            tracker.wait(since, whole=FAIL_SECONDS)
+            tracker.wait(since, KILLED_SECONDS if status == KILLED else None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.options import Options
-from pipeline.tracking import Tracker, background, tracking
+from pipeline.tracking import NullTracker, Tracker, background, tracking
 from pipeline.tracking.background import Target
 from pipeline.tracking.tracker import Trackers, targets
 from tests.pipeline.tracking.conftest import FILES, REPORT, Server, wait_for
@@ -53,9 +53,8 @@ def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> 
 
     (run,) = server.runs("whole")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "out")
-    assert caplog.messages == [
-        f"mlflow at {server.uri}: this run is {server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    ]
+    page = f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert caplog.messages == [f"mlflow at {server.uri}: this run is {page}"]
     assert run.data.params["config"] == "3,3,2,2 dense"
     assert (run.data.params["bits"], run.data.params["seed"], run.data.params["distill"]) == ("8,4", "7", "True")
     assert not {"track", "tracking_uri", "experiment"} & set(run.data.params)
@@ -74,15 +73,34 @@ def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> 
     }
 
 
+def test_one_process_of_several_tells(server) -> None:
+    with tracking(options(server, "elsewhere"), here=False) as tracker:
+        assert isinstance(tracker, NullTracker)
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_run_that_ends_early_says_how(server, error, status) -> None:
     with pytest.raises(error), tracking(options(server, status)) as tracker:  # noqa: PT012
         train(tracker, 1)
-        wait_for(lambda: server.runs(status))
+        if error is KeyboardInterrupt:  # it waits for less than the tracker takes to begin
+            wait_for(lambda: server.runs(status))
         raise error
     (run,) = server.runs(status)
     assert run.info.status == status
     assert run.data.metrics["cosine-3.3.2.2/finetune/loss"] == 1
+
+
+def test_an_experiment_that_another_run_creates_meanwhile(server) -> None:
+    server.client.create_experiment("contested")
+    code = (
+        "import mlflow; from pipeline.tracking.backends import MLflow; backend = MLflow(mlflow.get_tracking_uri())\n"
+        "backend.load(); search, seen = mlflow.search_experiments, [[]]\n"
+        "mlflow.search_experiments = lambda **words: seen.pop() if seen else search(**words)\n"
+        "backend.start('late', {}); backend.end('FINISHED')"
+    )
+    names = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "contested"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | names, check=True, timeout=60)
+    assert [run.info.status for run in server.runs("contested")] == ["FINISHED"]
 
 
 def test_nothing_is_said_after_the_end(server, finished) -> None:
