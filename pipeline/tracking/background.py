@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 REACH_SECONDS = 33.0  # a silent server's time for its first word, and that of a lookup of its name
 LOAD_SECONDS = 60.0  # this machine's time to load the tracker's libraries
-# The run's end waits for a tracker that says nothing for at most this long: with its process, less than 10 s in all.
-SILENT_SECONDS = 8.0
+# The run's end waits no longer for a tracker that says nothing: with all that belongs to it, less than 10 s.
+SILENT_SECONDS = 6.0
 END = "end"
 
 
@@ -49,7 +49,7 @@ class BackgroundTracker:
     def __init__(self, target: Target) -> None:
         """Start its thread, which starts its process."""
         self._target, self._calls = target, queue.SimpleQueue[dict[str, Any]]()
-        self._lost = self._loading = False
+        self._lost = self._reached = self._loading = False
         self._heard = time.monotonic()
         self._done = threading.Event()
         self._process: TrackerProcess | None = None
@@ -75,7 +75,9 @@ class BackgroundTracker:
             now = time.monotonic()
             if self._loading and whole is None:
                 since = now  # our own work; it has its own limit
-            if now - max(since, self._heard) > SILENT_SECONDS or (whole is not None and now - since > whole):
+            # Whom nobody ever reached has had its time while the run went on.
+            begin = max(since, self._heard) if self._reached else self._heard
+            if now - begin > SILENT_SECONDS or (whole is not None and now - since > whole):
                 self._warn(f"no answer within {whole or SILENT_SECONDS:g} s")
                 self._kill()
                 return
@@ -94,7 +96,7 @@ class BackgroundTracker:
 
     def _converse(self, process: TrackerProcess) -> None:
         process.ask({"do": "reach", "place": self._target.place}, REACH_SECONDS)
-        self._loading = True
+        self._reached = self._loading = True
         process.ask({"do": "load"}, LOAD_SECONDS)
         self._loading = False
         where = process.ask(self._calls.get())

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import textwrap
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -16,6 +17,7 @@ from pipeline.tracking.backends import BACKENDS, Backend
 from pipeline.tracking.uploads import UploadProgress
 
 LEFT_BEHIND = 10.0
+_LONGEST = 300  # characters of an error that become a warning
 
 
 def serve(kind: str, descriptor: int, parent: int) -> None:
@@ -61,7 +63,7 @@ def _answer(backend: Backend, do: str, **arguments: Any) -> dict[str, Any]:
 
 def _sentence(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split()) or type(error).__name__
+    return textwrap.shorten(words, _LONGEST, placeholder=" ...") or type(error).__name__
 
 
 class _Channel:

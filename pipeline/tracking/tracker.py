@@ -1,5 +1,6 @@
 """What a run tells of itself while it runs, and to whom."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from pipeline.tracking.background import END, BackgroundTracker, Target
 
 if TYPE_CHECKING:
     from pipeline.options import Options
+
+logger = logging.getLogger(__name__)
 
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"
 KILLED_SECONDS = 3.0  # a run that is told to end has 10 s for everything
@@ -93,10 +96,12 @@ class Trackers:
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
         """Log the final metrics and the files, and wait for it; see ``SILENT_SECONDS`` for how long."""
         self._over, since = True, time.monotonic()
+        files = told.report_files(report, folder)
+        logger.info("tracking: %d files and the final figures", len(files))
         for tracker in self._trackers:
             for values in told.final_metrics(report):
                 tracker.call("log", values=values)
-            for path, below in told.report_files(report, folder):
+            for path, below in files:
                 tracker.call("file", path=str(path.resolve()), folder=below)
             tracker.call(END, status=FINISHED)
         for tracker in self._trackers:

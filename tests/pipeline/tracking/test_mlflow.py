@@ -54,7 +54,10 @@ def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> 
     (run,) = server.runs("whole")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "out")
     page = f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    assert caplog.messages == [f"mlflow at {server.uri}: this run is {page}"]
+    assert caplog.messages == [
+        f"mlflow at {server.uri}: this run is {page}",
+        f"tracking: {len(FILES)} files and the final figures",
+    ]
     assert run.data.params["config"] == "3,3,2,2 dense"
     assert (run.data.params["bits"], run.data.params["seed"], run.data.params["distill"]) == ("8,4", "7", "True")
     assert not {"track", "tracking_uri", "experiment"} & set(run.data.params)
