@@ -3,25 +3,18 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.training_state import EpochFigures
 
 Metrics = dict[str, float]
 _STAGES = {"fine-tuning": "finetune", "quantization-aware training": "qat"}
 _NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # what is left is allowed in MLflow's names and in TensorBoard's
+_WIDTH = re.compile(r", (\d+) bits\b.*$")
 _FILES = ("report.md", "report.json", "options.yaml")
 # They say which row it is, and are in its name.
 _IDENTITY = ("bits", "stored_bits", "onnx_bits")
-
-
-class EpochFigures(Protocol):
-    """One epoch of a training: its number, counted from 1, its mean loss, and the learning rate that it ended with."""
-
-    @property
-    def epoch(self) -> int: ...  # noqa: D102
-    @property
-    def loss(self) -> float: ...  # noqa: D102
-    @property
-    def lr(self) -> float: ...  # noqa: D102
 
 
 def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
@@ -34,7 +27,7 @@ def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool
     return {name: _plain(value) for name, value in options.items() if value not in (None, [], ())}
 
 
-def curve_point(title: str, figures: EpochFigures) -> Metrics:
+def curve_point(title: str, figures: "EpochFigures") -> Metrics:
     """An epoch's figures under the name of its training.
 
     Args:
@@ -47,7 +40,7 @@ def curve_point(title: str, figures: EpochFigures) -> Metrics:
     """
     network, _, stage = title.partition(": ")
     word = _STAGES.get(stage, stage.partition(" ")[0] or "training")
-    name = f"{_name(network)}/{_name(word)}"
+    name = f"{_name(_WIDTH.sub(r'-\1', network))}/{_name(word)}"  # the width as in a row's name
     return {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
 
 

@@ -13,6 +13,7 @@ from pipeline.tracking.background import END, BackgroundTracker, Target
 
 if TYPE_CHECKING:
     from pipeline.options import Options
+    from pipeline.training_state import EpochFigures
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Tracker(Protocol):
             parameters: Its options.
         """
 
-    def epoch(self, title: str, figures: told.EpochFigures) -> None:
+    def epoch(self, title: str, figures: "EpochFigures") -> None:
         """An epoch of a training is over.
 
         Args:
@@ -61,7 +62,7 @@ class NullTracker:
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def epoch(self, title: str, figures: told.EpochFigures) -> None:
+    def epoch(self, title: str, figures: "EpochFigures") -> None:
         """Do nothing."""
 
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
@@ -88,7 +89,7 @@ class Trackers:
         for tracker in self._trackers:
             tracker.call("start", name=name, parameters=told.parameters(parameters))
 
-    def epoch(self, title: str, figures: told.EpochFigures) -> None:
+    def epoch(self, title: str, figures: "EpochFigures") -> None:
         """Log a point of a training's curve."""
         for tracker in self._trackers:
             tracker.call("log", values=told.curve_point(title, figures), step=figures.epoch)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +15,7 @@ from pipeline.options import Options
 from pipeline.tracking import process, tracking
 from pipeline.tracking.background import hide_password
 from pipeline.tracking.reachable import check_reachable
+from pipeline.training_state import EpochFigures
 from tests.pipeline.tracking.conftest import REPORT, Server, free_port, wait_for
 
 MOST_SECONDS = 10.0
@@ -28,7 +28,7 @@ def track(uri: str, finished: Path, *, before_the_end=lambda: None) -> float:
     started, paused = time.monotonic(), 0.0
     with tracking(options) as tracker:
         for epoch in range(1, 4):
-            tracker.epoch("cosine 3,3,2,2: fine-tuning", SimpleNamespace(epoch=epoch, loss=1.0, lr=0.1))
+            tracker.epoch("cosine 3,3,2,2: fine-tuning", EpochFigures(epoch=epoch, loss=1.0, lr=0.1))
         pause = time.monotonic()
         before_the_end()
         paused = time.monotonic() - pause

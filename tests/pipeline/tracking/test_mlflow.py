@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -19,6 +18,7 @@ from pipeline.options import Options
 from pipeline.tracking import NullTracker, Tracker, background, tracking
 from pipeline.tracking.background import Target
 from pipeline.tracking.tracker import Trackers, targets
+from pipeline.training_state import EpochFigures
 from tests.pipeline.tracking.conftest import FILES, REPORT, Server, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ def options(server: Server, experiment: str, **more: object) -> Options:
 
 def train(tracker: Tracker, epochs: int = 3) -> None:
     for epoch in range(1, epochs + 1):
-        tracker.epoch(TITLE, SimpleNamespace(epoch=epoch, loss=1 / epoch, lr=0.02 / epoch))
+        tracker.epoch(TITLE, EpochFigures(epoch=epoch, loss=1 / epoch, lr=0.02 / epoch))
 
 
 def target(server: Server, experiment: str) -> Target:
@@ -166,7 +166,7 @@ def test_a_slow_upload_is_not_given_up(server, finished, monkeypatch, caplog) ->
 
 def test_what_the_server_refuses_is_a_warning_and_the_rest_is_left_out(server, finished, caplog) -> None:
     with tracking(options(server, "refused", out=finished)) as tracker:
-        tracker.epoch("x" * 300, SimpleNamespace(epoch=1, loss=1.0, lr=0.1))
+        tracker.epoch("x" * 300, EpochFigures(epoch=1, loss=1.0, lr=0.1))
         tracker.finish(REPORT, finished)
     (warning,) = caplog.messages
     assert warning.startswith(f"tracking with mlflow at {server.uri}: ")
