@@ -15,6 +15,7 @@ from pipeline.acceleration import make_accelerator
 from pipeline.config import parse_config
 from pipeline.models.registry import build_model
 from pipeline.plan import orders_of, plan_layers
+from pipeline.randomness import RandomStream
 from pipeline.teacher import Teacher
 from pipeline.training import training_step
 
@@ -27,7 +28,7 @@ def main() -> None:
     model = build_model("resnet20", 10).to(memory_format=torch.channels_last)
     model = swap_convolutions(model, orders_of(plan_layers(model, parse_config("3,3,2,2"))), "cosine")
     prepared, optimizer = accelerator.prepare(model.train(), SGD(model.parameters(), 1e-4, momentum=0.9, nesterov=True))
-    teacher = Teacher(original, accelerator)
+    teacher, random = Teacher(original, accelerator), RandomStream(0, accelerator.device)
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "asked": [], "kept": []}
@@ -36,7 +37,7 @@ def main() -> None:
             for kind, taken in seconds.items():
                 start = time.perf_counter()
                 answer = None if kind == "plain" else teacher.logits(images, epoch_seed=0, batch_size=BATCH, batch=step)
-                training_step(prepared, images, labels, answer, optimizer, accelerator)
+                training_step(prepared, images, labels, answer, optimizer, accelerator, random)
                 if step >= 0:
                     taken.append(time.perf_counter() - start)
     plain = statistics.median(seconds["plain"])

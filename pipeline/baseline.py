@@ -1,6 +1,7 @@
 """The baseline: the uncompressed network, loaded or trained once on the data."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
 from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
-from pipeline.store import Step, Store
+from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
-from pipeline.tracking import Tracker
+from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
 
 BASELINE_SCHEDULE = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
@@ -92,7 +93,7 @@ def train_baseline(
             start.training,
             progress=progress,
             interruption=interruption,
-            tracker=tracker,
+            on_epoch=partial((tracker or NullTracker()).epoch, start.training.name),
         )
     return start.model
 

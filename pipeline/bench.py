@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,10 +23,12 @@ from pipeline.options import Options
 from pipeline.plan import plan_layers
 from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
-from pipeline.store import Entry, Step, Store, store_folder
+from pipeline.store.entry import Entry
+from pipeline.store.folder import store_folder
+from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
-from pipeline.tracking import Tracker
+from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
 
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
@@ -47,9 +49,9 @@ class Bench:
         progress: Where stages are reported.
         store: Where the results of stages are kept.
         interruption: Asked between steps of training whether to end.
-        tracker: Is told of every epoch.
         teacher: The uncompressed network in training, or None where only the labels teach.
         identity: What artifacts say of the network.
+        tracker: Is told of every epoch.
         onnx: Makes the rows' ONNX files, which share one graph.
     """
 
@@ -62,9 +64,9 @@ class Bench:
     progress: Progress
     store: Store
     interruption: Interruption
-    tracker: Tracker
     teacher: Teacher | None
     identity: Identity
+    tracker: Tracker
     onnx: OnnxExporter = field(default_factory=OnnxExporter)
 
     def copy_of_baseline(self) -> nn.Module:
@@ -102,7 +104,7 @@ class Bench:
             step,
             progress=self.progress,
             interruption=self.interruption,
-            tracker=self.tracker,
+            on_epoch=partial(self.tracker.epoch, step.name),
         )
 
     def top1_step(self, name: str, network: str) -> Step:
@@ -132,7 +134,7 @@ def make_bench(
     store: Store,
     progress: Progress,
     interruption: Interruption,
-    tracker: Tracker,
+    tracker: Tracker | None = None,
 ) -> Bench:
     """Put together what a run's stages share; the arguments are those of ``Bench``."""
     return Bench(
@@ -145,9 +147,9 @@ def make_bench(
         progress,
         store,
         interruption,
-        tracker,
         Teacher(baseline, accelerator) if options.distill else None,
         dataset_identity(options.model, data),
+        tracker or NullTracker(),
     )
 
 

@@ -23,8 +23,7 @@ from pipeline.progress import SilentProgress
 from pipeline.quantization import quantize_network
 from pipeline.randomness import RandomStream
 from pipeline.steps import variant_steps
-from pipeline.store import Store
-from pipeline.tracking import NullTracker
+from pipeline.store.store import Store
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.schemes import get_format
@@ -49,7 +48,7 @@ def plan_text(options: Options) -> str:
         options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
     )
     network = _as_stored(start, store)
-    bench = make_bench(options, data, network, accelerator, store, SilentProgress(), Interruption(), NullTracker())
+    bench = make_bench(options, data, network, accelerator, store, SilentProgress(), Interruption())
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
     for variant in variants(options):
         lines += ["", *_sizes(options, variant, bench)]

@@ -24,8 +24,9 @@ from pipeline.options import Options
 from pipeline.progress import Progress, SilentProgress
 from pipeline.reload import Measured, reload_differences
 from pipeline.results import SCHEMA_VERSION, gate
-from pipeline.store import Entry, Step, Store
+from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
+from pipeline.store.store import Step, Store
 from pipeline.tracking import Tracker, tracking
 from pipeline.variant_run import VariantResult, run_variant, write_files
 from quant.counting import count_params

@@ -8,11 +8,10 @@ from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
 from pipeline.interruption import Interruption
 from pipeline.progress import Progress
-from pipeline.store import Entry, Step, Store
-from pipeline.store.entry import state_of
+from pipeline.store.entry import Entry, state_of
+from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
-from pipeline.tracking import Tracker
-from pipeline.training import LABEL_SHARE, TEMPERATURE, Schedule, train
+from pipeline.training import LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
 from pipeline.training_state import EpochFigures
 
 
@@ -64,7 +63,7 @@ def train_once(
     *,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
-    tracker: Tracker | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> float:
     """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
 
@@ -75,7 +74,7 @@ def train_once(
         step: What ``course.step`` gives for the model.
         progress: Where epochs are reported.
         interruption: Asked between steps of training.
-        tracker: Is told of every epoch, whenever it was trained.
+        on_epoch: Gets the figures of every epoch, whenever it was trained.
 
     Returns:
         The seconds that training took, now or when it was done.
@@ -89,8 +88,8 @@ def train_once(
 
     def show(figures: EpochFigures) -> None:
         shown.append(figures)
-        if tracker is not None:
-            tracker.epoch(step.name, figures)
+        if on_epoch is not None:
+            on_epoch(figures)
 
     def make() -> Entry:
         end = train(

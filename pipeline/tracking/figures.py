@@ -40,7 +40,8 @@ def curve_point(title: str, figures: "EpochFigures") -> Metrics:
     """
     network, _, stage = title.partition(": ")
     word = _STAGES.get(stage, stage.partition(" ")[0] or "training")
-    name = f"{_name(_WIDTH.sub(r'-\1', network))}/{_name(word)}"  # the width as in a row's name
+    network = _WIDTH.sub(r"-\1", network)  # the width as in a row's name
+    name = f"{_name(network)}/{_name(word)}"
     return {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
 
 

@@ -127,7 +127,8 @@ def test_a_run_that_is_killed_at_once_is_marked_as_killed(server) -> None:
     assert [run.info.status for run in server.runs("sigkill")] == ["KILLED"]
 
 
-def test_two_runs_in_two_threads_keep_apart(server, finished, tmp_path) -> None:
+def test_two_runs_in_two_threads_keep_apart(server, finished, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a store without a server keeps files in the working folder
     store = f"sqlite:///{tmp_path}/own.db"
 
     def run(uri: str, name: str) -> None:
