@@ -27,6 +27,7 @@ from pipeline.results import SCHEMA_VERSION, gate
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
+from pipeline.tracking import Tracker, tracking
 from pipeline.variant_run import VariantResult, run_variant, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
@@ -60,6 +61,13 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
+    with tracking(options) as tracker:
+        result = _run(options, progress or SilentProgress(), interruption or Interruption(), tracker)
+        tracker.finish(result.report, options.out)
+    return result
+
+
+def _run(options: Options, progress: Progress, interruption: Interruption, tracker: Tracker) -> RunResult:
     started = time.monotonic()
     with _deterministic():
         data = load_dataset(
@@ -67,7 +75,7 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         )
         check_configs(options, data)
         with _only_one(options):
-            bench, origin = _prepare(options, data, progress or SilentProgress(), interruption or Interruption())
+            bench, origin = _prepare(options, data, progress, interruption, tracker)
             results, measured = [], []
             for variant in variants(options):
                 results.append(run_variant(options, variant, bench))
@@ -90,7 +98,9 @@ def _only_one(options: Options) -> Iterator[None]:
         yield
 
 
-def _prepare(options: Options, data: Dataset, progress: Progress, interruption: Interruption) -> tuple[Bench, str]:
+def _prepare(
+    options: Options, data: Dataset, progress: Progress, interruption: Interruption, tracker: Tracker
+) -> tuple[Bench, str]:
     """The baseline, its Top-1, and where its weights are from."""
     accelerator = make_accelerator(options.device)
     store = open_store(options, accelerator)
@@ -98,8 +108,8 @@ def _prepare(options: Options, data: Dataset, progress: Progress, interruption: 
     start = start_baseline(
         options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
     )
-    baseline = train_baseline(start, store, progress=progress, interruption=interruption)
-    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption)
+    baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
+    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
     progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
     return bench, start.origin
 

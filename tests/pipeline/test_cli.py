@@ -56,6 +56,7 @@ def _raise(error: BaseException) -> Callable[[Options], Any]:
         (["--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
         (["--config", "3,3,3,2", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
         (["--config", "3,3,3,2", "--options", "absent.yaml"], "options file 'absent.yaml' cannot be read"),
+        (["--config", "3,3,3,2", "--track", "wandb"], "--track: got 'wandb'; allowed: mlflow, tensorboard, "),
         (["run", "--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
         (["rum", "--config", "3,3,3,2"], "there is no command 'rum'; did you mean run? allowed: run, "),
         (["--config", "3,3,3,2", "run"], "unexpected extra argument"),
