@@ -6,6 +6,7 @@ from functools import partial
 from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
 from pipeline.flags import read_flags
+from pipeline.interruption import on_signals
 from pipeline.options import Options, options_from
 from pipeline.progress import make_progress
 
@@ -23,11 +24,14 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(options: Options, *, dry_run: bool) -> int:
-    from pipeline import runner  # only now: it imports torch
-
     if dry_run:
-        print_result(runner.plan_text(options))
+        from pipeline.dry_run import plan_text  # only now: it imports torch
+
+        print_result(plan_text(options))
         return 0
-    result = runner.run(options, progress=make_progress(sys.stderr))
+    from pipeline import runner
+
+    with on_signals() as interruption:
+        result = runner.run(options, make_progress(sys.stderr), interruption)
     print_result(f"{result.text}\n{result.report_path}")
     return result.exit_code
