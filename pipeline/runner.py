@@ -17,6 +17,7 @@ from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
+from pipeline.executors import executor
 from pipeline.grid import variants
 from pipeline.interruption import Interruption
 from pipeline.network_record import record_network
@@ -26,7 +27,7 @@ from pipeline.reload import Measured, reload_differences
 from pipeline.results import SCHEMA_VERSION, gate
 from pipeline.store import Entry, Step, Store
 from pipeline.store.locks import locked
-from pipeline.variant_run import VariantResult, run_variant, write_files
+from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
 from reports.files import remove_parts
@@ -65,12 +66,12 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
         check_configs(options, data)
-        with _only_one(options):
+        with _only_one(options), executor(options) as compute:
             bench, origin = _prepare(options, data, progress or SilentProgress(), interruption or Interruption())
             results, measured = [], []
-            for variant in variants(options):
-                results.append(run_variant(options, variant, bench))
-                measured += write_files(results[-1], options.out)
+            for result in compute(options, bench, variants(options)):
+                results.append(result)
+                measured += write_files(result, options.out)
             write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
             _check_reload(results, measured, options, bench)
             report = _report(options, bench, results, origin)

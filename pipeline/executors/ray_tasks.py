@@ -22,11 +22,11 @@ RETRIES = 3
 SECONDS_BETWEEN_LOOKS = 0.25
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
-class _Board:
-    """Where workers leave lines for the driver."""
+class Board:
+    """Where workers leave lines for the driver: an actor of the cluster."""
 
     def __init__(self) -> None:
+        """There are no lines yet."""
         self._lines: list[str] = []
 
     def say(self, line: str) -> None:
@@ -56,7 +56,7 @@ class RayTasks:
         Raises:
             ClusterError: A task lost its worker more than ``RETRIES`` times.
         """
-        board = _Board.remote()
+        board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         self._submit(options, bench, variants, board)
         found: dict[int, Finished] = {}
         for number in range(len(variants)):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.options import Options
-from pipeline.store import Stage
+from pipeline.store.store import Stage
 from pipeline.variant_run import VariantResult
 
 

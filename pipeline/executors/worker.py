@@ -12,7 +12,7 @@ import torch
 from pipeline.acceleration import make_accelerator
 from pipeline.bench import Bench, make_bench, open_store
 from pipeline.data.sources import load_dataset
-from pipeline.determinism import deterministic
+from pipeline.determinism import deterministic_algorithms
 from pipeline.errors import OptionsError
 from pipeline.executors.lines import LineStream
 from pipeline.executors.shared import Finished, Shared
@@ -39,7 +39,7 @@ def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Fini
     """
     bench = _bench(shared, say)
     before = len(bench.store.stages)
-    with deterministic():
+    with deterministic_algorithms():
         result = run_variant(shared.options, variant, bench)
     return Finished(result, bench.store.stages[before:])
 
