@@ -25,8 +25,9 @@ from pipeline.options import Options
 from pipeline.progress import Progress, SilentProgress
 from pipeline.reload import Measured, reload_differences
 from pipeline.results import SCHEMA_VERSION, gate
-from pipeline.store import Entry, Step, Store
+from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
+from pipeline.store.store import Step, Store
 from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
@@ -60,14 +61,14 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
-    started = time.monotonic()
+    started, asked = time.monotonic(), interruption or Interruption()
     with _deterministic():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
         check_configs(options, data)
-        with _only_one(options), executor(options) as compute:
-            bench, origin = _prepare(options, data, progress or SilentProgress(), interruption or Interruption())
+        with _only_one(options), executor(options, asked) as compute:
+            bench, origin = _prepare(options, data, progress or SilentProgress(), asked)
             results, measured = [], []
             for result in compute(options, bench, variants(options)):
                 results.append(result)

@@ -8,10 +8,10 @@ from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
 from pipeline.interruption import Interruption
 from pipeline.progress import Progress
-from pipeline.store import Entry, Step, Store
-from pipeline.store.entry import state_of
+from pipeline.store.entry import Entry, state_of
+from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
-from pipeline.training import LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
+from pipeline.training import FEATURE_WEIGHT, LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
 from pipeline.training_state import EpochFigures
 
 
@@ -50,7 +50,7 @@ class Course:
             schedule=asdict(self.schedule),
             seed=self.seed,
             first_epoch=self.first_epoch,
-            teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE],
+            teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT],
         )
         return Step(name, key)
 

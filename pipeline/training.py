@@ -1,7 +1,7 @@
 """One training loop for the baseline, for fine-tuning and for quantization-aware training."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +14,17 @@ from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator, release
 from pipeline.data.dataset import Split, batches_of_epoch
+from pipeline.features import Taps, feature_loss
 from pipeline.interruption import Interruption
 from pipeline.progress import Progress, SilentProgress
 from pipeline.randomness import RandomStream
-from pipeline.teacher import Teacher
+from pipeline.teacher import Answer, Teacher
 from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
+FEATURE_WEIGHT = 30.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
 ROUNDED_SHARE = 0.05
 OnEpoch = Callable[[EpochFigures], None]
@@ -84,8 +86,9 @@ def train(
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
         seed: Order of the images, augmentation and dropout follow from it alone.
-        teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
-            (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
+        teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
+            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and the outputs of its stages are imitated too
+            (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: The bar's name.
@@ -111,12 +114,13 @@ def train(
     prepared, stepping = accelerator.prepare(model.train(), optimizer)
     lessons = _lessons(images, schedule, position, accelerator.device, seed, first_epoch, teacher)
     steps = schedule.epochs * position.per_epoch
-    with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
+    taps = Taps(teacher.points if teacher else ())
+    with taps.on(model), filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
         advance(position.step, "")
         for x, labels, answer in lessons:
             with stop.step():
                 rate = schedule.set_rates(optimizer, position.step, steps)
-                loss = training_step(prepared, x, labels, answer, stepping, accelerator, random)
+                loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random)
                 position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             keeper.after_step(position, stop)
@@ -133,7 +137,7 @@ def _lessons(
     seed: int,
     first_epoch: int,
     teacher: Teacher | None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[Tensor, Tensor, Answer | None]]:
     """Images, labels and the teacher's answer of every batch from the position to the end."""
     size = schedule.batch_size
     for epoch in range(position.epoch, schedule.epochs):
@@ -142,7 +146,7 @@ def _lessons(
         for batch, (x, labels) in enumerate(batches, start):
             answer = None
             if teacher is not None:
-                answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+                answer = teacher.answer(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
             yield x, labels, answer
 
 
@@ -174,7 +178,8 @@ def training_step(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
-    answer: Tensor | None,
+    answer: Answer | None,
+    taps: Taps,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
@@ -185,7 +190,8 @@ def training_step(
         model: The network, prepared by the accelerator.
         x: Images, (N, 3, H, W).
         labels: (N,).
-        answer: The teacher's logits, (N, classes), or None.
+        answer: What the teacher says of the images, or None.
+        taps: On the network, at the teacher's points.
         optimizer: It makes the step.
         accelerator: Precision and processes.
         random: What dropout draws from.
@@ -198,7 +204,7 @@ def training_step(
     """
     with random.drawn_from():
         logits = model(x)
-    loss = _loss(logits, labels, answer)
+    loss = _loss(logits, labels, taps.take(), answer)
     if not torch.isfinite(loss):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
@@ -207,14 +213,15 @@ def training_step(
     return float(loss.detach())
 
 
-def _loss(logits: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: Answer | None) -> Tensor:
     hard = functional.cross_entropy(logits.float(), labels)
     if answer is None:
         return hard
     soft = functional.kl_div(
         functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(answer.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(answer.logits.float() / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )
-    return LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    told = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    return told + FEATURE_WEIGHT * feature_loss(features, answer.features)

@@ -1,7 +1,7 @@
 """Where the variants of a grid are computed: a table of names, and one module for each.
 
-An executor's module has one function, ``opened(options)``: a context that makes an ``Executor`` ready and at the end
-leaves nothing running. It loads nothing heavy before that.
+An executor's module has one function, ``opened(options, interruption)``: a context that makes an ``Executor`` ready
+and at the end leaves nothing running. It loads nothing heavy before that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from pipeline.bench import Bench
     from pipeline.grid import Variant
+    from pipeline.interruption import Interruption
     from pipeline.options import Options
     from pipeline.variant_run import VariantResult
 
@@ -36,13 +37,17 @@ class Executor(Protocol):
 
 
 class _Module(Protocol):
-    def opened(self, options: "Options") -> AbstractContextManager[Executor]: ...
+    def opened(self, options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]: ...
 
 
-def executor(options: "Options") -> AbstractContextManager[Executor]:
+def executor(options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]:
     """The executor that the options name.
+
+    Args:
+        options: The run's options.
+        interruption: Asked whether to end while the executor is made ready.
 
     Raises:
         CompressionError: On entering: the cluster that the options name cannot be used.
     """
-    return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options)
+    return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pipeline.bench import Bench
 from pipeline.executors import Executor
 from pipeline.grid import Variant
+from pipeline.interruption import Interruption
 from pipeline.options import Options
 from pipeline.variant_run import VariantResult, run_variant
 
 
 @contextmanager
-def opened(options: Options) -> Iterator[Executor]:
+def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     """There is nothing to prepare."""
     yield _run
 

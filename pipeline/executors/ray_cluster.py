@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import Executor
+from pipeline.interruption import Interruption
 from pipeline.options import Options
 
 LOCAL = "local"
@@ -18,7 +19,7 @@ SECONDS_TO_CONNECT = 10.0
 
 
 @contextmanager
-def opened(options: Options) -> Iterator[Executor]:
+def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     """Connect to the cluster of the options or of ``RAY_ADDRESS``, else start one; at the end leave nothing running.
 
     Raises:
@@ -33,8 +34,9 @@ def opened(options: Options) -> Iterator[Executor]:
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
     tasks = RayTasks()
     try:
-        with _own_signals():
+        with interruption.step(), _as_it_was():  # a step, because Ray loses what a signal's handler raises within it
             _connect(address, options)
+        interruption.check()
         yield tasks
     finally:
         tasks.cancel()
@@ -62,9 +64,10 @@ def _connect(address: str, options: Options) -> None:
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
-            logging_level=logging.ERROR,
             **resources,
         )
+    except SystemExit:  # what Ray does when nothing answers it
+        raise ClusterError(_unusable(address, "it does not answer")) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(_unusable(address, error)) from None
 
@@ -80,18 +83,19 @@ def _check_reachable(address: str) -> None:
         raise ClusterError(_unusable(address, error)) from None
 
 
-def _unusable(address: str, error: Exception) -> str:
+def _unusable(address: str, error: object) -> str:
     return f"--ray-address: the cluster {address} cannot be used: {error}; allowed: HOST:PORT of a running Ray cluster"
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Put the process's handler of SIGTERM back, which Ray replaces by one that ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+def _as_it_was() -> Iterator[None]:
+    """Silence Ray's hints, and put the handler of SIGTERM back, which Ray replaces by one that ends the process."""
+    logger, handler = logging.getLogger("ray"), signal.getsignal(signal.SIGTERM)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        logger.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)

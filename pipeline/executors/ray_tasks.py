@@ -56,14 +56,17 @@ class RayTasks:
         Raises:
             ClusterError: A task lost its worker more than ``RETRIES`` times.
         """
-        board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
-        self._submit(options, bench, variants, board)
+        # Steps, because Ray loses what a signal's handler raises within it.
+        with bench.interruption.step():
+            board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+            self._submit(options, bench, variants, board)
         found: dict[int, Finished] = {}
         for number in range(len(variants)):
             while number not in found:
-                found |= self._finished(variants)
-                _show(board, bench)
                 bench.interruption.check()
+                with bench.interruption.step():
+                    found |= self._finished(variants)
+                    _show(board, bench)
             finished = found.pop(number)
             bench.store.stages += finished.stages
             yield finished.result
