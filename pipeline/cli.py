@@ -8,7 +8,7 @@ from typing import TextIO
 
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
-from pipeline.errors import BusyError, OptionsError
+from pipeline.errors import BusyError, ClusterError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, on_signals
 from pipeline.options import PROGRAM
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(sys.argv[1:] if argv is None else argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
-    except BusyError as error:
+    except (BusyError, ClusterError) as error:
         return _fail(str(error), EXIT_INTERNAL)
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)

@@ -17,6 +17,7 @@ CHOICES = {
     "backend": ("brevitas", "torch.ao"),
     "scheme": ("int", "minifloat"),
     "track": ("mlflow", "tensorboard"),
+    "executor": ("local", "ray"),
 }
 BITS = range(2, 9)
 _T = TypeVar("_T")

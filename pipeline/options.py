@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -109,6 +110,14 @@ class Options(BaseModel):
     lock_timeout: Number = _option(
         3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
+    executor: str = _choice("executor", "Run", "what computes the grid: this process, or a Ray cluster")
+    ray_address: Text | None = _option(
+        None, "Run", "the cluster; by default RAY_ADDRESS, or one of this machine", "HOST:PORT of a running Ray cluster"
+    )
+    ray_cpus: Integer = _option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
+    ray_gpus: Number | None = _option(
+        None, "Run", "GPUs of a Ray task; by default 1 where the run has one", "0 or more", ge=0, allow_inf_nan=False
+    )
     out: Path = _option(None, "Run", "output folder; by default runs/<name>", "a path", validate_default=True)
 
     def __init__(self, **values: object) -> None:
@@ -135,6 +144,23 @@ class Options(BaseModel):
     def _fits_backend(cls, value: str, info: ValidationInfo) -> str:
         if value == "minifloat" and info.data.get("backend") == "torch.ao":
             raise OptionsError("--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas")
+        return value
+
+    @field_validator("executor")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        if value == "ray" and find_spec("ray") is None:
+            raise OptionsError(
+                "--executor: got 'ray', which is not installed; allowed: local, or pip install 'seriesquant[ray]'"
+            )
+        return value
+
+    @field_validator("ray_address", "ray_cpus", "ray_gpus")
+    @classmethod
+    def _needs_ray(cls, value: object, info: ValidationInfo) -> object:
+        name = flag_name(str(info.field_name))
+        if info.data.get("executor") == "local":
+            raise OptionsError(f"{name}: got {value!r} with --executor local; allowed: with --executor ray")
         return value
 
     @field_validator("model", mode="before")

@@ -17,6 +17,7 @@ from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
+from pipeline.executors import executor
 from pipeline.grid import variants
 from pipeline.interruption import Interruption
 from pipeline.network_record import record_network
@@ -28,7 +29,7 @@ from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
 from pipeline.tracking import Tracker, tracking
-from pipeline.variant_run import VariantResult, run_variant, write_files
+from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
 from reports.files import remove_parts
@@ -74,12 +75,12 @@ def _run(options: Options, progress: Progress, interruption: Interruption, track
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
         check_configs(options, data)
-        with _only_one(options):
+        with _only_one(options), executor(options, interruption) as compute:
             bench, origin = _prepare(options, data, progress, interruption, tracker)
             results, measured = [], []
-            for variant in variants(options):
-                results.append(run_variant(options, variant, bench))
-                measured += write_files(results[-1], options.out)
+            for result in compute(options, bench, variants(options)):
+                results.append(result)
+                measured += write_files(result, options.out)
             write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
             _check_reload(results, measured, options, bench)
             report = _report(options, bench, results, origin)
