@@ -1,32 +1,55 @@
 """The adapter to accelerate: device, precision and processes of a run."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from pipeline.errors import OptionsError
+from pipeline.launcher import Launch, launched
+from pipeline.processes import Processes
 
-__all__ = ["Accelerator", "make_accelerator", "release"]
+__all__ = ["Accelerator", "make_accelerator", "processes_of", "release"]
+
+# The others wait this long for what one process does alone, such as writing and reloading the files of a long run. One
+# that ended is noticed at once: its connections close, and the launcher ends the others.
+PATIENCE = timedelta(hours=6)
 
 
 def make_accelerator(device: str) -> Accelerator:
-    """Choose the device and the precision of training.
+    """Choose the device and the precision of training, and meet the other processes that a launcher started.
 
     Args:
-        device: ``auto`` (the best there is), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``auto`` (the best there is), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. With several processes on CUDA,
+            each takes the device of its number on its machine.
 
     Returns:
         An accelerator whose mixed precision is bf16 where the device gains from it.
 
     Raises:
-        OptionsError: The machine has no such device.
+        OptionsError: The machine has no such device, or not one for each process; or the launcher's variables are
+            wrong.
     """
+    launch = launched()
+    if launch.count > 1:
+        _check_shared_devices(device, launch)
     if device.startswith("cuda"):
-        _select_cuda(device)
+        _select_cuda(device if launch.count == 1 else f"cuda:{launch.local_rank}")
     if device == "mps" and not torch.backends.mps.is_available():
         raise OptionsError("--device: got mps, but this machine has no MPS device; allowed here: auto, cpu")
-    on_cpu = device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if _gains_from_bf16(on_cpu) else "no")
+    mps = torch.backends.mps.is_available() and launch.count == 1
+    on_cpu = device == "cpu" or not (torch.cuda.is_available() or mps)
+    # A network may have parameters that its outputs do not depend on: they get no gradient, as in one process.
+    settings = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=PATIENCE)]
+    precision = "bf16" if _gains_from_bf16(on_cpu) else "no"
+    return Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=settings)
+
+
+def processes_of(accelerator: Accelerator) -> Processes:
+    """The processes that the accelerator met; one where no launcher started this one."""
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
 
 
 def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> None:
@@ -45,6 +68,21 @@ def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> 
     vars(model).pop("_is_accelerate_prepared", None)
     if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
         del model.forward  # it hides the class's own method with the same
+
+
+def _check_shared_devices(device: str, launch: Launch) -> None:
+    """Refuse what would put two processes on one device."""
+    if device == "mps" or device.startswith("cuda:"):
+        raise OptionsError(
+            f"--device: got {device} with {launch.count} processes; allowed: auto, cpu, or cuda, where each process takes "
+            "the device of its LOCAL_RANK"
+        )
+    devices = torch.cuda.device_count()
+    if device != "cpu" and devices and launch.local_rank >= devices:
+        raise OptionsError(
+            f"--device: got {device} with LOCAL_RANK {launch.local_rank}, but this machine has {devices} CUDA devices; "
+            "allowed: one process for each device"
+        )
 
 
 def _select_cuda(device: str) -> None:
