@@ -54,7 +54,7 @@ def output_errors(
 
 
 class _Moments:
-    """Sums over the sampled positions of one layer in all images: what the squared error of any coefficients follows from.
+    """Sums over one layer's sampled positions in all images: what the squared error of any coefficients follows from.
 
     Attributes:
         gram: Z^T Z of the basis-filtered patches Z, (groups, F, F); the last feature is the bias' constant 1.

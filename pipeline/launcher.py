@@ -8,7 +8,8 @@ from typing import Final
 from pipeline.errors import OptionsError
 
 NEEDED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_PREFIXES: Final = ("TORCHELASTIC_", "GROUP_", "ROLE_", "LOCAL_WORLD_", "ACCELERATE_")
+_OTHERS: Final = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME")
+_PREFIX: Final = "TORCHELASTIC_"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     missing = [name for name in NEEDED if not environment.get(name)]
     if missing:
         raise OptionsError(
-            f"processes: WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} is not set; allowed: all of "
-            f"{', '.join(NEEDED)}, as torchrun and accelerate launch set them, or none"
+            f"processes: WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} is not set; allowed: all "
+            f"of {', '.join(NEEDED)}, as torchrun and accelerate launch set them, or none"
         )
     rank, count, local_rank = (_number(environment, name) for name in NEEDED[:3])
     if rank >= count or local_rank > rank:
@@ -59,7 +60,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 
 def without_launch(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process of its own, which is none of those that were launched together."""
-    return {name: value for name, value in environment.items() if name not in NEEDED and not name.startswith(_PREFIXES)}
+    taken_out = {*NEEDED, *_OTHERS}
+    return {k: value for k, value in environment.items() if k not in taken_out and not k.startswith(_PREFIX)}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

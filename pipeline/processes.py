@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from basis.errors import CompressionError
 from basis.portion import Portion
@@ -14,6 +14,7 @@ from pipeline.data.share import Share
 from pipeline.errors import DataError, LostProcessError, OptionsError
 
 Value = TypeVar("Value")
+_CPU = torch.device("cpu")
 _OURS = (CompressionError, DataError, OptionsError)
 # What gloo says; with NCCL a process waits until the launcher ends it.
 _BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
@@ -33,7 +34,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     @property
     def is_main(self) -> bool:
@@ -90,6 +91,14 @@ class Processes:
         distributed.all_gather_object(found, value)
         return found
 
+    def broadcast_tensor(self, tensor: Tensor) -> Tensor:
+        """The main process' tensor, on this one's device; shape and type are the same in all processes."""
+        if self.count == 1:
+            return tensor
+        sent = tensor.to(self.device, copy=True).contiguous()
+        distributed.broadcast(sent, src=0)
+        return sent.to(tensor.device)
+
     def broadcast(self, value: Value) -> Value:
         """What the main process has; it travels as pickle, tensors on the CPU."""
         if self.count == 1:
@@ -98,6 +107,13 @@ class Processes:
         distributed.broadcast_object_list(box, src=0, device=self.device)
         found: Value = box[0]
         return found
+
+    @torch.no_grad()
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give a network the buffers that it has in the main process, such as running statistics."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                buffer.copy_(self.broadcast_tensor(buffer))
 
     def on_main(self, action: Callable[[], Value]) -> Value:
         """Let the main process alone do something, such as writing a file; the others wait for its result.
@@ -140,10 +156,10 @@ class Processes:
         except Exception as error:
             caught = error
         place = f"process {self.rank} of {self.count}"
-        errors = self.gather_objects(None if caught is None else _travelling(caught, place))
-        for error in (caught, *errors):
-            if error is not None:
-                raise error
+        found = [caught, *self.gather_objects(None if caught is None else _travelling(caught, place))]
+        first = next((each for each in found if each is not None), None)
+        if first is not None:
+            raise first
 
 
 ALONE = Processes()
