@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
+from pipeline.data.share import WHOLE, Share
 from pipeline.errors import DataError, OptionsError
 from pipeline.evaluation import EVALUATION_BATCH, evaluate
 from pipeline.launcher import without_launch
@@ -130,7 +131,13 @@ class _SavedImages:
         return sum(map(len, self._batches))
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for x in self._batches:
             yield x.to(device, memory_format=torch.channels_last), torch.zeros(len(x), device=device)

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
-from pipeline.acceleration import Accelerator, release
+from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
 from pipeline.teacher import Teacher
@@ -69,7 +69,8 @@ def train(
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
-        seed: Order of the images, augmentation and dropout follow from it alone.
+        seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
+            many processes share it.
         teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
@@ -87,23 +88,36 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.to(accelerator.device).to(memory_format=torch.channels_last)
-        optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
-        prepared, optimizer = accelerator.prepare(model.train(), optimizer)
+        optimizer: torch.optim.Optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
+        share = processes_of(accelerator).share
+        prepared, optimizer = prepare(
+            accelerator, model.train(), optimizer, lambda: _first_image(images, accelerator.device)
+        )
         steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
         decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
-        with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
+        with (
+            filter_space_gradients(model),
+            quiet_backward(accelerator),
+            (progress or SilentProgress()).track(title, steps) as advance,
+        ):
             for epoch in range(schedule.epochs):
                 size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
-                batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True)
+                batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True, share=share)
                 for batch, (x, labels) in enumerate(batches):
                     answer = None
                     if teacher is not None:
                         answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-                    loss = training_step(prepared, x, labels, answer, optimizer, accelerator)
+                    weight = share.weight(min(size, len(images) - batch * size))
+                    loss = training_step(prepared, x, labels, answer, optimizer, accelerator, weight)
                     decay.step()
                     advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
         release(accelerator, model, prepared)
     return model.eval()
+
+
+def _first_image(images: Split, device: torch.device) -> Tensor:
+    """(1, 3, H, W)."""
+    return next(images.part(0, 1).batches(1, device=device))[0]
 
 
 def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
@@ -131,8 +145,9 @@ def training_step(
     answer: Tensor | None,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
+    weight: float = 1.0,
 ) -> float:
-    """One step of training.
+    """One step of training; with several processes, each has its share of the batch.
 
     Args:
         model: The network, prepared by the accelerator.
@@ -141,20 +156,23 @@ def training_step(
         answer: The teacher's logits, (N, classes), or None.
         optimizer: It makes the step.
         accelerator: Precision and processes.
+        weight: What the mean over this share counts in the mean over all of them.
 
     Returns:
-        The loss.
+        The loss of the whole batch.
 
     Raises:
         CompressionError: It is NaN or infinite.
     """
-    loss = _loss(model(x), labels, answer)
-    if not torch.isfinite(loss):
+    loss = _loss(model(x), labels, answer) * weight
+    processes = processes_of(accelerator)
+    whole = float(processes.sum(loss.detach())) / processes.count
+    if not math.isfinite(whole):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return whole
 
 
 def _loss(logits: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:

@@ -44,7 +44,13 @@ class Images(Protocol):
         """The number of images."""
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
 
@@ -53,8 +59,8 @@ class Images(Protocol):
             device: Where the batches live.
             seed: None keeps the stored order; a number shuffles, and the same number gives the same batches.
             augment: Random crops, and flips where the data allows them. A smaller last batch is then dropped if
-                there are two or
-                more full ones.
+                there are two or more full ones.
+            share: Which part of every batch is given; its images are those that they are in the whole batch.
 
         Returns:
             Pairs of normalized images, float32 (N, 3, H, W) in channels_last, and labels, int64 (N,).

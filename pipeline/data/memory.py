@@ -38,7 +38,13 @@ class MemorySplit:
         return len(self.images)
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`."""
         generator = None if seed is None else seeded(seed)
@@ -46,7 +52,8 @@ class MemorySplit:
             images = self.images[index]
             if augment and generator is not None:
                 images = self._augmented(images, generator)
-            yield self.normalization.apply(images, device), self.labels[index].to(device)
+            mine = share.of_batch(len(index))
+            yield self.normalization.apply(images[mine], device), self.labels[index[mine]].to(device)
 
     def head(self, count: int) -> "MemorySplit":
         """The first `count` images, or all if there are fewer.

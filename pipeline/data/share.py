@@ -16,19 +16,23 @@ class Share:
         return slice(start, stop)
 
     def of_batch(self, length: int) -> slice:
-        """This part of a training batch; a batch with fewer images than parts is taken whole for each of them.
+        """This part of a training batch; one with fewer than two images for each part is taken whole by all of them.
 
-        So no process has to train on nothing, and the mean of the gradients is still that of the batch.
+        So no process trains on nothing, or normalizes by a single image, and the mean of the gradients is still that of
+        the batch.
         """
-        return slice(0, length) if length < self.count else self.of(length)
+        return self.of(length) if self._divides(length) else slice(0, length)
 
     def weight(self, length: int) -> float:
         """What the mean over this part of a batch counts in the mean over all parts, so that every image counts alike.
 
         With parts of equal size it is 1.
         """
-        mine = self.of_batch(length)
-        return 1.0 if length < self.count else (mine.stop - mine.start) * self.count / length
+        mine = self.of(length)
+        return (mine.stop - mine.start) * self.count / length if self._divides(length) else 1.0
+
+    def _divides(self, length: int) -> bool:
+        return length >= 2 * self.count
 
 
 WHOLE = Share()

@@ -42,7 +42,13 @@ class FolderSplit:
         return len(self.files.paths)
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`.
 
@@ -50,7 +56,10 @@ class FolderSplit:
             DataError: If a file is damaged; the message names it.
         """
         generator = None if seed is None else seeded(seed)
-        batches = [index.tolist() for index in batch_indices(len(self), batch_size, generator, augment=augment)]
+        batches = [
+            index[share.of_batch(len(index))].tolist()
+            for index in batch_indices(len(self), batch_size, generator, augment=augment)
+        ]
         for images, labels in self._read(batches, seed if augment else None):
             yield self.normalization.apply(images, device), labels.to(device)
 
