@@ -14,7 +14,8 @@ from typing import TextIO
 
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
-from pipeline.errors import OptionsError
+from pipeline.errors import LostProcessError, OptionsError
+from pipeline.launcher import speaker
 from pipeline.options import PROGRAM
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             return _run(sys.argv[1:] if argv is None else argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
+    except LostProcessError as error:
+        return _fail(str(error), EXIT_INTERNAL)
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)
     except KeyboardInterrupt:
@@ -61,7 +64,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"{speaker()}error: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 
@@ -98,6 +101,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_StderrHandler()], force=True)
+    others, ours = (logging.ERROR, logging.ERROR) if speaker() else (logging.WARNING, logging.INFO)
+    logging.basicConfig(level=others, format="%(message)s", handlers=[_StderrHandler()], force=True)
     for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(ours)

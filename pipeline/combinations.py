@@ -8,16 +8,18 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
+from basis.portion import Portion
 from basis.swap import swap_convolutions
-from pipeline.acceleration import Accelerator
+from pipeline.acceleration import Accelerator, processes_of
 from pipeline.artifact import Identity, write_artifact
 from pipeline.calibration import round_layers
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.grid import Variant
 from pipeline.network_record import build_network, record_network
 from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
 from pipeline.plan import LayerPlan, orders_of, plan_layers
+from pipeline.processes import Processes
 from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.reload import Measured, images_to_reload
@@ -36,7 +38,9 @@ class Bench:
         baseline: The uncompressed network; no stage changes it.
         top1: The baseline's Top-1 on the test images, in percent.
         data: Training images for every choice, test images for the figures.
-        calibration: Training images without labels, (N, 3, H, W), that fit and rounding look at.
+        calibration: This process' share of the training images, without labels, (N, 3, H, W), that fit and rounding
+            look at.
+        portion: Which of all calibration images these are; None: all.
         accelerator: Device and precision.
         seed: Orders of images and augmentation follow from it.
         progress: Where stages are reported.
@@ -51,6 +55,7 @@ class Bench:
     top1: float
     data: Dataset
     calibration: Tensor
+    portion: Portion | None
     accelerator: Accelerator
     seed: int
     progress: Progress
@@ -64,9 +69,18 @@ class Bench:
         """A network of the same architecture and weights that a stage may change."""
         return copy.deepcopy(self.baseline)
 
+    @property
+    def processes(self) -> Processes:
+        """Those that share the run."""
+        return processes_of(self.accelerator)
+
+    def evaluation_of(self, model: nn.Module) -> Evaluation:
+        """What a network says of the test images, which the processes share."""
+        return evaluate_together(model, self.data.test, self.processes)
+
     def top1_of(self, model: nn.Module) -> float:
         """Top-1 on the test images, in percent."""
-        return evaluate(model, self.data.test, device=self.accelerator.device).top1
+        return self.evaluation_of(model).top1
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ def approximate(bench: Bench, variant: Variant, fit: str, schedule: Schedule) ->
     if variant.config.kind != "dense":
         model = swap_convolutions(model, orders_of(layers), variant.bases[0])
         visit = fit_activations if fit == "activations" else output_errors
-        fit_errors = visit(model, bench.baseline, bench.calibration, seed=bench.seed)
+        fit_errors = visit(model, bench.baseline, bench.calibration, seed=bench.seed, portion=bench.portion)
         top1_pre = top1 = bench.top1_of(model)
     seconds = _train(bench, model, schedule, 0, variant.name, f"{variant.name}: fine-tuning")
     if schedule.epochs:
@@ -174,7 +188,9 @@ def quantize(
         OSError: The artifact cannot be written.
     """
     model = copy.deepcopy(approximation.model)
-    start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
+    start = round_layers(
+        model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed, portion=bench.portion
+    )
     seconds = 0.0
     if schedule.epochs:
         attach_fake_quantizers(model, format, backend, start.layers)
@@ -184,12 +200,22 @@ def quantize(
     rounded = {} if schedule.epochs else start.layers
     record = record_network(model, quantize_network(model, format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
-    measured = evaluate(network, bench.data.test, device=bench.accelerator.device)
-    write_artifact(record, identity, path)
+    measured = bench.evaluation_of(network)
+
+    def write() -> bytes:
+        write_artifact(record, identity, path)
+        return path.read_bytes()
+
+    content = bench.processes.on_main(write)
     portable = bench.onnx.write_and_measure(
-        record, network, identity, path.with_suffix(".onnx"), images=bench.data.test, measured=measured
+        record,
+        network,
+        identity,
+        path.with_suffix(".onnx"),
+        images=bench.data.test,
+        measured=measured,
+        processes=bench.processes,
     )
-    content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     bench.measured[digest] = Measured(path, measured.logits[: images_to_reload(bench.data)].clone())
     return Quantized(measured.top1, digest, len(content), start.errors, seconds, portable)
@@ -207,5 +233,9 @@ def write_baseline(bench: Bench, path: Path, identity: Identity) -> int:
     Returns:
         The file's size in bytes: the baseline that the compressed sizes stand beside.
     """
-    write_artifact(record_network(bench.baseline, {}), identity, path)
-    return path.stat().st_size
+
+    def write() -> int:
+        write_artifact(record_network(bench.baseline, {}), identity, path)
+        return path.stat().st_size
+
+    return bench.processes.on_main(write)

@@ -56,6 +56,11 @@ def measure(call: Callable[[Tensor], Tensor], images: Images, *, device: torch.d
     return Evaluation(100 * right / len(images), torch.cat(outputs))
 
 
+def evaluate_together(model: nn.Module, images: Split, processes: Processes) -> Evaluation:
+    """Run a network over images of which each process takes a part, on its own device; see ``measure_together``."""
+    return measure_together(lambda part: evaluate(model, part, device=processes.device), images, processes)
+
+
 def measure_together(measured: Callable[[Split], Evaluation], images: Split, processes: Processes) -> Evaluation:
     """Let each process measure its part of the images: whole batches, cut as with one process.
 

@@ -58,6 +58,15 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch(rank, count, local_rank)
 
 
+def speaker(environment: Mapping[str, str] = os.environ) -> str:
+    """What messages begin with: who says it, or nothing where that is the main process."""
+    try:
+        launch = launched(environment)
+    except OptionsError:  # to be told as such; its place is not known
+        return ""
+    return "" if launch.is_main else f"process {launch.rank} of {launch.count}: "
+
+
 def without_launch(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process of its own, which is none of those that were launched together."""
     taken_out = {*NEEDED, *_OTHERS}

@@ -166,14 +166,17 @@ ALONE = Processes()
 
 
 @contextmanager
-def naming_lost_processes() -> Generator[None]:
-    """Say in one sentence that another process ended, where a connection to it breaks off.
+def leaving_together() -> Generator[None]:
+    """For a program: once a process has done its work, it waits for the others, which a launcher might else end.
 
     Raises:
-        LostProcessError: That happened.
+        LostProcessError: The connection to another process broke off, because it ended.
     """
     try:
         yield
+        if distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
     except RuntimeError as error:
         if distributed.is_initialized() and any(words in str(error) for words in _BROKEN_OFF):
             raise LostProcessError(

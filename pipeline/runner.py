@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from basis.swap import swap_convolutions
-from pipeline.acceleration import make_accelerator
+from pipeline.acceleration import Accelerator, make_accelerator, processes_of
 from pipeline.artifact import Identity, serialize
 from pipeline.baseline import make_baseline
 from pipeline.combinations import (
@@ -25,9 +26,10 @@ from pipeline.combinations import (
 )
 from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
+from pipeline.data.share import WHOLE
 from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import evaluate_together
 from pipeline.grid import Variant, variants
 from pipeline.models.registry import build_model, check_forward
 from pipeline.network_record import record_network
@@ -76,12 +78,15 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
     """
     started = time.monotonic()
     shown = progress or SilentProgress()
+    accelerator = make_accelerator(options.device)
+    processes = processes_of(accelerator)
     with _deterministic():
-        data = load_dataset(
-            options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
-        )
-        _check_configs(options, data)
-        bench, origin = _prepare(options, data, shown)
+        with processes.together():
+            data = load_dataset(
+                options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
+            )
+            _check_configs(options, data)
+        bench, origin = _prepare(options, data, accelerator, shown)
         identity = dataset_identity(options.model, data)
         rows, layers, kernels = _combinations(options, bench, identity)
         size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
@@ -101,7 +106,7 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         "gate": gated,
         "kernels": kernels,
     }
-    path = write_report(report, options.out)
+    path = processes.on_main(lambda: write_report(report, options.out))
     return RunResult(report, path, result_table(report), 3 if gated["passed"] is False else 0)
 
 
@@ -139,9 +144,8 @@ def _check_configs(options: Options, data: Dataset) -> None:
     check_forward(model, data.classes, data.image_size)
 
 
-def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench, str]:
+def _prepare(options: Options, data: Dataset, accelerator: Accelerator, progress: Progress) -> tuple[Bench, str]:
     """The baseline and its Top-1."""
-    accelerator = make_accelerator(options.device)
     progress.stage(f"baseline: {options.model} on {data.name}")
     baseline = make_baseline(
         options.model,
@@ -152,16 +156,21 @@ def _prepare(options: Options, data: Dataset, progress: Progress) -> tuple[Bench
         fresh=options.fresh,
         progress=progress,
     )
-    top1 = evaluate(baseline.model, data.test, device=accelerator.device).top1
+    processes = processes_of(accelerator)
+    top1 = evaluate_together(baseline.model, data.test, processes).top1
     progress.stage(f"baseline: Top-1 {top1:.2f}")
     count = _calibration_size(options, data)
-    calibration = data.train.sample(count, seed=options.seed, device=accelerator.device)
+    portion = processes.portion(count)
+    share = processes.share if portion else WHOLE
+    with processes.together():
+        calibration = data.train.sample(count, seed=options.seed, device=accelerator.device, share=share)
     teacher = Teacher(baseline.model, accelerator) if options.distill else None
     bench = Bench(
         baseline.model,
         top1,
         data,
         calibration,
+        portion,
         accelerator,
         options.seed,
         progress,
@@ -218,7 +227,7 @@ def _quantized(
     suffixes = (".safetensors",) if written.onnx.size is None else (".safetensors", ".onnx")
     for path in paths[1:]:
         for suffix in suffixes:
-            write_atomically(path.with_suffix(suffix), paths[0].with_suffix(suffix).read_bytes())
+            bench.processes.on_main(partial(_copy, paths[0].with_suffix(suffix), path.with_suffix(suffix)))
     bench.progress.stage(f"{variant.name}, {format}: Top-1 {written.top1:.2f}, {written.size / 1e6:.3f} MB")
     return written
 
@@ -234,11 +243,17 @@ def _row(
 def _check_reload(rows: list[dict[str, Any]], options: Options, bench: Bench) -> None:
     """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
     bench.progress.stage("artifacts: reload in a fresh process")
-    found = reload_differences(list(bench.measured.values()), bench.data, options.model, bench.accelerator.device)
+    found = bench.processes.on_main(
+        lambda: reload_differences(list(bench.measured.values()), bench.data, options.model, bench.accelerator.device)
+    )
     if found is not None:
         differences = dict(zip(bench.measured, found, strict=True))
         for each in rows:
             each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]
+
+
+def _copy(path: Path, to: Path) -> None:
+    write_atomically(to, path.read_bytes())
 
 
 def _top1_words(network: Approximation) -> str:
@@ -264,7 +279,8 @@ def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> d
         "precision": bench.accelerator.mixed_precision,
         "versions": library_versions(),
         "options": options.model_dump(mode="json"),
-        "calibration_images": len(bench.calibration),
+        "processes": bench.processes.count,
+        "calibration_images": _calibration_size(options, data),
         "duration_s": round(seconds, 1),
     }
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from pipeline.acceleration import Accelerator
+from pipeline.acceleration import Accelerator, processes_of
 from pipeline.data.dataset import Dataset
 from pipeline.progress import Progress
 from pipeline.store import load_stored, read_state, state_digest, store_key, write_state
@@ -55,6 +55,7 @@ class Course:
             teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE],
             precision=self.accelerator.mixed_precision,
             device=self.accelerator.device.type,
+            processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
         )
@@ -82,8 +83,8 @@ def train_once(
     if course.schedule.epochs == 0:
         model.eval()
         return 0.0
-    key = course.key(model, structure)
-    stored = None if fresh else read_state(key)
+    key, processes = course.key(model, structure), processes_of(course.accelerator)
+    stored = None if fresh else processes.on_main(lambda: read_state(key))
     if stored is not None and load_stored(model, stored):
         logger.info("%s: read from the store", title)
         model.eval()
@@ -101,5 +102,5 @@ def train_once(
         title=title,
     )
     seconds = time.monotonic() - started
-    write_state(key, model, seconds)
+    processes.on_main(lambda: write_state(key, model, seconds))
     return seconds

@@ -6,6 +6,7 @@ from functools import partial
 from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
 from pipeline.flags import read_flags
+from pipeline.launcher import launched
 from pipeline.options import Options, options_from
 from pipeline.progress import make_progress
 
@@ -24,10 +25,13 @@ def read(argv: list[str], program: str) -> Action | None:
 
 def _execute(options: Options, *, dry_run: bool) -> int:
     from pipeline import runner  # only now: it imports torch
+    from pipeline.processes import leaving_together
 
     if dry_run:
         print_result(runner.plan_text(options))
         return 0
-    result = runner.run(options, progress=make_progress(sys.stderr))
-    print_result(f"{result.text}\n{result.report_path}")
+    with leaving_together():
+        progress = make_progress(sys.stderr) if launched().is_main else None
+        result = runner.run(options, progress)
+        print_result(f"{result.text}\n{result.report_path}")
     return result.exit_code

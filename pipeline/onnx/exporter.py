@@ -7,14 +7,15 @@ from typing import Any
 from torch import nn
 
 from pipeline.artifact import Identity
-from pipeline.data.dataset import Images
-from pipeline.evaluation import Evaluation
+from pipeline.data.dataset import Split
+from pipeline.evaluation import Evaluation, measure_together
 from pipeline.network_record import NetworkRecord
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits
+from pipeline.processes import ALONE, Processes
 from reports.files import write_atomically
 
 
@@ -67,8 +68,9 @@ class OnnxExporter:
         identity: Identity,
         path: Path,
         *,
-        images: Images,
+        images: Split,
         measured: Evaluation,
+        processes: Processes = ALONE,
     ) -> OnnxFigures:
         """Write a row's ONNX file and compare it with PyTorch; a network without ONNX form is no error.
 
@@ -79,20 +81,22 @@ class OnnxExporter:
             path: Where the file is written, atomically; an older one is removed where none can be written.
             images: Test images.
             measured: PyTorch's logits of these images.
+            processes: They share the images; the main one writes.
 
         Raises:
             OSError: The file cannot be written.
         """
         try:
             content = self.file(record, network, identity)
-            found = evaluate_onnx(open_session(content), images)
+            session = open_session(content)
+            found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
         except OnnxError as error:
-            path.unlink(missing_ok=True)
+            processes.on_main(lambda: path.unlink(missing_ok=True))
             return OnnxFigures(reason=str(error))
-        write_atomically(path, content)
+        processes.on_main(lambda: write_atomically(path, content))
         differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
         bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
-        return OnnxFigures(path.stat().st_size, found.top1, differing, bits)
+        return OnnxFigures(len(content), found.top1, differing, bits)
 
 
 def _facts(identity: Identity) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import OptionsError
-from pipeline.launcher import Launch, launched, without_launch
+from pipeline.launcher import Launch, launched, speaker, without_launch
 
 SECOND_OF_FOUR = {
     "RANK": "1",
@@ -44,6 +44,11 @@ def test_numbers_that_contradict_one_another_are_refused(changes):
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(OptionsError, match=f"RANK is '{text}'; allowed: a whole number"):
         launched(SECOND_OF_FOUR | {"RANK": text})
+
+
+def test_all_but_the_main_process_say_who_they_are():
+    assert speaker(SECOND_OF_FOUR) == "process 1 of 4: "
+    assert speaker(SECOND_OF_FOUR | {"RANK": "0"}) == speaker({}) == speaker({"WORLD_SIZE": "2"}) == ""
 
 
 def test_a_process_of_its_own_gets_none_of_it():
