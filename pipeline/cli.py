@@ -15,7 +15,7 @@ from typing import TextIO
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
 from pipeline.errors import LostProcessError, OptionsError
-from pipeline.launcher import speaker
+from pipeline.launcher import is_told, speaker
 from pipeline.options import PROGRAM
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
@@ -64,7 +64,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"{speaker()}error: {' '.join(sentence.split())}", file=sys.stderr)
+    if not is_told(sys.exception()):
+        print(f"{speaker()}error: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 

@@ -10,6 +10,7 @@ from pipeline.errors import OptionsError
 NEEDED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _OTHERS: Final = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME")
 _PREFIX: Final = "TORCHELASTIC_"
+_TOLD: Final = "told by process"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,16 @@ def speaker(environment: Mapping[str, str] = os.environ) -> str:
     except OptionsError:  # to be told as such; its place is not known
         return ""
     return "" if launch.is_main else f"process {launch.rank} of {launch.count}: "
+
+
+def mark_told(error: Exception, rank: int) -> None:
+    """Note on an error that another process tells it too, so that the program's user reads it once."""
+    error.add_note(f"{_TOLD} {rank}")
+
+
+def is_told(error: BaseException | None) -> bool:
+    """Whether another process tells this error."""
+    return any(note.startswith(_TOLD) for note in getattr(error, "__notes__", ()))
 
 
 def without_launch(environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from basis.errors import CompressionError
 from basis.portion import Portion
 from pipeline.data.share import Share
 from pipeline.errors import DataError, LostProcessError, OptionsError
+from pipeline.launcher import mark_told
 
 Value = TypeVar("Value")
 _CPU = torch.device("cpu")
@@ -156,10 +157,13 @@ class Processes:
         except Exception as error:
             caught = error
         place = f"process {self.rank} of {self.count}"
-        found = [caught, *self.gather_objects(None if caught is None else _travelling(caught, place))]
-        first = next((each for each in found if each is not None), None)
-        if first is not None:
-            raise first
+        errors = self.gather_objects(None if caught is None else _travelling(caught, place))
+        failed = [rank for rank, error in enumerate(errors) if error is not None]
+        if failed:
+            raised = caught or cast(Exception, errors[failed[0]])
+            if not self.is_main and failed[0] != self.rank:
+                mark_told(raised, failed[0])
+            raise raised
 
 
 ALONE = Processes()
