@@ -1,6 +1,7 @@
 """What the tests let one, two and three processes do; as a program, it leaves each process' results in a folder."""
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from pipeline.calibration import round_layers
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
 from pipeline.data.share import WHOLE
+from pipeline.errors import DataError
 from pipeline.evaluation import evaluate, measure_together
+from pipeline.launcher import is_told
+from pipeline.processes import Processes
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train
 from quant.backends import get_backend
@@ -52,11 +56,31 @@ def images(count: int) -> MemorySplit:
     return MemorySplit(values.to(torch.uint8), labels, Normalization(), flip=True)
 
 
+def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
+    """What is raised where one process fails, each in its own way, and whether the process is to tell it."""
+    last = processes.count - 1
+    for error in (DataError("no data"), OSError(28, "No space left", "file"), ZeroDivisionError("by 0")):
+        try:
+            with processes.together():
+                if processes.rank == last:
+                    raise error
+        except Exception as raised:
+            yield repr(raised), not is_told(raised)
+    try:
+        processes.on_main(partial(int, "x"))
+    except ValueError as raised:
+        yield repr(raised), not is_told(raised)
+    except RuntimeError as raised:
+        yield repr(raised), not is_told(raised)
+
+
 def results() -> dict[str, object]:
     """Everything that should not depend on the number of processes."""
     accelerator = make_accelerator("cpu")
     processes = processes_of(accelerator)
-    found: dict[str, object] = {"processes": processes.count}
+    found: dict[str, object] = {"processes": processes.count, "errors": list(errors(processes))}
+    found["gathered"] = processes.gather(torch.full((max(0, 2 - 2 * processes.rank), 3), 7.0))
+    found["main's"] = (processes.broadcast(processes.rank), processes.on_main(lambda: processes.rank))
     network, seen = tiny_network(), []
 
     def counted(part):
@@ -76,7 +100,7 @@ def results() -> dict[str, object]:
     series = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
     found["fit errors"] = fit_activations(series, tiny_network(), calibration, portion=portion)
     found["fit"] = series.state_dict()
-    rounded = round_layers(series, calibration, IntFormat(4), get_backend("brevitas"), rounding="gptq", portion=portion)
+    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", portion=portion)
     found["rounding errors"] = rounded.errors
     found["rounded"] = {name: values.dequantize() for name, values in rounded.layers.items()}
 

@@ -72,3 +72,24 @@ def test_training_with_normalization_ends_alike_everywhere_and_learns_as_much(fo
 
 def test_divergence_ends_all_processes_with_one_sentence(found):
     assert {each["diverged"] for each in found} == {"train: the loss became NaN or infinite; try a smaller --lr"}
+
+
+def test_what_one_process_raises_all_do_and_one_tells(found):
+    last = len(found) - 1
+    place = f"process {last} of {len(found)}: "
+    own = ["DataError('no data')", "OSError(28, 'No space left')", "ZeroDivisionError('by 0')"]
+    others = [f"DataError('{place}no data')", f"OSError(28, '{place}No space left')"]
+    others.append(f"RuntimeError('{place}ZeroDivisionError: by 0')")
+    for rank, each in enumerate(found):
+        *raised, (of_main, tells) = each["errors"]
+        assert [words for words, _ in raised] == (own if rank == last else others)
+        assert [told for _, told in raised] == [rank in (0, last)] * 3
+        assert "ValueError" in of_main
+        assert "process 0 of" in of_main or rank == 0
+        assert tells == (rank == 0)
+
+
+def test_rows_are_gathered_and_the_main_processs_word_counts(found):
+    for each in found:
+        assert torch.equal(each["gathered"], torch.full((2, 3), 7.0))
+        assert each["main's"] == (0, 0)
