@@ -15,8 +15,9 @@ from pipeline.acceleration import make_accelerator
 from pipeline.config import parse_config
 from pipeline.models.registry import build_model
 from pipeline.plan import orders_of, plan_layers
+from pipeline.randomness import RandomStream
 from pipeline.teacher import Teacher
-from pipeline.training import training_step
+from pipeline.training import Lesson, training_step
 
 BATCH, STEPS, BOUND = 128, 12, 1.6
 
@@ -29,14 +30,14 @@ def main() -> None:
     prepared, optimizer = accelerator.prepare(model.train(), SGD(model.parameters(), 1e-4, momentum=0.9, nesterov=True))
     teacher = Teacher(original, accelerator)
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (BATCH,))
+    labels, random = torch.randint(10, (BATCH,)), RandomStream(0, accelerator.device)
     seconds: dict[str, list[float]] = {"plain": [], "asked": [], "kept": []}
     with filter_space_gradients(model):
         for step in range(-2, STEPS):  # the first two warm up
             for kind, taken in seconds.items():
                 start = time.perf_counter()
                 answer = None if kind == "plain" else teacher.logits(images, epoch_seed=0, batch_size=BATCH, batch=step)
-                training_step(prepared, images, labels, answer, optimizer, accelerator)
+                training_step(prepared, Lesson(images, labels, answer), optimizer, accelerator, random)
                 if step >= 0:
                     taken.append(time.perf_counter() - start)
     plain = statistics.median(seconds["plain"])

@@ -1,29 +1,21 @@
 """The program: find the command, do what it asks for, turn what went wrong into an exit code."""
 
 import logging
-import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
-from pipeline.errors import LostProcessError, OptionsError
+from pipeline.errors import BusyError, LostProcessError, OptionsError
+from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, on_signals
 from pipeline.launcher import is_told, speaker
 from pipeline.options import PROGRAM
 
-EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
+_RESUME = "to go on from the last checkpoint, run the same command again"
 _OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
-
-
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,18 +30,18 @@ def main(argv: list[str] | None = None) -> int:
     """
     _log_to_stderr()
     try:
-        with _raising_on_sigterm():
+        with on_signals():
             return _run(sys.argv[1:] if argv is None else argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
-    except LostProcessError as error:
+    except (BusyError, LostProcessError) as error:
         return _fail(str(error), EXIT_INTERNAL)
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again", EXIT_INTERRUPTED)
+        return _fail(f"interrupted; {_RESUME}", EXIT_INTERRUPTED)
     except Terminated:
-        return _fail("terminated; run the same command again", EXIT_TERMINATED)
+        return _fail(f"terminated; {_RESUME}", EXIT_TERMINATED)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", EXIT_INTERNAL)
@@ -71,26 +63,6 @@ def _fail(sentence: str, code: int) -> int:
 
 def _program() -> str:
     return " ".join(PROGRAM) if Path(sys.argv[0]).name == PROGRAM[-1] else "seriesquant"
-
-
-@contextmanager
-def _raising_on_sigterm() -> Generator[None]:
-    """Make SIGTERM unwind the stack like Ctrl-C does, so that files are closed and temporary ones removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def on_sigterm(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker that was forked from us
-            os._exit(EXIT_TERMINATED)
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

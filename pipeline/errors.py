@@ -13,3 +13,7 @@ class LostProcessError(CompressionError):
 
 class DataError(CompressionError):
     """Data, weights or an artifact that is missing or damaged: exit code 4."""
+
+
+class BusyError(CompressionError):
+    """Another process uses the same file or folder, and did not end in time: exit code 1, and worth another try."""

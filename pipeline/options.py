@@ -93,7 +93,11 @@ class Options(BaseModel):
     )
     seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
-    fresh: bool = _option(False, "Run", "ignore what earlier runs left behind", "true or false")
+    fresh: bool = _option(False, "Run", "make anew what the store holds", "true or false")
+    cache_dir: Path | None = _option(None, "Run", "where the results of stages are kept", "a path")
+    lock_timeout: Number = _option(
+        3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
+    )
     out: Path = _option(None, "Run", "output folder; by default runs/<name>", "a path", validate_default=True)
 
     def __init__(self, **values: object) -> None:
@@ -128,6 +132,11 @@ class Options(BaseModel):
         if value is not None or "config" not in info.data:  # a wrong config is a mistake reported already
             return value or "unresolved"
         return default_model([parse_config(text) for text in info.data["config"]])
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _path_only(cls, value: object) -> object:
+        return None if value is None else parse_text(value)
 
     @field_validator("out", mode="before")
     @classmethod

@@ -11,12 +11,12 @@ from torch import Tensor, distributed, nn
 from basis.errors import CompressionError
 from basis.portion import Portion
 from pipeline.data.share import Share
-from pipeline.errors import DataError, LostProcessError, OptionsError
+from pipeline.errors import BusyError, DataError, LostProcessError, OptionsError
 from pipeline.launcher import mark_told
 
 Value = TypeVar("Value")
 _CPU = torch.device("cpu")
-_OURS = (CompressionError, DataError, OptionsError)
+_OURS = (BusyError, CompressionError, DataError, OptionsError)
 # What gloo says; with NCCL a process waits until the launcher ends it.
 _BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
 

@@ -1,6 +1,7 @@
 """One training loop for the baseline, for fine-tuning and for quantization-aware training."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,20 +9,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch
+from pipeline.data.share import Share
+from pipeline.interruption import Interruption, Terminated
+from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
+from pipeline.randomness import RandomStream
 from pipeline.teacher import Teacher
+from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
 ROUNDED_SHARE = 0.05
+OnEpoch = Callable[[EpochFigures], None]
+_PEAK = "peak"  # of a group of parameters: its rate where the schedule is at its highest
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch, or a process' share of one.
+
+    Attributes:
+        images: (N, 3, H, W).
+        labels: (N,).
+        answer: The teacher's logits, (N, classes), or None.
+        weight: What the mean over the share counts in the mean over all of them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    answer: Tensor | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,12 @@ class Schedule:
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> float:
+        """Give every group of parameters its rate for a step; returns that of the fastest."""
+        for group in optimizer.param_groups:
+            group["lr"] = group[_PEAK] * self.factor(step, steps)
+        return self.lr * self.factor(step, steps)
+
 
 def train(
     model: nn.Module,
@@ -61,7 +91,10 @@ def train(
     first_epoch: int = 0,
     progress: Progress | None = None,
     title: str = "train",
-) -> nn.Module:
+    checkpoint: Checkpoint | None = None,
+    interruption: Interruption | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Position:
     """Train a network in place on augmented images; coefficients step in the space of their filters.
 
     Args:
@@ -76,48 +109,83 @@ def train(
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: The bar's name.
+        checkpoint: What is found there is gone on from, and training is kept there: see ``Keeper``.
+        interruption: Asked between steps whether to end.
+        on_epoch: Called after every epoch, those before a checkpoint included.
 
     Returns:
-        The network, in evaluation mode.
+        Where training ended, with the epochs' figures; the network is in evaluation mode.
 
     Raises:
         CompressionError: The loss became NaN or infinite.
+        BaseException: The interruption's reason.
     """
     if schedule.epochs == 0:
-        return model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model.to(accelerator.device).to(memory_format=torch.channels_last)
-        optimizer: torch.optim.Optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
-        share = processes_of(accelerator).share
-        prepared, optimizer = prepare(
-            accelerator, model.train(), optimizer, lambda: _first_image(images, accelerator.device)
-        )
-        steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
-        decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
-        with (
-            filter_space_gradients(model),
-            quiet_backward(accelerator),
-            (progress or SilentProgress()).track(title, steps) as advance,
-        ):
-            for epoch in range(schedule.epochs):
-                size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
-                batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True, share=share)
-                for batch, (x, labels) in enumerate(batches):
-                    answer = None
-                    if teacher is not None:
-                        answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-                    weight = share.weight(min(size, len(images) - batch * size))
-                    loss = training_step(prepared, x, labels, answer, optimizer, accelerator, weight)
-                    decay.step()
-                    advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
-        release(accelerator, model, prepared)
-    return model.eval()
+        model.eval()
+        return Position()
+    model.to(accelerator.device).to(memory_format=torch.channels_last)
+    optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
+    random = RandomStream(seed, accelerator.device)
+    keeper = Keeper(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
+    position, stop = keeper.resume(batches_of_epoch(len(images), schedule.batch_size)), interruption or Interruption()
+    device, processes = accelerator.device, processes_of(accelerator)
+    prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
+    lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
+    steps = schedule.epochs * position.per_epoch
+    shown = (progress or SilentProgress()).track(title, steps)
+    with stop.step(), filter_space_gradients(model), quiet_backward(accelerator), shown as advance:
+        advance(position.step, "")
+        for lesson in lessons:
+            rate = schedule.set_rates(optimizer, position.step, steps)
+            loss = training_step(prepared, lesson, stepping, accelerator, random)
+            position.count(loss, rate)
+            advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
+            keeper.after_step(position, _asked_of_any(stop, processes))
+    release(accelerator, model, prepared)
+    model.eval()
+    return keeper.timed(position)
+
+
+def _lessons(
+    images: Split,
+    schedule: Schedule,
+    position: Position,
+    device: torch.device,
+    seed: int,
+    first_epoch: int,
+    teacher: Teacher | None,
+    share: Share,
+) -> Iterator[Lesson]:
+    """This process' share of every batch from the position to the end."""
+    size = schedule.batch_size
+    for epoch in range(position.epoch, schedule.epochs):
+        epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
+        batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start, share=share)
+        for batch, (x, labels) in enumerate(batches, start):
+            answer = None
+            if teacher is not None:
+                answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+            yield Lesson(x, labels, answer, share.weight(min(size, len(images) - batch * size)))
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:
     """(1, 3, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
+
+
+def _asked_of_any(stop: Interruption, processes: Processes) -> Interruption:
+    """What was asked of this process or another up to now: all of them end after the same step."""
+    if processes.count == 1:
+        return stop
+    asked = Interruption()
+    reason = stop.reason
+    if float(processes.sum(torch.tensor(float(reason is not None)))):
+        asked.request(reason or Terminated())
+    return asked
+
+
+def _ignore(figures: EpochFigures) -> None:
+    """Nobody wants the epoch's figures."""
 
 
 def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
@@ -130,7 +198,9 @@ def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
             decay = 0.0 if vector else schedule.weight_decay
             rate = schedule.lr * (ROUNDED_SHARE if parameter in rounded else 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
-    return [{"params": params, "weight_decay": decay, "lr": rate} for (decay, rate), params in groups.items()]
+    return [
+        {"params": params, "weight_decay": decay, "lr": rate, _PEAK: rate} for (decay, rate), params in groups.items()
+    ]
 
 
 def _rounds(module: nn.Module) -> bool:
@@ -140,23 +210,19 @@ def _rounds(module: nn.Module) -> bool:
 
 def training_step(
     model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    answer: Tensor | None,
+    lesson: Lesson,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
-    weight: float = 1.0,
+    random: RandomStream,
 ) -> float:
     """One step of training; with several processes, each has its share of the batch.
 
     Args:
         model: The network, prepared by the accelerator.
-        x: Images, (N, 3, H, W).
-        labels: (N,).
-        answer: The teacher's logits, (N, classes), or None.
+        lesson: What is learned from.
         optimizer: It makes the step.
         accelerator: Precision and processes.
-        weight: What the mean over this share counts in the mean over all of them.
+        random: What dropout draws from.
 
     Returns:
         The loss of the whole batch.
@@ -164,7 +230,9 @@ def training_step(
     Raises:
         CompressionError: It is NaN or infinite.
     """
-    loss = _loss(model(x), labels, answer) * weight
+    with random.drawn_from():
+        logits = model(lesson.images)
+    loss = _loss(logits, lesson.labels, lesson.answer) * lesson.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):

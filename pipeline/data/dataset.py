@@ -1,5 +1,6 @@
 """What a data set is: two splits that give normalized batches, and the facts that a report needs."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Images(Protocol):
         device: torch.device,
         seed: int | None = None,
         augment: bool = False,
+        start: int = 0,
         share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
@@ -60,6 +62,7 @@ class Images(Protocol):
             seed: None keeps the stored order; a number shuffles, and the same number gives the same batches.
             augment: Random crops, and flips where the data allows them. A smaller last batch is then dropped if
                 there are two or more full ones.
+            start: Number of the first batch, from 0; those before it are left out, and the others are the same.
             share: Which part of every batch is given; its images are those that they are in the whole batch.
 
         Returns:
@@ -72,6 +75,10 @@ class Images(Protocol):
 
 class Split(Images, Protocol):
     """Labelled images of one half of a data set: training or test."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of all that the batches follow from; see the implementations."""
 
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
@@ -108,8 +115,6 @@ class Dataset:
         train: Images for fitting, training and every choice.
         test: Images for reporting.
         normalization: How bytes become the network's input.
-        digest: SHA-256 in hex: of images, labels and class names if they are in memory, else of paths, sizes and
-            modification times.
     """
 
     name: str
@@ -119,7 +124,11 @@ class Dataset:
     train: Split
     test: Split
     normalization: Normalization
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of both halves and the class names."""
+        return hashlib.sha256(repr((self.class_names, self.train.digest, self.test.digest)).encode()).hexdigest()
 
 
 def is_imagenet(dataset: Dataset) -> bool:

@@ -1,7 +1,11 @@
 """Large image folders: files are decoded by worker processes while the network works."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -48,6 +52,7 @@ class FolderSplit:
         device: torch.device,
         seed: int | None = None,
         augment: bool = False,
+        start: int = 0,
         share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`.
@@ -60,8 +65,19 @@ class FolderSplit:
             index[share.of_batch(len(index))].tolist()
             for index in batch_indices(len(self), batch_size, generator, augment=augment)
         ]
-        for images, labels in self._read(batches, seed if augment else None):
+        for images, labels in self._read(batches[start:], seed if augment else None):
             yield self.normalization.apply(images, device), labels.to(device)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of the files' names, sizes and modification times, and of what becomes of them."""
+        digest = hashlib.sha256(repr((RESIZE, CROP, self.normalization)).encode())
+        root = os.path.commonpath(self.files.paths)
+        for path, label in zip(self.files.paths, self.files.labels, strict=True):
+            entry = Path(path).stat()
+            line = f"{os.path.relpath(path, root)}\0{label}\0{entry.st_size}\0{entry.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def head(self, count: int) -> "FolderSplit":
         """The first `count` images, or all if there are fewer.

@@ -1,7 +1,6 @@
 """The ONNX files of a run: one graph is traced, each row's values are put into it, and the file is measured."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,22 +15,19 @@ from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits
 from pipeline.processes import ALONE, Processes
-from reports.files import write_atomically
 
 
 @dataclass(frozen=True)
 class OnnxFigures:
-    """What was measured of a row's ONNX file; all None, and the reason, where there is none.
+    """What was measured with a row's ONNX file; all None, and the reason, where there is none.
 
     Attributes:
-        size: Bytes of the written file.
         top1: Top-1 in onnxruntime, in percent.
         differing_predictions: Test images whose first answer is not PyTorch's.
         bits: Width of the stored integers, which ONNX has a type for.
         reason: Why there is no file.
     """
 
-    size: int | None = None
     top1: float | None = None
     differing_predictions: int | None = None
     bits: int | None = None
@@ -61,42 +57,38 @@ class OnnxExporter:
             raise self._traced
         return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
 
-    def write_and_measure(
+    def measured_file(
         self,
         record: NetworkRecord,
         network: nn.Module,
         identity: Identity,
-        path: Path,
         *,
         images: Split,
         measured: Evaluation,
         processes: Processes = ALONE,
-    ) -> OnnxFigures:
-        """Write a row's ONNX file and compare it with PyTorch; a network without ONNX form is no error.
+    ) -> tuple[bytes | None, OnnxFigures]:
+        """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
 
         Args:
             record: The row's integers.
             network: The network that ``build_network`` made of them.
             identity: What the file says of the network.
-            path: Where the file is written, atomically; an older one is removed where none can be written.
             images: Test images.
             measured: PyTorch's logits of these images.
-            processes: They share the images; the main one writes.
+            processes: They share the images.
 
-        Raises:
-            OSError: The file cannot be written.
+        Returns:
+            The file's content, or None, and its figures.
         """
         try:
             content = self.file(record, network, identity)
             session = open_session(content)
             found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
         except OnnxError as error:
-            processes.on_main(lambda: path.unlink(missing_ok=True))
-            return OnnxFigures(reason=str(error))
-        processes.on_main(lambda: write_atomically(path, content))
+            return None, OnnxFigures(reason=str(error))
         differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
         bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
-        return OnnxFigures(len(content), found.top1, differing, bits)
+        return content, OnnxFigures(found.top1, differing, bits)
 
 
 def _facts(identity: Identity) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import torch
 from pipeline.acceleration import make_accelerator
 from pipeline.artifact import load
 from pipeline.data.sources import load_dataset
+from pipeline.dry_run import plan_text
 from pipeline.evaluation import evaluate
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.options import Options
-from pipeline.runner import plan_text, run
+from pipeline.runner import run
 from pipeline.training import Schedule, train
 from tests.pipeline.networks import tiny_network, write_module, write_npz
 
