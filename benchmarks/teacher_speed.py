@@ -28,9 +28,9 @@ def main() -> None:
     model = build_model("resnet20", 10).to(memory_format=torch.channels_last)
     model = swap_convolutions(model, orders_of(plan_layers(model, parse_config("3,3,2,2"))), "cosine")
     prepared, optimizer = accelerator.prepare(model.train(), SGD(model.parameters(), 1e-4, momentum=0.9, nesterov=True))
-    teacher = Teacher(original, accelerator)
+    teacher, random = Teacher(original, accelerator), RandomStream(0, accelerator.device)
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels, random = torch.randint(10, (BATCH,)), RandomStream(0, accelerator.device)
+    labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "asked": [], "kept": []}
     with filter_space_gradients(model):
         for step in range(-2, STEPS):  # the first two warm up

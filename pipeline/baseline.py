@@ -15,7 +15,7 @@ from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
 from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
-from pipeline.store import Step, Store
+from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.training import OnEpoch, Schedule
 

@@ -26,7 +26,9 @@ from pipeline.plan import plan_layers
 from pipeline.processes import Processes
 from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
-from pipeline.store import Entry, Step, Store, store_folder
+from pipeline.store.entry import Entry
+from pipeline.store.folder import store_folder
+from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule

@@ -18,8 +18,8 @@ from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.reload import images_to_reload
 from pipeline.steps import VariantSteps, WidthSteps
-from pipeline.store import Entry, Step
-from pipeline.store.entry import as_bytes, as_tensor, state_of
+from pipeline.store.entry import Entry, as_bytes, as_tensor, state_of
+from pipeline.store.store import Step
 from quant.backends import Backend, get_backend
 
 

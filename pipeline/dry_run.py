@@ -23,7 +23,7 @@ from pipeline.progress import SilentProgress
 from pipeline.quantization import quantize_network
 from pipeline.randomness import RandomStream
 from pipeline.steps import variant_steps
-from pipeline.store import Store
+from pipeline.store.store import Store
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.schemes import get_format

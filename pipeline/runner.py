@@ -25,8 +25,9 @@ from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
 from pipeline.reload import Measured, reload_differences
 from pipeline.results import SCHEMA_VERSION, gate
-from pipeline.store import Entry, Step, Store
+from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
+from pipeline.store.store import Step, Store
 from pipeline.variant_run import VariantResult, run_variant, write_files
 from quant.counting import count_params
 from reports import result_table, write_report

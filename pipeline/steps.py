@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pipeline.bench import Bench
 from pipeline.grid import Variant
 from pipeline.options import Options
-from pipeline.store import Step
+from pipeline.store.store import Step
 from pipeline.stored_training import Course
 from pipeline.training import Schedule
 from quant.schemes import Format, get_format

@@ -8,8 +8,8 @@ from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
 from pipeline.interruption import Interruption
 from pipeline.progress import Progress
-from pipeline.store import Entry, Step, Store
-from pipeline.store.entry import state_of
+from pipeline.store.entry import Entry, state_of
+from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
 from pipeline.training import LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
 from pipeline.training_state import EpochFigures

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.acceleration import Accelerator
-from pipeline.store import state_digest
+from pipeline.store.keys import state_digest
 
 # Answers kept at the most: about 400 epochs of CIFAR-10. Where more are asked for, the rest is computed anew each time.
 MEMORY_BYTES = 512_000_000

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.interruption import Interruption
 from pipeline.randomness import RandomStream
-from pipeline.store import Entry
-from pipeline.store.entry import fits, state_of
+from pipeline.store.entry import Entry, fits, state_of
 
 logger = logging.getLogger(__name__)
 

@@ -150,7 +150,8 @@ def test_full_orders_lose_nothing_before_training(finished):
 
 
 def without_times(report):
-    report["run"].pop("duration_s")
+    for name in ("duration_s", "stages"):
+        report["run"].pop(name)
     return report
 
 
@@ -245,7 +246,8 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
     assert "command/report.md" in done.stdout
     assert "epoch" not in done.stdout
     assert "fine-tuning" in done.stderr
-    assert {p.name for p in (here / "command").iterdir()} == {"report.md", "report.json", "plots", "artifacts"}
+    written = {path.name for path in (here / "command").iterdir()}
+    assert written == {"report.md", "report.json", "plots", "artifacts", ".seriesquant.lock"}
 
 
 def test_a_missed_gate_exits_3_with_the_report_written(here):
