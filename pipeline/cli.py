@@ -8,7 +8,7 @@ from typing import TextIO
 
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
-from pipeline.errors import BusyError, LostProcessError, OptionsError
+from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, on_signals
 from pipeline.launcher import is_told, speaker
 from pipeline.options import PROGRAM
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(sys.argv[1:] if argv is None else argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
-    except (BusyError, LostProcessError) as error:
+    except (BusyError, ClusterError, LostProcessError) as error:
         return _fail(str(error), EXIT_INTERNAL)
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)

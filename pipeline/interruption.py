@@ -50,6 +50,11 @@ class Interruption:
         """Whether somebody asked to end."""
         return self._wanted is not None
 
+    @property
+    def in_step(self) -> bool:
+        """Whether a step is under way."""
+        return self._busy
+
     @contextmanager
     def step(self) -> Generator[None]:
         """Mark a stretch of code that leaves something half changed when it is broken off."""
@@ -86,7 +91,9 @@ def on_signals() -> Generator[Interruption]:
         if os.getpid() != owner:  # a worker that was forked from us
             os._exit(128 + number)
         if number == signal.SIGALRM:
-            interruption.check()
+            if interruption.in_step:
+                interruption.check()
+            return
         again = interruption.requested
         busy = interruption.request(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
         if again or not busy:

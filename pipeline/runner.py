@@ -3,8 +3,9 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.environment import library_versions
+from pipeline.executors import executor
 from pipeline.grid import variants
 from pipeline.interruption import Interruption
+from pipeline.launcher import launched
 from pipeline.network_record import record_network
 from pipeline.options import Options
 from pipeline.processes import Processes
@@ -28,7 +31,8 @@ from pipeline.results import SCHEMA_VERSION, gate
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
-from pipeline.variant_run import VariantResult, run_variant, write_files
+from pipeline.tracking import NullTracker, Tracker, tracking
+from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
 from reports.files import remove_parts
@@ -61,6 +65,13 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
+    with tracking(options) if launched().is_main else nullcontext(NullTracker()) as tracker:
+        result = _run(options, progress or SilentProgress(), interruption or Interruption(), tracker)
+        tracker.finish(result.report, options.out)
+    return result
+
+
+def _run(options: Options, progress: Progress, interruption: Interruption, tracker: Tracker) -> RunResult:
     started = time.monotonic()
     accelerator = make_accelerator(options.device)
     processes = processes_of(accelerator)
@@ -70,14 +81,13 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
                 options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
             )
             check_configs(options, data)
-        with _only_one(options, processes):
-            shown, stop = progress or SilentProgress(), interruption or Interruption()
-            bench, origin = _prepare(options, data, accelerator, shown, stop)
+        with _only_one(options, processes), executor(options, interruption) as compute:
+            bench, origin = _prepare(options, data, accelerator, progress, interruption, tracker)
             results: list[VariantResult] = []
             measured: list[Measured] = []
-            for variant in variants(options):
-                results.append(run_variant(options, variant, bench))
-                measured += processes.on_main(lambda: write_files(results[-1], options.out))
+            for result in compute(options, bench, variants(options)):
+                results.append(result)
+                measured += processes.on_main(partial(write_files, result, options.out))
             _check_reload(results, measured, options, bench)
             report, path = processes.on_main(lambda: _written_report(options, bench, results, origin, started))
             _say_what_was_stored(bench.store)
@@ -98,7 +108,12 @@ def _only_one(options: Options, processes: Processes) -> Iterator[None]:
 
 
 def _prepare(
-    options: Options, data: Dataset, accelerator: Accelerator, progress: Progress, interruption: Interruption
+    options: Options,
+    data: Dataset,
+    accelerator: Accelerator,
+    progress: Progress,
+    interruption: Interruption,
+    tracker: Tracker,
 ) -> tuple[Bench, str]:
     """The baseline, its Top-1, and where its weights are from."""
     store = open_store(options, accelerator)
@@ -107,8 +122,8 @@ def _prepare(
         start = start_baseline(
             options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
         )
-    baseline = train_baseline(start, store, progress=progress, interruption=interruption)
-    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption)
+    baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
+    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
     progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
     return bench, start.origin
 

@@ -1,7 +1,7 @@
 """One training loop for the baseline, for fine-tuning and for quantization-aware training."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,37 +15,22 @@ from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.data.share import Share
+from pipeline.features import Taps, feature_loss
 from pipeline.interruption import Interruption, Terminated
 from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
 from pipeline.randomness import RandomStream
-from pipeline.teacher import Teacher
+from pipeline.teacher import Answer, Teacher
 from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
+FEATURE_WEIGHT = 30.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
 ROUNDED_SHARE = 0.05
 OnEpoch = Callable[[EpochFigures], None]
 _PEAK = "peak"  # of a group of parameters: its rate where the schedule is at its highest
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """A batch, or a process' share of one.
-
-    Attributes:
-        images: (N, 3, H, W).
-        labels: (N,).
-        answer: The teacher's logits, (N, classes), or None.
-        weight: What the mean over the share counts in the mean over all of them.
-    """
-
-    images: Tensor
-    labels: Tensor
-    answer: Tensor | None = None
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +89,9 @@ def train(
         accelerator: Device and precision.
         seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
             many processes share it.
-        teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
-            (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
+        teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
+            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and the outputs of its stages are imitated too
+            (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: The bar's name.
@@ -132,12 +118,18 @@ def train(
     prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps = schedule.epochs * position.per_epoch
-    shown = (progress or SilentProgress()).track(title, steps)
-    with stop.step(), filter_space_gradients(model), quiet_backward(accelerator), shown as advance:
+    taps, shown = Taps(teacher.points if teacher else ()), (progress or SilentProgress()).track(title, steps)
+    with (
+        stop.step(),
+        taps.on(model),
+        filter_space_gradients(model),
+        quiet_backward(accelerator),
+        shown as advance,
+    ):
         advance(position.step, "")
-        for lesson in lessons:
+        for x, labels, answer, weight in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, lesson, stepping, accelerator, random)
+            loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random, weight)
             position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             keeper.after_step(position, _asked_of_any(stop, processes))
@@ -155,8 +147,8 @@ def _lessons(
     first_epoch: int,
     teacher: Teacher | None,
     share: Share,
-) -> Iterator[Lesson]:
-    """This process' share of every batch from the position to the end."""
+) -> Iterator[tuple[Tensor, Tensor, Answer | None, float]]:
+    """This share of every batch from the position to the end: images, labels, the teacher's answer, and its weight."""
     size = schedule.batch_size
     for epoch in range(position.epoch, schedule.epochs):
         epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
@@ -164,8 +156,8 @@ def _lessons(
         for batch, (x, labels) in enumerate(batches, start):
             answer = None
             if teacher is not None:
-                answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-            yield Lesson(x, labels, answer, share.weight(min(size, len(images) - batch * size)))
+                answer = teacher.answer(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+            yield x, labels, answer, share.weight(min(size, len(images) - batch * size))
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:
@@ -177,8 +169,7 @@ def _asked_of_any(stop: Interruption, processes: Processes) -> Interruption:
     """What was asked of this process or another up to now: all of them end after the same step."""
     if processes.count == 1:
         return stop
-    asked = Interruption()
-    reason = stop.reason
+    asked, reason = Interruption(), stop.reason
     if float(processes.sum(torch.tensor(float(reason is not None)))):
         asked.request(reason or Terminated())
     return asked
@@ -210,19 +201,27 @@ def _rounds(module: nn.Module) -> bool:
 
 def training_step(
     model: nn.Module,
-    lesson: Lesson,
+    x: Tensor,
+    labels: Tensor,
+    answer: Answer | None,
+    taps: Taps,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
+    weight: float = 1.0,
 ) -> float:
     """One step of training; with several processes, each has its share of the batch.
 
     Args:
         model: The network, prepared by the accelerator.
-        lesson: What is learned from.
+        x: Images, (N, 3, H, W).
+        labels: (N,).
+        answer: What the teacher says of the images, or None.
+        taps: On the network, at the teacher's points.
         optimizer: It makes the step.
         accelerator: Precision and processes.
         random: What dropout draws from.
+        weight: What the mean over this share counts in the mean over all of them.
 
     Returns:
         The loss of the whole batch.
@@ -231,8 +230,8 @@ def training_step(
         CompressionError: It is NaN or infinite.
     """
     with random.drawn_from():
-        logits = model(lesson.images)
-    loss = _loss(logits, lesson.labels, lesson.answer) * lesson.weight
+        logits = model(x)
+    loss = _loss(logits, labels, taps.take(), answer) * weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
@@ -243,14 +242,15 @@ def training_step(
     return whole
 
 
-def _loss(logits: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: Answer | None) -> Tensor:
     hard = functional.cross_entropy(logits.float(), labels)
     if answer is None:
         return hard
     soft = functional.kl_div(
         functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(answer.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(answer.logits.float() / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )
-    return LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    told = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    return told + FEATURE_WEIGHT * feature_loss(features, answer.features)

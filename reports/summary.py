@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from reports import cells
 from reports.names import DENSE, model_name, row_name
-from reports.rows import Report, Row, is_dense, measured, unique_rows
+from reports.rows import Report, Row, baseline_top1, is_dense, measured, unique_rows
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0
@@ -43,7 +43,7 @@ def chosen_row(report: Report) -> Row | None:
 
 def _loss(report: Report, row: Row) -> float | None:
     """Points of Top-1 lost against the baseline, free of the last binary digits."""
-    before = report["baseline"].get("top1")
+    before = baseline_top1(report, row)
     after = row.get("top1_quant")
     return None if before is None or after is None else round(before - after, 6)
 
@@ -61,8 +61,8 @@ def _headline(report: Report, row: Row) -> str:
     if base.get("size_mb") is None:
         sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
     change = "" if loss is None else f" ({_points(-loss)})"
-    top1 = f"{cells.points(base.get('top1'))} to {cells.points(row['top1_quant'])}"
-    if base.get("top1") is None:
+    top1 = f"{cells.points(baseline_top1(report, row))} to {cells.points(row['top1_quant'])}"
+    if baseline_top1(report, row) is None:
         top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
     return f"{sizes}{_ratio(base.get('size_mb'), row['size_mb'])}, Top-1 {top1}{change}: {how}."
 

@@ -4,6 +4,9 @@ import pytest
 
 from pipeline.acceleration import make_accelerator
 from pipeline.errors import OptionsError
+from pipeline.executors import executor
+from pipeline.interruption import Interruption
+from pipeline.options import Options
 from tests.pipeline.distributed.launching import torchrun
 
 
@@ -26,6 +29,13 @@ def launched(monkeypatch):
 def test_several_processes_do_not_share_a_device(device):
     with pytest.raises(OptionsError, match=f"--device: got {device} with 2 processes; allowed: auto, cpu, or cuda"):
         make_accelerator(device)
+
+
+@pytest.mark.usefixtures("launched")
+def test_an_executor_with_processes_of_its_own_is_refused():
+    options = Options.model_validate({"config": ["3,3,3,2"], "executor": "ray"})
+    with pytest.raises(OptionsError, match="--executor: got ray in 2 processes .* allowed: local"):
+        executor(options, Interruption())
 
 
 @pytest.mark.usefixtures("launched")

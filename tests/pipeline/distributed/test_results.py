@@ -61,6 +61,13 @@ def test_shared_batches_train_as_whole_ones(found, alone, name):
         close(each[f"trained {name}"], alone[f"trained {name}"], rtol=1e-3, atol=1e-4)
 
 
+def test_a_teacher_is_followed_by_all_alike(found, alone):
+    """Each process measures its features by the variance of its own share, so they are nearly those of one process."""
+    for each in found:
+        close(each["trained taught"], found[0]["trained taught"], rtol=0, atol=0)
+        close(each["trained taught"], alone["trained taught"], rtol=0.1, atol=0.02)
+
+
 def test_training_with_normalization_ends_alike_everywhere_and_learns_as_much(found, alone):
     """Each process normalizes by its own share, so the weights are not those of one process; all end with the same."""
     assert alone["learnt"] >= 75
