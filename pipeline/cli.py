@@ -8,8 +8,9 @@ from typing import TextIO
 
 from basis.errors import CompressionError
 from pipeline.commands import read_command_line
-from pipeline.errors import BusyError, ClusterError, OptionsError
+from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, on_signals
+from pipeline.launcher import is_told, speaker
 from pipeline.options import PROGRAM
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run(sys.argv[1:] if argv is None else argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
-    except (BusyError, ClusterError) as error:
+    except (BusyError, ClusterError, LostProcessError) as error:
         return _fail(str(error), EXIT_INTERNAL)
     except CompressionError as error:
         return _fail(str(error), EXIT_DATA)
@@ -55,7 +56,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    if not is_told(sys.exception()):
+        print(f"{speaker()}error: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 
@@ -72,6 +74,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_StderrHandler()], force=True)
+    others, ours = (logging.ERROR, logging.ERROR) if speaker() else (logging.WARNING, logging.INFO)
+    logging.basicConfig(level=others, format="%(message)s", handlers=[_StderrHandler()], force=True)
     for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(ours)

@@ -42,4 +42,5 @@ def conditions(accelerator: Accelerator) -> dict[str, Any]:
         "device": [device.type, name],
         "precision": accelerator.mixed_precision,
         "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
     }
