@@ -34,7 +34,7 @@ def test_several_processes_do_not_share_a_device(device):
 @pytest.mark.usefixtures("launched")
 def test_an_executor_with_processes_of_its_own_is_refused():
     options = Options.model_validate({"config": ["3,3,3,2"], "executor": "ray"})
-    with pytest.raises(OptionsError, match="--executor: got ray in 2 processes .* allowed: local"):
+    with pytest.raises(OptionsError, match=r"--executor: got ray in 2 processes .* allowed: local"):
         executor(options, Interruption())
 
 
