@@ -5,24 +5,19 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
-from basis.errors import CompressionError
-from pipeline.commands import read_command_line
-from pipeline.errors import OptionsError
+from pipeline.commands import Action, read_command_line
+from pipeline.exits import failure_of
+from pipeline.interruption import EXIT_TERMINATED, Terminated
+from pipeline.logs import log_to_stderr
 from pipeline.options import PROGRAM
+from pipeline.peek import log_format_of, report_refusal
 
-EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 4, 130, 143
-_OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
-
-
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,37 +27,31 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0 done, 1 internal error, 2 wrong options, 3 ``--max-drop`` missed, 4 data or weights missing or
-        damaged, 130 or 143 interrupted.
+        The exit code; ``pipeline.exits.EXIT_CODES`` says what each means.
     """
-    _log_to_stderr()
+    words = sys.argv[1:] if argv is None else argv
+    log_to_stderr(log_format_of(words))
     try:
         with _raising_on_sigterm():
-            return _run(sys.argv[1:] if argv is None else argv)
-    except OptionsError as error:
-        return _fail(str(error), EXIT_OPTIONS)
-    except CompressionError as error:
-        return _fail(str(error), EXIT_DATA)
-    except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again", EXIT_INTERRUPTED)
-    except Terminated:
-        return _fail("terminated; run the same command again", EXIT_TERMINATED)
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}", EXIT_INTERNAL)
-    except Exception:
-        traceback.print_exc()
-        return EXIT_INTERNAL
+            action = _read(words)
+            return 0 if action is None else action()
+    except BaseException as error:
+        return _fail(error)
 
 
-def _run(argv: list[str]) -> int:
-    action = read_command_line(argv, _program())
-    return 0 if action is None else action()
+def _read(argv: list[str]) -> Action | None:
+    program = _program()
+    try:
+        return read_command_line(argv, program)
+    except BaseException as error:
+        report_refusal(argv, error, program.split())
+        raise
 
 
-def _fail(sentence: str, code: int) -> int:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
-    return code
+def _fail(error: BaseException) -> int:
+    failure = failure_of(error)
+    logger.error("%s", failure.message, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
+    return failure.exit_code
 
 
 def _program() -> str:
@@ -87,17 +76,3 @@ def _raising_on_sigterm() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at the time: progress bars replace it while they are drawn."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_StderrHandler()], force=True)
-    for name in _OUR_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)

@@ -15,6 +15,7 @@ CHOICES = {
     "rounding": ("gptq", "nearest"),
     "backend": ("brevitas", "torch.ao"),
     "scheme": ("int", "minifloat"),
+    "log_format": ("text", "json"),
 }
 BITS = range(2, 9)
 _T = TypeVar("_T")

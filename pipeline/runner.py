@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +24,23 @@ from pipeline.combinations import (
 from pipeline.config import Config, parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
-from pipeline.environment import library_versions
+from pipeline.determinism import deterministic_algorithms
+from pipeline.environment import hardware
 from pipeline.evaluation import evaluate
+from pipeline.exits import EXIT_DONE, EXIT_GATE
+from pipeline.facts import SCHEMA_VERSION, run_facts
+from pipeline.failure import failure_reported
+from pipeline.gate import judge
 from pipeline.grid import Variant, variants
 from pipeline.models.registry import build_model, check_forward
 from pipeline.network_record import record_network
 from pipeline.options import Options
+from pipeline.options_file import write_options_file
 from pipeline.plan import orders_of, plan_layers
 from pipeline.progress import Progress, SilentProgress
 from pipeline.quantization import quantize_network
 from pipeline.reload import reload_differences
-from pipeline.results import SCHEMA_VERSION, gate, kernel_figure, layer_rows, row
+from pipeline.results import DIGITS, kernel_figure, layer_rows, row
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule
 from quant.backends import get_backend
@@ -47,6 +51,7 @@ from reports.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
+OPTIONS_FILE = "options.yaml"
 FINETUNE_LR = 0.02
 QAT_LR = 0.01
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
@@ -76,33 +81,36 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
     """
     started = time.monotonic()
     shown = progress or SilentProgress()
-    with _deterministic():
+    with failure_reported(options), deterministic_algorithms():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
         _check_configs(options, data)
+        write_options_file(options.out / OPTIONS_FILE, options.model_dump(mode="json"))
         bench, origin = _prepare(options, data, shown)
         identity = dataset_identity(options.model, data)
         rows, layers, kernels = _combinations(options, bench, identity)
         size = write_baseline(bench, options.out / "artifacts" / "baseline.safetensors", identity)
         _check_reload(rows, options, bench)
-    gated = gate(rows, bench.top1, options.max_drop)
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "run": _run_facts(options, bench, origin, time.monotonic() - started),
-        "baseline": {
-            "top1": round(bench.top1, 4),
-            "params": count_params(bench.baseline),
-            "size_mb": size / 1e6,
-            "artifact": "artifacts/baseline.safetensors",
-        },
-        "rows": rows,
-        "layers": layers,
-        "gate": gated,
-        "kernels": kernels,
-    }
-    path = write_report(report, options.out)
-    return RunResult(report, path, result_table(report), 3 if gated["passed"] is False else 0)
+        baseline = _baseline_facts(bench, size)
+        gate = judge(rows, baseline["top1"], max_drop=options.max_drop, max_size_mb=options.max_size_mb)
+        for failure in gate["failures"]:
+            logger.warning("gate missed: %s", failure)
+        exit_code = EXIT_GATE if gate["passed"] is False else EXIT_DONE
+        report = {
+            "schema_version": SCHEMA_VERSION,
+            "status": "done",
+            "error": None,
+            "exit_code": exit_code,
+            "run": _run_facts(options, bench, origin, time.monotonic() - started),
+            "baseline": baseline,
+            "rows": rows,
+            "layers": layers,
+            "gate": gate,
+            "kernels": kernels,
+        }
+        path = write_report(report, options.out)
+    return RunResult(report, path, result_table(report), exit_code)
 
 
 def plan_text(options: Options) -> str:
@@ -247,11 +255,18 @@ def _top1_words(network: Approximation) -> str:
     return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"
 
 
+def _baseline_facts(bench: Bench, size: int) -> dict[str, Any]:
+    return {
+        "top1": round(bench.top1, DIGITS),
+        "params": count_params(bench.baseline),
+        "size_mb": size / 1e6,
+        "artifact": "artifacts/baseline.safetensors",
+    }
+
+
 def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> dict[str, Any]:
     data = bench.data
-    return {
-        "command": options.command(),
-        "model": options.model,
+    return run_facts(options.command(), options) | {
         "weights": origin,
         "dataset": {
             "name": "imagenet" if is_imagenet(data) else data.name,
@@ -259,22 +274,9 @@ def _run_facts(options: Options, bench: Bench, origin: str, seconds: float) -> d
             "test_images": len(data.test),
             "classes": data.classes,
         },
-        "seed": options.seed,
         "device": str(bench.accelerator.device),
         "precision": bench.accelerator.mixed_precision,
-        "versions": library_versions(),
-        "options": options.model_dump(mode="json"),
+        "hardware": hardware(str(bench.accelerator.device)),
         "calibration_images": len(bench.calibration),
         "duration_s": round(seconds, 1),
     }
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic algorithms where they exist, for the run only."""
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure an artifact's Top-1, and how often it agrees with another",
     "verify": "check an artifact's every byte",
     "export": "write an artifact's network as ONNX, or as a state dict for PyTorch",
+    "schema": "print the JSON Schema of report.json",
 }
 """Name -> what the command does, for ``--help``."""
 

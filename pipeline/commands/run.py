@@ -1,11 +1,14 @@
 """``seriesquant run``: compress a network in every combination of the options, and report."""
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 
 from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
+from pipeline.failure import failure_reported
 from pipeline.flags import read_flags
+from pipeline.logs import JsonProgressLines
 from pipeline.options import Options, options_from
 from pipeline.progress import make_progress
 
@@ -23,11 +26,13 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(options: Options, *, dry_run: bool) -> int:
-    from pipeline import runner  # only now: it imports torch
+    with nullcontext() if dry_run else failure_reported(options):
+        from pipeline import runner  # only now: it imports torch
 
     if dry_run:
         print_result(runner.plan_text(options))
         return 0
-    result = runner.run(options, progress=make_progress(sys.stderr))
+    lines = JsonProgressLines() if options.log_format == "json" else None
+    result = runner.run(options, progress=make_progress(sys.stderr, lines))
     print_result(f"{result.text}\n{result.report_path}")
     return result.exit_code
