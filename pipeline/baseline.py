@@ -12,6 +12,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
 from pipeline.models.registry import build_model, check_forward
 from pipeline.progress import Progress
+from pipeline.randomness import RandomStream
 from pipeline.stored_training import Course, train_once
 from pipeline.training import Schedule
 
@@ -67,8 +68,7 @@ def make_baseline(
 
 
 def _initial(model_name: str, data: Dataset, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with RandomStream(seed, torch.device("cpu")).drawn_from():
         model = build_model(model_name, data.classes)
     check_forward(model, data.classes, data.image_size)
     return model

@@ -39,10 +39,12 @@ from pipeline.options_file import write_options_file
 from pipeline.plan import orders_of, plan_layers
 from pipeline.progress import Progress, SilentProgress
 from pipeline.quantization import quantize_network
+from pipeline.randomness import RandomStream
 from pipeline.reload import reload_differences
 from pipeline.results import DIGITS, kernel_figure, layer_rows, row
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule
+from pipeline.turns import TURNS, GivingWay
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.schemes import get_format
@@ -80,8 +82,8 @@ def run(options: Options, progress: Progress | None = None) -> RunResult:
         OSError: The output folder cannot be written.
     """
     started = time.monotonic()
-    shown = progress or SilentProgress()
-    with failure_reported(options), deterministic_algorithms():
+    shown = GivingWay(progress or SilentProgress())
+    with failure_reported(options), TURNS.computing(), deterministic_algorithms():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
@@ -124,7 +126,7 @@ def plan_text(options: Options) -> str:
     identity = dataset_identity(options.model, data)
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
     for variant in variants(options):
-        with torch.random.fork_rng():
+        with RandomStream(0, torch.device("cpu")).drawn_from():
             model = build_model(options.model, data.classes)
         orders = orders_of(plan_layers(model, variant.config, options.model))
         if orders:
@@ -140,7 +142,7 @@ def plan_text(options: Options) -> str:
 
 def _check_configs(options: Options, data: Dataset) -> None:
     """Refuse what does not fit the model before anything is loaded or trained."""
-    with torch.random.fork_rng():
+    with RandomStream(0, torch.device("cpu")).drawn_from():
         model = build_model(options.model, data.classes)
     for text in options.config:
         plan_layers(model, parse_config(text), options.model)

@@ -15,6 +15,7 @@ from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator, release
 from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.progress import Progress, SilentProgress
+from pipeline.randomness import RandomStream
 from pipeline.teacher import Teacher
 from quant.fake_quantizer import FakeQuantizer
 
@@ -84,25 +85,25 @@ def train(
     """
     if schedule.epochs == 0:
         return model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model.to(accelerator.device).to(memory_format=torch.channels_last)
-        optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
-        prepared, optimizer = accelerator.prepare(model.train(), optimizer)
-        steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
-        decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
-        with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
-            for epoch in range(schedule.epochs):
-                size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
-                batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True)
-                for batch, (x, labels) in enumerate(batches):
-                    answer = None
-                    if teacher is not None:
-                        answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+    random = RandomStream(seed, accelerator.device)
+    model.to(accelerator.device).to(memory_format=torch.channels_last)
+    optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
+    prepared, optimizer = accelerator.prepare(model.train(), optimizer)
+    steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
+    decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
+    with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
+        for epoch in range(schedule.epochs):
+            size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
+            batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True)
+            for batch, (x, labels) in enumerate(batches):
+                answer = None
+                if teacher is not None:
+                    answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+                with random.drawn_from():
                     loss = training_step(prepared, x, labels, answer, optimizer, accelerator)
-                    decay.step()
-                    advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
-        release(accelerator, model, prepared)
+                decay.step()
+                advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
+    release(accelerator, model, prepared)
     return model.eval()
 
 
