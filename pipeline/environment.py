@@ -23,7 +23,7 @@ LIBRARIES = (
     "onnxruntime",
 )
 _ROOT = Path(__file__).resolve().parent.parent
-_GIT_SECONDS = 5.0
+_GIT_SECONDS = 2.0
 
 
 def library_versions() -> dict[str, str]:
