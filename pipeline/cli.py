@@ -1,18 +1,12 @@
 """The program: find the command, do what it asks for, turn what went wrong into an exit code."""
 
 import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from pipeline.commands import Action, read_command_line
 from pipeline.exits import failure_of
-from pipeline.interruption import EXIT_TERMINATED, Terminated
+from pipeline.interruption import on_signals
 from pipeline.logs import log_to_stderr
 from pipeline.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
@@ -32,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     log_to_stderr(log_format_of(words))
     try:
-        with _raising_on_sigterm():
+        with on_signals():
             action = _read(words)
             return 0 if action is None else action()
     except BaseException as error:
@@ -56,23 +50,3 @@ def _fail(error: BaseException) -> int:
 
 def _program() -> str:
     return " ".join(PROGRAM) if Path(sys.argv[0]).name == PROGRAM[-1] else "seriesquant"
-
-
-@contextmanager
-def _raising_on_sigterm() -> Generator[None]:
-    """Make SIGTERM unwind the stack like Ctrl-C does, so that files are closed and temporary ones removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def on_sigterm(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker that was forked from us
-            os._exit(EXIT_TERMINATED)
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

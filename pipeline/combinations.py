@@ -1,72 +1,27 @@
-"""The stages of one network: approximate and fine-tune once, then quantize, write and measure for each width."""
+"""The stages of one network: approximate and fine-tune once, then quantize and measure for each width."""
 
 import copy
 import hashlib
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
-from pipeline.acceleration import Accelerator
-from pipeline.artifact import Identity, write_artifact
+from pipeline.artifact import serialize
+from pipeline.bench import Bench
 from pipeline.calibration import round_layers
-from pipeline.data.dataset import Dataset
 from pipeline.evaluation import evaluate
 from pipeline.grid import Variant
 from pipeline.network_record import build_network, record_network
-from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
+from pipeline.onnx.exporter import OnnxFigures
 from pipeline.plan import LayerPlan, orders_of, plan_layers
-from pipeline.progress import Progress
 from pipeline.quantization import attach_fake_quantizers, quantize_network
-from pipeline.reload import Measured, images_to_reload
-from pipeline.stored_training import Course, train_once
-from pipeline.teacher import Teacher
-from pipeline.training import Schedule
-from quant.backends import Backend
-from quant.schemes import Format
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the stages of a run share: the uncompressed network, the data and where to compute.
-
-    Attributes:
-        baseline: The uncompressed network; no stage changes it.
-        top1: The baseline's Top-1 on the test images, in percent.
-        data: Training images for every choice, test images for the figures.
-        calibration: Training images without labels, (N, 3, H, W), that fit and rounding look at.
-        accelerator: Device and precision.
-        seed: Orders of images and augmentation follow from it.
-        progress: Where stages are reported.
-        teacher: The uncompressed network in training, or None where only the labels teach.
-        model_name: The architecture's name.
-        fresh: Train even where the result is stored.
-        measured: SHA-256 of every artifact written -> what it gave, for the proof that it reloads.
-        onnx: Writes the rows' ONNX files, which share one graph.
-    """
-
-    baseline: nn.Module
-    top1: float
-    data: Dataset
-    calibration: Tensor
-    accelerator: Accelerator
-    seed: int
-    progress: Progress
-    teacher: Teacher | None
-    model_name: str
-    fresh: bool
-    measured: dict[str, Measured] = field(default_factory=dict)
-    onnx: OnnxExporter = field(default_factory=OnnxExporter)
-
-    def copy_of_baseline(self) -> nn.Module:
-        """A network of the same architecture and weights that a stage may change."""
-        return copy.deepcopy(self.baseline)
-
-    def top1_of(self, model: nn.Module) -> float:
-        """Top-1 on the test images, in percent."""
-        return evaluate(model, self.data.test, device=self.accelerator.device).top1
+from pipeline.reload import images_to_reload
+from pipeline.steps import VariantSteps, WidthSteps
+from pipeline.store.entry import Entry, as_bytes, as_tensor, state_of
+from pipeline.store.store import Step
+from quant.backends import Backend, get_backend
 
 
 @dataclass(frozen=True)
@@ -94,28 +49,40 @@ class Approximation:
 
 @dataclass(frozen=True)
 class Quantized:
-    """One written artifact: its Top-1 (percent), digest and size in bytes.
+    """A network in few bits.
 
-    ``rounding_errors`` has the relative output error of each layer's rounding, before any training through it;
-    ``seconds`` is what that training took, when it was done; ``onnx`` has the figures of the file beside the artifact.
+    Attributes:
+        artifact: The file's content.
+        portable: The ONNX file's content, or None.
+        top1: Top-1 of the network that the artifact holds, in percent.
+        logits: What it said of the first test images: see ``images_to_reload``.
+        rounding_errors: Relative output error of each layer's rounding, before any training through it.
+        seconds: What that training took, when it was done.
+        onnx: Figures of the ONNX file.
     """
 
+    artifact: bytes
+    portable: bytes | None
     top1: float
-    sha256: str
-    size: int
+    logits: Tensor
     rounding_errors: dict[str, float]
     seconds: float
     onnx: OnnxFigures
 
+    @property
+    def sha256(self) -> str:
+        """Of the artifact, in hex."""
+        return hashlib.sha256(self.artifact).hexdigest()
 
-def approximate(bench: Bench, variant: Variant, fit: str, schedule: Schedule) -> Approximation:
+
+def approximate(bench: Bench, variant: Variant, fit: str, steps: VariantSteps) -> Approximation:
     """Swap the planned convolutions for series, fit them, measure, fine-tune, measure again.
 
     Args:
         bench: The run's network, data and device.
         variant: Its config and basis.
         fit: ``activations`` reproduces the layers' outputs on the calibration images, ``weights`` the filters.
-        schedule: Of fine-tuning; with 0 epochs the network stays as it was fitted.
+        steps: The variant's stages; with 0 epochs the network stays as it was fitted.
 
     Raises:
         CompressionError: The config does not fit the network, or fine-tuning diverged.
@@ -123,89 +90,66 @@ def approximate(bench: Bench, variant: Variant, fit: str, schedule: Schedule) ->
     model = bench.copy_of_baseline()
     layers = plan_layers(model, variant.config)
     fit_errors: dict[str, float] = {}
-    top1_pre, top1 = None, bench.top1
-    if variant.config.kind != "dense":
+    top1_pre, seconds = None, 0.0
+    if steps.fit is not None and steps.fitted is not None:
         model = swap_convolutions(model, orders_of(layers), variant.bases[0])
+        fit_errors = _fit_once(bench, fit, model, steps.fit)
+        top1_pre = bench.top1_once(model, steps.fitted)
+    if steps.training is not None:
+        seconds = bench.train_once(model, steps.course, steps.training)
+    top1 = bench.top1_once(model, steps.tuned)
+    return Approximation(model, layers, variant.epochs, top1_pre, top1, fit_errors, seconds)
+
+
+def _fit_once(bench: Bench, fit: str, model: nn.Module, step: Step) -> dict[str, float]:
+    """Fit a network's coefficients in place; gives the layers' relative output errors."""
+
+    def make() -> Entry:
         visit = fit_activations if fit == "activations" else output_errors
-        fit_errors = visit(model, bench.baseline, bench.calibration, seed=bench.seed)
-        top1_pre = top1 = bench.top1_of(model)
-    seconds = _train(bench, model, schedule, 0, variant.name, f"{variant.name}: fine-tuning")
-    if schedule.epochs:
-        top1 = bench.top1_of(model)
-    return Approximation(model, layers, schedule.epochs, top1_pre, top1, fit_errors, seconds)
+        errors = visit(model, bench.baseline, bench.calibration_images(), seed=bench.seed)
+        return Entry(state_of(model), {"errors": errors})
+
+    entry = bench.store.once(step, make)
+    model.load_state_dict(entry.tensors)
+    errors: dict[str, float] = entry.facts["errors"]
+    return errors
 
 
-def _train(bench: Bench, model: nn.Module, schedule: Schedule, first_epoch: int, structure: str, title: str) -> float:
-    course = Course(bench.data, schedule, bench.accelerator, bench.seed, bench.teacher, first_epoch)
-    return train_once(
-        model,
-        course,
-        structure=f"{bench.model_name} {structure}",
-        fresh=bench.fresh,
-        progress=bench.progress,
-        title=title,
-    )
-
-
-def quantize(
-    bench: Bench,
-    approximation: Approximation,
-    format: Format,
-    backend: Backend,
-    path: Path,
-    identity: Identity,
-    *,
-    rounding: str,
-    schedule: Schedule,
-) -> Quantized:
-    """Quantize a network, write its artifact and its ONNX file, and measure the network that the artifact holds.
+def quantize(bench: Bench, model: nn.Module, backend: str, rounding: str, steps: WidthSteps) -> Quantized:
+    """Quantize a network, make its artifact and its ONNX file, and measure the network that the artifact holds.
 
     Args:
         bench: The run's network, data and device.
-        approximation: The float network; it is left as it is.
-        format: The number format of the stored values.
-        backend: Brevitas or torch.ao.
-        path: Where the artifact is written; the ONNX file is beside it.
-        identity: What the artifact says of the network.
+        model: The float network; it is left as it is.
+        backend: ``brevitas`` or ``torch.ao``.
         rounding: ``gptq`` or ``nearest``.
-        schedule: Of quantization-aware training, which starts from the rounded values.
-
-    Raises:
-        OSError: The artifact cannot be written.
+        steps: The width's stages; training through the rounding starts from the rounded values.
     """
-    model = copy.deepcopy(approximation.model)
-    start = round_layers(model, bench.calibration, format, backend, rounding=rounding, seed=bench.seed)
-    seconds = 0.0
-    if schedule.epochs:
-        attach_fake_quantizers(model, format, backend, start.layers)
-        structure = f"{path.stem} {format.scheme} {getattr(backend, '__name__', backend)}"
-        title = f"{path.stem}: quantization-aware training"
-        seconds = _train(bench, model, schedule, approximation.epochs, structure, title)
-    rounded = {} if schedule.epochs else start.layers
-    record = record_network(model, quantize_network(model, format, backend, rounded))
+    entry = bench.store.once(steps.artifact, lambda: _quantize(bench, model, get_backend(backend), rounding, steps))
+    files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
+    facts = {**entry.facts, "onnx": OnnxFigures(**entry.facts["onnx"])}
+    return Quantized(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
+
+
+def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str, steps: WidthSteps) -> Entry:
+    model, seconds = copy.deepcopy(original), 0.0
+    images = bench.calibration_images()
+    found = round_layers(model, images, steps.format, backend, rounding=rounding, seed=bench.seed)
+    rounded = found.layers
+    if steps.training is not None:
+        attach_fake_quantizers(model, steps.format, backend, rounded)
+        seconds, rounded = bench.train_once(model, steps.course, steps.training), {}
+    record = record_network(model, quantize_network(model, steps.format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
     measured = evaluate(network, bench.data.test, device=bench.accelerator.device)
-    write_artifact(record, identity, path)
-    portable = bench.onnx.write_and_measure(
-        record, network, identity, path.with_suffix(".onnx"), images=bench.data.test, measured=measured
+    portable, figures = bench.onnx.measured_file(
+        record, network, bench.identity, images=bench.data.test, measured=measured
     )
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    bench.measured[digest] = Measured(path, measured.logits[: images_to_reload(bench.data)].clone())
-    return Quantized(measured.top1, digest, len(content), start.errors, seconds, portable)
-
-
-def dataset_identity(model_name: str, data: Dataset) -> Identity:
-    """What the artifacts of a run say of their network."""
-    mean, std = data.normalization.mean, data.normalization.std
-    return Identity(model_name, data.classes, data.class_names, mean, std, data.image_size)
-
-
-def write_baseline(bench: Bench, path: Path, identity: Identity) -> int:
-    """Write the uncompressed network in float32.
-
-    Returns:
-        The file's size in bytes: the baseline that the compressed sizes stand beside.
-    """
-    write_artifact(record_network(bench.baseline, {}), identity, path)
-    return path.stat().st_size
+    tensors = {
+        "artifact": as_tensor(serialize(record, bench.identity)),
+        "logits": measured.logits[: images_to_reload(bench.data)].clone(),
+    }
+    if portable is not None:
+        tensors["portable"] = as_tensor(portable)
+    facts = {"top1": measured.top1, "rounding_errors": found.errors, "seconds": seconds, "onnx": asdict(figures)}
+    return Entry(tensors, facts)

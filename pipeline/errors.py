@@ -9,3 +9,11 @@ class OptionsError(CompressionError):
 
 class DataError(CompressionError):
     """Data, weights or an artifact that is missing or damaged: exit code 4."""
+
+
+class ClusterError(CompressionError):
+    """A cluster that cannot be used, or that lost a task too often: exit code 1, and worth another try."""
+
+
+class BusyError(CompressionError):
+    """Another process uses the same file or folder, and did not end in time: exit code 1, and worth another try."""

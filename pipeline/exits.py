@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from basis.errors import CompressionError
-from pipeline.errors import OptionsError
+from pipeline.errors import BusyError, ClusterError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA = 0, 1, 2, 3, 4
 
 EXIT_CODES = {
     EXIT_DONE: "done",
-    EXIT_INTERNAL: "internal error, or a folder that cannot be written",
+    EXIT_INTERNAL: "internal error, a folder that cannot be written, or one that another run did not free in time",
     EXIT_OPTIONS: "wrong arguments or options",
     EXIT_GATE: "a gate missed; the report is written",
     EXIT_DATA: "data or weights missing or damaged",
@@ -19,9 +19,13 @@ EXIT_CODES = {
 }
 """Every exit code and what it means."""
 
+_RESUME = "to go on from the last checkpoint, run the same command again"
 _CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits
     (OptionsError, EXIT_OPTIONS),
+    (BusyError, EXIT_INTERNAL),
+    (ClusterError, EXIT_INTERNAL),
     (CompressionError, EXIT_DATA),
+    (OSError, EXIT_INTERNAL),
     (KeyboardInterrupt, EXIT_INTERRUPTED),
     (Terminated, EXIT_TERMINATED),
 )
@@ -51,16 +55,17 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """What an exception that ended a run comes to."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), EXIT_INTERNAL)
-    known = code != EXIT_INTERNAL or isinstance(error, OSError)
-    return Failure(type(error).__name__, " ".join(_sentence(error, code, known).split()), code, known)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    sentence = f"internal error: {type(error).__name__}: {error}" if code is None else _sentence(error)
+    name, known = type(error).__name__, code is not None
+    return Failure(name, " ".join(sentence.split()), EXIT_INTERNAL if code is None else code, known)
 
 
-def _sentence(error: BaseException, code: int, known: bool) -> str:
-    if code == EXIT_INTERRUPTED:
-        return "interrupted; run the same command again"
-    if code == EXIT_TERMINATED:
-        return "terminated; run the same command again"
-    if isinstance(error, OSError) and known:
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {_RESUME}"
+    if isinstance(error, Terminated):
+        return f"terminated; {_RESUME}"
+    if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    return str(error) if known else f"internal error: {type(error).__name__}: {error}"
+    return str(error)

@@ -4,8 +4,9 @@ from typing import Any
 
 from pipeline.environment import git_commit, hardware, library_versions
 from pipeline.options import Options
+from reports.reading import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION", "run_facts"]
 
 
 def run_facts(command: str, options: Options | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import BusyError
 from pipeline.exits import Failure, failure_of
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.gate import judge
@@ -20,17 +21,38 @@ logger = logging.getLogger(__name__)
 REPORT, PREVIOUS = "report.json", "previous-report.json"
 
 
-@contextmanager
-def failure_reported(options: Options) -> Generator[None]:
-    """Where the block raises, leave the failed report in the run's output folder; the error goes on its way."""
-    started = time.monotonic()
-    try:
-        yield
-    except BaseException as error:
-        facts = run_facts(options.command(), options) | {"duration_s": round(time.monotonic() - started, 1)}
+class FailureReporter:
+    """Leaves the failed report of a run in its output folder, once.
+
+    Args:
+        options: The run's options.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """The run begins."""
+        self._options, self._started, self._told = options, time.monotonic(), False
+
+    @contextmanager
+    def watching(self, *, holding: bool = False) -> Generator[None]:
+        """Write the report where the block raises; the error goes on its way.
+
+        Args:
+            holding: Whether the run holds the lock of its folder. Where it does not, a folder that is in use
+                (``BusyError``) is left to the run that uses it.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not self._told and (holding or not isinstance(error, BusyError)):
+                self._told = True
+                self._write(failure_of(error))
+            raise
+
+    def _write(self, failure: Failure) -> None:
+        options, seconds = self._options, round(time.monotonic() - self._started, 1)
+        facts = run_facts(options.command(), options) | {"duration_s": seconds}
         gate = judge([], None, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
-        write_failure(options.out, failed_report(facts, failure_of(error), gate))
-        raise
+        write_failure(options.out, failed_report(facts, failure, gate))
 
 
 def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -20,6 +21,8 @@ from pipeline.option_values import (
     parse_dense_bits,
     parse_device,
     parse_text,
+    parse_trackers,
+    parse_tracking_uri,
 )
 from pipeline.options_file import read_options_file, unknown_option
 
@@ -32,6 +35,8 @@ Number = Annotated[float, BeforeValidator(not_bool)]
 Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
 DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
+Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
+TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -96,8 +101,27 @@ class Options(BaseModel):
     )
     seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
-    fresh: bool = _option(False, "Run", "ignore what earlier runs left behind", "true or false")
     log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
+    track: Tracked = _option((), "Run", "comma list of mlflow, tensorboard", "mlflow, tensorboard, none")
+    tracking_uri: TrackingUri | None = _option(
+        None, "Run", "the MLflow server or store; by default MLFLOW_TRACKING_URI", "a URI"
+    )
+    experiment: Text | None = _option(
+        None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
+    )
+    fresh: bool = _option(False, "Run", "make anew what the store holds", "true or false")
+    cache_dir: Path | None = _option(None, "Run", "where the results of stages are kept", "a path")
+    lock_timeout: Number = _option(
+        3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
+    )
+    executor: str = _choice("executor", "Run", "what computes the grid: this process, or a Ray cluster")
+    ray_address: Text | None = _option(
+        None, "Run", "the cluster; by default RAY_ADDRESS, or one of this machine", "HOST:PORT of a running Ray cluster"
+    )
+    ray_cpus: Integer = _option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
+    ray_gpus: Number | None = _option(
+        None, "Run", "GPUs of a Ray task; by default 1 where the run has one", "0 or more", ge=0, allow_inf_nan=False
+    )
     out: Path = _option(None, "Run", "output folder; by default runs/<name>", "a path", validate_default=True)
 
     def __init__(self, **values: object) -> None:
@@ -126,12 +150,34 @@ class Options(BaseModel):
             raise OptionsError("--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas")
         return value
 
+    @field_validator("executor")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        if value == "ray" and find_spec("ray") is None:
+            raise OptionsError(
+                "--executor: got 'ray', which is not installed; allowed: local, or pip install 'seriesquant[ray]'"
+            )
+        return value
+
+    @field_validator("ray_address", "ray_cpus", "ray_gpus")
+    @classmethod
+    def _needs_ray(cls, value: object, info: ValidationInfo) -> object:
+        name = flag_name(str(info.field_name))
+        if info.data.get("executor") == "local":
+            raise OptionsError(f"{name}: got {value!r} with --executor local; allowed: with --executor ray")
+        return value
+
     @field_validator("model", mode="before")
     @classmethod
     def _resolve_model(cls, value: object, info: ValidationInfo) -> object:
         if value is not None or "config" not in info.data:  # a wrong config is a mistake reported already
             return value or "unresolved"
         return default_model([parse_config(text) for text in info.data["config"]])
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _path_only(cls, value: object) -> object:
+        return None if value is None else parse_text(value)
 
     @field_validator("out", mode="before")
     @classmethod

@@ -33,8 +33,9 @@ _CODE = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.reload import ans
 
 @dataclass(frozen=True)
 class Measured:
-    """An artifact and what the network that it holds said of the test images: float32, (images, classes)."""
+    """An artifact, its SHA-256, and what its network said of the test images: float32, (images, classes)."""
 
+    sha256: str
     path: Path
     logits: Tensor
 
@@ -126,9 +127,15 @@ class _SavedImages:
         return sum(map(len, self._batches))
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        for x in self._batches:
+        for x in self._batches[start:]:
             yield x.to(device, memory_format=torch.channels_last), torch.zeros(len(x), device=device)
 
 

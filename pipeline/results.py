@@ -12,7 +12,6 @@ from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.combinations import Approximation, Quantized
 from pipeline.config import Config
-from pipeline.onnx.exporter import OnnxFigures
 from pipeline.options import Options
 from pipeline.plan import LayerPlan
 from quant.counting import compressible_params, count_params, poster_size_mb
@@ -24,7 +23,7 @@ DIGITS = 4
 def row(
     options: Options, config: Config, basis: str, bits: int, network: Approximation, written: Quantized, **places: Any
 ) -> dict[str, Any]:
-    """One row of the report: a combination of config, basis and bits.
+    """One row of the report: a combination of config, basis and bits; its sizes are null until its files are written.
 
     Args:
         options: The run's options.
@@ -59,24 +58,23 @@ def row(
         "params_percent": round(100 * params / places["baseline_params"], DIGITS),
         "compressible_params": compressible_params(network.model),
         "poster_size_mb": round(poster_size_mb(params, bits), 6),
-        "size_mb": written.size / 1e6,
+        "size_mb": None,
         "artifact": places["artifact"],
         "sha256": written.sha256,
         "reloaded_logits_max_abs_diff": None,  # until all are written, and one fresh process reloads them
-        **_onnx_fields(written.onnx, places["artifact"]),
+        **_onnx_fields(written, places["artifact"]),
     }
 
 
-def _onnx_fields(figures: OnnxFigures, artifact: str) -> dict[str, Any]:
+def _onnx_fields(written: Quantized, artifact: str) -> dict[str, Any]:
     """The figures of the ONNX file, which has the artifact's name; all null, and the reason, where there is none."""
-    written = figures.size is not None
     return {
-        "onnx": str(PurePosixPath(artifact).with_suffix(".onnx")) if written else None,
-        "onnx_size_mb": None if figures.size is None else figures.size / 1e6,
-        "onnx_top1": _points(figures.top1),
-        "onnx_differing_predictions": figures.differing_predictions,
-        "onnx_bits": figures.bits,
-        "onnx_reason": figures.reason,
+        "onnx": None if written.portable is None else str(PurePosixPath(artifact).with_suffix(".onnx")),
+        "onnx_size_mb": None,
+        "onnx_top1": _points(written.onnx.top1),
+        "onnx_differing_predictions": written.onnx.differing_predictions,
+        "onnx_bits": written.onnx.bits,
+        "onnx_reason": written.onnx.reason,
     }
 
 

@@ -1,23 +1,18 @@
 """Training that is done once: what was trained from the same start on the same batches is read back from the store."""
 
-import logging
-import time
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import nn
 
 from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
+from pipeline.interruption import Interruption
 from pipeline.progress import Progress
-from pipeline.store import load_stored, read_state, state_digest, store_key, write_state
+from pipeline.store.entry import Entry, state_of
+from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
-from pipeline.training import LABEL_SHARE, TEMPERATURE, Schedule, train
-
-logger = logging.getLogger(__name__)
-
-# Counted up whenever the same inputs train to something else.
-VERSION = 2
+from pipeline.training import FEATURE_WEIGHT, LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
+from pipeline.training_state import EpochFigures
 
 
 @dataclass(frozen=True)
@@ -40,66 +35,82 @@ class Course:
     teacher: Teacher | None = None
     first_epoch: int = 0
 
-    def key(self, model: nn.Module, structure: str) -> str:
-        """The name under which what it makes of a network is stored."""
-        return store_key(
-            stage="training",
-            version=VERSION,
-            start=state_digest(model),
-            structure=structure,
-            data=self.data.digest,
-            images=len(self.data.train),
+    def step(self, store: Store, start: str, name: str) -> Step:
+        """The stage that it makes of a network.
+
+        Args:
+            store: Where its result is kept.
+            start: What decides the network that it starts from: the key of the stage that made it, or its digest.
+            name: What messages call the training.
+        """
+        key = store.key(
+            "training",
+            start=start,
+            data=self.data.train.digest,
             schedule=asdict(self.schedule),
             seed=self.seed,
             first_epoch=self.first_epoch,
-            teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE],
-            precision=self.accelerator.mixed_precision,
-            device=self.accelerator.device.type,
-            threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT],
         )
+        return Step(name, key)
 
 
 def train_once(
-    model: nn.Module, course: Course, *, structure: str, fresh: bool, progress: Progress | None, title: str
+    model: nn.Module,
+    course: Course,
+    store: Store,
+    step: Step,
+    *,
+    progress: Progress | None = None,
+    interruption: Interruption | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> float:
-    """Train a network in place, or fill it with what the same training gave before.
+    """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
 
     Args:
         model: The network to start from.
-        course: How it is trained.
-        structure: What its tensors do not tell of it: architecture, basis and orders, number format.
-        fresh: Train even where the result is stored.
+        course: How it is trained, for one epoch or more.
+        store: Where results and checkpoints are.
+        step: What ``course.step`` gives for the model.
         progress: Where epochs are reported.
-        title: What progress calls it.
+        interruption: Asked between steps of training.
+        on_epoch: Gets the figures of every epoch, whenever it was trained.
 
     Returns:
-        The seconds that training took, now or when it was done; 0 without epochs.
+        The seconds that training took, now or when it was done.
 
     Raises:
         CompressionError: The loss became NaN or infinite.
+        BusyError: Another process does the same training, and did not end in time.
+        BaseException: The interruption's reason.
     """
-    if course.schedule.epochs == 0:
-        model.eval()
-        return 0.0
-    key = course.key(model, structure)
-    stored = None if fresh else read_state(key)
-    if stored is not None and load_stored(model, stored):
-        logger.info("%s: read from the store", title)
-        model.eval()
-        return stored.seconds
-    started = time.monotonic()
-    train(
-        model,
-        course.data.train,
-        course.schedule,
-        accelerator=course.accelerator,
-        seed=course.seed,
-        teacher=course.teacher,
-        first_epoch=course.first_epoch,
-        progress=progress,
-        title=title,
-    )
-    seconds = time.monotonic() - started
-    write_state(key, model, seconds)
-    return seconds
+    shown: list[EpochFigures] = []
+
+    def show(figures: EpochFigures) -> None:
+        shown.append(figures)
+        if on_epoch is not None:
+            on_epoch(figures)
+
+    def make() -> Entry:
+        end = train(
+            model,
+            course.data.train,
+            course.schedule,
+            accelerator=course.accelerator,
+            seed=course.seed,
+            teacher=course.teacher,
+            first_epoch=course.first_epoch,
+            progress=progress,
+            title=step.name,
+            checkpoint=store.checkpoint(step),
+            interruption=interruption,
+            on_epoch=show,
+        )
+        return Entry(state_of(model), {"curve": [asdict(figures) for figures in end.curve]}, end.seconds)
+
+    entry = store.once(step, make)
+    model.load_state_dict(entry.tensors)
+    model.to(course.accelerator.device).eval()
+    for figures in [EpochFigures(**each) for each in entry.facts["curve"]][len(shown) :]:
+        show(figures)
+    return entry.seconds

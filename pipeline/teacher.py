@@ -1,23 +1,50 @@
 """The uncompressed network as a teacher that is asked once for each batch, however many networks learn from it."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.acceleration import Accelerator
-from pipeline.store import state_digest
+from pipeline.features import Taps, feature_points
+from pipeline.store.keys import state_digest
 
-# Answers kept at the most: about 400 epochs of CIFAR-10. Where more are asked for, the rest is computed anew each time.
+# Answers kept at the most: of some thousand small images. The rest is computed anew whenever it is asked for.
 MEMORY_BYTES = 512_000_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the teacher says of a batch.
+
+    Attributes:
+        logits: (N, classes).
+        features: The outputs of its stages: see ``pipeline.features``.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return self.logits.nbytes + sum(feature.nbytes for feature in self.features)
+
+    def to(self, device: torch.device) -> "Answer":
+        """The same on another device."""
+        return Answer(self.logits.to(device), tuple(feature.to(device) for feature in self.features))
 
 
 class Teacher:
     """Answers for the augmented batches of an epoch, which its seed and the batch size decide.
 
-    Every combination of config, basis and width trains on the same batches, so all but the first find the answers
-    here. They are the numbers that computing them again would give.
+    Every combination of config, basis and width trains on the same batches, so where the data are small all but the
+    first find the answers here. They are the numbers that computing them again would give.
+
+    Attributes:
+        points: Names of the modules whose outputs are its features.
 
     Args:
         network: In evaluation mode, on the accelerator's device.
@@ -28,7 +55,8 @@ class Teacher:
     def __init__(self, network: nn.Module, accelerator: Accelerator, memory: int = MEMORY_BYTES) -> None:
         """Keep no answer yet."""
         self._network, self._accelerator, self._left = network, accelerator, memory
-        self._kept: defaultdict[tuple[int, int], dict[int, Tensor]] = defaultdict(dict)
+        self._kept: defaultdict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
+        self.points = feature_points(network)
 
     @cached_property
     def digest(self) -> str:
@@ -36,8 +64,8 @@ class Teacher:
         return state_digest(self._network)
 
     @torch.no_grad()
-    def logits(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int) -> Tensor:
-        """The teacher's logits for one batch of the training images.
+    def answer(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int) -> Answer:
+        """What the teacher says of one batch of the training images.
 
         Args:
             images: The batch, (N, 3, H, W), augmented, on the device.
@@ -46,15 +74,16 @@ class Teacher:
             batch: Number of the batch in the epoch, from 0.
 
         Returns:
-            (N, classes), on the images' device, in the precision of training.
+            Logits and features on the images' device, in the precision of training.
         """
         kept = self._kept[epoch_seed, batch_size]
         if batch in kept:
             return kept[batch].to(images.device)
-        with self._accelerator.autocast():
-            answer: Tensor = self._network(images)
-        size = answer.numel() * answer.element_size()
-        if size <= self._left:
-            self._left -= size
-            kept[batch] = answer.cpu()
+        taps = Taps(self.points)
+        with taps.on(self._network), self._accelerator.autocast():
+            logits: Tensor = self._network(images)
+            answer = Answer(logits, taps.take())
+        if answer.nbytes <= self._left:
+            self._left -= answer.nbytes
+            kept[batch] = answer.to(torch.device("cpu"))
         return answer

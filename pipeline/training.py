@@ -1,6 +1,7 @@
 """One training loop for the baseline, for fine-tuning and for quantization-aware training."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,21 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
 from pipeline.acceleration import Accelerator, release
 from pipeline.data.dataset import Split, batches_of_epoch
+from pipeline.features import Taps, feature_loss
+from pipeline.interruption import Interruption
 from pipeline.progress import Progress, SilentProgress
 from pipeline.randomness import RandomStream
-from pipeline.teacher import Teacher
+from pipeline.teacher import Answer, Teacher
+from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
+FEATURE_WEIGHT = 30.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
 ROUNDED_SHARE = 0.05
+OnEpoch = Callable[[EpochFigures], None]
+_PEAK = "peak"  # of a group of parameters: its rate where the schedule is at its highest
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,12 @@ class Schedule:
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> float:
+        """Give every group of parameters its rate for a step; returns that of the fastest."""
+        for group in optimizer.param_groups:
+            group["lr"] = group[_PEAK] * self.factor(step, steps)
+        return self.lr * self.factor(step, steps)
+
 
 def train(
     model: nn.Module,
@@ -62,7 +74,10 @@ def train(
     first_epoch: int = 0,
     progress: Progress | None = None,
     title: str = "train",
-) -> nn.Module:
+    checkpoint: Checkpoint | None = None,
+    interruption: Interruption | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Position:
     """Train a network in place on augmented images; coefficients step in the space of their filters.
 
     Args:
@@ -71,40 +86,72 @@ def train(
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
         seed: Order of the images, augmentation and dropout follow from it alone.
-        teacher: The uncompressed network; its softened outputs are then nine tenths of the loss
-            (Hinton et al. 2015, arXiv 1503.02531, temperature 4). None trains on the labels only.
+        teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
+            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and the outputs of its stages are imitated too
+            (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: The bar's name.
+        checkpoint: What is found there is gone on from, and training is kept there: see ``Keeper``.
+        interruption: Asked between steps whether to end.
+        on_epoch: Called after every epoch, those before a checkpoint included.
 
     Returns:
-        The network, in evaluation mode.
+        Where training ended, with the epochs' figures; the network is in evaluation mode.
 
     Raises:
         CompressionError: The loss became NaN or infinite.
+        BaseException: The interruption's reason.
     """
     if schedule.epochs == 0:
-        return model.eval()
-    random = RandomStream(seed, accelerator.device)
+        model.eval()
+        return Position()
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
-    prepared, optimizer = accelerator.prepare(model.train(), optimizer)
-    steps = schedule.epochs * batches_of_epoch(len(images), schedule.batch_size)
-    decay = LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
-    with filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
-        for epoch in range(schedule.epochs):
-            size, epoch_seed = schedule.batch_size, seed * 1_000_003 + first_epoch + epoch
-            batches = images.batches(size, device=accelerator.device, seed=epoch_seed, augment=True)
-            for batch, (x, labels) in enumerate(batches):
-                answer = None
-                if teacher is not None:
-                    answer = teacher.logits(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-                with random.drawn_from():
-                    loss = training_step(prepared, x, labels, answer, optimizer, accelerator)
-                decay.step()
-                advance(1, f"epoch {epoch + 1}/{schedule.epochs}, loss {loss:.3f}")
+    random = RandomStream(seed, accelerator.device)
+    keeper = Keeper(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
+    position, stop = keeper.resume(batches_of_epoch(len(images), schedule.batch_size)), interruption or Interruption()
+    prepared, stepping = accelerator.prepare(model.train(), optimizer)
+    lessons = _lessons(images, schedule, position, accelerator.device, seed, first_epoch, teacher)
+    steps = schedule.epochs * position.per_epoch
+    taps = Taps(teacher.points if teacher else ())
+    with taps.on(model), filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
+        advance(position.step, "")
+        for x, labels, answer in lessons:
+            with stop.step():
+                rate = schedule.set_rates(optimizer, position.step, steps)
+                loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random)
+                position.count(loss, rate)
+            advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
+            keeper.after_step(position, stop)
     release(accelerator, model, prepared)
-    return model.eval()
+    model.eval()
+    return keeper.timed(position)
+
+
+def _lessons(
+    images: Split,
+    schedule: Schedule,
+    position: Position,
+    device: torch.device,
+    seed: int,
+    first_epoch: int,
+    teacher: Teacher | None,
+) -> Iterator[tuple[Tensor, Tensor, Answer | None]]:
+    """Images, labels and the teacher's answer of every batch from the position to the end."""
+    size = schedule.batch_size
+    for epoch in range(position.epoch, schedule.epochs):
+        epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
+        batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start)
+        for batch, (x, labels) in enumerate(batches, start):
+            answer = None
+            if teacher is not None:
+                answer = teacher.answer(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
+            yield x, labels, answer
+
+
+def _ignore(figures: EpochFigures) -> None:
+    """Nobody wants the epoch's figures."""
 
 
 def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
@@ -117,7 +164,9 @@ def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
             decay = 0.0 if vector else schedule.weight_decay
             rate = schedule.lr * (ROUNDED_SHARE if parameter in rounded else 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
-    return [{"params": params, "weight_decay": decay, "lr": rate} for (decay, rate), params in groups.items()]
+    return [
+        {"params": params, "weight_decay": decay, "lr": rate, _PEAK: rate} for (decay, rate), params in groups.items()
+    ]
 
 
 def _rounds(module: nn.Module) -> bool:
@@ -129,9 +178,11 @@ def training_step(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
-    answer: Tensor | None,
+    answer: Answer | None,
+    taps: Taps,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
+    random: RandomStream,
 ) -> float:
     """One step of training.
 
@@ -139,9 +190,11 @@ def training_step(
         model: The network, prepared by the accelerator.
         x: Images, (N, 3, H, W).
         labels: (N,).
-        answer: The teacher's logits, (N, classes), or None.
+        answer: What the teacher says of the images, or None.
+        taps: On the network, at the teacher's points.
         optimizer: It makes the step.
         accelerator: Precision and processes.
+        random: What dropout draws from.
 
     Returns:
         The loss.
@@ -149,7 +202,9 @@ def training_step(
     Raises:
         CompressionError: It is NaN or infinite.
     """
-    loss = _loss(model(x), labels, answer)
+    with random.drawn_from():
+        logits = model(x)
+    loss = _loss(logits, labels, taps.take(), answer)
     if not torch.isfinite(loss):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
@@ -158,14 +213,15 @@ def training_step(
     return float(loss.detach())
 
 
-def _loss(logits: Tensor, labels: Tensor, answer: Tensor | None) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: Answer | None) -> Tensor:
     hard = functional.cross_entropy(logits.float(), labels)
     if answer is None:
         return hard
     soft = functional.kl_div(
         functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(answer.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(answer.logits.float() / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )
-    return LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    told = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    return told + FEATURE_WEIGHT * feature_loss(features, answer.features)

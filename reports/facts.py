@@ -3,7 +3,7 @@
 from typing import Any
 
 from reports import cells
-from reports.names import model_name, row_name
+from reports.names import model_name, row_name, settings_name
 from reports.rows import Report, unique_rows
 
 
@@ -42,6 +42,23 @@ def environment_table(report: Report, style: cells.Style = "markdown") -> str:
     facts += [*_machine(run), ("Code's commit", _text(run.get("git_commit")))]
     facts += [(name, _text(version)) for name, version in (run.get("versions") or {}).items()]
     return cells.draw(["What", "Value"], facts, 2, style)
+
+
+def runs_table(report: Report, style: cells.Style = "markdown") -> str:
+    """The runs of a merged report; empty for the report of one run."""
+    headers = ["Run", "Settings", "Rows", "Baseline Top1", "Device", "Duration"]
+    lines = [
+        [
+            source["name"],
+            settings_name(source) or cells.MISSING,
+            str(sum(source["name"] in row["runs"] for row in report["rows"])),
+            cells.points(source["baseline"].get("top1")),
+            _text(source["run"].get("device")),
+            _seconds(source["run"].get("duration_s")),
+        ]
+        for source in report.get("sources") or []
+    ]
+    return cells.draw(headers, lines, (0, 1, 4), style) if lines else ""
 
 
 def options_table(report: Report, style: cells.Style = "markdown") -> str:

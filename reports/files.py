@@ -1,7 +1,11 @@
 """Writing a file so that a reader sees either the old one or all of the new one."""
 
 import os
+import threading
 from pathlib import Path
+from typing import Final
+
+PART: Final = ".part"
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
@@ -15,7 +19,7 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -26,3 +30,9 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers left half written in a folder and below; nobody else may be writing there."""
+    for part in folder.rglob(f".*{PART}"):
+        part.unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from reports import cells
-from reports.names import basis_name, config_name
+from reports.names import basis_name, config_name, with_settings
 from reports.rows import Report, Row
 
 Group = tuple[str, list[str], list[list[Row]]]
-"""A config's name, its bases, and for each basis the layers in network order."""
+"""A config's name with the settings of its run, its bases, and for each basis the layers in network order."""
 
 
 def layer_tables(report: Report, style: cells.Style = "markdown") -> dict[str, str]:
@@ -23,13 +23,15 @@ def layer_tables(report: Report, style: cells.Style = "markdown") -> dict[str, s
 
 
 def layer_groups(report: Report) -> list[Group]:
-    """The layers by config, with the bases together where they treat every layer alike."""
+    """The layers by config and settings, with the bases together where they treat every layer alike."""
     by_config: dict[str, dict[str, list[Row]]] = {}
     for layer in report.get("layers") or []:
-        by_config.setdefault(layer["config"], {}).setdefault(layer["basis"], []).append(layer)
+        by_config.setdefault(with_settings(config_name(layer["config"]), layer), {}).setdefault(
+            layer["basis"], []
+        ).append(layer)
     groups: list[Group] = []
-    for config, by_basis in by_config.items():
-        name, layers = config_name(config), list(by_basis.values())
+    for name, by_basis in by_config.items():
+        layers = list(by_basis.values())
         if all(_structure(other) == _structure(layers[0]) for other in layers):
             groups.append((name, list(by_basis), layers))
         else:

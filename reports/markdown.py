@@ -3,7 +3,7 @@
 import re
 
 from reports.cells import escape
-from reports.facts import artifact_table, baseline_table, environment_table, options_table
+from reports.facts import artifact_table, baseline_table, environment_table, options_table, runs_table
 from reports.gate import gate_list
 from reports.intervals import wilson
 from reports.layers import layer_tables
@@ -13,6 +13,7 @@ from reports.portable import onnx_notes, onnx_table
 from reports.poster import SOURCE, poster_table
 from reports.poster_quantization import poster_quantization_table
 from reports.rows import Report
+from reports.seeds import seed_table
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
 from reports.verdict import verdict_table
@@ -53,6 +54,7 @@ def render(report: Report) -> str:
         ("Rows that miss the gate", gate_list(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report)),
+        ("Several seeds", _seeds(report)),
         ("Series against dense at equal bytes", verdict_table(report)),
         ("Beside the poster", _poster(report)),
         ("Plots", _plots(report)),
@@ -60,9 +62,10 @@ def render(report: Report) -> str:
         ("Layers", _layers(report)),
         ("Files", artifact_table(report) if report["rows"] else ""),
         ("ONNX", _onnx(report)),
+        ("Runs", runs_table(report)),
         ("Environment", environment_table(report)),
         ("Options", options_table(report)),
-        ("Reproduce", _code(report["run"]["command"])),
+        ("Reproduce", _code(_commands(report))),
         ("How to read this", _definitions(report)),
     ]
     parts = [f"# {_title(report)}", escape(summarise(report))]
@@ -73,6 +76,20 @@ def render(report: Report) -> str:
 def _title(report: Report) -> str:
     data = (report["run"].get("dataset") or {}).get("name")
     return escape(model_name(report["run"]["model"]) + (f" on {data}" if data else "") + ", compressed")
+
+
+def _seeds(report: Report) -> str:
+    table = seed_table(report)
+    own = "Every seed trained a baseline of its own: a row's Δ is against that of its seed."
+    note = own if report["baseline"].get("top1_by_seed") else ""
+    text = f"Mean ± standard deviation (of a sample) of the rows that were run with several seeds. {note}".strip()
+    return f"{text}\n\n{table}" if table else ""
+
+
+def _commands(report: Report) -> str:
+    """The command of the run, or those of the runs that were merged and then that of the merge."""
+    runs = [source["run"] for source in report.get("sources") or []]
+    return "\n".join(run["command"] for run in [*runs, report["run"]])
 
 
 def _poster(report: Report) -> str:

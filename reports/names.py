@@ -64,13 +64,31 @@ def bits_name(row: Mapping[str, Any]) -> str:
     return f"{bits} bits {stored}".rstrip()
 
 
+def settings_name(row: Mapping[str, Any]) -> str:
+    """What tells a row of a merged report from those of other runs: `seed 1, qat epochs 5`; empty if nothing does."""
+    return ", ".join(_setting(name, value) for name, value in (row.get("settings") or {}).items())
+
+
+def with_settings(text: str, row: Mapping[str, Any]) -> str:
+    """The text, with the row's settings behind it where it has any: `3,3,2,2 (seed 1)`."""
+    settings = settings_name(row)
+    return f"{text} ({settings})" if settings else text
+
+
 def row_name(row: Mapping[str, Any]) -> str:
-    """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits`."""
+    """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
     what = DENSE if row["config"] == DENSE else f"{basis_name(row['basis'])} {row['config']}"
-    return f"{what} at {bits_name(row)}"
+    return with_settings(f"{what} at {bits_name(row)}", row)
 
 
 def listed(items: Sequence[str], shown: int = LISTED) -> str:
     """The first few items, and how many more there are."""
     text = ", ".join(items[:shown])
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
+
+
+def _setting(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {'by default' if value is None else value}"

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from reports import cells
-from reports.names import basis_name
+from reports.names import basis_name, with_settings
 from reports.rows import Report, is_dense, unique_rows
 
 SOURCE = "Costain and Prisacariu, BMVC 2022, arXiv 2210.08951"
@@ -93,7 +93,7 @@ def poster_table(report: Report, style: cells.Style = "markdown") -> str:
             continue
         pre = [cells.points(printed.pre_top1), cells.points(row.get("top1_pre"))]
         post = [cells.points(printed.post_top1), cells.points(row.get("top1_post"))]
-        lines[(row["config"], basis_name(row["basis"]), *pre, *post)] = None
+        lines[(with_settings(row["config"], row), basis_name(row["basis"]), *pre, *post)] = None
     headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1", "Poster, Post Top1", "Here, Post Top1"]
     return cells.draw(headers, list(lines), 2, style) if lines else ""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from reports import cells
-from reports.names import basis_name, config_name, stored_bits
+from reports.names import basis_name, config_name, stored_bits, with_settings
 from reports.poster import is_imagenet
 from reports.rows import Report, Row, is_dense, unique_rows
 
@@ -54,7 +54,7 @@ def _line(row: Row, printed: PosterQuantization) -> list[str]:
     stored = [str(row["bits"] + POSTER_EXTRA_BITS), str(stored_bits(row))]
     tops = [cells.points(printed.top1.get(row["basis"])), cells.points(row.get("top1_quant"))]
     sizes = [cells.megabytes(printed.size_mb), cells.megabytes(row.get("size_mb"))]
-    return [str(row["bits"]), config_name(row["config"]), basis, *stored, *tops, *sizes]
+    return [str(row["bits"]), with_settings(config_name(row["config"]), row), basis, *stored, *tops, *sizes]
 
 
 def _both(report: Report) -> list[tuple[Row, PosterQuantization]]:

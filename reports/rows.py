@@ -1,7 +1,8 @@
 """The rows of a report: grouped, ordered and freed of repeats, before anything is drawn.
 
 A row is one combination of basis, config and bits. `dense` rows have no basis, but a run writes them once per basis
-with identical figures; here they count once, and stand in every basis' column.
+with identical figures; here they count once, and stand in every basis' column. Rows of a merged report also have
+settings: what tells their runs apart.
 """
 
 from collections import Counter
@@ -9,16 +10,22 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from reports.names import DENSE, stored_bits
+from reports.names import DENSE, settings_name, stored_bits
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
-Key = tuple[int, int, str, int]
+Key = tuple[int, int, str, str, int]
 
 
 def is_dense(row: Row) -> bool:
     """Whether the row is the network without series, only quantized."""
     return bool(row["config"] == DENSE)
+
+
+def baseline_top1(report: Report, row: Row) -> float | None:
+    """Top-1 of the uncompressed network that the row was made of: in a merged report, of its own run's."""
+    top1: float | None = row.get("baseline_top1", report["baseline"].get("top1"))
+    return top1
 
 
 def bases(report: Report) -> list[str]:
@@ -28,11 +35,11 @@ def bases(report: Report) -> list[str]:
 
 
 def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
-    """Each row with (bits, stored bits, config, n), where n tells apart rows of a basis that share all of these."""
+    """Each row with (bits, stored bits, config, settings, n); n tells apart rows of a basis that share the others."""
     seen: Counter[tuple[Any, ...]] = Counter()
     keyed = []
     for row in rows:
-        format = (row["bits"], stored_bits(row), row["config"])
+        format = (row["bits"], stored_bits(row), row["config"], settings_name(row))
         place = (row["basis"], *format)
         keyed.append(((*format, seen[place]), row))
         seen[place] += 1
@@ -40,7 +47,7 @@ def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
 
 
 def side_by_side(report: Report) -> list[dict[str, Row]]:
-    """Rows as table lines: for each (bits, stored bits, config), the row of each basis.
+    """Rows as table lines: for each (bits, stored bits, config, settings), the row of each basis.
 
     Returns:
         One dict {basis: row} a line, the most bits first, within them dense first, then configs in the run's order.
@@ -50,7 +57,7 @@ def side_by_side(report: Report) -> list[dict[str, Row]]:
     for key, row in _keyed(report["rows"]):
         lines.setdefault(key, {})[row["basis"]] = row
     columns = bases(report) or [DENSE]
-    for (_, _, config, _), line in lines.items():
+    for (_, _, config, *_), line in lines.items():
         if config == DENSE:
             first = next(iter(line.values()))
             line.update({basis: line.get(basis, first) for basis in columns})
@@ -87,6 +94,6 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
 
 def loss(report: Report, row: Row) -> float | None:
     """Points of Top-1 lost against the baseline, free of the last binary digits; None where either is not measured."""
-    before = report["baseline"].get("top1")
+    before = baseline_top1(report, row)
     after = row.get("top1_quant")
     return None if before is None or after is None else round(before - after, 6)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from reports import cells
 from reports.gate import gate_words
 from reports.names import DENSE, LISTED, listed, model_name, row_name
-from reports.rows import Report, Row, is_dense, loss, measured, unique_rows
+from reports.rows import Report, Row, baseline_top1, is_dense, loss, measured, unique_rows
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0
@@ -54,8 +54,8 @@ def _headline(report: Report, row: Row) -> str:
     if base.get("size_mb") is None:
         sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
     change = "" if lost is None else f" ({_points(-lost)})"
-    top1 = f"{cells.points(base.get('top1'))} to {cells.points(row['top1_quant'])}"
-    if base.get("top1") is None:
+    top1 = f"{cells.points(baseline_top1(report, row))} to {cells.points(row['top1_quant'])}"
+    if baseline_top1(report, row) is None:
         top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
     return f"{sizes}{_ratio(base.get('size_mb'), row['size_mb'])}, Top-1 {top1}{change}: {how}."
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reports import cells
-from reports.names import DENSE, basis_name, config_name, width_name
-from reports.rows import Report, Row, bases, is_dense, side_by_side
+from reports.names import DENSE, basis_name, config_name, settings_name, width_name
+from reports.rows import Report, Row, baseline_top1, bases, is_dense, side_by_side
 
 Column = tuple[str, Callable[[Any], str], str]
 
@@ -39,23 +39,36 @@ def quantization_table(report: Report, style: cells.Style = "markdown") -> str:
     poster's formula gives.
     """
     columns = bases(report) or [DENSE]
-    headers = ["Bits", "Config", *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
+    labels = _labels(report)
+    headers = ["Bits", "Config", *labels, *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
     base = report["baseline"]
-    first = ["32", "Conv2D", *[cells.points(base.get("top1")), "-", "-"] * len(columns), *_values(_SIZES, [base])]
-    rows = [_quantized_line(line, columns) for line in side_by_side(report)]
-    return cells.draw(headers, [first, *rows], (1,), style)
+    first = [
+        "32",
+        "Conv2D",
+        *map(_no_label, labels),
+        *[cells.points(base.get("top1")), "-", "-"] * len(columns),
+        *_values(_SIZES, [base]),
+    ]
+    rows = [_quantized_line(line, columns, labels) for line in side_by_side(report)]
+    return cells.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
 
 
 def pre_post_table(report: Report, style: cells.Style = "markdown") -> str:
     """The poster's Pre/Post table: Top-1 after the fit, and after fine-tuning, with Δ against the baseline."""
     columns = bases(report) or [DENSE]
     shares = [column for column in _SHARES if column[2] != "compressible_params" or _has_compressible(report)]
-    headers = ["Config", *_titles(_PRE_POST, columns, style), *_names(shares)]
+    labels = _labels(report)
+    headers = ["Config", *labels, *_titles(_PRE_POST, columns, style), *_names(shares)]
     base = {"params_percent": 100.0, **report["baseline"]}
-    first = ["Conv2D", *["-", cells.points(base.get("top1")), "-"] * len(columns), *_values(shares, [base])]
-    lines = [_pre_post_line(line, columns, shares) for line in side_by_side(report) if _trained(line, base)]
+    first = [
+        "Conv2D",
+        *map(_no_label, labels),
+        *["-", cells.points(base.get("top1")), "-"] * len(columns),
+        *_values(shares, [base]),
+    ]
+    lines = [_pre_post_line(line, columns, labels, shares) for line in side_by_side(report) if _trained(line, report)]
     lines = [list(line) for line in dict.fromkeys(map(tuple, lines))]
-    return cells.draw(headers, [first, *lines], 1, style)
+    return cells.draw(headers, [first, *lines], 1 + len(labels), style)
 
 
 def result_table(report: Report) -> str:
@@ -84,25 +97,41 @@ def _per_basis(group: Sequence[Column], line: dict[str, Row], columns: Sequence[
     return [text(line.get(basis, {}).get(key)) for basis in columns for _, text, key in group]
 
 
+def _labels(report: Report) -> list[str]:
+    """The title of the column that tells the runs of a merged report apart, where they differ in any setting."""
+    return ["Settings"] if any(settings_name(row) for row in report["rows"]) else []
+
+
+def _no_label(title: str) -> str:
+    return cells.MISSING
+
+
+def _label(labels: Sequence[str], row: Row) -> list[str]:
+    return [settings_name(row) or cells.MISSING] * len(labels)
+
+
 def _in_order(line: dict[str, Row], columns: Sequence[str]) -> list[Row]:
     return [line[basis] for basis in columns if basis in line]
 
 
-def _quantized_line(line: dict[str, Row], columns: Sequence[str]) -> list[str]:
+def _quantized_line(line: dict[str, Row], columns: Sequence[str], labels: Sequence[str]) -> list[str]:
     rows = _in_order(line, columns)
-    head = [width_name(rows[0]), config_name(rows[0]["config"])]
+    head = [width_name(rows[0]), config_name(rows[0]["config"]), *_label(labels, rows[0])]
     return [*head, *_per_basis(_QUANTIZATION, line, columns), *_values(_SIZES, rows)]
 
 
-def _pre_post_line(line: dict[str, Row], columns: Sequence[str], shares: Sequence[Column]) -> list[str]:
+def _pre_post_line(
+    line: dict[str, Row], columns: Sequence[str], labels: Sequence[str], shares: Sequence[Column]
+) -> list[str]:
     rows = _in_order(line, columns)
     name = "Conv2D, fine-tuned" if is_dense(rows[0]) else rows[0]["config"]
-    return [name, *_per_basis(_PRE_POST, line, columns), *_values(shares, rows)]
+    return [name, *_label(labels, rows[0]), *_per_basis(_PRE_POST, line, columns), *_values(shares, rows)]
 
 
-def _trained(line: dict[str, Row], base: Row) -> bool:
+def _trained(line: dict[str, Row], report: Report) -> bool:
     """Whether the line says more than the baseline does: a dense network that was not trained further does not."""
-    return any(not is_dense(row) or row.get("top1_post") not in (None, base.get("top1")) for row in line.values())
+    rows = line.values()
+    return any(not is_dense(row) or row.get("top1_post") not in (None, baseline_top1(report, row)) for row in rows)
 
 
 def _has_compressible(report: Report) -> bool:

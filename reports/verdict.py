@@ -2,7 +2,8 @@
 
 Each series row is held against the dense rows twice: against the best one in a file no larger than its own, and
 against those in files as large or larger. A difference in Top-1 counts only where the dense Top-1 lies outside the
-95 % interval of the series row's (Wilson, from the number of test images).
+95 % interval of the series row's (Wilson, from the number of test images). In a merged report of several seeds, a row
+is held against the dense rows of its own seed.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,8 @@ def verdicts(report: Report) -> list[Verdict]:
     dense = [row for row in rows if is_dense(row)]
     series = sorted((row for row in rows if not is_dense(row)), key=lambda row: float(row["size_mb"]))
     images = (report["run"].get("dataset") or {}).get("test_images")
-    return [_judge(row, dense, images) for row in series] if dense else []
+    rivals = [[other for other in dense if _same_seed(row, other)] for row in series]
+    return [_judge(row, own, images) for row, own in zip(series, rivals, strict=True) if own]
 
 
 def verdict_table(report: Report, style: cells.Style = "markdown") -> str:
@@ -74,6 +76,12 @@ def verdict_table(report: Report, style: cells.Style = "markdown") -> str:
         for verdict in verdicts(report)
     ]
     return cells.draw(headers, rows, (0, 4, 5, 6), style) if rows else ""
+
+
+def _same_seed(row: Row, other: Row) -> bool:
+    """Whether the rows are of one seed, as far as they name one."""
+    seeds = [(each.get("settings") or {}).get("seed") for each in (row, other)]
+    return None in seeds or seeds[0] == seeds[1]
 
 
 def _judge(row: Row, dense: Sequence[Row], images: int | None) -> Verdict:

@@ -8,20 +8,19 @@ their mean and spread.
 import json
 import os
 import re
-import statistics
 import sys
-from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from reports.names import width_name
+from reports.seeds import STAGES, by_seed, spreads
 
 START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
 HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)", "Training (min)"]
 SEED_HEADERS = ["Basis", "Config", "Bits", "QAT epochs", "Seeds", "Pre", "Post", "Quantized"]
-STAGES = ("pre", "post", "quant")
 
 
 def section(report: dict[str, Any]) -> str:
@@ -58,14 +57,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def seeds_section(reports: list[dict[str, Any]]) -> str:
     """Mean and sample standard deviation of every row that was run with several seeds; empty where none was."""
-    found: defaultdict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for report in reports:
-        options = report["run"]["options"]
-        same = [report["run"]["model"], *(options[name] for name in ("fit", "rounding", "epochs"))]
-        for row in report["rows"]:
-            key = (*same, row["basis"], row["config"], width_name(row), options["qat_epochs"])
-            found[key][options["seed"]] = row
-    lines = [_seed_cells(key[-4:], list(rows.values())) for key, rows in found.items() if len(rows) > 1]
+    rows = [(_same(report, row), report["run"]["options"]["seed"], row) for report in reports for row in report["rows"]]
+    found = {key: list(same.values()) for key, same in by_seed(rows).items()}
+    lines = [[*map(str, key[-4:]), str(len(same)), *spreads(same)] for key, same in found.items()]
     if not lines:
         return ""
     align = ["left"] * 2 + ["right"] * 6
@@ -73,10 +67,11 @@ def seeds_section(reports: list[dict[str, Any]]) -> str:
     return f"### Several seeds: mean ± standard deviation\n\n{table}\n"
 
 
-def _seed_cells(key: tuple[Any, ...], rows: list[dict[str, Any]]) -> list[str]:
-    columns = [[row[f"top1_{stage}"] for row in rows] for stage in STAGES]
-    spreads = ["-" if None in c else f"{statistics.mean(c):.2f} ± {statistics.stdev(c):.2f}" for c in columns]
-    return [*map(str, key), str(len(rows)), *spreads]
+def _same(report: dict[str, Any], row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the rows of several seeds have in common, that which the table shows last."""
+    options = report["run"]["options"]
+    unshown = (report["run"]["model"], *(options[name] for name in ("fit", "rounding", "epochs")))
+    return (*unshown, row["basis"], row["config"], width_name(row), options["qat_epochs"])
 
 
 def rewrite(document: str, sections: list[str]) -> str:

@@ -9,6 +9,7 @@ from pipeline.artifact.container import Contents
 from pipeline.artifact.files import naming, open_artifact
 from pipeline.artifact.header import Header, LayerEntry
 from pipeline.network_record import NetworkRecord
+from quant.schemes import Format, StoredTensor
 
 _SCALE_BYTES = 4
 
@@ -49,8 +50,16 @@ def summarize(path: Path) -> Summary:
 
 def layer_bytes(entry: LayerEntry) -> tuple[int, int]:
     """Bytes of a layer's codes and of its scales."""
-    format = schemes.format_named(entry.scheme, entry.bits)
-    return schemes.code_bytes(format, entry.shape), _SCALE_BYTES * schemes.scale_count(format, entry.shape)
+    return _bytes(schemes.format_named(entry.scheme, entry.bits), entry.shape)
+
+
+def tensor_bytes(values: StoredTensor) -> tuple[int, int]:
+    """Bytes that a tensor's codes and its scales take in an artifact."""
+    return _bytes(values.format, tuple(values.integers.shape))
+
+
+def _bytes(format: Format, shape: tuple[int, ...]) -> tuple[int, int]:
+    return schemes.code_bytes(format, shape), _SCALE_BYTES * schemes.scale_count(format, shape)
 
 
 def _kinds(contents: Contents) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """``seriesquant run``: compress a network in every combination of the options, and report."""
 
 import sys
-from contextlib import nullcontext
 from functools import partial
 
 from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
-from pipeline.failure import failure_reported
+from pipeline.failure import FailureReporter
 from pipeline.flags import read_flags
+from pipeline.interruption import on_signals
 from pipeline.logs import JsonProgressLines
 from pipeline.options import Options, options_from
 from pipeline.progress import make_progress
@@ -26,13 +26,16 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(options: Options, *, dry_run: bool) -> int:
-    with nullcontext() if dry_run else failure_reported(options):
-        from pipeline import runner  # only now: it imports torch
-
     if dry_run:
-        print_result(runner.plan_text(options))
+        from pipeline.dry_run import plan_text  # only now: it imports torch
+
+        print_result(plan_text(options))
         return 0
     lines = JsonProgressLines() if options.log_format == "json" else None
-    result = runner.run(options, progress=make_progress(sys.stderr, lines))
+    with FailureReporter(options).watching():
+        from pipeline import runner  # it takes seconds, in which a signal may come
+
+    with on_signals() as interruption:
+        result = runner.run(options, make_progress(sys.stderr, lines), interruption)
     print_result(f"{result.text}\n{result.report_path}")
     return result.exit_code

@@ -1,5 +1,6 @@
 """What a data set is: two splits that give normalized batches, and the facts that a report needs."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +44,13 @@ class Images(Protocol):
         """The number of images."""
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
 
@@ -52,8 +59,8 @@ class Images(Protocol):
             device: Where the batches live.
             seed: None keeps the stored order; a number shuffles, and the same number gives the same batches.
             augment: Random crops, and flips where the data allows them. A smaller last batch is then dropped if
-                there are two or
-                more full ones.
+                there are two or more full ones.
+            start: Number of the first batch, from 0; those before it are left out, and the others are the same.
 
         Returns:
             Pairs of normalized images, float32 (N, 3, H, W) in channels_last, and labels, int64 (N,).
@@ -65,6 +72,10 @@ class Images(Protocol):
 
 class Split(Images, Protocol):
     """Labelled images of one half of a data set: training or test."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of all that the batches follow from; see the implementations."""
 
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
@@ -88,8 +99,6 @@ class Dataset:
         train: Images for fitting, training and every choice.
         test: Images for reporting.
         normalization: How bytes become the network's input.
-        digest: SHA-256 in hex: of images, labels and class names if they are in memory, else of paths, sizes and
-            modification times.
     """
 
     name: str
@@ -99,7 +108,11 @@ class Dataset:
     train: Split
     test: Split
     normalization: Normalization
-    digest: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of both halves and the class names."""
+        return hashlib.sha256(repr((self.class_names, self.train.digest, self.test.digest)).encode()).hexdigest()
 
 
 def is_imagenet(dataset: Dataset) -> bool:

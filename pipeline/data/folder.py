@@ -1,6 +1,5 @@
 """An image folder: `train/` beside `val/` or `test/`, and in each one folder per class."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -56,9 +55,7 @@ def load_folder(root: Path, *, limit_train: int | None, limit_test: int | None, 
         splits = [_in_memory(files, size, normalization, workers) for files in (train, test)]
         return memory_dataset(name, classes, *splits)
     streamed = [FolderSplit(files, normalization, workers) for files in (train, test)]
-    return Dataset(
-        name, len(classes), classes, (CROP, CROP), streamed[0], streamed[1], normalization, _digest(root, train, test)
-    )
+    return Dataset(name, len(classes), classes, (CROP, CROP), streamed[0], streamed[1], normalization)
 
 
 def _fits_in_memory(train: ImageFiles, test: ImageFiles, size: tuple[int, int]) -> bool:
@@ -81,16 +78,3 @@ def _in_memory(files: ImageFiles, size: tuple[int, int], normalization: Normaliz
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _digest(root: Path, *splits: ImageFiles) -> str:
-    digest = hashlib.sha256()
-    for files in splits:
-        for path in files.paths:
-            entry = Path(path).stat()
-            digest.update(
-                f"{Path(path).relative_to(root)}\0{entry.st_size}\0{entry.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -37,15 +38,30 @@ class MemorySplit:
         return len(self.images)
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`."""
         generator = None if seed is None else seeded(seed)
-        for index in batch_indices(len(self), batch_size, generator, augment=augment):
+        for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
             images = self.images[index]
             if augment and generator is not None:
-                images = self._augmented(images, generator)
-            yield self.normalization.apply(images, device), self.labels[index].to(device)
+                images = self._augmented(images, generator)  # of batches before the first too: it draws for them
+            if batch >= start:
+                yield self.normalization.apply(images, device), self.labels[index].to(device)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of every pixel and label, and of what becomes of them."""
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.normalization, self.flip)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def head(self, count: int) -> "MemorySplit":
         """The first `count` images, or all if there are fewer.
@@ -72,12 +88,6 @@ class MemorySplit:
 
 
 def memory_dataset(name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit) -> Dataset:
-    """Make a data set of two splits in memory; its digest covers every pixel, label and class name."""
-    digest = hashlib.sha256(repr((tuple(train.images.shape), tuple(test.images.shape), class_names)).encode())
-    for split in (train, test):
-        digest.update(split.images.contiguous().numpy().data)
-        digest.update(split.labels.contiguous().numpy().data)
+    """Make a data set of two splits in memory."""
     height, width = train.images.shape[1:3]
-    return Dataset(
-        name, len(class_names), class_names, (height, width), train, test, train.normalization, digest.hexdigest()
-    )
+    return Dataset(name, len(class_names), class_names, (height, width), train, test, train.normalization)

@@ -1,7 +1,11 @@
 """Large image folders: files are decoded by worker processes while the network works."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -41,7 +45,13 @@ class FolderSplit:
         return len(self.files.paths)
 
     def batches(
-        self, batch_size: int, *, device: torch.device, seed: int | None = None, augment: bool = False
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`.
 
@@ -50,8 +60,19 @@ class FolderSplit:
         """
         generator = None if seed is None else seeded(seed)
         batches = [index.tolist() for index in batch_indices(len(self), batch_size, generator, augment=augment)]
-        for images, labels in self._read(batches, seed if augment else None):
+        for images, labels in self._read(batches[start:], seed if augment else None):
             yield self.normalization.apply(images, device), labels.to(device)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of the files' names, sizes and modification times, and of what becomes of them."""
+        digest = hashlib.sha256(repr((RESIZE, CROP, self.normalization)).encode())
+        root = os.path.commonpath(self.files.paths)
+        for path, label in zip(self.files.paths, self.files.labels, strict=True):
+            entry = Path(path).stat()
+            line = f"{os.path.relpath(path, root)}\0{label}\0{entry.st_size}\0{entry.st_mtime_ns}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def head(self, count: int) -> "FolderSplit":
         """The first `count` images, or all if there are fewer.

@@ -1,7 +1,6 @@
 """The ONNX files of a run: one graph is traced, each row's values are put into it, and the file is measured."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,22 +14,19 @@ from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits
-from reports.files import write_atomically
 
 
 @dataclass(frozen=True)
 class OnnxFigures:
-    """What was measured of a row's ONNX file; all None, and the reason, where there is none.
+    """What was measured with a row's ONNX file; all None, and the reason, where there is none.
 
     Attributes:
-        size: Bytes of the written file.
         top1: Top-1 in onnxruntime, in percent.
         differing_predictions: Test images whose first answer is not PyTorch's.
         bits: Width of the stored integers, which ONNX has a type for.
         reason: Why there is no file.
     """
 
-    size: int | None = None
     top1: float | None = None
     differing_predictions: int | None = None
     bits: int | None = None
@@ -60,39 +56,29 @@ class OnnxExporter:
             raise self._traced
         return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
 
-    def write_and_measure(
-        self,
-        record: NetworkRecord,
-        network: nn.Module,
-        identity: Identity,
-        path: Path,
-        *,
-        images: Images,
-        measured: Evaluation,
-    ) -> OnnxFigures:
-        """Write a row's ONNX file and compare it with PyTorch; a network without ONNX form is no error.
+    def measured_file(
+        self, record: NetworkRecord, network: nn.Module, identity: Identity, *, images: Images, measured: Evaluation
+    ) -> tuple[bytes | None, OnnxFigures]:
+        """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
 
         Args:
             record: The row's integers.
             network: The network that ``build_network`` made of them.
             identity: What the file says of the network.
-            path: Where the file is written, atomically; an older one is removed where none can be written.
             images: Test images.
             measured: PyTorch's logits of these images.
 
-        Raises:
-            OSError: The file cannot be written.
+        Returns:
+            The file's content, or None, and its figures.
         """
         try:
             content = self.file(record, network, identity)
             found = evaluate_onnx(open_session(content), images)
         except OnnxError as error:
-            path.unlink(missing_ok=True)
-            return OnnxFigures(reason=str(error))
-        write_atomically(path, content)
+            return None, OnnxFigures(reason=str(error))
         differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
         bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
-        return OnnxFigures(path.stat().st_size, found.top1, differing, bits)
+        return content, OnnxFigures(found.top1, differing, bits)
 
 
 def _facts(identity: Identity) -> dict[str, Any]:

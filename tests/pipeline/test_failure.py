@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DataError, OptionsError
-from pipeline.failure import failure_reported
+from pipeline.errors import BusyError, DataError, OptionsError
+from pipeline.failure import FailureReporter
 from pipeline.interruption import Terminated
 from pipeline.options import Options
 from tests.pipeline.networks import write_module, write_npz
@@ -21,8 +21,12 @@ ROOT = Path(__file__).parents[2]
 RUN = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0")
 
 
+def reporter(folder: Path, **options: object) -> FailureReporter:
+    return FailureReporter(Options(config="3,3,3,2", out=folder, **options))
+
+
 def fail(folder: Path, error: BaseException, **options: object) -> None:
-    with pytest.raises(type(error)), failure_reported(Options(config="3,3,3,2", out=folder, **options)):
+    with pytest.raises(type(error)), reporter(folder, **options).watching():
         raise error
 
 
@@ -59,8 +63,26 @@ def test_every_way_to_fail_leaves_a_report(tmp_path, error, status, code) -> Non
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["report.json"]
 
 
+def test_the_first_report_of_a_failure_stays(tmp_path) -> None:
+    reports = reporter(tmp_path)
+    with pytest.raises(DataError), reports.watching(), reports.watching(holding=True):
+        raise DataError("torn")
+    written = (tmp_path / "report.json").stat().st_ino
+    with pytest.raises(DataError), reports.watching():
+        raise DataError("later")
+    assert (tmp_path / "report.json").stat().st_ino == written
+
+
+def test_a_folder_that_another_run_uses_is_left_to_it(tmp_path) -> None:
+    fail(tmp_path / "o", BusyError("in use"))
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(BusyError), reporter(tmp_path / "o").watching(holding=True):
+        raise BusyError("the store is in use")
+    assert read_report(tmp_path / "o")["error"]["type"] == "BusyError"
+
+
 def test_a_run_that_ends_well_writes_nothing_here(tmp_path) -> None:
-    with failure_reported(Options(config="3,3,3,2", out=tmp_path / "o")):
+    with reporter(tmp_path / "o").watching():
         pass
     assert not (tmp_path / "o").exists()
 

@@ -49,7 +49,7 @@ def measured(folder: Path, data, bits: int) -> Measured:
     record, path = compressed(bits), folder / f"{bits}.safetensors"
     write_artifact(record, identity, path)
     result = evaluate(build_network(record, build_model(MODEL, 4)), data.test, device=CPU)
-    return Measured(path, result.logits[: images_to_reload(data)])
+    return Measured("", path, result.logits[: images_to_reload(data)])
 
 
 def test_files_give_exactly_the_logits_that_were_measured(tmp_path, data, network_folder):

@@ -5,6 +5,7 @@ from torch import nn
 
 from pipeline.acceleration import make_accelerator
 from pipeline.teacher import Teacher
+from tests.pipeline.networks import tiny_network
 
 
 class Counting(nn.Module):
@@ -22,7 +23,7 @@ def images(seed):
 
 
 def asked(teacher, **changes):
-    return teacher.logits(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
+    return teacher.answer(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
 
 
 def test_an_answer_is_the_networks_and_is_computed_once():
@@ -31,10 +32,10 @@ def test_an_answer_is_the_networks_and_is_computed_once():
     first, second = asked(teacher), asked(teacher)
     with torch.no_grad(), accelerator.autocast():
         expected = network(images(0))
-    assert torch.equal(first, expected)
-    assert torch.equal(second, expected)
-    assert second.dtype == expected.dtype
-    assert not first.requires_grad
+    assert torch.equal(first.logits, expected)
+    assert torch.equal(second.logits, expected)
+    assert second.logits.dtype == expected.dtype
+    assert not first.logits.requires_grad
     assert network.calls == 2, "one for the teacher, one for the expected answer"
 
 
@@ -52,4 +53,15 @@ def test_what_does_not_fit_is_computed_again():
     network.calls = 0
     answers = [asked(teacher, batch=batch) for batch in (0, 1, 0, 1)]
     assert network.calls == 3
-    assert torch.equal(answers[1], answers[3])
+    assert torch.equal(answers[1].logits, answers[3].logits)
+
+
+def test_features_are_the_stages_outputs_and_are_kept_with_the_logits():
+    network, accelerator = tiny_network(), make_accelerator("cpu")
+    teacher = Teacher(network, accelerator)
+    first, second = (teacher.answer(images(0), epoch_seed=0, batch_size=4, batch=0) for _ in range(2))
+    with torch.no_grad(), accelerator.autocast():
+        expected = [network[:end](images(0)) for end in (1, 2, 3)]
+    for answer in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(answer.features, expected, strict=True))
+    assert first.nbytes == first.logits.nbytes + sum(feature.nbytes for feature in expected)

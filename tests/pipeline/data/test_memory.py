@@ -92,7 +92,7 @@ def test_digest_follows_the_contents():
 
 def test_is_imagenet():
     def named(names):
-        return Dataset("x", len(names), names, (8, 8), make(1), make(1), Normalization(), "")
+        return Dataset("x", len(names), names, (8, 8), make(1), make(1), Normalization())
 
     assert is_imagenet(named(tuple(f"n{i:08d}" for i in range(1000))))
     assert not is_imagenet(named(tuple(f"n{i:08d}" for i in range(999))))

@@ -19,22 +19,22 @@ def measured(network) -> Evaluation:
     return evaluate(network, images(), device=torch.device("cpu"))
 
 
-def test_the_figures_are_those_of_the_written_file(tmp_path):
+def test_the_figures_are_those_of_the_file():
     record, network = compressed(3)
-    path, expected = tmp_path / "a.onnx", measured(network)
-    figures = OnnxExporter().write_and_measure(record, network, IDENTITY, path, images=images(), measured=expected)
-    assert figures == OnnxFigures(path.stat().st_size, expected.top1, 0, 4, None)
-    facts = json.loads(onnx.load(path).metadata_props[0].value)
+    expected = measured(network)
+    content, figures = OnnxExporter().measured_file(record, network, IDENTITY, images=images(), measured=expected)
+    assert figures == OnnxFigures(expected.top1, 0, 4, None)
+    facts = json.loads(onnx.load_from_string(content).metadata_props[0].value)
     assert facts == {"model": IDENTITY.model, "mean": [0.5] * 3, "std": [0.2] * 3, "class_names": ["a", "b", "c", "d"]}
 
 
-def test_differing_predictions_are_counted(tmp_path):
+def test_differing_predictions_are_counted():
     record, network = compressed()
     found = measured(network)
     other = found.logits.clone()
     other[:7] = -other[:7]
-    figures = OnnxExporter().write_and_measure(
-        record, network, IDENTITY, tmp_path / "a.onnx", images=images(), measured=Evaluation(0.0, other)
+    _, figures = OnnxExporter().measured_file(
+        record, network, IDENTITY, images=images(), measured=Evaluation(0.0, other)
     )
     assert figures.differing_predictions == 7
 
@@ -49,7 +49,7 @@ def test_rows_share_one_graph(monkeypatch):
     assert len(traces) == 1
 
 
-def test_a_network_without_onnx_form_gives_the_reason_and_no_file(tmp_path, monkeypatch):
+def test_a_network_without_onnx_form_gives_the_reason_and_no_file(monkeypatch):
     tries = []
 
     def refuse(*given):
@@ -57,17 +57,15 @@ def test_a_network_without_onnx_form_gives_the_reason_and_no_file(tmp_path, monk
         raise OnnxError("onnx: the network Net has no ONNX form: it loops")
 
     monkeypatch.setattr(pipeline.onnx.exporter, "trace", refuse)
-    path = tmp_path / "a.onnx"
-    path.write_bytes(b"of an earlier run")
     record, network = compressed()
     exporter, arguments = OnnxExporter(), {"images": images(), "measured": measured(network)}
     for _ in range(2):
-        figures = exporter.write_and_measure(record, network, IDENTITY, path, **arguments)
+        content, figures = exporter.measured_file(record, network, IDENTITY, **arguments)
+        assert content is None
         assert dataclasses.asdict(figures) == {
-            **dict.fromkeys(("size", "top1", "differing_predictions", "bits")),
+            **dict.fromkeys(("top1", "differing_predictions", "bits")),
             "reason": "onnx: the network Net has no ONNX form: it loops",
         }
-    assert not path.exists()
     assert len(tries) == 1
     with pytest.raises(OnnxError, match="it loops"):
         exporter.file(record, network, IDENTITY)

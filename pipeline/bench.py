@@ -1,0 +1,179 @@
+"""What the stages of a run share."""
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.acceleration import Accelerator
+from pipeline.artifact import Identity
+from pipeline.conditions import conditions
+from pipeline.config import parse_config
+from pipeline.data.dataset import Dataset
+from pipeline.evaluation import evaluate
+from pipeline.identity import dataset_identity
+from pipeline.interruption import Interruption
+from pipeline.models.identity import network_digest
+from pipeline.models.registry import build_model, check_forward
+from pipeline.onnx.exporter import OnnxExporter
+from pipeline.options import Options
+from pipeline.plan import plan_layers
+from pipeline.progress import Progress
+from pipeline.randomness import RandomStream
+from pipeline.store.entry import Entry
+from pipeline.store.folder import store_folder
+from pipeline.store.store import Step, Store
+from pipeline.stored_training import Course, train_once
+from pipeline.teacher import Teacher
+from pipeline.tracking import NullTracker, Tracker
+from pipeline.training import Schedule
+
+# 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
+CALIBRATION_PIXELS = 256 * 224 * 224
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The uncompressed network, the data, where to compute and where results are kept.
+
+    Attributes:
+        baseline: The uncompressed network; no stage changes it.
+        digest: Of the baseline: see ``pipeline.models.identity``.
+        data: Training images for every choice, test images for the figures.
+        calibration: How many training images fit and rounding look at.
+        accelerator: Device and precision.
+        seed: Orders of images and augmentation follow from it.
+        progress: Where stages are reported.
+        store: Where the results of stages are kept.
+        interruption: Asked between steps of training whether to end.
+        teacher: The uncompressed network in training, or None where only the labels teach.
+        identity: What artifacts say of the network.
+        tracker: Is told of every epoch.
+        onnx: Makes the rows' ONNX files, which share one graph.
+    """
+
+    baseline: nn.Module
+    digest: str
+    data: Dataset
+    calibration: int
+    accelerator: Accelerator
+    seed: int
+    progress: Progress
+    store: Store
+    interruption: Interruption
+    teacher: Teacher | None
+    identity: Identity
+    tracker: Tracker
+    onnx: OnnxExporter = field(default_factory=OnnxExporter)
+
+    def copy_of_baseline(self) -> nn.Module:
+        """A network of the same architecture and weights that a stage may change."""
+        return copy.deepcopy(self.baseline)
+
+    def calibration_images(self) -> Tensor:
+        """Training images without labels, (N, 3, H, W), on the device: the same at every call."""
+        return self.data.train.sample(self.calibration, seed=self.seed, device=self.accelerator.device)
+
+    def calibration_inputs(self) -> dict[str, Any]:
+        """What the calibration images follow from, for keys."""
+        return {"data": self.data.train.digest, "count": self.calibration, "seed": self.seed}
+
+    @property
+    def baseline_step(self) -> Step:
+        """The measurement of the baseline."""
+        return self.top1_step("baseline", self.digest)
+
+    @cached_property
+    def top1(self) -> float:
+        """The baseline's Top-1 on the test images, in percent."""
+        return self.top1_once(self.baseline, self.baseline_step)
+
+    def course(self, schedule: Schedule, first_epoch: int) -> Course:
+        """A training of the run."""
+        return Course(self.data, schedule, self.accelerator, self.seed, self.teacher, first_epoch)
+
+    def train_once(self, model: nn.Module, course: Course, step: Step) -> float:
+        """Train a network in place; see ``pipeline.stored_training.train_once``."""
+        return train_once(
+            model,
+            course,
+            self.store,
+            step,
+            progress=self.progress,
+            interruption=self.interruption,
+            on_epoch=partial(self.tracker.epoch, step.name),
+        )
+
+    def top1_step(self, name: str, network: str) -> Step:
+        """The measurement of a network on the test images.
+
+        Args:
+            name: What the network is called.
+            network: What decides it: the key of the stage that made it, or its digest.
+        """
+        return Step(f"{name}: Top-1", self.store.key("top1", network=network, test=self.data.test.digest))
+
+    def top1_once(self, model: nn.Module, step: Step) -> float:
+        """Top-1 of a network on the test images, in percent, measured or read from the store."""
+
+        def make() -> Entry:
+            return Entry(facts={"top1": evaluate(model, self.data.test, device=self.accelerator.device).top1})
+
+        top1: float = self.store.once(step, make).facts["top1"]
+        return top1
+
+
+def make_bench(
+    options: Options,
+    data: Dataset,
+    baseline: nn.Module,
+    accelerator: Accelerator,
+    store: Store,
+    progress: Progress,
+    interruption: Interruption,
+    tracker: Tracker | None = None,
+) -> Bench:
+    """Put together what a run's stages share; the arguments are those of ``Bench``."""
+    return Bench(
+        baseline,
+        network_digest(options.model, baseline),
+        data,
+        _calibration_size(options, data),
+        accelerator,
+        options.seed,
+        progress,
+        store,
+        interruption,
+        Teacher(baseline, accelerator) if options.distill else None,
+        dataset_identity(options.model, data),
+        tracker or NullTracker(),
+    )
+
+
+def open_store(options: Options, accelerator: Accelerator) -> Store:
+    """A run's view of the store."""
+    folder = store_folder(options.cache_dir)
+    return Store(folder, conditions(accelerator), fresh=options.fresh, lock_timeout=options.lock_timeout)
+
+
+def check_configs(options: Options, data: Dataset) -> None:
+    """Refuse what does not fit the model before anything is loaded or trained.
+
+    Raises:
+        OptionsError: A config does not fit the network, or the network not the images.
+        DataError: The network gives something else than one logit for each class.
+    """
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        model = build_model(options.model, data.classes)
+    for text in options.config:
+        plan_layers(model, parse_config(text), options.model)
+    check_forward(model, data.classes, data.image_size)
+
+
+def _calibration_size(options: Options, data: Dataset) -> int:
+    """How many training images fit and rounding look at: all of them are in memory at once, as one batch."""
+    height, width = data.image_size
+    return min(options.calibration_size, len(data.train), max(1, CALIBRATION_PIXELS // (height * width)))

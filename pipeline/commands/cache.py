@@ -1,0 +1,101 @@
+"""``seriesquant cache``: show the results that the store holds, or clear them out."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from tabulate import tabulate
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.console import print_result
+from pipeline.errors import OptionsError
+
+if TYPE_CHECKING:
+    from pipeline.store.housekeeping import StoredFile
+
+SUMMARY = """Show what the store of stage results holds (ls), or remove files from it (prune).
+
+Without a limit, prune removes everything. A file that a run is working on stays."""
+_ACTIONS = ("ls", "prune")
+_DAY = 86_400.0
+
+What = Annotated[str, typer.Argument(metavar="ls|prune", show_default=False)]
+CacheDir = Annotated[Path | None, typer.Option(metavar="FOLDER", help="the store", show_default=False)]
+Days = Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="prune only what is older", show_default=False)]
+Size = Annotated[
+    float | None, typer.Option(metavar="MB", min=0, help="prune the oldest until so much is left", show_default=False)
+]
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words.
+
+    Raises:
+        OptionsError: They are wrong.
+    """
+
+    def given(what: What, cache_dir: CacheDir = None, older_than_days: Days = None, keep_mb: Size = None) -> Action:
+        if what not in _ACTIONS:
+            raise OptionsError(f"cache: got {what!r}; allowed: {', '.join(_ACTIONS)}")
+        if what == "ls":
+            if older_than_days is not None or keep_mb is not None:
+                raise OptionsError("cache ls: --older-than-days and --keep-mb limit what prune removes; allowed: prune")
+            return partial(_list, cache_dir)
+        return partial(_prune, cache_dir, older_than_days, keep_mb)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, "ls or prune, and the flags of --help")
+    return action
+
+
+def _list(chosen: Path | None) -> int:
+    from pipeline.store.folder import store_folder
+    from pipeline.store.housekeeping import list_store
+
+    folder = store_folder(chosen)
+    files = list_store(folder)
+    rows = [(each.name, each.kind, f"{each.size / 1e6:.3f}", _age(each.age), each.path.name) for each in files]
+    if rows:
+        align = ("left", "left", "right", "right", "left")
+        heads = ("Stage", "Kind", "MB", "Age", "File")
+        print_result(tabulate(rows, heads, disable_numparse=True, colalign=align))
+    print_result(f"{_total(files)} in {folder}")
+    return 0
+
+
+def _prune(chosen: Path | None, days: float | None, megabytes: float | None) -> int:
+    from pipeline.store.folder import store_folder
+    from pipeline.store.housekeeping import list_store, prune_store
+
+    folder = store_folder(chosen)
+    removed, used = prune_store(_superfluous(list_store(folder), days, megabytes))
+    print_result(f"removed {_total(removed)} from {folder}")
+    if used:
+        print_result(f"kept {_total(used)}: in use by a run")
+    return 0
+
+
+def _superfluous(files: Sequence["StoredFile"], days: float | None, megabytes: float | None) -> list["StoredFile"]:
+    """The files, given the oldest first, that a limit leaves over: all of them without a limit."""
+    if days is None and megabytes is None:
+        return list(files)
+    over = sum(each.size for each in files) - (megabytes if megabytes is not None else float("inf")) * 1e6
+    chosen = []
+    for each in files:
+        if over > 0 or (days is not None and each.age > days * _DAY):
+            chosen.append(each)
+            over -= each.size
+    return chosen
+
+
+def _total(files: Sequence["StoredFile"]) -> str:
+    return f"{len(files)} files, {sum(each.size for each in files) / 1e6:.3f} MB,"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", _DAY), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

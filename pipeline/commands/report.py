@@ -1,0 +1,119 @@
+"""``seriesquant report``: one report from the output folders of several runs."""
+
+import logging
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.console import print_result
+from pipeline.errors import DataError, OptionsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reports.reading import Source
+
+logger = logging.getLogger(__name__)
+
+SUMMARY = """Merge the reports of runs of one network and data set into one: rows, layers, tables and plots.
+
+Runs may differ in everything else, and every row is then labelled with the settings in which its run differs; of
+several seeds there is a table of mean and spread. An artifact that two runs made alike is one row. With one RUN its
+report is rendered again. Exit codes: 2 runs that do not belong together, 3 a run missed its gate (the report is
+written), 4 a report that is missing, damaged, or of a run that failed."""
+ALLOWED = "one or more RUN folders, and the flags that --help shows"
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="output folders of runs", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="where to write; with one RUN its own folder", show_default=False)
+]
+Copy = Annotated[bool, typer.Option("--copy", help="copy the artifacts into FOLDER; else it names them where they are")]
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words.
+
+    Raises:
+        OptionsError: They are wrong.
+    """
+
+    def given(runs: Runs, out: Out = None, copy: Copy = False) -> Action:
+        if out is None and (len(runs) > 1 or copy):
+            raise OptionsError("--out: is missing; allowed: a folder, which only one RUN without --copy may leave out")
+        return partial(_execute, runs, out, copy=copy)
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, ALLOWED)
+    return action
+
+
+def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
+    from reports import result_table, write_report  # only now: numpy and matplotlib
+    from reports.merge import MergeError
+    from reports.reading import ReportError, report_file
+    from reports.relocation import missing_files
+
+    try:
+        folder = report_file(places[0]).parent if out is None else out
+        report = _report(places, folder, copy=copy)
+    except ReportError as error:
+        raise DataError(str(error)) from None
+    except MergeError as error:
+        raise OptionsError(str(error)) from None
+    if missing := missing_files(report, folder):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        logger.warning("of the files that the report names these are not there: %s%s", missing[0], more)
+    print_result(f"{result_table(report)}\n{write_report(report, folder)}")
+    return 3 if (report.get("gate") or {}).get("passed") is False else 0
+
+
+def _report(places: list[Path], folder: Path, *, copy: bool) -> dict[str, Any]:
+    """The report that the folder is to hold."""
+    from reports.merge import merge
+    from reports.reading import read_report, sources
+    from reports.relocation import Copied, Linked, relative, relocated
+
+    read = [(place, read_report(place)) for place in places]
+    runs = {relative(run.path, folder): run for place, report in read for run in sources(report, place)}
+    first = read[0][1]
+    alone, merged = len(places) == 1, "sources" in first
+    if alone and _is_folder_of(folder, places[0]) and not (merged and copy):
+        return first
+    _check_folder(folder, places, runs)
+    if not alone or merged:
+        first = merge(runs, first["run"]["command"] if alone else _command(places, folder, copy=copy))
+    return relocated(first, runs, Copied(folder) if copy else Linked(folder))
+
+
+def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]") -> None:
+    """Refuse to write over the report of a run, which nothing could bring back.
+
+    Raises:
+        OptionsError: The folder is that of a run.
+    """
+    from reports.reading import ReportError, read_report
+
+    try:
+        there = read_report(folder)
+    except ReportError:
+        return
+    again = len(places) == 1 and [run.run for run in runs.values()] == [there["run"]]
+    if "sources" not in there and not again:
+        raise OptionsError(
+            f"--out: {folder} is the folder of a run; allowed: another folder, or that of a merged report"
+        )
+
+
+def _is_folder_of(folder: Path, place: Path) -> bool:
+    from reports.reading import report_file
+
+    return folder.resolve() == report_file(place).parent.resolve()
+
+
+def _command(places: list[Path], folder: Path, *, copy: bool) -> str:
+    words = ["seriesquant", "report", *map(str, places), "--out", str(folder)]
+    return shlex.join([*words, "--copy"] if copy else words)

@@ -1,0 +1,53 @@
+"""Where the variants of a grid are computed: a table of names, and one module for each.
+
+An executor's module has one function, ``opened(options, interruption)``: a context that makes an ``Executor`` ready
+and at the end leaves nothing running. It loads nothing heavy before that.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from pipeline.bench import Bench
+    from pipeline.grid import Variant
+    from pipeline.interruption import Interruption
+    from pipeline.options import Options
+    from pipeline.variant_run import VariantResult
+
+EXECUTORS = {"local": "pipeline.executors.local", "ray": "pipeline.executors.ray_cluster"}
+"""Name -> the module."""
+
+
+class Executor(Protocol):
+    """Computes variants."""
+
+    def __call__(self, options: "Options", bench: "Bench", variants: "Sequence[Variant]") -> "Iterator[VariantResult]":
+        """Give the result of each variant, in their order.
+
+        Args:
+            options: The run's options.
+            bench: What the stages share; its store gets to know the stages of every variant, in the same order.
+            variants: What to compute.
+
+        Raises:
+            CompressionError: A variant cannot be computed; the first that is found ends the run.
+        """
+
+
+class _Module(Protocol):
+    def opened(self, options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]: ...
+
+
+def executor(options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]:
+    """The executor that the options name.
+
+    Args:
+        options: The run's options.
+        interruption: Asked whether to end while the executor is made ready.
+
+    Raises:
+        CompressionError: On entering: the cluster that the options name cannot be used.
+    """
+    return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)

@@ -1,0 +1,22 @@
+"""One variant after the other, in this process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pipeline.bench import Bench
+from pipeline.executors import Executor
+from pipeline.grid import Variant
+from pipeline.interruption import Interruption
+from pipeline.options import Options
+from pipeline.variant_run import VariantResult, run_variant
+
+
+@contextmanager
+def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
+    """There is nothing to prepare."""
+    yield _run
+
+
+def _run(options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    for variant in variants:
+        yield run_variant(options, variant, bench)

@@ -1,0 +1,34 @@
+"""What decides a network's outputs, as one digest: its weights, its structure, and a user's own code."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.store.keys import state_digest
+
+_PACKAGED = ("torch", "torchvision", "pipeline", "basis", "quant")
+
+
+def network_digest(name: str, model: nn.Module) -> str:
+    """SHA-256 in hex of a network.
+
+    Args:
+        name: The name that it was built by.
+        model: The network; its ``repr`` tells its modules and their settings, and the files that define a user's
+            modules tell what ``forward`` does.
+    """
+    digest = hashlib.sha256(f"{name}\n{model!r}\n{state_digest(model)}\n".encode())
+    for file in _source_files(name, model):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _source_files(name: str, model: nn.Module) -> list[Path]:
+    modules = {type(module).__module__ for module in model.modules()}
+    if ":" in name:
+        modules.add(name.partition(":")[0])
+    own = sorted(module for module in modules if module.partition(".")[0] not in _PACKAGED)
+    files = (getattr(sys.modules.get(module), "__file__", None) for module in own)
+    return [Path(file) for file in files if file is not None and Path(file).is_file()]

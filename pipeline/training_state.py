@@ -1,0 +1,179 @@
+"""Training under way as an entry of the store: enough to go on as if nothing had happened, bit for bit on the CPU."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.interruption import Interruption
+from pipeline.randomness import RandomStream
+from pipeline.store.entry import Entry, fits, state_of
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN: Final = 120.0
+_MODEL, _MOMENTUM, _RANDOM = "model.", "momentum.", "random."
+_BUFFER = "momentum_buffer"
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What an epoch of training gave: its number from 1, its mean loss, and the learning rate of its last step."""
+
+    epoch: int
+    loss: float
+    lr: float
+
+
+@dataclass
+class Position:
+    """How far training is.
+
+    Attributes:
+        epoch: Whole epochs done.
+        batch: Batches done of the next one.
+        per_epoch: Batches of an epoch.
+        loss: Sum of the losses of these batches.
+        curve: The figures of the epochs done.
+        seconds: What all of it took so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    per_epoch: int = 1
+    loss: float = 0.0
+    curve: list[EpochFigures] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.epoch * self.per_epoch + self.batch
+
+    @property
+    def epoch_of_last_step(self) -> int:
+        """The number, from 1, of the epoch that the last step was in."""
+        return self.epoch + (self.batch > 0)
+
+    def count(self, loss: float, lr: float) -> None:
+        """A step is done."""
+        self.batch, self.loss = self.batch + 1, self.loss + loss
+        if self.batch == self.per_epoch:
+            self.epoch += 1
+            self.curve.append(EpochFigures(self.epoch, self.loss / self.per_epoch, lr))
+            self.batch, self.loss = 0, 0.0
+
+
+class Checkpoint(Protocol):
+    """Where the state of training under way is kept."""
+
+    def read(self) -> Entry | None:
+        """What was saved last, or None."""
+
+    def save(self, entry: Entry) -> None:
+        """Replace what was saved last."""
+
+
+class Keeper:
+    """Keeps training: after every epoch, every ``SECONDS_BETWEEN`` in long ones, and when somebody asks to end.
+
+    Args:
+        checkpoint: Where; None keeps nothing.
+        model: What is trained.
+        optimizer: Its momentum is kept.
+        random: Its state is kept.
+        title: What messages call the training.
+        on_epoch: Gets the figures of every epoch once, of those before the checkpoint at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        random: RandomStream,
+        title: str,
+        on_epoch: Callable[[EpochFigures], None],
+    ) -> None:
+        """Nothing is read or written yet."""
+        self._checkpoint, self._title, self._on_epoch = checkpoint, title, on_epoch
+        self._state = (model, optimizer, random)
+        self._before, self._started = 0.0, time.monotonic()
+        self._saved = self._started
+
+    def resume(self, per_epoch: int) -> Position:
+        """Put training back to the last checkpoint; without one it starts."""
+        entry = self._checkpoint.read() if self._checkpoint else None
+        position = restore(entry, *self._state) if entry else None
+        if position is None:
+            return Position(per_epoch=per_epoch)
+        logger.info("%s: goes on after %d epochs and %d batches", self._title, position.epoch, position.batch)
+        self._before = position.seconds
+        for figures in position.curve:
+            self._on_epoch(figures)
+        return position
+
+    def after_step(self, position: Position, stop: Interruption) -> None:
+        """Keep training where it is time to, and end it where that is asked for.
+
+        Raises:
+            BaseException: The interruption's reason.
+        """
+        ended = position.batch == 0
+        if ended:
+            self._on_epoch(position.curve[-1])
+        if ended or stop.requested or time.monotonic() - self._saved > SECONDS_BETWEEN:
+            self._save(position)
+        stop.check()
+
+    def timed(self, position: Position) -> Position:
+        """The position with the seconds that all of training took, before its checkpoint too."""
+        position.seconds = self._before + time.monotonic() - self._started
+        return position
+
+    def _save(self, position: Position) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.save(capture(*self._state, self.timed(position)))
+            self._saved = time.monotonic()
+
+
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream, position: Position) -> Entry:
+    """Copy all that the next step depends on."""
+    tensors = {f"{_MODEL}{name}": tensor for name, tensor in state_of(model).items()}
+    for name, parameter in _trained(model):
+        buffer = optimizer.state[parameter].get(_BUFFER)
+        if buffer is not None:
+            tensors[f"{_MOMENTUM}{name}"] = buffer.detach().cpu().clone().contiguous()
+    tensors |= {f"{_RANDOM}{kind}": state.cpu() for kind, state in random.state.items()}
+    return Entry(tensors, asdict(position))
+
+
+def restore(entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream) -> Position | None:
+    """Put training back to where ``capture`` found it.
+
+    Returns:
+        How far it was, or None, with nothing changed, where the entry is of another network or device.
+    """
+    state, momentum, generators = (_part(entry, prefix) for prefix in (_MODEL, _MOMENTUM, _RANDOM))
+    if not fits(model, state) or generators.keys() != random.state.keys():
+        return None
+    model.load_state_dict(state)
+    for name, parameter in _trained(model):
+        if name in momentum:
+            optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])
+    random.state = generators
+    position = Position(**entry.facts)
+    position.curve = [EpochFigures(**figures) for figures in entry.facts["curve"]]
+    return position
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _part(entry: Entry, prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in entry.tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,161 @@
+"""The command that merges reports, as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifact import load
+from tests.pipeline.networks import write_module, write_npz
+
+ROOT = Path(__file__).parents[3]
+NETWORK = ("--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0", "--basis", "cosine")
+
+
+def process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"SERIESQUANT_CACHE": str(folder / "cache"), "PYTHONPATH": str(folder)}
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with runs: `a` and `b` of two seeds, `c` of another config, `other` on other data."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_module(folder)
+    write_npz(folder / "colours.npz")
+    runs = {"a": ["--bits", "8,4"], "b": ["--bits", "8,4", "--seed", "1"], "c": ["--bits", "4"]}
+    for name, words in runs.items():
+        config = "5,3,3" if name == "c" else "3,2,2"
+        done = process(folder, "--config", config, *NETWORK, *words, "--out", name)
+        assert done.returncode == 0, done.stderr
+    done = process(folder, "--config", "3,2,2", *NETWORK, "--bits", "4", "--limit-test", "50", "--out", "other")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_rows_of_all_runs_and_their_seeds(here):
+    done = process(here, "report", "a", "b", "c", "--out", "merged")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("merged/report.md\n")
+    merged = report(here / "merged")
+    assert [(row["config"], row["bits"], row["settings"]["seed"]) for row in merged["rows"]] == [
+        *(("3,2,2", bits, seed) for seed in (0, 1) for bits in (8, 4)),
+        ("5,3,3", 4, 0),
+    ]
+    originals = [row for name in "abc" for row in report(here / name)["rows"]]
+    for row, original in zip(merged["rows"], originals, strict=True):
+        assert row["top1_quant"] == original["top1_quant"]
+        assert (here / "merged" / row["artifact"]).stat().st_size / 1e6 == row["size_mb"]
+    text = (here / "merged" / "report.md").read_text()
+    assert "## Several seeds" in text
+    assert text.count("python run_pipeline.py") == 3
+    assert "seriesquant report a b c --out merged" in text
+    assert (here / "merged" / "plots" / "size_top1.png").stat().st_size > 1000
+
+
+def test_copies_need_no_other_folder(here):
+    assert process(here, "report", "a", "c", "--out", "copied", "--copy").returncode == 0
+    (row, *_) = report(here / "copied")["rows"]
+    assert row["artifact"] == "artifacts/a/cosine-3,2,2-8.safetensors"
+    sys.path.insert(0, str(here))
+    try:
+        load(here / "copied" / row["artifact"], allow_import=True)
+    finally:
+        sys.path.remove(str(here))
+        sys.modules.pop("tiny_net", None)
+
+
+def test_merging_into_a_merged_report_adds_to_it(here):
+    assert process(here, "report", "a", "b", "--out", "growing").returncode == 0
+    assert process(here, "report", "growing", "c", "--out", "growing").returncode == 0
+    assert [source["name"] for source in report(here / "growing")["sources"]] == ["../a", "../b", "../c"]
+    moved = process(here, "report", "growing", "--out", "deep/moved")
+    assert moved.returncode == 0
+    assert (here / "deep/moved" / report(here / "deep/moved")["rows"][-1]["artifact"]).is_file()
+
+
+def test_one_run_is_rendered_again(here):
+    before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
+    (here / "a" / "report.md").unlink()
+    done = process(here, "report", "a")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "a/report.md")
+    assert {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()} == before
+    for _ in range(2):
+        assert process(here, "report", "a", "--out", "elsewhere").returncode == 0
+    assert report(here / "elsewhere")["rows"][0]["artifact"] == "../a/artifacts/cosine-3,2,2-8.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (
+            ["a", "other", "--out", "x"],
+            2,
+            "report: ../other and ../a differ in the data (test_images): 50 and 61; allowed",
+        ),
+        (["a", "b"], 2, "--out: is missing; allowed: a folder, which only one RUN without --copy may leave out"),
+        (["a", "--copy"], 2, "--out: is missing"),
+        (["a", "b", "--out", "c"], 2, "--out: c is the folder of a run; allowed: another folder, or that of a merged"),
+        (["a", "--out", "c"], 2, "--out: c is the folder of a run"),
+        ([], 2, "missing argument 'RUN...'; allowed: one or more RUN folders"),
+        (
+            ["a", "absent", "--out", "x"],
+            4,
+            "report: absent has no report.json; allowed: the output folder of a finished run",
+        ),
+        (["a", "damaged", "--out", "x"], 4, "report: damaged/report.json cannot be read: "),
+        (
+            ["a", "failed", "--out", "x"],
+            4,
+            "report: the run of failed/report.json is failed (no space); allowed: runs that",
+        ),
+    ],
+)
+def test_what_cannot_be_merged_is_one_sentence(here, words, code, sentence):
+    for name in ("damaged", "failed"):
+        (here / name).mkdir(exist_ok=True)
+    (here / "damaged" / "report.json").write_bytes((here / "a" / "report.json").read_bytes()[:-100])
+    (here / "failed" / "report.json").write_text(
+        json.dumps(report(here / "a") | {"status": "failed", "error": "no space"})
+    )
+    before = (here / "c" / "report.json").read_bytes()
+    done = process(here, "report", *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"error: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert not (here / "x").exists()
+    assert (here / "c" / "report.json").read_bytes() == before
+
+
+def test_a_missed_gate_is_exit_code_3(here):
+    gate = {
+        "max_drop": 0.5,
+        "max_size_mb": None,
+        "passed": False,
+        "failures": ["cosine 3,2,2 at 4 bits loses 2 points"],
+    }
+    (here / "gated").mkdir(exist_ok=True)
+    (here / "gated" / "report.json").write_text(json.dumps(report(here / "a") | {"gate": gate}))
+    done = process(here, "report", "gated", "--out", "regated")
+    assert done.returncode == 3
+    assert report(here / "regated")["gate"] == gate
+
+
+def test_files_that_are_gone_are_a_warning(here):
+    for name in ("baseline.safetensors", "cosine-3,2,2-4.onnx"):
+        (here / "other" / "artifacts" / name).unlink()
+    done = process(here, "report", "other", "--out", "incomplete")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "of the files that the report names these are not there: ../other/artifacts/baseline.safetensors and 1 more\n"
+    )

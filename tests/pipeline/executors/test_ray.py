@@ -1,0 +1,179 @@
+"""Whole runs on a real Ray cluster of this machine, beside the same run without one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.executors import executor
+from pipeline.interruption import Interruption
+from pipeline.options import Options
+from tests.pipeline.networks import SOURCE, write_npz
+
+ROOT = Path(__file__).parents[3]
+# A network that stops a worker in the middle of a training step, once, if there is a file named `pause`.
+PAUSING = f"""{SOURCE}
+
+import os
+import pathlib
+import sys
+import time
+
+
+class Pausing(nn.Sequential):
+    def forward(self, x):
+        if self.training and "default_worker" in sys.argv[0]:
+            pause()
+        return super().forward(x)
+
+
+def pause():
+    try:
+        os.rename("pause", "found")
+    except FileNotFoundError:
+        return
+    pathlib.Path("pids").write_text(f"{{os.getpid()}} {{os.getppid()}}")
+    os.rename("pids", "paused")
+    time.sleep(300)
+
+
+def make_pausing(num_classes=4):
+    return Pausing(*make(num_classes))
+"""
+GRID = ("--config", "5,3,3", "--config", "3,2,2", "--basis", "cosine,chebyshev", "--bits", "8,4", "--epochs", "1")
+SMALL = ("--config", "3,2,2", "--bits", "4", "--epochs", "1")
+NETWORK = ("--model", "pausing_net:make_pausing", "--data", "colours.npz", "--workers", "0")
+
+
+def start(folder: Path, out: str, *words: str) -> subprocess.Popen[str]:
+    """The command, with a store of its own, so that nothing is read that another run has computed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "SERIESQUANT_CACHE": str(folder / f"cache-{out}")}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *NETWORK, "--out", out, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, error = process.communicate(timeout=180)
+    return process.returncode, out, error
+
+
+def paused(folder: Path, process: subprocess.Popen[str]) -> tuple[int, int]:
+    """The ids of a worker in the middle of its task and of what started it."""
+    until = time.monotonic() + 120
+    while not (folder / "paused").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    worker, parent = map(int, (folder / "paused").read_text().split())
+    (folder / "paused").unlink()
+    return worker, parent
+
+
+def report(folder: Path, out: str):
+    """The report without what may differ: times, the executor, and whether a stage had been stored before a kill."""
+    found = json.loads((folder / out / "report.json").read_text())
+    for name in ("duration_s", "command", "options"):
+        found["run"].pop(name)
+    for each in found["run"]["stages"]:
+        each.pop("seconds")
+        each.pop("cached")
+    for row in found["rows"]:
+        row.pop("finetune_s")
+        row.pop("qat_s")
+    return found
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a network and data, and the report of the grid without Ray."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "pausing_net.py").write_text(PAUSING)
+    write_npz(folder / "colours.npz")
+    code, _, error = finish(start(folder, "local", *GRID))
+    assert code == 0, error
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a cluster of two CPUs."""
+    import ray
+
+    with executor(Options(config="3,3,3,2", executor="ray"), Interruption()):
+        yield ray.get_runtime_context().gcs_address
+
+
+def test_the_grid_gives_the_same_report(here, cluster):
+    code, out, error = finish(start(here, "ray", *GRID, "--executor", "ray", "--ray-address", cluster))
+    assert code == 0, error
+    assert report(here, "ray") == report(here, "local")
+    digests = [[row["sha256"] for row in report(here, name)["rows"]] for name in ("ray", "local")]
+    assert digests[0] == digests[1]
+    assert len(set(digests[0])) == 8
+    assert out.splitlines()[-1] == "ray/report.md"
+    lines = error.splitlines()
+    for name in ("cosine 5,3,3", "chebyshev 5,3,3", "cosine 3,2,2", "chebyshev 3,2,2"):
+        assert f"{name}: approximate" in lines
+        assert any(line.startswith(f"{name}, 4 bits: Top-1 ") for line in lines)
+
+
+def test_a_killed_worker_is_replaced_and_the_report_is_the_same(here, cluster):
+    (here / "pause").touch()
+    process = start(here, "killed", *GRID, "--executor", "ray", "--ray-address", cluster)
+    worker, _ = paused(here, process)
+    os.kill(worker, signal.SIGKILL)
+    code, _, error = finish(process)
+    assert code == 0, error
+    assert report(here, "killed") == report(here, "local")
+
+
+def test_an_error_of_a_variant_ends_the_run_as_it_does_without_ray(here, cluster):
+    words = (*SMALL, "--lr", "1e30")
+    code, out, error = finish(start(here, "diverged", *words, "--executor", "ray", "--ray-address", cluster))
+    assert (code, out) == (4, "")
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in error
+    without = finish(start(here, "diverged-local", *words))
+    assert (without[0], without[2].splitlines()[-1]) == (4, error.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, code):
+    (here / "pause").touch()
+    process = start(here, f"signal{code}", *SMALL, "--executor", "ray")
+    pids = paused(here, process)
+    began = time.monotonic()
+    process.send_signal(number)
+    assert finish(process)[0] == code
+    assert time.monotonic() - began < 10
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--ray-address", "127.0.0.1:1"], 1, "--ray-address: the cluster 127.0.0.1:1 cannot be used: "),
+        (
+            ["--ray-address", "nonsense"],
+            1,
+            "--ray-address: the cluster nonsense cannot be used: Invalid address format",
+        ),
+        (["--ray-cpus", "9999"], 2, "--ray-cpus: got 9999; allowed: 1 to "),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_one_sentence_before_any_work(here, words, code, sentence):
+    found, out, error = finish(start(here, "none", *GRID, "--executor", "ray", *words))
+    assert (found, out) == (code, "")
+    assert error.startswith(f"error: {sentence}")
+    assert error.count("\n") == 1
+    assert not (here / "cache-none").exists()

@@ -1,0 +1,41 @@
+"""What becomes of a task that Ray gives up, and of what workers say."""
+
+import pytest
+import ray
+import ray.exceptions
+
+from pipeline.config import parse_config
+from pipeline.errors import ClusterError
+from pipeline.executors import ray_tasks
+from pipeline.executors.lines import LineStream
+from pipeline.executors.ray_tasks import Board
+from pipeline.grid import Variant
+
+VARIANT = Variant(parse_config("3,2,2"), ("cosine",), (4,), 1)
+
+
+def test_a_task_that_loses_every_worker_is_an_error_that_names_it(monkeypatch):
+    def get(reference):
+        raise ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(ray_tasks.ray, "get", get)
+    with pytest.raises(
+        ClusterError, match=r"--executor: cosine 3,2,2 was lost with its worker 4 times: The worker died"
+    ):
+        ray_tasks._result(None, VARIANT)
+
+
+def test_the_board_gives_each_line_once():
+    board = Board()
+    board.say("one")
+    board.say("two")
+    assert (board.take(), board.take()) == (["one", "two"], [])
+
+
+def test_a_stream_hands_on_whole_lines():
+    lines = []
+    stream = LineStream(lines.append)
+    print("one", 2, file=stream, flush=True)
+    stream.write("th")
+    stream.write("ree\nfo")
+    assert lines == ["one 2", "three"]

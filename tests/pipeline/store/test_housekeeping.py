@@ -1,0 +1,102 @@
+"""The store's list, and clearing it out."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from pipeline.cli import main
+from pipeline.store.entry import Entry
+from pipeline.store.housekeeping import list_store, prune_store
+from pipeline.store.locks import locked
+from pipeline.store.store import Step, Store
+
+DAY = 86_400
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three results of 10, 5 and 1 days, a checkpoint, what a killed writer left, and a file that is not ours."""
+    store = Store(tmp_path)
+    for key, days in (("a", 10), ("b", 5), ("c", 1)):
+        store.once(Step(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
+        _age(tmp_path / f"{key * 32}.safetensors", days)
+    store.checkpoint(Step("training", "d" * 32)).save(Entry())
+    (tmp_path / f".{'e' * 32}.safetensors.7-8.part").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    return tmp_path
+
+
+def _age(path, days):
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+
+
+def names(folder):
+    return {each.name for each in list_store(folder)}
+
+
+def test_every_file_is_described(folder):
+    found = list_store(folder)
+    assert [(each.name, each.kind) for each in found[:3]] == [(f"stage {key}", "result") for key in "abc"]
+    assert {(each.name, each.kind) for each in found[3:]} == {
+        ("training", "checkpoint"),
+        ("unreadable", "half written"),
+    }
+    assert all(each.size == each.path.stat().st_size for each in found)
+
+
+def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path, capsys):
+    assert list_store(tmp_path / "none") == []
+    assert main(["cache", "ls", "--cache-dir", str(tmp_path / "none")]) == 0
+    assert "0 files, 0.000 MB" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_in_use_stays(folder):
+    with locked(folder / f"{'a' * 32}.lock", "it", 1):
+        removed, used = prune_store(list_store(folder))
+    assert [each.name for each in used] == ["stage a"]
+    assert len(removed) == 4
+    assert names(folder) == {"stage a"}
+
+
+def test_prune_leaves_only_what_is_not_the_stores(folder, capsys):
+    assert main(["cache", "prune", "--cache-dir", str(folder)]) == 0
+    assert "removed 5 files, 0.30" in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_prune_by_age(folder, capsys):
+    assert main(["cache", "prune", "--cache-dir", str(folder), "--older-than-days", "4"]) == 0
+    assert "removed 2 files" in capsys.readouterr().out
+    assert {"stage c", "training"} <= names(folder)
+
+
+def test_prune_to_a_size(folder):
+    assert main(["cache", "prune", "--cache-dir", str(folder), "--keep-mb", "0.21"]) == 0
+    assert {"stage b", "stage c"} <= names(folder)
+    assert "stage a" not in names(folder)
+
+
+def test_ls_shows_the_environments_folder(folder, monkeypatch, capsys):
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(folder))
+    assert main(["cache", "ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:6] == ["stage", "a", "result", "0.100", "10.0", "d"]
+    assert lines[-1] == f"5 files, 0.301 MB, in {folder}"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["rm"], "cache: got 'rm'; allowed: ls, prune"),
+        (["ls", "--keep-mb", "1"], "cache ls: --older-than-days and --keep-mb limit what prune removes"),
+        (["prune", "--keep-mb", "-1"], "invalid value for '--keep-mb'"),
+        ([], "missing argument"),
+    ],
+)
+def test_wrong_words_exit_2(words, sentence, capsys):
+    assert main(["cache", *words]) == 2
+    assert sentence in capsys.readouterr().err

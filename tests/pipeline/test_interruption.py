@@ -1,0 +1,105 @@
+"""Requests to end: at once outside of training steps, after the step inside, and anyway when a step takes too long."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from pipeline import interruption as module
+from pipeline.interruption import Interruption, Terminated, on_signals
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_restored():
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in watched]
+    yield
+    assert [signal.getsignal(number) for number in watched] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_outside_of_a_step_a_signal_raises_at_once(number, error):
+    passed = []
+
+    def be_signalled():
+        with on_signals():
+            send(number)
+            passed.append("the signal")
+
+    with pytest.raises(error):
+        be_signalled()
+    assert passed == []
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_step_is_finished_first(number, error):
+    done = []
+    with on_signals() as stop:
+        with stop.step():
+            send(number)
+            done.append("step")
+        assert stop.requested
+        with pytest.raises(error):
+            stop.check()
+    assert done == ["step"]
+
+
+def test_a_second_signal_does_not_wait_for_the_step():
+    passed = []
+
+    def be_signalled():
+        with on_signals() as stop, stop.step():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                send(number)
+                passed.append(number)
+
+    with pytest.raises(Terminated):
+        be_signalled()
+    assert passed == [signal.SIGINT]
+
+
+def test_a_step_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+    passed = []
+
+    def be_signalled():
+        with on_signals() as stop, stop.step():
+            send(signal.SIGTERM)
+            passed.append("the signal")
+            time.sleep(5)
+            passed.append("the step")
+
+    with pytest.raises(Terminated):
+        be_signalled()
+    assert passed == ["the signal"]
+
+
+def test_other_threads_change_no_handlers():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with on_signals() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM) == before, stop.requested))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [(True, False)]
+
+
+def test_a_library_caller_asks_without_signals():
+    stop = Interruption()
+    stop.check()
+    assert not stop.request()
+    with stop.step():
+        assert stop.request(ValueError("enough"))
+    with pytest.raises(ValueError, match="enough"):
+        stop.check()

@@ -1,0 +1,148 @@
+"""Training that is interrupted and goes on gives what it gives undisturbed, bit for bit."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from basis.swap import swap_convolutions
+from pipeline.acceleration import make_accelerator
+from pipeline.data.sources import load_dataset
+from pipeline.interruption import Interruption
+from pipeline.quantization import attach_fake_quantizers
+from pipeline.store.entry import Entry
+from pipeline.store.keys import state_digest
+from pipeline.store.store import Step, Store
+from pipeline.teacher import Teacher
+from pipeline.training import Schedule, train
+from pipeline.training_state import EpochFigures
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network, write_npz
+
+SCHEDULE = Schedule(3, lr=0.02, batch_size=32)
+STEPS = 9
+STEP = Step("t", "0" * 32)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load_dataset(str(write_npz(tmp_path_factory.mktemp("data") / "colours.npz")))
+
+
+class Asking:
+    """Progress that asks to end after so many steps."""
+
+    def __init__(self, interruption, steps):
+        self.interruption, self.left = interruption, steps
+
+    def stage(self, name):
+        pass
+
+    def track(self, description, total):
+        return self
+
+    def __enter__(self):
+        def advance(steps, status):
+            if "loss" in status:
+                self.left -= 1
+                if self.left == 0:
+                    self.interruption.request()
+
+        return advance
+
+    def __exit__(self, *error):
+        pass
+
+
+def networks():
+    """A network that draws random numbers in training, one of series, and one that trains through its rounding."""
+    dropping = nn.Sequential(*tiny_network(), nn.Dropout(0.3))
+    series = swap_convolutions(tiny_network(), {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}, "cosine")
+    rounded = attach_fake_quantizers(copy.deepcopy(series), IntFormat(4), get_backend("brevitas"))
+    return {"dropout": dropping, "series": series, "rounded": rounded}
+
+
+@functools.cache
+def teaching():
+    return tiny_network(seed=1)
+
+
+def trained(data, model, store=None, end_after=None, curve=None):
+    accelerator, interruption = make_accelerator("cpu"), Interruption()
+    model = copy.deepcopy(model)
+    progress = Asking(interruption, end_after) if end_after else None
+    arguments = {"accelerator": accelerator, "seed": 3, "teacher": Teacher(teaching(), accelerator)}
+    checkpoint = store.checkpoint(STEP) if store else None
+    rest = {"progress": progress, "interruption": interruption, "checkpoint": checkpoint}
+    end = train(model, data.train, SCHEDULE, **arguments, **rest, on_epoch=None if curve is None else curve.append)
+    return model, end
+
+
+@pytest.mark.parametrize("kind", ["dropout", "series", "rounded"])
+@pytest.mark.parametrize("end_after", [1, 3, 4, STEPS - 1, STEPS])
+def test_training_goes_on_where_it_ended(tmp_path, data, kind, end_after):
+    model, store = networks()[kind], Store(tmp_path)
+    torch.manual_seed(11)
+    whole, expected = trained(data, model)
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, model, store, end_after)
+    torch.manual_seed(12)
+    curve = []
+    again, end = trained(data, model, store, curve=curve)
+    assert state_digest(again) == state_digest(whole)
+    assert end.curve == expected.curve == curve
+    assert [figures.epoch for figures in curve] == [1, 2, 3]
+    assert not again.training
+
+
+def test_training_that_is_interrupted_again_and_again_ends_the_same(tmp_path, data):
+    model, store = networks()["series"], Store(tmp_path)
+    for _ in range(STEPS):
+        with pytest.raises(KeyboardInterrupt):
+            trained(data, model, store, end_after=1)
+    assert state_digest(trained(data, model, store)[0]) == state_digest(trained(data, model)[0])
+
+
+def test_every_epoch_is_kept(tmp_path, data, monkeypatch):
+    saved = []
+    store = Store(tmp_path)
+    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append((suffix, entry.facts)))
+    trained(data, networks()["series"], store)
+    assert [(suffix, facts["epoch"], facts["batch"]) for suffix, facts in saved] == [
+        (".checkpoint", epoch, 0) for epoch in (1, 2, 3)
+    ]
+
+
+def test_long_epochs_are_kept_in_between(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("pipeline.training_state.SECONDS_BETWEEN", 0.0)
+    saved = []
+    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append(entry.facts["batch"]))
+    trained(data, networks()["series"], Store(tmp_path))
+    assert saved == [1, 2, 0] * 3
+
+
+def test_a_checkpoint_of_another_network_is_not_taken(tmp_path, data):
+    store = Store(tmp_path)
+    store.checkpoint(STEP).save(Entry({"model.x": torch.ones(1)}, {"epoch": 1}))
+    model = networks()["series"]
+    assert state_digest(trained(data, model, store)[0]) == state_digest(trained(data, model)[0])
+
+
+def test_the_curve_has_mean_losses_and_falling_rates(data):
+    _, end = trained(data, networks()["series"])
+    assert [type(figures) for figures in end.curve] == [EpochFigures] * 3
+    assert all(figures.loss > 0 for figures in end.curve)
+    assert end.curve[0].lr > end.curve[1].lr > end.curve[2].lr > 0
+    assert end.seconds > 0
+
+
+def test_training_leaves_torchs_generators_alone(data):
+    model, _ = networks()["dropout"], teaching()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trained(data, model)
+    assert torch.equal(torch.rand(3), expected)
