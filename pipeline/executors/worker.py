@@ -19,7 +19,7 @@ from pipeline.executors.shared import Finished, Shared
 from pipeline.grid import Variant
 from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
-from pipeline.progress import PlainProgress
+from pipeline.progress import LineProgress
 from pipeline.variant_run import run_variant
 
 LOGGERS = ("basis", "pipeline", "quant")
@@ -87,6 +87,6 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     network.load_state_dict(shared.baseline)
     network = network.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     store = open_store(options, accelerator)
-    bench = make_bench(options, data, network, accelerator, store, PlainProgress(stream), Interruption())
+    bench = make_bench(options, data, network, accelerator, store, LineProgress(stream), Interruption())
     bench.__dict__["top1"] = shared.top1  # the driver has measured it
     return bench
