@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from basis import BASES
 from pipeline.errors import OptionsError
+from pipeline.executors import EXECUTORS
 from pipeline.flags import read_flags
 from pipeline.option_values import CHOICES
 from pipeline.options import Options, load_options_file, options_from
@@ -41,6 +42,7 @@ def test_choices_are_what_the_code_has() -> None:
     assert set(CHOICES["basis"]) == set(BASES)
     assert set(CHOICES["backend"]) == set(BACKENDS)
     assert set(CHOICES["scheme"]) == set(SCHEMES)
+    assert set(CHOICES["executor"]) == set(EXECUTORS)
 
 
 def test_out_names_the_run_and_is_one_folder() -> None:
