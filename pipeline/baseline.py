@@ -1,6 +1,7 @@
 """The baseline: the uncompressed network, loaded or trained once on the data."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
-from pipeline.training import OnEpoch, Schedule
+from pipeline.tracking import NullTracker, Tracker
+from pipeline.training import Schedule
 
 BASELINE_SCHEDULE = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 
@@ -76,7 +78,7 @@ def train_baseline(
     *,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
-    on_epoch: OnEpoch | None = None,
+    tracker: Tracker | None = None,
 ) -> nn.Module:
     """Train the network if it needs it, once; see ``train_once``.
 
@@ -91,7 +93,7 @@ def train_baseline(
             start.training,
             progress=progress,
             interruption=interruption,
-            on_epoch=on_epoch,
+            on_epoch=partial((tracker or NullTracker()).epoch, start.training.name),
         )
     return start.model
 

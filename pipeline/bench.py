@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from pipeline.store.folder import store_folder
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
+from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
 
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
@@ -50,6 +51,7 @@ class Bench:
         interruption: Asked between steps of training whether to end.
         teacher: The uncompressed network in training, or None where only the labels teach.
         identity: What artifacts say of the network.
+        tracker: Is told of every epoch.
         onnx: Makes the rows' ONNX files, which share one graph.
     """
 
@@ -64,6 +66,7 @@ class Bench:
     interruption: Interruption
     teacher: Teacher | None
     identity: Identity
+    tracker: Tracker
     onnx: OnnxExporter = field(default_factory=OnnxExporter)
 
     def copy_of_baseline(self) -> nn.Module:
@@ -94,7 +97,15 @@ class Bench:
 
     def train_once(self, model: nn.Module, course: Course, step: Step) -> float:
         """Train a network in place; see ``pipeline.stored_training.train_once``."""
-        return train_once(model, course, self.store, step, progress=self.progress, interruption=self.interruption)
+        return train_once(
+            model,
+            course,
+            self.store,
+            step,
+            progress=self.progress,
+            interruption=self.interruption,
+            on_epoch=partial(self.tracker.epoch, step.name),
+        )
 
     def top1_step(self, name: str, network: str) -> Step:
         """The measurement of a network on the test images.
@@ -123,6 +134,7 @@ def make_bench(
     store: Store,
     progress: Progress,
     interruption: Interruption,
+    tracker: Tracker | None = None,
 ) -> Bench:
     """Put together what a run's stages share; the arguments are those of ``Bench``."""
     return Bench(
@@ -137,6 +149,7 @@ def make_bench(
         interruption,
         Teacher(baseline, accelerator) if options.distill else None,
         dataset_identity(options.model, data),
+        tracker or NullTracker(),
     )
 
 

@@ -1,5 +1,6 @@
 """Reading of single option values, which arrive as text (command line), as YAML or TOML values, or from Python."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ CHOICES = {
     "rounding": ("gptq", "nearest"),
     "backend": ("brevitas", "torch.ao"),
     "scheme": ("int", "minifloat"),
+    "track": ("mlflow", "tensorboard"),
     "executor": ("local", "ray"),
 }
 BITS = range(2, 9)
@@ -69,6 +71,49 @@ def parse_bases(value: object) -> tuple[str, ...]:
     if not tokens or not set(tokens) <= set(CHOICES["basis"]):
         raise OptionsError(f"--basis: got {_shown(value)}; allowed: {', '.join(CHOICES['basis'])}, several with commas")
     return _without_repeats("--basis", tokens)
+
+
+def parse_trackers(value: object) -> tuple[str, ...]:
+    """Read a comma list, or a list, of trackers; ``none`` and an empty list mean none.
+
+    Raises:
+        OptionsError: A tracker is unknown, given twice, or not installed.
+    """
+    tokens = _items(value)
+    if tokens in ([], ["none"]):
+        return ()
+    if not set(tokens) <= set(CHOICES["track"]):
+        allowed = f"{', '.join(CHOICES['track'])}, both with a comma, or none"
+        raise OptionsError(f"--track: got {_shown(value)}; allowed: {allowed}")
+    for name in tokens:
+        if not _installed(name):
+            raise OptionsError(
+                f"--track: got {_shown(value)}, but {name} is not installed; allowed: {name} after pip install "
+                f"'seriesquant[{name}]'"
+            )
+    return _without_repeats("--track", tokens)
+
+
+def _installed(library: str) -> bool:
+    """Whether a library can be imported, found out without doing so; a mere folder of its name cannot."""
+    found = importlib.util.find_spec(library)
+    return found is not None and found.origin is not None
+
+
+def parse_tracking_uri(value: object) -> str:
+    """Take a tracking URI, which the report and the options file will show.
+
+    Raises:
+        OptionsError: It holds a password.
+        ValueError: It is not text.
+    """
+    text = parse_text(value)
+    if re.search(r"//[^/\s]*@", text):
+        raise OptionsError(
+            "--tracking-uri: got a URI with a user or a password, which the report would show; allowed: one without "
+            "them, or the environment's MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return text
 
 
 def parse_device(value: object) -> str:

@@ -21,6 +21,8 @@ from pipeline.option_values import (
     parse_dense_bits,
     parse_device,
     parse_text,
+    parse_trackers,
+    parse_tracking_uri,
 )
 from pipeline.options_file import read_options_file, unknown_option
 
@@ -33,6 +35,8 @@ Number = Annotated[float, BeforeValidator(not_bool)]
 Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
 DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
+Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
+TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -94,6 +98,13 @@ class Options(BaseModel):
     )
     seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    track: Tracked = _option((), "Run", "comma list of mlflow, tensorboard", "mlflow, tensorboard, none")
+    tracking_uri: TrackingUri | None = _option(
+        None, "Run", "the MLflow server or store; by default MLFLOW_TRACKING_URI", "a URI"
+    )
+    experiment: Text | None = _option(
+        None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
+    )
     fresh: bool = _option(False, "Run", "make anew what the store holds", "true or false")
     cache_dir: Path | None = _option(None, "Run", "where the results of stages are kept", "a path")
     lock_timeout: Number = _option(

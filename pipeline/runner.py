@@ -28,6 +28,7 @@ from pipeline.results import SCHEMA_VERSION, gate
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
+from pipeline.tracking import Tracker, tracking
 from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
@@ -61,14 +62,21 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
-    started, asked = time.monotonic(), interruption or Interruption()
+    with tracking(options) as tracker:
+        result = _run(options, progress or SilentProgress(), interruption or Interruption(), tracker)
+        tracker.finish(result.report, options.out)
+    return result
+
+
+def _run(options: Options, progress: Progress, interruption: Interruption, tracker: Tracker) -> RunResult:
+    started = time.monotonic()
     with _deterministic():
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
         check_configs(options, data)
-        with _only_one(options), executor(options, asked) as compute:
-            bench, origin = _prepare(options, data, progress or SilentProgress(), asked)
+        with _only_one(options), executor(options, interruption) as compute:
+            bench, origin = _prepare(options, data, progress, interruption, tracker)
             results, measured = [], []
             for result in compute(options, bench, variants(options)):
                 results.append(result)
@@ -91,7 +99,9 @@ def _only_one(options: Options) -> Iterator[None]:
         yield
 
 
-def _prepare(options: Options, data: Dataset, progress: Progress, interruption: Interruption) -> tuple[Bench, str]:
+def _prepare(
+    options: Options, data: Dataset, progress: Progress, interruption: Interruption, tracker: Tracker
+) -> tuple[Bench, str]:
     """The baseline, its Top-1, and where its weights are from."""
     accelerator = make_accelerator(options.device)
     store = open_store(options, accelerator)
@@ -99,8 +109,8 @@ def _prepare(options: Options, data: Dataset, progress: Progress, interruption: 
     start = start_baseline(
         options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
     )
-    baseline = train_baseline(start, store, progress=progress, interruption=interruption)
-    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption)
+    baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
+    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
     progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
     return bench, start.origin
 

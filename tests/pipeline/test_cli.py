@@ -13,10 +13,11 @@ import pipeline
 from basis.errors import CompressionError
 from pipeline.cli import main
 from pipeline.commands import COMMANDS
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.options import Options
 
 ROOT = Path(__file__).parents[2]
+RESUME = "to go on from the last checkpoint, run the same command again"
 COMMAND = ["--config", "3,3,3,2", "--bits", "4"]
 
 
@@ -30,10 +31,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Any]]
     """Puts a runner in place that does what a test says."""
 
     def install(run: Callable[[Options], Any]) -> None:
-        runner = ModuleType("pipeline.runner")
-        runner.__dict__.update(run=lambda options, progress: run(options), plan_text=lambda options: "the plan")
-        monkeypatch.setitem(sys.modules, "pipeline.runner", runner)
-        monkeypatch.setattr(pipeline, "runner", runner, raising=False)
+        runner, plan = ModuleType("pipeline.runner"), ModuleType("pipeline.dry_run")
+        runner.__dict__.update(run=lambda options, progress, interruption: run(options))
+        plan.__dict__.update(plan_text=lambda options: "the plan")
+        for name, module in (("runner", runner), ("dry_run", plan)):
+            monkeypatch.setitem(sys.modules, f"pipeline.{name}", module)
+            monkeypatch.setattr(pipeline, name, module, raising=False)
 
     return install
 
@@ -53,6 +56,7 @@ def _raise(error: BaseException) -> Callable[[Options], Any]:
         (["--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
         (["--config", "3,3,3,2", "--epoch", "3"], "there is no flag --epoch; did you mean --epochs?"),
         (["--config", "3,3,3,2", "--options", "absent.yaml"], "options file 'absent.yaml' cannot be read"),
+        (["--config", "3,3,3,2", "--track", "wandb"], "--track: got 'wandb'; allowed: mlflow, tensorboard, "),
         (["run", "--config", "3,3,3,2", "--bits", "9"], "--bits: got '9'; allowed: 2 to 8"),
         (["rum", "--config", "3,3,3,2"], "there is no command 'rum'; did you mean run? allowed: run, "),
         (["--config", "3,3,3,2", "run"], "unexpected extra argument"),
@@ -124,7 +128,8 @@ def test_dry_run(stub: Any, capsys: Any) -> None:
         (DataError("torn\nfile"), 4, "error: torn file\n"),
         (CompressionError("not finite"), 4, "error: not finite\n"),
         (OSError(28, "No space left on device", "out/report.md"), 1, "error: No space left on device: out/report.md\n"),
-        (KeyboardInterrupt(), 130, "error: interrupted; run the same command again\n"),
+        (BusyError("the folder is in use"), 1, "error: the folder is in use\n"),
+        (KeyboardInterrupt(), 130, f"error: interrupted; {RESUME}\n"),
     ],
 )
 def test_exit_codes(stub: Any, capsys: Any, error: BaseException, code: int, message: str) -> None:
@@ -148,7 +153,7 @@ def test_sigterm_unwinds_and_exits_143(stub: Any, capsys: Any) -> None:
     assert main(COMMAND) == 143
     assert unwound == [True]
     assert signal.getsignal(signal.SIGTERM) == before
-    assert capsys.readouterr().err == "error: terminated; run the same command again\n"
+    assert capsys.readouterr().err == f"error: terminated; {RESUME}\n"
 
 
 def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
@@ -160,8 +165,8 @@ def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
-        "import sys, types; r = types.ModuleType('pipeline.runner'); r.plan_text = lambda o: 'x' * 10**6;"
-        "import pipeline; pipeline.runner = sys.modules['pipeline.runner'] = r;"
+        "import sys, types; r = types.ModuleType('pipeline.dry_run'); r.plan_text = lambda o: 'x' * 10**6;"
+        "import pipeline; pipeline.dry_run = sys.modules['pipeline.dry_run'] = r;"
         f"from pipeline.cli import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
     )
     read, write = os.pipe()

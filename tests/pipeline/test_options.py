@@ -1,4 +1,5 @@
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,9 @@ def test_command_says_only_what_is_not_the_default() -> None:
             "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
             "limit_test": st.none() | st.integers(1, 9999),
             "fresh": st.booleans(),
+            "track": st.sampled_from(["mlflow", "mlflow,tensorboard", "none", []]),
+            "tracking_uri": st.none() | st.sampled_from(["http://tracking:5000", "sqlite:///a b.db"]),
+            "experiment": st.none() | st.just("small 'nets'"),
             "out": st.none() | st.sampled_from([Path("o"), Path("runs/a b")]),
         },
     )
@@ -130,6 +134,12 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
         ({"limit_train": 0}, "--limit-train: got 0; allowed: 1 or more"),
         ({"limit_test": "many"}, "--limit-test: got 'many'"),
         ({"distill": "maybe"}, "--distill: got 'maybe'; allowed: true or false"),
+        ({"track": "wandb"}, "--track: got 'wandb'; allowed: mlflow, tensorboard, both with a comma, or none"),
+        ({"track": "mlflow,none"}, "--track: got 'mlflow,none'"),
+        ({"track": ["mlflow", "mlflow"]}, "--track: mlflow is given twice"),
+        ({"tracking_uri": "http://me:secret@host"}, "--tracking-uri: got a URI with a user or a password, which the"),
+        ({"tracking_uri": ""}, "--tracking-uri: got ''; allowed: a URI"),
+        ({"experiment": " "}, "--experiment: got ' '; allowed: text"),
         ({"out": ""}, "--out: got ''; allowed: a path"),
         ({"bit": 4}, "unknown option 'bit'; did you mean 'bits'"),
     ],
@@ -137,6 +147,16 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
 def test_refusals(values: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionsError, match=words):
         Options(**({"config": "3,3,3,2"} if values and "config" not in values else {}), **values)
+
+
+@pytest.mark.parametrize("name", CHOICES["track"])
+def test_a_tracker_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()  # a folder of that name, of the tracker's own making, is not the library
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    words = f"--track: got {name!r}, but {name} is not installed; allowed: {name} after pip install"
+    with pytest.raises(OptionsError, match=rf"{words} 'seriesquant\[{name}\]'"):
+        Options(config="3,3,3,2", track=name)
 
 
 def test_every_mistake_is_reported_together() -> None:

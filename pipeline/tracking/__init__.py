@@ -1,0 +1,8 @@
+"""Tracking: a run's parameters, curves, figures and files, told to MLflow or TensorBoard while it runs.
+
+Each tracker works in a process of its own, so that it can neither delay nor disturb the run: see ``background``.
+"""
+
+from pipeline.tracking.tracker import NullTracker, Tracker, tracking
+
+__all__ = ["NullTracker", "Tracker", "tracking"]

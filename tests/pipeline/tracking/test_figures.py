@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from pipeline.options import Options
+from pipeline.tracking.figures import curve_point, final_metrics, parameters, report_files
+from pipeline.training_state import EpochFigures
+from tests.pipeline.tracking.conftest import FILES, REPORT
+
+
+def test_parameters_are_plain_values() -> None:
+    options = Options(config=["3,3,2,2", "dense"], bits=(8, 4), distill=False, lr=None, epochs=0)
+    found = parameters(options.model_dump(mode="json"))
+    assert (found["config"], found["bits"], found["basis"]) == ("3,3,2,2 dense", "8,4", "cosine")
+    assert (found["distill"], found["epochs"], found["calibration_size"]) == (False, 0, 1000)
+    assert found["out"] == "runs/resnet20-digits-3,3,2,2"
+    assert not {"lr", "track", "limit_test"} & set(found)
+    assert all(isinstance(value, str | int | float) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("cosine 3,3,2,2: fine-tuning", "cosine-3.3.2.2/finetune"),
+        ("chebyshev 7x3,7x9: fine-tuning", "chebyshev-7x3.7x9/finetune"),
+        ("dense: fine-tuning", "dense/finetune"),
+        ("cosine 3,3,2,2, 4 bits: quantization-aware training", "cosine-3.3.2.2-4/qat"),
+        ("dense, 8 bits (16 stored): quantization-aware training", "dense-8/qat"),
+        ("baseline: training my/nets:make on digits", "baseline/training"),
+        ("something else", "something-else/training"),
+    ],
+)
+def test_a_curve_is_named_after_its_training(title: str, name: str) -> None:
+    point = curve_point(title, EpochFigures(epoch=1, loss=0.5, lr=0.02))
+    assert point == {f"{name}/loss": 0.5, f"{name}/lr": 0.02}
+
+
+def test_final_metrics_are_the_reports_numbers() -> None:
+    whole, four, eight = final_metrics(REPORT)
+    assert whole == {
+        "baseline/top1": 91.73,
+        "baseline/params": 269_722,
+        "baseline/size_mb": 1.09,
+        "run/duration_s": 12.5,
+        "gate/passed": 0.0,
+    }
+    fields = ("top1_pre", "top1_post", "top1_quant", "delta_quant", "size_mb")
+    assert four == {f"cosine-3.3.2.2-4/{field}": REPORT["rows"][0][field] for field in fields}
+    assert set(eight) == {f"cosine-3.3.2.2-8/{field}" for field in fields}
+
+
+def test_no_gate_no_metric() -> None:
+    assert "gate/passed" not in next(final_metrics(REPORT | {"gate": {"max_drop": None, "passed": None}}))
+
+
+def test_files_are_those_of_the_report_smallest_first(finished) -> None:
+    (finished / "options.yaml").write_text(json.dumps({}))
+    found = report_files(REPORT, finished)
+    assert [path.relative_to(finished).as_posix() for path, _ in found] == ["options.yaml", *FILES]
+    assert {below for path, below in found if path.suffix == ".onnx"} == {"artifacts"}
+    assert [below for _, below in found][:2] == ["", ""]
