@@ -20,6 +20,7 @@ from pipeline.grid import Variant
 from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
 from pipeline.progress import PlainProgress
+from pipeline.tracking import RecordingTracker
 from pipeline.variant_run import run_variant
 
 LOGGERS = ("basis", "pipeline", "quant")
@@ -38,10 +39,11 @@ def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Fini
         CompressionError: The data is not here, or the variant cannot be computed.
     """
     bench = _bench(shared, say)
-    before = len(bench.store.stages)
+    tracker = cast(RecordingTracker, bench.tracker)
+    stages, epochs = len(bench.store.stages), len(tracker.epochs)
     with deterministic_algorithms():
         result = run_variant(shared.options, variant, bench)
-    return Finished(result, bench.store.stages[before:])
+    return Finished(result, bench.store.stages[stages:], tracker.epochs[epochs:])
 
 
 def _bench(shared: Shared, say: Callable[[str], Any]) -> Bench:
@@ -87,6 +89,7 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     network.load_state_dict(shared.baseline)
     network = network.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     store = open_store(options, accelerator)
-    bench = make_bench(options, data, network, accelerator, store, PlainProgress(stream), Interruption())
+    progress, tracker = PlainProgress(stream), RecordingTracker()
+    bench = make_bench(options, data, network, accelerator, store, progress, Interruption(), tracker)
     bench.__dict__["top1"] = shared.top1  # the driver has measured it
     return bench
