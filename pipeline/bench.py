@@ -29,7 +29,7 @@ from pipeline.randomness import RandomStream
 from pipeline.store.entry import Entry
 from pipeline.store.folder import store_folder
 from pipeline.store.store import Step, Store
-from pipeline.stored_training import Course, train_once
+from pipeline.stored_training import Course, curve_of, train_once
 from pipeline.teacher import Teacher
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
@@ -121,6 +121,16 @@ class Bench:
             interruption=self.interruption,
             on_epoch=partial(self.tracker.epoch, step.name),
         )
+
+    def retell(self, training: Step) -> None:
+        """Tell the tracker of a training that nobody asks for again, because what it led to is stored.
+
+        Args:
+            training: That stage; of one that the store has lost nothing is told.
+        """
+        entry = None if isinstance(self.tracker, NullTracker) else self.store.find(training.key)
+        for figures in curve_of(entry) if entry else []:
+            self.tracker.epoch(training.name, figures)
 
     def top1_step(self, name: str, network: str) -> Step:
         """The measurement of a network on the test images.

@@ -125,6 +125,8 @@ def quantize(bench: Bench, model: nn.Module, backend: str, rounding: str, steps:
         steps: The width's stages; training through the rounding starts from the rounded values.
     """
     entry = bench.store.once(steps.artifact, lambda: _quantize(bench, model, get_backend(backend), rounding, steps))
+    if steps.training is not None and bench.store.stages[-1].cached:
+        bench.retell(steps.training)
     files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
     facts = {**entry.facts, "onnx": OnnxFigures(**entry.facts["onnx"])}
     return Quantized(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)

@@ -111,6 +111,11 @@ def train_once(
     entry = store.once(step, make)
     model.load_state_dict(entry.tensors)
     model.to(course.accelerator.device).eval()
-    for figures in [EpochFigures(**each) for each in entry.facts["curve"]][len(shown) :]:
+    for figures in curve_of(entry)[len(shown) :]:
         show(figures)
     return entry.seconds
+
+
+def curve_of(entry: Entry) -> list[EpochFigures]:
+    """The epochs of a training that is stored."""
+    return [EpochFigures(**figures) for figures in entry.facts["curve"]]

@@ -44,7 +44,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Finished:
-    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's title."""
+    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's name."""
 
     result: VariantResult
     stages: list[Stage]

@@ -3,6 +3,6 @@
 Each tracker works in a process of its own, so that it can neither delay nor disturb the run: see ``background``.
 """
 
-from pipeline.tracking.tracker import NullTracker, Tracker, tracking
+from pipeline.tracking.tracker import NullTracker, RecordingTracker, Tracker, tracking
 
-__all__ = ["NullTracker", "Tracker", "tracking"]
+__all__ = ["NullTracker", "RecordingTracker", "Tracker", "tracking"]

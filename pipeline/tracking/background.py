@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 REACH_SECONDS = 33.0  # a silent server's time for its first word, and that of a lookup of its name
 LOAD_SECONDS = 60.0  # this machine's time to load the tracker's libraries
 # The run's end waits no longer for a tracker that says nothing: with all that belongs to it, less than 10 s.
-SILENT_SECONDS = 6.0
+SILENT_SECONDS = 8.0
 END = "end"
 
 

@@ -72,6 +72,18 @@ class NullTracker:
         """Do nothing."""
 
 
+class RecordingTracker(NullTracker):
+    """Keeps the epochs, so that another process can tell them."""
+
+    def __init__(self) -> None:
+        """Nothing was told yet."""
+        self.epochs: list[tuple[str, EpochFigures]] = []
+
+    def epoch(self, title: str, figures: "EpochFigures") -> None:
+        """Keep it."""
+        self.epochs.append((title, figures))
+
+
 class Trackers:
     """Tells several trackers at once; only ``finish`` and ``fail`` wait, for all of them together.
 

@@ -63,7 +63,10 @@ class Server:
         words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (folder / "log").open("w") as log:
             command = [sys.executable, "-m", "mlflow", "server", *words]
-            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+            names = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # seven processes that no test needs
+            self._process = subprocess.Popen(
+                command, cwd=folder, env=names, stdout=log, stderr=log, start_new_session=True
+            )
         self._wait(folder / "log")
 
     def _wait(self, log: Path) -> None:

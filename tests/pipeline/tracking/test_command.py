@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.pipeline.networks import write_module, write_npz
 from tests.pipeline.tracking.conftest import free_port
@@ -64,6 +65,17 @@ def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tm
         name: list(range(1, epochs + 1)) for name, epochs in TRAININGS.items()
     }
     assert curves[0] == curves[1]
+
+
+def test_epochs_of_another_process_are_told_too(command, tmp_path) -> None:
+    done = command("--track", "tensorboard", "--executor", "ray")
+    assert done.returncode == 0, done.stderr
+    (events,) = (tmp_path / "out" / "tensorboard").iterdir()
+    found = EventAccumulator(str(events)).Reload()
+    assert {name: len(found.Scalars(f"{name}/loss")) for name in ("baseline/training", "cosine-5.3.3/finetune")} == {
+        "baseline/training": 10,
+        "cosine-5.3.3/finetune": 2,
+    }
 
 
 def curve(server, run, name):
