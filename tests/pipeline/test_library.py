@@ -103,7 +103,7 @@ def test_a_process_that_imports_and_runs_it_stays_as_it_was(here) -> None:
         env={**os.environ, "SERIESQUANT_CACHE": str(here / "cache")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_the_worked_example_of_the_documents_runs(here) -> None:
         env={**os.environ, "SERIESQUANT_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

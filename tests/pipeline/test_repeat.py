@@ -31,7 +31,7 @@ def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "SERIESQUANT_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
 
