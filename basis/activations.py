@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import patch_batches, samples
+from basis.portion import Portion
 from basis.ridge import ridge_solution
 
 
 @torch.no_grad()
-def fit_activations(model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0) -> dict[str, float]:
+def fit_activations(
+    model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0, portion: Portion | None = None
+) -> dict[str, float]:
     """Set the coefficients so that each layer reproduces the original's outputs from the compressed network's inputs.
 
     A layer is fitted when the images reach it, so its inputs are those that the fitted layers before it give. Its bias
@@ -28,6 +31,8 @@ def fit_activations(model: nn.Module, original: nn.Module, images: Tensor, *, se
         original: The network before the swap.
         images: Training images, (N, 3, H, W), on the device of both.
         seed: Chooses the positions of large feature maps.
+        portion: Where several processes share the images: which of them these are. Every process then gets the
+            coefficients, and the errors, of all images.
 
     Returns:
         Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran.
@@ -36,17 +41,20 @@ def fit_activations(model: nn.Module, original: nn.Module, images: Tensor, *, se
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)
         {'conv1': 0.012, ...}
     """
-    return _visit(model, original, images, seed, _solve)
+    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), _solve)
 
 
 @torch.no_grad()
-def output_errors(model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0) -> dict[str, float]:
+def output_errors(
+    model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0, portion: Portion | None = None
+) -> dict[str, float]:
     """Measure what ``fit_activations`` minimises, and change nothing; arguments and result are the same."""
-    return _visit(model, original, images, seed, lambda conv, norm, moments: _stored(conv))
+    shared = portion or Portion.whole(len(images))
+    return _visit(model, original, images, seed, shared, lambda conv, norm, moments: _stored(conv))
 
 
 class _Moments:
-    """Sums over the sampled positions of one layer: what the squared error of any coefficients follows from.
+    """Sums over one layer's sampled positions in all images: what the squared error of any coefficients follows from.
 
     Attributes:
         gram: Z^T Z of the basis-filtered patches Z, (groups, F, F); the last feature is the bias' constant 1.
@@ -54,18 +62,20 @@ class _Moments:
         square: The sum of Y^2.
     """
 
-    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: list[Tensor], seed: int) -> None:
+    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: list[Tensor], seed: int, portion: Portion) -> None:
         features, outputs = conv.coefficients[0].numel() + 1, conv.out_channels // conv.groups
         self.gram = torch.zeros(conv.groups, features, features, dtype=torch.float64, device=x.device)
         self.cross = torch.zeros(conv.groups, features, outputs, dtype=torch.float64, device=x.device)
-        self.square = 0.0
-        batches = patch_batches(conv, x, samples(conv, x, seed=seed), conv.operator)
+        square = 0.0
+        batches = patch_batches(conv, x, samples(conv, x, seed=seed, portion=portion), conv.operator)
         # Products of a batch in float32, which is what the layer itself computes in; their sums in float64.
         for rows, target in zip(batches, targets, strict=True):
             z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
             self.gram += z.mT @ z
             self.cross += z.mT @ target
-            self.square += float(target.double().square().sum())
+            square += float(target.double().square().sum())
+        self.gram, self.cross = portion.reduce(self.gram), portion.reduce(self.cross)
+        self.square = float(portion.reduce(torch.tensor(square, dtype=torch.float64)))
 
     def relative_error(self, columns: Tensor) -> float:
         """||Y - Z a|| / ||Y|| for coefficients and bias a, (groups, F, O / groups); 0 where Y is 0."""
@@ -77,18 +87,20 @@ Norm = nn.BatchNorm2d | None
 Change = Callable[[SeriesConv2d, Norm, _Moments], Tensor]
 
 
-def _visit(model: nn.Module, original: nn.Module, images: Tensor, seed: int, change: Change) -> dict[str, float]:
+def _visit(
+    model: nn.Module, original: nn.Module, images: Tensor, seed: int, portion: Portion, change: Change
+) -> dict[str, float]:
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, SeriesConv2d)}
     seeds = {name: seed + zlib.crc32(name.encode()) for name in layers}
-    targets, norms = _sampled_outputs(original, seeds, images)
+    targets, norms = _sampled_outputs(original, seeds, images, portion)
     errors: dict[str, float] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if name not in errors:
                 conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
-                moments = _Moments(conv, inputs[0].float(), targets.pop(name), seeds[name])
+                moments = _Moments(conv, inputs[0].float(), targets.pop(name), seeds[name], portion)
                 errors[name] = moments.relative_error(change(conv, norm, moments))
 
         return visit
@@ -101,7 +113,7 @@ def _visit(model: nn.Module, original: nn.Module, images: Tensor, seed: int, cha
 
 
 def _sampled_outputs(
-    original: nn.Module, seeds: Mapping[str, int], images: Tensor
+    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion
 ) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
     """What each layer gives at its first run, and which normalization reads just that.
 
@@ -118,7 +130,7 @@ def _sampled_outputs(
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             conv = cast(nn.Conv2d, module)
             if not runs[name]:
-                chosen = samples(conv, inputs[0], seed=seeds[name])
+                chosen = samples(conv, inputs[0], seed=seeds[name], portion=portion)
                 found[name] = [sample.of(output.float(), conv.groups) for sample in chosen]
             runs[name] += 1
             last.clear()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from basis.portion import Portion
+
 # About so many positions are sampled from a layer's feature maps, in batches of about so many values under the kernel.
 POSITIONS = 2**16
 BATCH_VALUES = 2**24
@@ -34,30 +36,34 @@ class Sample:
         return _grouped(chosen.flatten(0, 1).unsqueeze(-1), groups)
 
 
-def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0) -> list[Sample]:
+def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0, portion: Portion | None = None) -> list[Sample]:
     """Choose positions of a convolution's output, in each batch of images other ones, in every image equally many.
 
     Where there are at most ``POSITIONS`` positions in all, every one is taken. The choice depends on the sizes and the
-    seed alone, so two convolutions of the same arguments get the same.
+    seed alone, so two convolutions of the same arguments get the same. In an image of a portion, the positions are
+    those that are chosen in it when one process has all images.
 
     Args:
         conv: The convolution.
         x: Its inputs, (N, in_channels, H, W).
         seed: Chooses the positions.
+        portion: Which images these are of a larger set; None takes them for the whole of it.
     """
     generator = torch.Generator().manual_seed(seed)
+    first, total = (portion or Portion.whole(len(x))).rows(len(x))
     height, width = _output_size(conv, x.shape[-2:])
-    per_image = min(height * width, -(-POSITIONS // len(x)))
+    per_image = min(height * width, -(-POSITIONS // total))
     taps = conv.kernel_size[0] * conv.kernel_size[1]
     step = max(1, BATCH_VALUES // (per_image * conv.in_channels * taps))
     if per_image < height * width:
-        step = min(step, -(-len(x) // 32))  # other positions in at least 32 batches
-    return [
-        Sample(
-            slice(start, start + step), torch.randperm(height * width, generator=generator)[:per_image].sort().values
-        )
-        for start in range(0, len(x), step)
-    ]
+        step = min(step, -(-total // 32))  # other positions in at least 32 batches
+    found = []
+    for start in range(0, first + len(x), step):
+        positions = torch.randperm(height * width, generator=generator)[:per_image].sort().values
+        images = slice(max(0, start - first), min(len(x), start + step - first))
+        if images.stop > images.start:
+            found.append(Sample(images, positions))
+    return found
 
 
 def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Tensor | None = None) -> Iterator[Tensor]:

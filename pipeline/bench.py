@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.acceleration import Accelerator
+from basis.portion import Portion
+from pipeline.acceleration import Accelerator, processes_of
 from pipeline.artifact import Identity
+from pipeline.conditions import conditions
 from pipeline.config import parse_config
 from pipeline.data.dataset import Dataset
-from pipeline.environment import conditions
-from pipeline.evaluation import evaluate
+from pipeline.data.share import WHOLE
+from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
 from pipeline.interruption import Interruption
 from pipeline.models.identity import network_digest
@@ -21,6 +23,7 @@ from pipeline.models.registry import build_model, check_forward
 from pipeline.onnx.exporter import OnnxExporter
 from pipeline.options import Options
 from pipeline.plan import plan_layers
+from pipeline.processes import Processes
 from pipeline.progress import Progress
 from pipeline.randomness import RandomStream
 from pipeline.store.entry import Entry
@@ -73,9 +76,21 @@ class Bench:
         """A network of the same architecture and weights that a stage may change."""
         return copy.deepcopy(self.baseline)
 
+    @cached_property
+    def processes(self) -> Processes:
+        """Those that share the run's work."""
+        return processes_of(self.accelerator)
+
+    @property
+    def portion(self) -> Portion | None:
+        """Which of the calibration images this process has; None: all."""
+        return self.processes.portion(self.calibration)
+
     def calibration_images(self) -> Tensor:
-        """Training images without labels, (N, 3, H, W), on the device: the same at every call."""
-        return self.data.train.sample(self.calibration, seed=self.seed, device=self.accelerator.device)
+        """This process' training images without labels, (N, 3, H, W), on the device: the same at every call."""
+        share = self.processes.share if self.portion else WHOLE
+        with self.processes.together():
+            return self.data.train.sample(self.calibration, seed=self.seed, device=self.accelerator.device, share=share)
 
     def calibration_inputs(self) -> dict[str, Any]:
         """What the calibration images follow from, for keys."""
@@ -116,11 +131,15 @@ class Bench:
         """
         return Step(f"{name}: Top-1", self.store.key("top1", network=network, test=self.data.test.digest))
 
+    def evaluation_of(self, model: nn.Module) -> Evaluation:
+        """What a network says of the test images."""
+        return evaluate_together(model, self.data.test, self.processes)
+
     def top1_once(self, model: nn.Module, step: Step) -> float:
         """Top-1 of a network on the test images, in percent, measured or read from the store."""
 
         def make() -> Entry:
-            return Entry(facts={"top1": evaluate(model, self.data.test, device=self.accelerator.device).top1})
+            return Entry(facts={"top1": self.evaluation_of(model).top1})
 
         top1: float = self.store.once(step, make).facts["top1"]
         return top1
@@ -156,7 +175,13 @@ def make_bench(
 def open_store(options: Options, accelerator: Accelerator) -> Store:
     """A run's view of the store."""
     folder = store_folder(options.cache_dir)
-    return Store(folder, conditions(accelerator), fresh=options.fresh, lock_timeout=options.lock_timeout)
+    return Store(
+        folder,
+        conditions(accelerator),
+        fresh=options.fresh,
+        lock_timeout=options.lock_timeout,
+        processes=processes_of(accelerator),
+    )
 
 
 def check_configs(options: Options, data: Dataset) -> None:

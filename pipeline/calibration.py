@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import samples
+from basis.portion import Portion
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
 from quant.gptq import gptq
@@ -37,7 +38,14 @@ class Rounding:
 
 @torch.no_grad()
 def round_layers(
-    model: nn.Module, images: Tensor, format: Format, backend: Backend, *, rounding: str, seed: int = 0
+    model: nn.Module,
+    images: Tensor,
+    format: Format,
+    backend: Backend,
+    *,
+    rounding: str,
+    seed: int = 0,
+    portion: Portion | None = None,
 ) -> Rounding:
     """Round every layer, in the order in which they run, and measure how its outputs on the images change.
 
@@ -52,20 +60,23 @@ def round_layers(
         backend: Its quantizers round.
         rounding: ``gptq`` changes the outputs least; ``nearest`` looks at the weights alone.
         seed: Chooses the positions of large feature maps.
+        portion: Where several processes share the images: which of them these are. Every process then gets the
+            values, and the errors, that all images give.
 
     Source:
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
     layers = {name: layer for name, layer in network.named_modules() if quantized_tensor_name(layer) is not None}
-    wanted = _outputs(network, layers, images, seed)
+    wanted = _outputs(network, layers, images, seed, portion)
     found = Rounding()
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             stored = getattr(module, str(quantized_tensor_name(module)))
             if name in wanted and name not in found.layers:
-                moments = _moments(module, inputs[0].float(), wanted.pop(name), seed + zlib.crc32(name.encode()))
+                layer_seed = seed + zlib.crc32(name.encode())
+                moments = _moments(module, inputs[0].float(), wanted.pop(name), layer_seed, portion)
                 rounded = _round(stored.detach(), moments, format, backend, rounding)
                 found.layers[name] = rounded
                 found.errors[name] = _relative_error(stored.detach(), moments.gram, rounded)
@@ -79,7 +90,9 @@ def round_layers(
     return found
 
 
-def _outputs(network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int) -> dict[str, list[Tensor]]:
+def _outputs(
+    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion | None
+) -> dict[str, list[Tensor]]:
     """What each layer that is small enough gives in the float network at its first run, without its bias."""
     found: dict[str, list[Tensor]] = {}
 
@@ -87,7 +100,7 @@ def _outputs(network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if name not in found:
                 if isinstance(module, nn.Conv2d):
-                    chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()))
+                    chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()), portion=portion)
                     found[name] = conv_targets(module, chosen, output)
                 else:
                     found[name] = [linear_targets(cast(nn.Linear, module), output)]
@@ -102,11 +115,12 @@ def _outputs(network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
     return found
 
 
-def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int) -> Moments:
+def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int, portion: Portion | None) -> Moments:
     if not isinstance(module, nn.Conv2d):
-        return linear_moments(x, targets[0])
+        return linear_moments(x, targets[0], portion)
     operator = module.operator if isinstance(module, SeriesConv2d) else None
-    return conv_moments(module, x, samples(module, x, seed=seed), targets, operator)
+    chosen = samples(module, x, seed=seed, portion=portion)
+    return conv_moments(module, x, chosen, targets, operator, portion)
 
 
 def _round(stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str) -> StoredTensor:

@@ -11,7 +11,6 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.bench import Bench
 from pipeline.calibration import round_layers
-from pipeline.evaluation import evaluate
 from pipeline.grid import Variant
 from pipeline.network_record import build_network, record_network
 from pipeline.onnx.exporter import OnnxFigures
@@ -106,7 +105,7 @@ def _fit_once(bench: Bench, fit: str, model: nn.Module, step: Step) -> dict[str,
 
     def make() -> Entry:
         visit = fit_activations if fit == "activations" else output_errors
-        errors = visit(model, bench.baseline, bench.calibration_images(), seed=bench.seed)
+        errors = visit(model, bench.baseline, bench.calibration_images(), seed=bench.seed, portion=bench.portion)
         return Entry(state_of(model), {"errors": errors})
 
     entry = bench.store.once(step, make)
@@ -134,16 +133,18 @@ def quantize(bench: Bench, model: nn.Module, backend: str, rounding: str, steps:
 def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str, steps: WidthSteps) -> Entry:
     model, seconds = copy.deepcopy(original), 0.0
     images = bench.calibration_images()
-    found = round_layers(model, images, steps.format, backend, rounding=rounding, seed=bench.seed)
+    found = round_layers(
+        model, images, steps.format, backend, rounding=rounding, seed=bench.seed, portion=bench.portion
+    )
     rounded = found.layers
     if steps.training is not None:
         attach_fake_quantizers(model, steps.format, backend, rounded)
         seconds, rounded = bench.train_once(model, steps.course, steps.training), {}
     record = record_network(model, quantize_network(model, steps.format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
-    measured = evaluate(network, bench.data.test, device=bench.accelerator.device)
+    measured = bench.evaluation_of(network)
     portable, figures = bench.onnx.measured_file(
-        record, network, bench.identity, images=bench.data.test, measured=measured
+        record, network, bench.identity, images=bench.data.test, measured=measured, processes=bench.processes
     )
     tensors = {
         "artifact": as_tensor(serialize(record, bench.identity)),

@@ -3,9 +3,16 @@
 import os
 import sys
 
+from pipeline.launcher import launched
+
 
 def print_result(text: str) -> None:
-    """Print to stdout; a reader that has gone away, as in ``| head``, is no error of ours."""
+    """Print to stdout, once where a launcher started several processes.
+
+    A reader that has gone away, as in ``| head``, is no error of ours.
+    """
+    if not launched().is_main:
+        return
     try:
         print(text, flush=True)
     except BrokenPipeError:

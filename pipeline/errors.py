@@ -7,6 +7,10 @@ class OptionsError(CompressionError):
     """Wrong arguments or options: exit code 2."""
 
 
+class LostProcessError(CompressionError):
+    """Another process of the same run ended: exit code 1."""
+
+
 class DataError(CompressionError):
     """Data, weights or an artifact that is missing or damaged: exit code 4."""
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Images
+from pipeline.data.dataset import Images, Split
+from pipeline.processes import Processes
 
 EVALUATION_BATCH = 250
 
@@ -53,3 +54,30 @@ def measure(call: Callable[[Tensor], Tensor], images: Images, *, device: torch.d
         right += int((logits.argmax(dim=1) == labels).sum())
         outputs.append(logits.cpu())
     return Evaluation(100 * right / len(images), torch.cat(outputs))
+
+
+def evaluate_together(model: nn.Module, images: Split, processes: Processes) -> Evaluation:
+    """Run a network over images of which each process takes a part, on its own device; see ``measure_together``."""
+    return measure_together(lambda part: evaluate(model, part, device=processes.device), images, processes)
+
+
+def measure_together(measured: Callable[[Split], Evaluation], images: Split, processes: Processes) -> Evaluation:
+    """Let each process measure its part of the images: whole batches, cut as with one process.
+
+    Args:
+        measured: What a process does with its part, for example ``evaluate``; no method of `processes` is called in it.
+        images: All images, in their order.
+        processes: Those that take part.
+
+    Returns:
+        What one process would have found of all images, in each of them.
+    """
+    if processes.count == 1:
+        return measured(images)
+    batches = -(-len(images) // EVALUATION_BATCH)
+    mine = processes.share.of(batches)
+    part = images.part(mine.start * EVALUATION_BATCH, mine.stop * EVALUATION_BATCH)
+    with processes.together():
+        own = measured(part) if len(part) else Evaluation(0.0, torch.empty(0))
+    right = processes.sum(torch.tensor(round(own.top1 * len(part) / 100)))
+    return Evaluation(100 * int(right) / len(images), processes.gather(own.logits))

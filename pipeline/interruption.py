@@ -41,6 +41,11 @@ class Interruption:
         return self._busy
 
     @property
+    def reason(self) -> BaseException | None:
+        """What ``check`` would raise now."""
+        return self._wanted
+
+    @property
     def requested(self) -> bool:
         """Whether somebody asked to end."""
         return self._wanted is not None

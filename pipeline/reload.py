@@ -1,11 +1,13 @@
 """Proof that artifacts give the logits that were measured: a fresh process loads them and runs the same images.
 
 The process gets a folder with the images and the conditions of the measurement, and leaves the logits there. It
-inherits the working folder, the environment and the search path for modules, so that it finds a user's network.
+inherits the working folder, the environment and the search path for modules, so that it finds a user's network; what a
+launcher of several processes put into the environment is taken out, as it is none of these.
 """
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +21,10 @@ from torch import Tensor
 
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
+from pipeline.data.share import WHOLE, Share
 from pipeline.errors import DataError, OptionsError
 from pipeline.evaluation import EVALUATION_BATCH, evaluate
+from pipeline.launcher import without_launch
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +71,8 @@ def reload_differences(
     with tempfile.TemporaryDirectory(prefix="seriesquant-") as folder:
         _ask(Path(folder), [each.path.resolve() for each in measured], data, device)
         command = [sys.executable, "-P", "-c", _CODE, folder, *sys.path, *_module_folder(model_name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        alone = without_launch(os.environ)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
         if done.returncode == _NOT_POSSIBLE:
             logger.warning("the artifacts were not reloaded in a fresh process: %s", _last_line(done.stderr))
             return None
@@ -134,6 +139,7 @@ class _SavedImages:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for x in self._batches[start:]:
             yield x.to(device, memory_format=torch.channels_last), torch.zeros(len(x), device=device)

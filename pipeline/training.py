@@ -12,10 +12,12 @@ from torch.optim import SGD
 
 from basis.errors import CompressionError
 from basis.preconditioning import filter_space_gradients
-from pipeline.acceleration import Accelerator, release
+from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch
+from pipeline.data.share import Share
 from pipeline.features import Taps, feature_loss
-from pipeline.interruption import Interruption
+from pipeline.interruption import Interruption, Terminated
+from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
 from pipeline.randomness import RandomStream
 from pipeline.teacher import Answer, Teacher
@@ -85,7 +87,8 @@ def train(
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
-        seed: Order of the images, augmentation and dropout follow from it alone.
+        seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
+            many processes share it.
         teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and the outputs of its stages are imitated too
             (``pipeline.features``). None trains on the labels only.
@@ -111,19 +114,25 @@ def train(
     random = RandomStream(seed, accelerator.device)
     keeper = Keeper(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
     position, stop = keeper.resume(batches_of_epoch(len(images), schedule.batch_size)), interruption or Interruption()
-    prepared, stepping = accelerator.prepare(model.train(), optimizer)
-    lessons = _lessons(images, schedule, position, accelerator.device, seed, first_epoch, teacher)
+    device, processes = accelerator.device, processes_of(accelerator)
+    prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
+    lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps = schedule.epochs * position.per_epoch
-    taps = Taps(teacher.points if teacher else ())
-    with taps.on(model), filter_space_gradients(model), (progress or SilentProgress()).track(title, steps) as advance:
+    taps, shown = Taps(teacher.points if teacher else ()), (progress or SilentProgress()).track(title, steps)
+    with (
+        stop.step(),
+        taps.on(model),
+        filter_space_gradients(model),
+        quiet_backward(accelerator),
+        shown as advance,
+    ):
         advance(position.step, "")
-        for x, labels, answer in lessons:
-            with stop.step():
-                rate = schedule.set_rates(optimizer, position.step, steps)
-                loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random)
-                position.count(loss, rate)
+        for x, labels, answer, weight in lessons:
+            rate = schedule.set_rates(optimizer, position.step, steps)
+            loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random, weight)
+            position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
-            keeper.after_step(position, stop)
+            keeper.after_step(position, _asked_of_any(stop, processes))
     release(accelerator, model, prepared)
     model.eval()
     return keeper.timed(position)
@@ -137,17 +146,33 @@ def _lessons(
     seed: int,
     first_epoch: int,
     teacher: Teacher | None,
-) -> Iterator[tuple[Tensor, Tensor, Answer | None]]:
-    """Images, labels and the teacher's answer of every batch from the position to the end."""
+    share: Share,
+) -> Iterator[tuple[Tensor, Tensor, Answer | None, float]]:
+    """This share of every batch from the position to the end: images, labels, the teacher's answer, and its weight."""
     size = schedule.batch_size
     for epoch in range(position.epoch, schedule.epochs):
         epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
-        batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start)
+        batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start, share=share)
         for batch, (x, labels) in enumerate(batches, start):
             answer = None
             if teacher is not None:
                 answer = teacher.answer(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-            yield x, labels, answer
+            yield x, labels, answer, share.weight(min(size, len(images) - batch * size))
+
+
+def _first_image(images: Split, device: torch.device) -> Tensor:
+    """(1, 3, H, W)."""
+    return next(images.part(0, 1).batches(1, device=device))[0]
+
+
+def _asked_of_any(stop: Interruption, processes: Processes) -> Interruption:
+    """What was asked of this process or another up to now: all of them end after the same step."""
+    if processes.count == 1:
+        return stop
+    asked, reason = Interruption(), stop.reason
+    if float(processes.sum(torch.tensor(float(reason is not None)))):
+        asked.request(reason or Terminated())
+    return asked
 
 
 def _ignore(figures: EpochFigures) -> None:
@@ -183,8 +208,9 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
+    weight: float = 1.0,
 ) -> float:
-    """One step of training.
+    """One step of training; with several processes, each has its share of the batch.
 
     Args:
         model: The network, prepared by the accelerator.
@@ -195,22 +221,25 @@ def training_step(
         optimizer: It makes the step.
         accelerator: Precision and processes.
         random: What dropout draws from.
+        weight: What the mean over this share counts in the mean over all of them.
 
     Returns:
-        The loss.
+        The loss of the whole batch.
 
     Raises:
         CompressionError: It is NaN or infinite.
     """
     with random.drawn_from():
         logits = model(x)
-    loss = _loss(logits, labels, taps.take(), answer)
-    if not torch.isfinite(loss):
+    loss = _loss(logits, labels, taps.take(), answer) * weight
+    processes = processes_of(accelerator)
+    whole = float(processes.sum(loss.detach())) / processes.count
+    if not math.isfinite(whole):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return whole
 
 
 def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: Answer | None) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.patches import Sample, patch_batches
+from basis.portion import Portion
 from basis.ridge import ridge_solution
 
 
@@ -28,20 +29,26 @@ class Moments:
         return found.mT.flatten(0, 1).to(stored.dtype)
 
 
-def linear_moments(x: Tensor, target: Tensor) -> Moments:
+def linear_moments(x: Tensor, target: Tensor, portion: Portion | None = None) -> Moments:
     """The moments of a linear layer.
 
     Args:
         x: Inputs, (..., features).
         target: Wanted outputs without bias, (rows, outputs), the leading axes of the inputs flattened.
+        portion: Where several processes share the images: how their sums become one.
     """
     rows = x.flatten(0, -2)
-    moments = [(rows.mT @ other).to(torch.float64) / len(rows) for other in (rows, target)]
-    return Moments(moments[0].unsqueeze(0), moments[1].unsqueeze(0))
+    gram, cross = ((rows.mT @ other).to(torch.float64).unsqueeze(0) for other in (rows, target))
+    return _means(gram, cross, len(rows), portion)
 
 
 def conv_moments(
-    conv: nn.Conv2d, x: Tensor, chosen: list[Sample], targets: list[Tensor], operator: Tensor | None = None
+    conv: nn.Conv2d,
+    x: Tensor,
+    chosen: list[Sample],
+    targets: list[Tensor],
+    operator: Tensor | None = None,
+    portion: Portion | None = None,
 ) -> Moments:
     """The moments of a convolution at sampled positions.
 
@@ -51,6 +58,7 @@ def conv_moments(
         chosen: The positions; see ``basis.patches.samples``.
         targets: For each sample the wanted outputs without bias, (groups, rows, O / groups).
         operator: The matrix (kh kw, n) from a slice's stored values to its kernel; None where the kernel is stored.
+        portion: Where several processes share the images: the one that the positions were chosen for.
 
     Returns:
         F = in_channels / groups * (n or kh kw), in the order of the flattened stored values.
@@ -60,7 +68,15 @@ def conv_moments(
         gram = gram + (rows.mT @ rows).to(torch.float64)
         cross = cross + (rows.mT @ target).to(torch.float64)
         count += rows.shape[1]
-    return Moments(gram / count, cross / count)
+    return _means(gram, cross, count, portion)
+
+
+def _means(gram: Tensor, cross: Tensor, count: int, portion: Portion | None) -> Moments:
+    """Sums over so many rows -> means over the rows of all processes."""
+    if portion is None:
+        return Moments(gram / count, cross / count)
+    rows = float(portion.reduce(torch.tensor(count, dtype=torch.float64)))
+    return Moments(portion.reduce(gram) / rows, portion.reduce(cross) / rows)
 
 
 def conv_targets(conv: nn.Conv2d, chosen: list[Sample], outputs: Tensor) -> list[Tensor]:

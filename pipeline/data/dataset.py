@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.data.share import WHOLE, Share
 from pipeline.errors import OptionsError
 
 IMAGENET_CLASSES: Final = 1000
@@ -51,6 +52,7 @@ class Images(Protocol):
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
 
@@ -61,6 +63,7 @@ class Images(Protocol):
             augment: Random crops, and flips where the data allows them. A smaller last batch is then dropped if
                 there are two or more full ones.
             start: Number of the first batch, from 0; those before it are left out, and the others are the same.
+            share: Which part of every batch is given; its images are those that they are in the whole batch.
 
         Returns:
             Pairs of normalized images, float32 (N, 3, H, W) in channels_last, and labels, int64 (N,).
@@ -80,11 +83,24 @@ class Split(Images, Protocol):
     def head(self, count: int) -> "Split":
         """The first `count` images, or all if there are fewer."""
 
+    def part(self, start: int, stop: int) -> "Split":
+        """The images from number `start` to before number `stop`; there may be none."""
+
     def normalized(self, normalization: Normalization) -> "Split":
         """The same images for a network of another normalization."""
 
-    def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
-        """Draw `count` images (or all) without labels or augmentation: float32, (N, 3, H, W), normalized."""
+    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
+        """Draw `count` images (or all) without labels or augmentation, and give a share of them.
+
+        Args:
+            count: Images of all shares together.
+            seed: Decides which they are, and their order.
+            device: Where the result lives.
+            share: Which of them are given; the others are not read.
+
+        Returns:
+            float32, (N, 3, H, W), normalized.
+        """
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,11 @@ class ImageFiles:
 
     def head(self, count: int) -> "ImageFiles":
         """The first `count` files."""
-        return ImageFiles(self.paths[:count], self.labels[:count])
+        return self.part(0, count)
+
+    def part(self, start: int, stop: int) -> "ImageFiles":
+        """The files from number `start` to before number `stop`."""
+        return ImageFiles(self.paths[start:stop], self.labels[start:stop])
 
 
 def class_folders(split: Path) -> tuple[str, ...]:

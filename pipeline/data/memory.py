@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.data.augment import random_crop, random_flip, random_resized_crop
 from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
+from pipeline.data.share import WHOLE, Share
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
@@ -45,6 +46,7 @@ class MemorySplit:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`."""
         generator = None if seed is None else seeded(seed)
@@ -53,7 +55,8 @@ class MemorySplit:
             if augment and generator is not None:
                 images = self._augmented(images, generator)  # of batches before the first too: it draws for them
             if batch >= start:
-                yield self.normalization.apply(images, device), self.labels[index].to(device)
+                mine = share.of_batch(len(index))
+                yield self.normalization.apply(images[mine], device), self.labels[index[mine]].to(device)
 
     @cached_property
     def digest(self) -> str:
@@ -69,17 +72,20 @@ class MemorySplit:
         Raises:
             OptionsError: If `count` is below 1.
         """
-        count = check_limit(count)
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+        return self.part(0, check_limit(count))
+
+    def part(self, start: int, stop: int) -> "MemorySplit":
+        """Some neighbouring images; see `Split.part`."""
+        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
 
     def normalized(self, normalization: Normalization) -> "MemorySplit":
         """The same images for a network of another normalization."""
         return replace(self, normalization=normalization)
 
-    def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`."""
         index = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
-        return self.normalization.apply(self.images[index], device)
+        return self.normalization.apply(self.images[index[share.of(len(index))]], device)
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         small = max(images.shape[1:3]) <= SMALL

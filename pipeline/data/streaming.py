@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.data.augment import random_boxes
 from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
 from pipeline.data.image_files import ImageFiles, decode, to_bytes
+from pipeline.data.share import WHOLE, Share
 from pipeline.errors import DataError
 
 RESIZE: Final = 256
@@ -52,6 +53,7 @@ class FolderSplit:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`.
 
@@ -59,7 +61,10 @@ class FolderSplit:
             DataError: If a file is damaged; the message names it.
         """
         generator = None if seed is None else seeded(seed)
-        batches = [index.tolist() for index in batch_indices(len(self), batch_size, generator, augment=augment)]
+        batches = [
+            index[share.of_batch(len(index))].tolist()
+            for index in batch_indices(len(self), batch_size, generator, augment=augment)
+        ]
         for images, labels in self._read(batches[start:], seed if augment else None):
             yield self.normalization.apply(images, device), labels.to(device)
 
@@ -80,20 +85,24 @@ class FolderSplit:
         Raises:
             OptionsError: If `count` is below 1.
         """
-        return replace(self, files=self.files.head(check_limit(count)))
+        return self.part(0, check_limit(count))
+
+    def part(self, start: int, stop: int) -> "FolderSplit":
+        """Some neighbouring images; see `Split.part`."""
+        return replace(self, files=self.files.part(start, stop))
 
     def normalized(self, normalization: Normalization) -> "FolderSplit":
         """The same images for a network of another normalization."""
         return replace(self, normalization=normalization)
 
-    def sample(self, count: int, *, seed: int, device: torch.device) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`.
 
         Raises:
             DataError: If a file is damaged; the message names it.
         """
         order = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
-        batches = [index.tolist() for index in order.split(64)]
+        batches = [index.tolist() for index in order[share.of(len(order))].split(64)]
         return torch.cat([self.normalization.apply(images, device) for images, _ in self._read(batches, None)])
 
     def _read(self, batches: Sequence[list[int]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,6 +9,9 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from pipeline.errors import OptionsError
+from pipeline.launcher import launched
+
 if TYPE_CHECKING:
     from pipeline.bench import Bench
     from pipeline.grid import Variant
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 EXECUTORS = {"local": "pipeline.executors.local", "ray": "pipeline.executors.ray_cluster"}
 """Name -> the module."""
+_ALONE = "local"
 
 
 class Executor(Protocol):
@@ -49,6 +53,12 @@ def executor(options: "Options", interruption: "Interruption") -> AbstractContex
         interruption: Asked whether to end while the executor is made ready.
 
     Raises:
+        OptionsError: The executor has processes of its own, and a launcher started several.
         CompressionError: On entering: the cluster that the options name cannot be used.
     """
+    count = launched().count
+    if options.executor != _ALONE and count > 1:
+        raise OptionsError(
+            f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_ALONE}"
+        )
     return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)

@@ -20,7 +20,7 @@ from pipeline.executors.shared import Finished, Shared
 from pipeline.grid import Variant
 from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
-from pipeline.progress import PlainProgress
+from pipeline.progress import LineProgress
 from pipeline.tracking import NullTracker
 from pipeline.training_state import EpochFigures
 from pipeline.variant_run import run_variant
@@ -92,7 +92,7 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     network.load_state_dict(shared.baseline)
     network = network.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     store = open_store(options, accelerator)
-    return make_bench(options, data, network, accelerator, store, PlainProgress(stream), Interruption())
+    return make_bench(options, data, network, accelerator, store, LineProgress(stream), Interruption())
 
 
 class _Epochs(NullTracker):

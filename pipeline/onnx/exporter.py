@@ -6,14 +6,15 @@ from typing import Any
 from torch import nn
 
 from pipeline.artifact import Identity
-from pipeline.data.dataset import Images
-from pipeline.evaluation import Evaluation
+from pipeline.data.dataset import Split
+from pipeline.evaluation import Evaluation, measure_together
 from pipeline.network_record import NetworkRecord
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits
+from pipeline.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ class OnnxExporter:
         return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
 
     def measured_file(
-        self, record: NetworkRecord, network: nn.Module, identity: Identity, *, images: Images, measured: Evaluation
+        self,
+        record: NetworkRecord,
+        network: nn.Module,
+        identity: Identity,
+        *,
+        images: Split,
+        measured: Evaluation,
+        processes: Processes = ALONE,
     ) -> tuple[bytes | None, OnnxFigures]:
         """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
 
@@ -67,13 +75,15 @@ class OnnxExporter:
             identity: What the file says of the network.
             images: Test images.
             measured: PyTorch's logits of these images.
+            processes: They share the images.
 
         Returns:
             The file's content, or None, and its figures.
         """
         try:
             content = self.file(record, network, identity)
-            found = evaluate_onnx(open_session(content), images)
+            session = open_session(content)
+            found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
         except OnnxError as error:
             return None, OnnxFigures(reason=str(error))
         differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())

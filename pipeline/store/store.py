@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pipeline.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
 from pipeline.store.folder import CHECKPOINT, LOCK, RESULT
 from pipeline.store.keys import store_key
@@ -46,13 +47,15 @@ class Store:
     """A run's view of the store.
 
     Reading and writing are safe beside other processes: a result appears whole or not at all, and while one process
-    makes it, others that need it wait. A store that cannot be written costs time later, so it only warns.
+    makes it, others that need it wait. Of several processes of one run, the main one alone reads, locks and writes, and
+    all get what it has. A store that cannot be written costs time later, so it only warns.
 
     Attributes:
         folder: Where the files are; made when the first is written.
         conditions: What every result depends on: the versions of the libraries, the device.
         fresh: Make every result anew, once, and replace what earlier runs left.
-        lock_timeout: Seconds to wait for a result that another process makes.
+        lock_timeout: Seconds to wait for a result that another run makes.
+        processes: Those of the run, which ask for the same results in the same order.
         stages: What was asked for, in order.
     """
 
@@ -60,6 +63,7 @@ class Store:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     fresh: bool = False
     lock_timeout: float = 3600.0
+    processes: Processes = ALONE
     stages: list[Stage] = field(default_factory=list)
     _made: set[str] = field(default_factory=set)
 
@@ -77,10 +81,10 @@ class Store:
 
         Args:
             step: The stage; its key is from ``key``.
-            make: Computes the result.
+            make: Computes the result, in all processes of the run.
 
         Raises:
-            BusyError: Another process makes it, and did not end within ``lock_timeout``.
+            BusyError: Another run makes it, and did not end within ``lock_timeout``.
         """
         entry, cached = self.find(step.key), True
         if entry is None:
@@ -95,7 +99,7 @@ class Store:
         """What is stored under a key; None where there is nothing, nothing readable, or nothing that is wanted."""
         if self.fresh and key not in self._made:
             return None
-        return self._read(self._path(key, RESULT))
+        return self._read(key, RESULT)
 
     def state(self, step: Step) -> Literal["stored", "begun", "to do"]:
         """What ``once`` would find: a result, a checkpoint, or nothing; as far as can be said without reading it."""
@@ -113,9 +117,9 @@ class Store:
         if self.fresh:
             self._remove(step.key, CHECKPOINT)
         started = time.monotonic()
-        made = make()
+        made = self.processes.broadcast(make())
         entry = replace(made, seconds=round(made.seconds or time.monotonic() - started, 3))
-        if self._write(step.key, RESULT, step.name, entry):
+        if self.processes.on_main(lambda: self._write(step.key, RESULT, step.name, entry)):
             self._made.add(step.key)
             self._remove(step.key, CHECKPOINT)
         return entry
@@ -123,7 +127,10 @@ class Store:
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / f"{key}{suffix}"
 
-    def _read(self, path: Path) -> Entry | None:
+    def _read(self, key: str, suffix: str) -> Entry | None:
+        return self.processes.on_main(lambda: self._read_file(self._path(key, suffix)))
+
+    def _read_file(self, path: Path) -> Entry | None:
         if not path.is_file():
             return None
         try:
@@ -142,7 +149,8 @@ class Store:
 
     def _remove(self, key: str, suffix: str) -> None:
         try:
-            self._path(key, suffix).unlink(missing_ok=True)
+            if self.processes.is_main:
+                self._path(key, suffix).unlink(missing_ok=True)
         except OSError as error:
             logger.warning("%s is not removed: %s", self._path(key, suffix), error)
 
@@ -150,14 +158,19 @@ class Store:
     def _lock(self, step: Step) -> Generator[None]:
         """Hold the key's lock and clear away what a killed holder left half written; without a folder, hold nothing."""
         with ExitStack() as held:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(self._path(step.key, LOCK), f"the stage {step.name!r}", self.lock_timeout))
-                for part in self.folder.glob(f".{step.key}*{PART}"):
-                    part.unlink(missing_ok=True)
-            except OSError as error:
-                logger.warning("the store %s cannot be used: %s", self.folder, error)
+            with self.processes.together():
+                if self.processes.is_main:
+                    self._acquire(step, held)
             yield
+
+    def _acquire(self, step: Step, held: ExitStack) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(self._path(step.key, LOCK), f"the stage {step.name!r}", self.lock_timeout))
+            for part in self.folder.glob(f".{step.key}*{PART}"):
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("the store %s cannot be used: %s", self.folder, error)
 
 
 @dataclass(frozen=True)
@@ -168,9 +181,10 @@ class CheckpointFile:
     step: Step
 
     def read(self) -> Entry | None:
-        """What was saved last, by this process or one before; None where there is nothing."""
-        return self.store._read(self.store._path(self.step.key, CHECKPOINT))
+        """What was saved last, by this run or one before; None where there is nothing."""
+        return self.store._read(self.step.key, CHECKPOINT)
 
     def save(self, entry: Entry) -> None:
         """Replace what was saved last; a store that cannot be written only warns."""
-        self.store._write(self.step.key, CHECKPOINT, self.step.name, entry)
+        if self.store.processes.is_main:  # whenever that one wants to, so the others are not asked
+            self.store._write(self.step.key, CHECKPOINT, self.step.name, entry)

@@ -11,6 +11,7 @@ from pipeline.network_record import build_network, record_network
 from pipeline.quantization import attach_fake_quantizers, quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from tests.lockstep import in_shares
 from tests.pipeline.networks import tiny_network
 
 
@@ -77,3 +78,20 @@ def test_qat_starts_from_the_rounded_integers(name):
     started = quantize_network(attach_fake_quantizers(model, IntFormat(4), backend, rounded), IntFormat(4), backend)
     for layer, values in rounded.items():
         assert torch.equal(started[layer].integers, values.integers)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_of_the_images_round_as_all_of_them(count):
+    images, backend = correlated_images(0, count=31), get_backend("brevitas")
+    expected = round_layers(series(), images, IntFormat(4), backend, rounding="gptq")
+
+    def work(mine, portion):
+        return round_layers(series(), mine, IntFormat(4), backend, rounding="gptq", portion=portion)
+
+    found = in_shares(count, images, work)
+    for rounded in found:
+        # Where sums differ in the last bit, a row may take another of two scales that are equally good.
+        assert rounded.errors == pytest.approx(expected.errors, rel=0.05)
+        for name, values in rounded.layers.items():
+            assert torch.equal(values.integers, found[0].layers[name].integers)
+            assert torch.equal(values.scale, found[0].layers[name].scale)

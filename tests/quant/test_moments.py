@@ -9,6 +9,7 @@ from torch import nn
 from basis.conv import SeriesConv2d
 from basis.patches import samples
 from quant.moments import conv_moments, conv_targets, linear_moments, linear_targets
+from tests.lockstep import in_shares
 
 ONE = nn.Conv2d(6, 4, 1, stride=2)
 CONVS = [
@@ -73,3 +74,31 @@ def test_a_linear_layer_takes_any_leading_axes():
     rows = x.reshape(56, 5).double()
     torch.testing.assert_close(moments.gram, (rows.T @ rows / 56)[None], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(moments.refit(layer.weight + 1), layer.weight, rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("conv", "series"), CASES)
+def test_shares_of_the_images_have_the_means_of_all(conv, series):
+    layer, x = layer_of(conv, series), torch.randn(7, 6, 9, 10)
+    expected, operator = moments_of(layer, x, layer(x)), layer.operator if series else None
+
+    def work(mine, portion):
+        chosen = samples(layer, mine, portion=portion)
+        return conv_moments(layer, mine, chosen, conv_targets(layer, chosen, layer(mine)), operator, portion)
+
+    for found in in_shares(3, x, work):
+        torch.testing.assert_close(found.gram, expected.gram, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.cross, expected.cross, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_shares_of_a_linear_layers_rows_have_the_means_of_all():
+    layer, x = nn.Linear(5, 3), torch.randn(7, 4, 5)
+    expected = linear_moments(x, linear_targets(layer, layer(x)))
+
+    def work(mine, portion):
+        return linear_moments(mine, linear_targets(layer, layer(mine)), portion)
+
+    for found in in_shares(2, x, work):
+        torch.testing.assert_close(found.gram, expected.gram, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.cross, expected.cross, rtol=1e-5, atol=1e-6)

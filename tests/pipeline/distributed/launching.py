@@ -1,0 +1,26 @@
+"""Start programs in several processes, as a user would: torchrun on this machine, gloo, a free port."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.launcher import without_launch
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT = 120
+
+
+def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in so many processes; what it says on both streams is read."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *program]
+    return launch(command, cwd=cwd, **variables)
+
+
+def launch(command: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with one thread per process and this repository on the path for modules."""
+    environment = without_launch(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )

@@ -1,0 +1,18 @@
+"""A program of two processes, of which one ends without a word."""
+
+import os
+import sys
+
+from pipeline.acceleration import make_accelerator, processes_of
+from pipeline.errors import LostProcessError
+from pipeline.processes import leaving_together
+
+processes = processes_of(make_accelerator("cpu"))
+try:
+    with leaving_together():
+        if not processes.is_main:
+            os._exit(9)
+        processes.gather_objects("still here")
+except LostProcessError as error:
+    print(error)
+    sys.exit(1)

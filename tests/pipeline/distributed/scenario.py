@@ -1,0 +1,130 @@
+"""What the tests let one, two and three processes do; as a program, it leaves each process' results in a folder."""
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from basis.activations import fit_activations
+from basis.errors import CompressionError
+from basis.swap import swap_convolutions
+from pipeline.acceleration import make_accelerator, processes_of
+from pipeline.calibration import round_layers
+from pipeline.data.dataset import Normalization
+from pipeline.data.memory import MemorySplit
+from pipeline.data.share import WHOLE
+from pipeline.errors import DataError
+from pipeline.evaluation import evaluate, measure_together
+from pipeline.launcher import is_told
+from pipeline.processes import Processes
+from pipeline.teacher import Teacher
+from pipeline.training import Schedule, train
+from quant.backends import get_backend
+from quant.formats import IntFormat
+from tests.pipeline.networks import tiny_network
+
+ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}
+CALIBRATION = 41
+
+
+class Plain(nn.Module):
+    """Without normalization, so that only rounding tells a shared batch from a whole one; one layer is idle."""
+
+    def __init__(self, seed=3):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.AdaptiveAvgPool2d(1)
+        )
+        self.idle, self.head = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.layers(x).flatten(1))
+
+
+def images(count: int) -> MemorySplit:
+    """Images with a bright colour, which is their class."""
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.randint(4, (count,), generator=generator)
+    values = torch.randint(0, 120, (count, 12, 12, 3), generator=generator)
+    for image, label in zip(values, labels.tolist(), strict=True):
+        image[..., label % 3] += 60 * (label < 3)
+        image += 60 * (label == 3)
+    return MemorySplit(values.to(torch.uint8), labels, Normalization(), flip=True)
+
+
+def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
+    """What is raised where one process fails, each in its own way, and whether the process is to tell it."""
+    last = processes.count - 1
+    for error in (DataError("no data"), OSError(28, "No space left", "file"), ZeroDivisionError("by 0")):
+        try:
+            with processes.together():
+                if processes.rank == last:
+                    raise error
+        except Exception as raised:
+            yield repr(raised), not is_told(raised)
+    try:
+        processes.on_main(partial(int, "x"))
+    except ValueError as raised:
+        yield repr(raised), not is_told(raised)
+    except RuntimeError as raised:
+        yield repr(raised), not is_told(raised)
+
+
+def results() -> dict[str, object]:
+    """Everything that should not depend on the number of processes."""
+    accelerator = make_accelerator("cpu")
+    processes = processes_of(accelerator)
+    found: dict[str, object] = {"processes": processes.count, "errors": list(errors(processes))}
+    found["gathered"] = processes.gather(torch.full((max(0, 2 - 2 * processes.rank), 3), 7.0))
+    found["main's"] = (processes.broadcast(processes.rank), processes.on_main(lambda: processes.rank))
+    network, seen = tiny_network(), []
+
+    def counted(part):
+        seen.append(len(part))
+        return evaluate(network, part, device=accelerator.device)
+
+    for count in (501, 260, 5):
+        seen.clear()
+        measured = measure_together(counted, images(count), processes)
+        found[f"evaluation {count}"] = (measured.top1, measured.logits)
+        found[f"seen {count}"] = sum(seen)
+
+    train_images = images(97)
+    portion = processes.portion(CALIBRATION)
+    share = processes.share if portion else WHOLE
+    calibration = train_images.sample(CALIBRATION, seed=1, device=accelerator.device, share=share)
+    series = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
+    found["fit errors"] = fit_activations(series, tiny_network(), calibration, portion=portion)
+    found["fit"] = series.state_dict()
+    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", portion=portion)
+    found["rounding errors"] = rounded.errors
+    found["rounded"] = {name: values.dequantize() for name, values in rounded.layers.items()}
+
+    teacher = Teacher(Plain(seed=4).eval(), accelerator)
+    courses = (("plain", 32, None), ("odd batches", 97, None), ("few", 2, None), ("taught", 32, teacher))
+    for name, size, taught in courses:
+        model = Plain()
+        learn = partial(train, model, train_images, accelerator=accelerator, seed=0, teacher=taught)
+        learn(Schedule(1, lr=0.05, batch_size=size))
+        learn(Schedule(1, lr=0.05, batch_size=size), first_epoch=1)
+        found[f"trained {name}"] = model.state_dict()
+    normalized = swap_convolutions(tiny_network(), ORDERS, "cosine")
+    train(normalized, train_images, Schedule(6, lr=0.05, batch_size=24), accelerator=accelerator, seed=0)
+    found["trained normalized"] = normalized.state_dict()
+    learnt = partial(evaluate, normalized, device=accelerator.device)
+    found["learnt"] = measure_together(learnt, images(260), processes).top1
+    try:
+        train(Plain(), train_images, Schedule(50, lr=1e18, batch_size=24), accelerator=accelerator, seed=0)
+    except CompressionError as error:
+        found["diverged"] = str(error)
+    return found
+
+
+if __name__ == "__main__":
+    found = results()
+    rank = processes_of(make_accelerator("cpu")).rank
+    torch.save(found, Path(sys.argv[1]) / f"{rank}.pt")
