@@ -97,6 +97,10 @@ MARKS = ("runs", "settings", "baseline_top1")
 """What a merge adds to a row or layer."""
 
 
+_SHAPE: dict[str, type] = {"run": dict, "baseline": dict, "rows": list, "layers": list, "gate": dict}
+_NAMED = {"rows": ("basis", "config", "bits"), "layers": ("basis", "config", "name")}
+
+
 def _unmarked(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in MARKS}
 
@@ -111,3 +115,13 @@ def _check(report: Any, file: Path) -> None:
     if status != "done":
         reason = f" ({report['error']['message']})" if report.get("error") else ""
         raise ReportError(f"report: the run of {file} is {status}{reason}; allowed: runs that are done")
+    if wrong := [
+        key for key, kind in _SHAPE.items() if not isinstance(report.get(key), kind) or not _named(report, key)
+    ]:
+        raise ReportError(f"report: {file} has no {wrong[0]} as a report has; allowed: the {FILE} of a finished run")
+
+
+def _named(report: Report, key: str) -> bool:
+    """Whether every row or layer says which it is."""
+    needed = _NAMED.get(key, ())
+    return not needed or all(isinstance(row, dict) and all(name in row for name in needed) for row in report[key])

@@ -47,6 +47,15 @@ def test_another_schema(folder) -> None:
         read_report(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("run", None), ("baseline", []), ("rows", {}), ("rows", [{"basis": COS}]), ("layers", ["fc"])]
+)
+def test_a_report_without_what_a_report_has(folder, key, value) -> None:
+    (folder / "report.json").write_text(json.dumps(read_report(folder) | {key: value}))
+    with pytest.raises(ReportError, match=rf"report.json has no {key} as a report has; allowed: the report.json of"):
+        read_report(folder)
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_did_not_end_well(folder, status) -> None:
     changed = read_report(folder) | {"status": status, "error": {"message": "the loss became NaN"}}

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.artifact import load
 from tests.pipeline.networks import write_module, write_npz
+from tests.report_schema import read_report
 
 ROOT = Path(__file__).parents[3]
 NETWORK = ("--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0", "--basis", "cosine")
@@ -40,7 +41,7 @@ def here(tmp_path_factory):
 
 
 def report(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
+    return read_report(folder)
 
 
 def test_rows_of_all_runs_and_their_seeds(here):
@@ -145,7 +146,7 @@ def test_a_missed_gate_is_exit_code_3(here):
         "failures": ["cosine 3,2,2 at 4 bits loses 2 points"],
     }
     (here / "gated").mkdir(exist_ok=True)
-    (here / "gated" / "report.json").write_text(json.dumps(report(here / "a") | {"gate": gate}))
+    (here / "gated" / "report.json").write_text(json.dumps(report(here / "a") | {"gate": gate, "exit_code": 3}))
     done = process(here, "report", "gated", "--out", "regated")
     assert done.returncode == 3
     assert report(here / "regated")["gate"] == gate

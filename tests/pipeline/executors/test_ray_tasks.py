@@ -7,7 +7,7 @@ import ray
 import ray.exceptions
 
 from pipeline.config import parse_config
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_tasks
 from pipeline.executors.lines import LineStream
 from pipeline.executors.ray_tasks import Board
@@ -43,6 +43,16 @@ def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch, error):
     ):
         opened.__enter__()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_processes_of_a_launcher_have_no_cluster(monkeypatch):
+    places = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        OptionsError, match="--executor: got ray in 2 processes that a launcher started; allowed: local"
+    ):
+        executor(Options(config="3,3,3,2", executor="ray"), Interruption())
 
 
 def test_the_board_gives_each_line_once():

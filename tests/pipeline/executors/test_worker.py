@@ -1,0 +1,98 @@
+"""What a worker makes of what the driver sends, in this process."""
+
+import dataclasses
+import logging
+import pickle
+import sys
+
+import pytest
+import torch
+
+from pipeline.acceleration import make_accelerator
+from pipeline.bench import make_bench, open_store
+from pipeline.data.sources import load_dataset
+from pipeline.errors import DataError, OptionsError
+from pipeline.executors import worker
+from pipeline.executors.shared import share
+from pipeline.executors.worker import LOGGERS, compute
+from pipeline.grid import variants
+from pipeline.interruption import Interruption
+from pipeline.models.registry import build_model
+from pipeline.options import Options
+from pipeline.progress import SilentProgress
+from pipeline.variant_run import run_variant
+from tests.pipeline.networks import write_module, write_npz
+
+
+@pytest.fixture(autouse=True)
+def _process_is_left_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(worker, "_benches", {})
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(each.handlers, each.level, each.propagate) for each in loggers]
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        each.handlers, each.propagate = handlers, propagate
+        each.setLevel(level)
+    sys.modules.pop("tiny_net", None)
+
+
+@pytest.fixture
+def order(tmp_path, monkeypatch):
+    """A run's options, its bench, and what of it is sent, with a store that holds nothing yet."""
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "colours.npz")
+    given = {"model": write_module(tmp_path), "data": "colours.npz", "epochs": 2, "workers": 0, "qat_epochs": 1}
+    options = Options(config="3,2,2", bits=(8, 4), cache_dir=tmp_path / "store", **given)
+    accelerator = make_accelerator("cpu")
+    data, store = load_dataset("colours.npz", workers=0), open_store(options, accelerator)
+    network = build_model(options.model, data.classes).eval()
+    bench = make_bench(options, data, network, accelerator, store, SilentProgress(), Interruption())
+    shared = dataclasses.replace(share(options, bench, torch.get_num_threads()), store=tmp_path / "elsewhere")
+    return options, bench, pickle.loads(pickle.dumps(shared))
+
+
+def test_a_worker_gives_what_the_driver_would_compute(order):
+    options, bench, shared = order
+    (variant,) = variants(options)
+    lines = []
+    found = pickle.loads(pickle.dumps(compute(shared, variant, lines.append)))
+    bench.store.stages.clear()
+    expected = run_variant(options, variant, bench)
+    timeless = [
+        [{name: value for name, value in row.items() if not name.endswith("_s")} for row in each.rows]
+        for each in (found.result, expected)
+    ]
+    assert timeless[0] == timeless[1]
+    assert found.result.files == expected.files
+    assert found.result.layers == expected.layers
+    assert [stage.key for stage in found.stages] == [stage.key for stage in bench.store.stages]
+    assert not any(stage.cached for stage in found.stages)
+    assert [figures.epoch for _, figures in found.epochs] == [1, 2, 1, 1]
+    assert "cosine 3,2,2: approximate" in lines
+
+
+def test_data_are_read_once_for_several_variants(order, monkeypatch):
+    options, _, shared = order
+    (variant,) = variants(options)
+    compute(shared, variant, print)
+    monkeypatch.setattr(worker, "load_dataset", None)
+    again = compute(shared, variant, print)
+    assert all(stage.cached for stage in again.stages)
+
+
+def test_data_that_this_machine_lacks(order, tmp_path):
+    options, _, shared = order
+    (tmp_path / "colours.npz").unlink()
+    with pytest.raises(DataError, match=r"the data colours.npz does not exist"):
+        compute(shared, variants(options)[0], print)
+
+
+def test_another_kind_of_device_is_refused(order):
+    options, _, shared = order
+    with pytest.raises(
+        OptionsError, match="--executor: a worker computes on cpu, but the driver on cuda; allowed: the"
+    ):
+        compute(dataclasses.replace(shared, device="cuda"), variants(options)[0], print)
