@@ -10,7 +10,7 @@ from basis.errors import CompressionError
 from pipeline.commands import read_command_line
 from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, on_signals
-from pipeline.launcher import is_told, speaker
+from pipeline.launcher import is_told, leave_others, speaker
 from pipeline.options import PROGRAM
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
@@ -29,9 +29,16 @@ def main(argv: list[str] | None = None) -> int:
         damaged, 130 or 143 interrupted.
     """
     _log_to_stderr()
+    code = _exit_code(sys.argv[1:] if argv is None else argv)
+    if code:
+        leave_others(code)
+    return code
+
+
+def _exit_code(argv: list[str]) -> int:
     try:
         with on_signals():
-            return _run(sys.argv[1:] if argv is None else argv)
+            return _run(argv)
     except OptionsError as error:
         return _fail(str(error), EXIT_OPTIONS)
     except (BusyError, ClusterError, LostProcessError) as error:

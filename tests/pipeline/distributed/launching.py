@@ -1,6 +1,7 @@
 """Start programs in several processes, as a user would: torchrun on this machine, gloo, a free port."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from pipeline.launcher import without_launch
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -21,6 +22,18 @@ def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str)
 def launch(command: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command with one thread per process and this repository on the path for modules."""
     environment = without_launch(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as launcher:
+        try:
+            stdout, stderr = launcher.communicate(timeout=TIMEOUT)
+        finally:
+            if launcher.poll() is None:  # the processes that it launched must not outlive it
+                os.killpg(launcher.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, launcher.returncode, stdout, stderr)
