@@ -1,7 +1,6 @@
 """Start programs in several processes, as a user would: torchrun on this machine, gloo, a free port."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,18 +21,11 @@ def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str)
 def launch(command: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command with one thread per process and this repository on the path for modules."""
     environment = without_launch(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as launcher:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True) as launcher:
         try:
             stdout, stderr = launcher.communicate(timeout=TIMEOUT)
         finally:
-            if launcher.poll() is None:  # the processes that it launched must not outlive it
-                os.killpg(launcher.pid, signal.SIGKILL)
+            if launcher.poll() is None:
+                launcher.terminate()  # it ends those that it launched; a launcher that is killed leaves them behind
     return subprocess.CompletedProcess(command, launcher.returncode, stdout, stderr)
