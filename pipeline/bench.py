@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from basis.portion import Portion
 from pipeline.acceleration import Accelerator, processes_of
 from pipeline.artifact import Identity
+from pipeline.conditions import conditions
 from pipeline.config import parse_config
 from pipeline.data.dataset import Dataset
 from pipeline.data.share import WHOLE
-from pipeline.environment import conditions
 from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
 from pipeline.interruption import Interruption

@@ -1,12 +1,12 @@
-"""What a run ran on, for its report."""
+"""What a run ran on, for its report: versions, the code's commit, the machine. Nothing here loads torch or fails."""
 
+import os
 import platform
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
-
-import torch
-
-from pipeline.acceleration import Accelerator
 
 LIBRARIES = (
     "seriesquant",
@@ -16,14 +16,62 @@ LIBRARIES = (
     "accelerate",
     "safetensors",
     "numpy",
+    "scikit-learn",
+    "pillow",
     "onnx",
+    "onnxscript",
     "onnxruntime",
 )
+_ROOT = Path(__file__).resolve().parent.parent
+_GIT_SECONDS = 2.0
 
 
 def library_versions() -> dict[str, str]:
     """Name -> version of Python, this package and the libraries that decide its figures."""
     return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+
+
+def git_commit(root: Path = _ROOT) -> str | None:
+    """The commit of this code's own checkout, ending in ``-dirty`` where tracked files were changed since.
+
+    Args:
+        root: The folder that holds the packages.
+
+    Returns:
+        None where it is no checkout (an installed package), or where git is missing or refuses.
+    """
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def hardware(device: str | None = None) -> dict[str, Any]:
+    """The machine.
+
+    Args:
+        device: The run's device, such as ``cuda:0``; None where it is not known yet.
+
+    Returns:
+        ``cpu`` (its name), ``cores`` (those that this process may use), ``threads`` (those that torch uses; None before
+        torch is loaded), ``memory_gb`` (10^9 bytes) and ``accelerator`` (its name; None on the CPU). What cannot be
+        found out is None.
+    """
+    torch = sys.modules.get("torch")
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else None,
+        "memory_gb": _memory_gb(),
+        "accelerator": _accelerator_name(device, torch),
+    }
 
 
 def _version(name: str) -> str:
@@ -33,14 +81,23 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def conditions(accelerator: Accelerator) -> dict[str, Any]:
-    """What the figures of the same options depend on: two results under the same conditions are the same numbers."""
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "versions": library_versions(),
-        "device": [device.type, name],
-        "precision": accelerator.mixed_precision,
-        "threads": torch.get_num_threads(),
-        "processes": accelerator.num_processes,
-    }
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))
+    return next(named, None) or platform.processor() or platform.machine() or None
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 2)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _accelerator_name(device: str | None, torch: Any) -> str | None:
+    if torch is None or device is None or device == "cpu":
+        return None
+    return str(torch.cuda.get_device_name(device)) if device.startswith("cuda") else device

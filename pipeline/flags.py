@@ -14,7 +14,7 @@ from pipeline.arguments import read_arguments
 SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
 
 Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits. Exit codes: 0 done, 1 internal error,
-2 wrong options, 3 --max-drop missed, 4 data or weights missing or damaged, 130 or 143 interrupted."""
+2 wrong options, 3 a gate missed, 4 data or weights missing or damaged, 130 or 143 interrupted."""
 _METAVARS = {"config": "ORDERS", "out": "FOLDER"} | dict.fromkeys(("bits", "dense_bits", "basis", "track"), "LIST")
 
 

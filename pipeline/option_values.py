@@ -16,6 +16,7 @@ CHOICES = {
     "rounding": ("gptq", "nearest"),
     "backend": ("brevitas", "torch.ao"),
     "scheme": ("int", "minifloat"),
+    "log_format": ("text", "json"),
     "track": ("mlflow", "tensorboard"),
     "executor": ("local", "ray"),
 }

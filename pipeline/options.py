@@ -96,8 +96,12 @@ class Options(BaseModel):
     max_drop: Number | None = _option(
         None, "Run", "exit 3 if a row loses more points of Top-1", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
+    max_size_mb: Number | None = _option(
+        None, "Run", "exit 3 if a row's artifact takes more MB (10^6 bytes)", "above 0", gt=0, allow_inf_nan=False
+    )
     seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
     track: Tracked = _option((), "Run", "comma list of mlflow, tensorboard", "mlflow, tensorboard, none")
     tracking_uri: TrackingUri | None = _option(
         None, "Run", "the MLflow server or store; by default MLFLOW_TRACKING_URI", "a URI"

@@ -2,11 +2,12 @@
 
 import difflib
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OptionsError
+from reports.files import write_atomically
 
 ALLOWED = "a .yaml, .yml or .toml file that maps option names to values"
 
@@ -22,20 +23,35 @@ def read_options_file(path: Path, known: Collection[str]) -> dict[str, object]:
         Option name with underscores -> value as the file has it.
 
     Raises:
-        OptionsError: The file cannot be read or parsed, or holds an unknown name or the same name twice.
+        OptionsError: The file cannot be read or parsed, or holds an unknown name, a group of options, or the same name
+            twice.
     """
     options: dict[str, object] = {}
     unknown = []
-    for key, value in _parse(path).items():
+    for key, value in parse_options_file(path).items():
         name = str(key).replace("-", "_")
         if name not in known:
-            unknown.append(unknown_option(str(key), known))
+            unknown.append(_group(str(key)) if isinstance(value, dict) else unknown_option(str(key), known))
         if name in options:
             raise OptionsError(f"options file {str(path)!r} gives {name} twice; allowed: each option once")
         options[name] = value
     if unknown:
         raise OptionsError(f"options file {str(path)!r}: {'; '.join(unknown)}")
     return options
+
+
+def write_options_file(path: Path, options: Mapping[str, object]) -> Path:
+    """Write options as YAML, one a line, so that ``read_options_file`` gives them back.
+
+    Args:
+        path: A ``.yaml`` file; written atomically.
+        options: Option name -> a plain value: text, a number, a bool, None, or a list of these.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    text = "".join(f"{name}: {_yaml_value(value)}\n" for name, value in options.items())
+    return write_atomically(path, f"# Repeats the run: python run_pipeline.py --options FILE\n{text}")
 
 
 def unknown_option(name: str, known: Collection[str]) -> str:
@@ -45,17 +61,22 @@ def unknown_option(name: str, known: Collection[str]) -> str:
     return f"unknown option {name!r}; {hint}"
 
 
-def _parse(path: Path) -> dict[Any, object]:
+def parse_options_file(path: Path) -> dict[Any, object]:
+    """Read a file's names and values as they stand, whether or not they are options.
+
+    Raises:
+        OptionsError: The file cannot be read or parsed, or gives a name twice.
+    """
     import yaml
 
     if path.suffix.lower() not in (".yaml", ".yml", ".toml"):
         raise OptionsError(f"options file {str(path)!r} has the suffix {path.suffix!r}; allowed: {ALLOWED}")
     try:
         text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else _load_yaml(text)
     except OSError as error:
         raise OptionsError(f"options file {str(path)!r} cannot be read: {error.strerror}; allowed: {ALLOWED}") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise OptionsError(f"options file {str(path)!r} cannot be parsed ({why}); allowed: {ALLOWED}") from None
     if content is None:
@@ -63,3 +84,29 @@ def _parse(path: Path) -> dict[Any, object]:
     if not isinstance(content, dict):
         raise OptionsError(f"options file {str(path)!r} holds a {type(content).__name__}; allowed: {ALLOWED}")
     return dict(content)
+
+
+def _yaml_value(value: object) -> str:
+    """A value as it stands after `name: `, in one line; the dumper would end a bare scalar with `...`."""
+    import yaml
+
+    return str(yaml.safe_dump([value], default_flow_style=True, width=float("inf"))).strip()[1:-1]
+
+
+def _load_yaml(text: str) -> object:
+    """YAML's plain values, with a name that is given twice refused: YAML's reader would take the last."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := [str(name) for place, name in enumerate(names) if name in names[:place]]:
+                raise ValueError(f"{twice[0]} is given twice")
+            return super().construct_mapping(node, deep)
+
+    content: object = yaml.load(text, Loader)  # noqa: S506: a SafeLoader
+    return content
+
+
+def _group(name: str) -> str:
+    return f"{name!r} is a group of options; allowed: every option at the top level, under its own name"

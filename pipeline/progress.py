@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -35,27 +36,65 @@ class SilentProgress:
         yield lambda steps, status: None
 
 
-class PlainProgress:
+@dataclass(frozen=True)
+class Task:
+    """How far a task is: steps done of all, what it last said of itself, seconds since it began, whether it ended."""
+
+    description: str
+    done: int
+    total: int
+    status: str
+    seconds: float
+    ended: bool
+
+
+class Lines(Protocol):
+    """How progress reads as lines of a file."""
+
+    def stage(self, name: str) -> str:
+        """The line that says that a stage begins."""
+
+    def task(self, task: Task) -> str:
+        """The line that says how far a task is."""
+
+
+class PlainLines:
+    """Lines for people."""
+
+    def stage(self, name: str) -> str:
+        """The stage's name."""
+        return name
+
+    def task(self, task: Task) -> str:
+        """See ``task_words``."""
+        return task_words(task)
+
+
+class LineProgress:
     """Writes lines: at most one every few seconds while a task runs, and one when it ends.
 
     Args:
         stream: Where the lines go.
         clock: Seconds, monotonic.
+        lines: How they read.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, lines: Lines | None = None) -> None:
         """Write nothing yet."""
-        self._stream, self._clock = stream, clock
+        self._stream, self._clock, self._lines = stream, clock, lines or PlainLines()
 
     def stage(self, name: str) -> None:
-        """Write the stage's name."""
-        self._write(name)
+        """Write that a stage begins."""
+        self._write(self._lines.stage(name))
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
-        """Write done/total, time left and status every few seconds, and the time taken at the end."""
+        """Write how far the task is every few seconds, and once at its end."""
         start = last_line = self._clock()
         done, last_status = 0, ""
+
+        def write(now: float, ended: bool) -> None:
+            self._write(self._lines.task(Task(description, done, total, last_status, now - start, ended)))
 
         def advance(steps: int, status: str) -> None:
             nonlocal done, last_line, last_status
@@ -63,14 +102,14 @@ class PlainProgress:
             now = self._clock()
             if now - last_line >= SECONDS_BETWEEN_LINES and done < total:
                 last_line = now
-                left = _duration((now - start) / done * (total - done)) if done else "unknown"
-                self._write(_line(description, done, total, f"{left} left", status))
+                write(now, False)
 
         yield advance
-        self._write(_line(description, done, total, f"took {_duration(self._clock() - start)}", last_status))
+        write(self._clock(), True)
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
 
 class BarProgress:
@@ -104,7 +143,7 @@ class BarProgress:
         try:
             yield advance
             done = int(self._bars.tasks[self._bars.task_ids.index(task)].completed)
-            self._print(_line(description, done, total, f"took {_duration(self._clock() - start)}", last_status))
+            self._print(task_words(Task(description, done, total, last_status, self._clock() - start, True)))
         finally:
             self._bars.remove_task(task)
             self._leave()
@@ -123,10 +162,17 @@ class BarProgress:
         self._bars.console.print(line, markup=False, highlight=False)
 
 
-def make_progress(stream: TextIO) -> Progress:
-    """Choose by where the words go: bars on a terminal, lines in a file, a pipe or a dumb terminal."""
+def make_progress(stream: TextIO, lines: Lines | None = None) -> Progress:
+    """Choose by where the words go: bars on a terminal, lines in a file, a pipe or a dumb terminal.
+
+    Args:
+        stream: Where they go.
+        lines: Lines of another form than people read, wherever they go.
+    """
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    return BarProgress(stream) if stream.isatty() and not dumb else PlainProgress(stream)
+    if lines is None and stream.isatty() and not dumb:
+        return BarProgress(stream)
+    return LineProgress(stream, lines=lines)
 
 
 def _rich_bars(stream: TextIO) -> "RichBars":
@@ -146,8 +192,14 @@ def _rich_bars(stream: TextIO) -> "RichBars":
     )
 
 
-def _line(description: str, done: int, total: int, when: str, status: str) -> str:
-    return f"{description}: {done}/{total}, {when}" + (f", {status}" if status else "")
+def task_words(task: Task) -> str:
+    """How far a task is, in words: ``fine-tune: 5/100, 1 min 35 s left, loss 4``."""
+    when = f"took {_duration(task.seconds)}" if task.ended else f"{_left(task)} left"
+    return f"{task.description}: {task.done}/{task.total}, {when}" + (f", {task.status}" if task.status else "")
+
+
+def _left(task: Task) -> str:
+    return _duration(task.seconds / task.done * (task.total - task.done)) if task.done else "unknown"
 
 
 def _duration(seconds: float) -> str:

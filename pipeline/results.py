@@ -17,7 +17,6 @@ from pipeline.plan import LayerPlan
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
 
-SCHEMA_VERSION = 1
 DIGITS = 4
 
 
@@ -113,14 +112,6 @@ def layer_rows(
 
 def _error(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
-
-
-def gate(rows: Sequence[dict[str, Any]], baseline_top1: float, max_drop: float | None) -> dict[str, Any]:
-    """Whether every row keeps within ``max_drop`` points of the baseline's Top-1; null where no limit was set."""
-    if max_drop is None:
-        return {"max_drop": None, "passed": None}
-    # Top-1 is a multiple of 1/images, so a billionth of a point is rounding, not a loss.
-    return {"max_drop": max_drop, "passed": all(baseline_top1 - r["top1_quant"] <= max_drop + 1e-9 for r in rows)}
 
 
 def kernel_figure(baseline: nn.Module, layers: Sequence[LayerPlan]) -> dict[str, Any] | None:

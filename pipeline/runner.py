@@ -17,21 +17,28 @@ from pipeline.baseline import start_baseline, train_baseline
 from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
-from pipeline.environment import library_versions
+from pipeline.determinism import deterministic_algorithms
+from pipeline.environment import hardware
 from pipeline.executors import executor
+from pipeline.exits import EXIT_DONE, EXIT_GATE
+from pipeline.facts import SCHEMA_VERSION, run_facts
+from pipeline.failure import FailureReporter
+from pipeline.gate import judge
 from pipeline.grid import variants
 from pipeline.interruption import Interruption
 from pipeline.launcher import launched
 from pipeline.network_record import record_network
 from pipeline.options import Options
+from pipeline.options_file import write_options_file
 from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
 from pipeline.reload import Measured, reload_differences
-from pipeline.results import SCHEMA_VERSION, gate
+from pipeline.results import DIGITS
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
 from pipeline.tracking import NullTracker, Tracker, tracking
+from pipeline.turns import TURNS, GivingWay
 from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
@@ -40,6 +47,7 @@ from reports.files import remove_parts
 logger = logging.getLogger(__name__)
 
 BASELINE_PATH = "artifacts/baseline.safetensors"
+OPTIONS_FILE = "options.yaml"
 LOCK = ".seriesquant.lock"
 
 
@@ -65,23 +73,32 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: Something the caller gave cannot be used; see its subclasses for which.
         OSError: The output folder cannot be written.
     """
-    with tracking(options) if launched().is_main else nullcontext(NullTracker()) as tracker:
-        result = _run(options, progress or SilentProgress(), interruption or Interruption(), tracker)
+    reporter, main = FailureReporter(options), launched().is_main
+    with reporter.watching(), tracking(options) if main else nullcontext(NullTracker()) as tracker:
+        shown = GivingWay(progress or SilentProgress())
+        result = _run(options, shown, interruption or Interruption(), tracker, reporter)
         tracker.finish(result.report, options.out)
     return result
 
 
-def _run(options: Options, progress: Progress, interruption: Interruption, tracker: Tracker) -> RunResult:
+def _run(
+    options: Options, progress: Progress, interruption: Interruption, tracker: Tracker, reporter: FailureReporter
+) -> RunResult:
     started = time.monotonic()
     accelerator = make_accelerator(options.device)
     processes = processes_of(accelerator)
-    with _deterministic():
+    with TURNS.computing(), deterministic_algorithms():
         with processes.together():
             data = load_dataset(
                 options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
             )
             check_configs(options, data)
-        with _only_one(options, processes), executor(options, interruption) as compute:
+        with (
+            _only_one(options, processes),
+            reporter.watching(holding=True),
+            executor(options, interruption) as compute,
+        ):
+            processes.on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))
             bench, origin = _prepare(options, data, accelerator, progress, interruption, tracker)
             results: list[VariantResult] = []
             measured: list[Measured] = []
@@ -91,7 +108,7 @@ def _run(options: Options, progress: Progress, interruption: Interruption, track
             _check_reload(results, measured, options, bench)
             report, path = processes.on_main(lambda: _written_report(options, bench, results, origin, started))
             _say_what_was_stored(bench.store)
-    return RunResult(report, path, result_table(report), 3 if report["gate"]["passed"] is False else 0)
+    return RunResult(report, path, result_table(report), report["exit_code"])
 
 
 @contextmanager
@@ -157,28 +174,32 @@ def _written_report(
 
 
 def _report(options: Options, bench: Bench, results: list[VariantResult], origin: str) -> dict[str, Any]:
-    rows = [row for result in results for row in result.rows]
+    rows, top1 = [row for result in results for row in result.rows], round(bench.top1, DIGITS)
+    gate = judge(rows, top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
+    for failure in gate["failures"]:
+        logger.warning("gate missed: %s", failure)
     return {
         "schema_version": SCHEMA_VERSION,
+        "status": "done",
+        "error": None,
+        "exit_code": EXIT_GATE if gate["passed"] is False else EXIT_DONE,
         "run": _run_facts(options, bench, origin),
         "baseline": {
-            "top1": round(bench.top1, 4),
+            "top1": top1,
             "params": count_params(bench.baseline),
             "size_mb": (options.out / BASELINE_PATH).stat().st_size / 1e6,
             "artifact": BASELINE_PATH,
         },
         "rows": rows,
         "layers": [layer for result in results for layer in result.layers],
-        "gate": gate(rows, bench.top1, options.max_drop),
+        "gate": gate,
         "kernels": next((result.kernels for result in results if result.kernels), None),
     }
 
 
 def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
     data = bench.data
-    return {
-        "command": options.command(),
-        "model": options.model,
+    return run_facts(options.command(), options) | {
         "weights": origin,
         "dataset": {
             "name": "imagenet" if is_imagenet(data) else data.name,
@@ -186,12 +207,10 @@ def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
             "test_images": len(data.test),
             "classes": data.classes,
         },
-        "seed": options.seed,
         "device": _device_name(bench.accelerator.device),
         "precision": bench.accelerator.mixed_precision,
-        "versions": library_versions(),
-        "options": options.model_dump(mode="json"),
         "processes": bench.processes.count,
+        "hardware": hardware(str(bench.accelerator.device)),
         "calibration_images": bench.calibration,
         "stages": [asdict(stage) for stage in bench.store.stages],
     }
@@ -205,14 +224,3 @@ def _say_what_was_stored(store: Store) -> None:
     cached, count = sum(stage.cached for stage in store.stages), len(store.stages)
     words = f"all {count} stages" if cached == count else f"{cached} of {count} stages"
     logger.info("%s were read from the store %s", words, store.folder)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic algorithms where they exist, for the run only."""
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -33,12 +33,13 @@ def artifact_table(report: Report, style: cells.Style = "markdown") -> str:
 
 
 def environment_table(report: Report, style: cells.Style = "markdown") -> str:
-    """Where and on what the run was made: data, device, precision, versions, time."""
+    """Where and on what the run was made: data, device, precision, time, machine, commit, versions."""
     run = report["run"]
     facts = [("Data", _dataset(run)), ("Calibration images", cells.count(run.get("calibration_images")))]
     facts += [(name, _text(run.get(name.lower()))) for name in ("Seed", "Device", "Precision")]
     facts += [("Duration", _seconds(run.get("duration_s")))]
     facts += [(f"Stage {name}", _seconds(value)) for name, value in (run.get("stage_seconds") or {}).items()]
+    facts += [*_machine(run), ("Code's commit", _text(run.get("git_commit")))]
     facts += [(name, _text(version)) for name, version in (run.get("versions") or {}).items()]
     return cells.draw(["What", "Value"], facts, 2, style)
 
@@ -71,6 +72,19 @@ def _dataset(run: Report) -> str:
     data = run.get("dataset") or {}
     train, test, classes = (cells.count(data.get(key)) for key in ("train_images", "test_images", "classes"))
     return f"{_text(data.get('name'))}: {train} training and {test} test images, {classes} classes"
+
+
+def _machine(run: Report) -> list[tuple[str, str]]:
+    """The hardware that is known: `AMD EPYC, 2 cores, 2 threads, 25.3 GB`."""
+    machine = run.get("hardware") or {}
+    cpu = [_text(machine["cpu"])] if machine.get("cpu") else []
+    cpu += [f"{machine[key]} {key}" for key in ("cores", "threads") if machine.get(key)]
+    cpu += [f"{machine['memory_gb']:.1f} GB of memory"] if machine.get("memory_gb") else []
+    return [
+        ("Machine", ", ".join(cpu) or cells.MISSING),
+        ("Accelerator", _text(machine.get("accelerator"))),
+        ("Processes", cells.count(run.get("processes"))),
+    ]
 
 
 def _seconds(value: float | None) -> str:

@@ -4,6 +4,7 @@ import re
 
 from reports.cells import escape
 from reports.facts import artifact_table, baseline_table, environment_table, options_table, runs_table
+from reports.gate import gate_list
 from reports.intervals import wilson
 from reports.layers import layer_tables
 from reports.names import model_name, stored_bits
@@ -50,6 +51,7 @@ def render(report: Report) -> str:
         The text of report.md, ending in one newline. It shows the plots of `plot_names` from the folder `plots/`.
     """
     sections = [
+        ("Rows that miss the gate", gate_list(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report)),
         ("Several seeds", _seeds(report)),

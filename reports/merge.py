@@ -60,26 +60,41 @@ def merge(runs: Mapping[str, Source], command: str) -> dict[str, Any]:
 
 
 def _run(runs: Mapping[str, Source], command: str) -> dict[str, Any]:
-    """What the runs have in common; the seconds of all of them, and every origin of the weights."""
+    """What the runs have in common, and of all of them the seconds, the versions and the origins of the weights."""
     facts = [source.run for source in runs.values()]
     seconds = [each.get("duration_s") for each in facts]
-    return {
+    merged = {
         **{name: _common([each.get(name) for each in facts]) for name in facts[0]},
         "command": command,
-        "weights": "; ".join(dict.fromkeys(str(each["weights"]) for each in facts if each.get("weights"))) or None,
+        "weights": "; ".join(_distinct([each.get("weights") for each in facts])) or None,
+        "versions": _versions([each.get("versions") or {} for each in facts]),
         "duration_s": None if None in seconds else round(sum(s for s in seconds if s is not None), 1),
     }
+    if "stages" in merged:
+        merged["stages"] = []  # a merge has none; those of the runs are in `sources`
+    if "processes" in merged:
+        merged["processes"] = max(each.get("processes", 1) for each in facts)
+    return merged
 
 
 def _common(values: Sequence[Any]) -> Any:
-    """What is the same in all: of dictionaries the entries that are; None where nothing is."""
+    """What is the same in all, in dictionaries entry by entry; None where nothing is."""
     first, *rest = values
     if all(value == first for value in rest):
         return first
     if all(isinstance(value, Mapping) for value in values):
-        shared = [key for key in first if all(key in other and other[key] == first[key] for other in rest)]
-        return {key: first[key] for key in shared}
+        return {key: _common([value.get(key) for value in values]) for key in first}
     return None
+
+
+def _versions(found: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Each library's version, or all of them where the runs had different ones."""
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: " / ".join(_distinct([each.get(name) for each in found])) for name in names}
+
+
+def _distinct(texts: Sequence[str | None]) -> list[str]:
+    return list(dict.fromkeys(text for text in texts if text))
 
 
 def _gate(runs: Mapping[str, Source]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Names as a reader knows them: `resnet18` is ResNet-18, `cosine` is CosConv, `dense` is Conv2D."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 DENSE = "dense"
+
+LISTED = 3
+"""Items that a sentence lists before it only counts them."""
 
 _BASES = {"cosine": "CosConv", "chebyshev": "ChebConv"}
 _CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
@@ -76,6 +79,12 @@ def row_name(row: Mapping[str, Any]) -> str:
     """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
     what = DENSE if row["config"] == DENSE else f"{basis_name(row['basis'])} {row['config']}"
     return with_settings(f"{what} at {bits_name(row)}", row)
+
+
+def listed(items: Sequence[str], shown: int = LISTED) -> str:
+    """The first few items, and how many more there are."""
+    text = ", ".join(items[:shown])
+    return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
 def _setting(name: str, value: Any) -> str:

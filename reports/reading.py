@@ -109,5 +109,5 @@ def _check(report: Any, file: Path) -> None:
         raise ReportError(f"report: {file} has schema_version {version}; allowed: {SCHEMA_VERSION}")
     status = report.get("status", "done")
     if status != "done":
-        reason = f" ({report['error']})" if report.get("error") else ""
+        reason = f" ({report['error']['message']})" if report.get("error") else ""
         raise ReportError(f"report: the run of {file} is {status}{reason}; allowed: runs that are done")

@@ -22,17 +22,19 @@ class Place(Protocol):
         """The path from the report's folder, with forward slashes; None for a file that there is not."""
 
 
-def relocated(report: Report, runs: Mapping[str, Source], place: Place) -> dict[str, Any]:
-    """The report with the paths of its files as another folder sees them.
+def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: Path) -> dict[str, Any]:
+    """The report as another folder holds it, with the paths of its files as they are seen from there.
 
     Args:
         report: Of one run, or of several by `reports.merge`.
         runs: The runs by name.
         place: Where a file of a run is found.
+        folder: The other folder.
     """
     first = next(iter(runs.values()))
     moved = {
         **report,
+        "run": {**report["run"], "out": str(folder)},
         "baseline": _placed(report["baseline"], first, place),
         "rows": [_placed(row, runs[row["runs"][0]] if "runs" in row else first, place) for row in report["rows"]],
     }

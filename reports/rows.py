@@ -90,3 +90,10 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
     ordered = sorted(rows, key=lambda row: (row["size_mb"], -row["top1_quant"]))
     best = accumulate((row["top1_quant"] for row in ordered), max, initial=float("-inf"))
     return [row for row, before in zip(ordered, best, strict=False) if row["top1_quant"] > before]
+
+
+def loss(report: Report, row: Row) -> float | None:
+    """Points of Top-1 lost against the baseline, free of the last binary digits; None where either is not measured."""
+    before = baseline_top1(report, row)
+    after = row.get("top1_quant")
+    return None if before is None or after is None else round(before - after, 6)

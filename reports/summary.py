@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from reports import cells
-from reports.names import DENSE, model_name, row_name
-from reports.rows import Report, Row, baseline_top1, is_dense, measured, unique_rows
+from reports.gate import gate_words
+from reports.names import DENSE, LISTED, listed, model_name, row_name
+from reports.rows import Report, Row, baseline_top1, is_dense, loss, measured, unique_rows
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0
 """Points of Top-1 that the row named first may lose against the baseline."""
 
-_SHOWN = 3
 _PHRASES = {
     Outcome.WINS: "series wins",
     Outcome.SMALLER: "series is smaller with Top-1 within the 95 % interval",
@@ -29,7 +29,7 @@ def summarise(report: Report) -> str:
     row = chosen_row(report)
     parts = [_headline(report, row) if row else "No row has both a written file and a measured Top-1."]
     parts += [_rule(report, row)] if row and len(unique_rows(report)) > 1 else []
-    return " ".join(part for part in [*parts, _gate(report), _against_dense(report)] if part)
+    return " ".join(part for part in [*parts, gate_words(report), _against_dense(report)] if part)
 
 
 def chosen_row(report: Report) -> Row | None:
@@ -41,26 +41,19 @@ def chosen_row(report: Report) -> Row | None:
     return max(rows, key=lambda row: (row["top1_quant"], -row["size_mb"]), default=None)
 
 
-def _loss(report: Report, row: Row) -> float | None:
-    """Points of Top-1 lost against the baseline, free of the last binary digits."""
-    before = baseline_top1(report, row)
-    after = row.get("top1_quant")
-    return None if before is None or after is None else round(before - after, 6)
-
-
 def _keeps_top1(report: Report, row: Row) -> bool:
-    loss = _loss(report, row)
-    return loss is not None and loss <= ALLOWED_LOSS
+    lost = loss(report, row)
+    return lost is not None and lost <= ALLOWED_LOSS
 
 
 def _headline(report: Report, row: Row) -> str:
-    base, loss = report["baseline"], _loss(report, row)
+    base, lost = report["baseline"], loss(report, row)
     before, after = cells.megabytes(base.get("size_mb")), cells.megabytes(row["size_mb"])
     how = f"{row_name(row)}, no series" if is_dense(row) else row_name(row)
     sizes = f"{model_name(report['run']['model'])} went from {before} MB to {after} MB"
     if base.get("size_mb") is None:
         sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
-    change = "" if loss is None else f" ({_points(-loss)})"
+    change = "" if lost is None else f" ({_points(-lost)})"
     top1 = f"{cells.points(baseline_top1(report, row))} to {cells.points(row['top1_quant'])}"
     if baseline_top1(report, row) is None:
         top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
@@ -85,25 +78,6 @@ def _rule(report: Report, row: Row) -> str:
     return f"Of {len(rows)} rows, none is known to lose {allowed}; this is the one with the best Top-1."
 
 
-def _gate(report: Report) -> str:
-    gate = report.get("gate") or {}
-    allowed = gate.get("max_drop")
-    if allowed is None:
-        return ""
-    bound = f"{allowed:g} point" if allowed == 1 else f"{allowed:g} points"
-    if gate.get("passed") is None:
-        return f"The gate ({bound} allowed) was not checked."
-    if gate["passed"]:
-        return f"The gate passed: no row loses more than {bound} of Top-1."
-    return f"The gate FAILED: at most {bound} of Top-1 may be lost; {_failures(report, allowed)}."
-
-
-def _failures(report: Report, allowed: float) -> str:
-    losses = [(row, _loss(report, row)) for row in unique_rows(report)]
-    failed = [f"{row_name(row)} loses {loss:.2f}" for row, loss in losses if loss is not None and loss > allowed]
-    return _listed(failed) if failed else "a Top-1 that it needs was not measured"
-
-
 def _against_dense(report: Report) -> str:
     found = verdicts(report)
     if not found:
@@ -117,9 +91,9 @@ def _against_dense(report: Report) -> str:
 def _cases(group: Sequence[Verdict], total: int) -> str:
     """Where one outcome was found: each row if the report has few, else their number, sizes and best row."""
     sizes = [cells.megabytes(one.row["size_mb"]) for one in group]
-    if total <= _SHOWN:
+    if total <= LISTED:
         each = [f"{size} MB ({_case(one)})" for size, one in zip(sizes, group, strict=True)]
-        return f"at {_listed(each)}"
+        return f"at {listed(each)}"
     span = f"at {sizes[0]} MB" if sizes[0] == sizes[-1] else f"from {sizes[0]} to {sizes[-1]} MB"
     best = max(group, key=lambda one: float(one.row["top1_quant"]))
     return f"in {len(group)} of {total} series rows, {span} (the best: {_case(best)})"
@@ -133,8 +107,3 @@ def _case(verdict: Verdict) -> str:
         return own
     size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
     return f"{own}; {row_name(dense)} has {top1} in {size} MB"
-
-
-def _listed(items: Sequence[str]) -> str:
-    shown = ", ".join(items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"

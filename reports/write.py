@@ -17,7 +17,8 @@ from reports.rows import Report
 def write_report(report: Report, folder: Path) -> Path:
     """Write `report.json`, `plots/*.png` and `report.md` into a folder, each atomically.
 
-    report.md comes last and holds nothing that report.json does not. Figures that are not finite become null.
+    report.md holds nothing that report.json does not; report.json comes last, so that whoever finds it finds the rest.
+    Figures that are not finite become null.
 
     Args:
         report: The report, schema 1; numpy values, tuples and paths are allowed.
@@ -28,9 +29,10 @@ def write_report(report: Report, folder: Path) -> Path:
     """
     plain = to_json(report)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / "report.json", text)
     write_plots(plain, folder / PLOTS)
-    return write_atomically(folder / "report.md", render(plain))
+    path = write_atomically(folder / "report.md", render(plain))
+    write_atomically(folder / "report.json", text)
+    return path
 
 
 def to_json(value: Any) -> Any:

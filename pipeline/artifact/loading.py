@@ -15,6 +15,7 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.execution import check_execution, with_execution
 from pipeline.models.registry import build_model, builder_of
 from pipeline.network_record import NetworkRecord, build_network, check_shapes
+from pipeline.randomness import RandomStream
 
 
 def load(
@@ -80,15 +81,15 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
     """
     _check_builder(header)
     if ":" in header.model:
-        with torch.random.fork_rng():
+        with RandomStream(0, torch.device("cpu")).drawn_from():
             model = build_model(header.model, header.classes, allow_import=allow_import)
         check_shapes(record, model)
         return model
-    with torch.random.fork_rng(), torch.device("meta"):
+    with RandomStream(0, torch.device("cpu")).drawn_from(), torch.device("meta"):
         model = build_model(header.model, header.classes)
     check_shapes(record, model)
     if not model.state_dict().keys() >= {name for name, _ in model.named_buffers()}:  # some are in no file
-        with torch.random.fork_rng():
+        with RandomStream(0, torch.device("cpu")).drawn_from():
             return build_model(header.model, header.classes)
     model.to_empty(device="cpu")
     for name, counter in model.named_buffers():

@@ -24,6 +24,7 @@ COMMANDS = {
     "report": "merge the reports of several runs into one",
     "cache": "show or clear out the results that runs have left for later ones",
     "export": "write an artifact's network as ONNX, or as a state dict for PyTorch",
+    "schema": "print the JSON Schema of report.json",
 }
 """Name -> what the command does, for ``--help``."""
 

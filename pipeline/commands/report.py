@@ -86,7 +86,7 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> dict[str, Any]:
     _check_folder(folder, places, runs)
     if not alone or merged:
         first = merge(runs, first["run"]["command"] if alone else _command(places, folder, copy=copy))
-    return relocated(first, runs, Copied(folder) if copy else Linked(folder))
+    return relocated(first, runs, Copied(folder) if copy else Linked(folder), folder)
 
 
 def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]") -> None:
@@ -101,11 +101,15 @@ def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]"
         there = read_report(folder)
     except ReportError:
         return
-    again = len(places) == 1 and [run.run for run in runs.values()] == [there["run"]]
+    again = len(places) == 1 and [_without_out(run.run) for run in runs.values()] == [_without_out(there["run"])]
     if "sources" not in there and not again:
         raise OptionsError(
             f"--out: {folder} is the folder of a run; allowed: another folder, or that of a merged report"
         )
+
+
+def _without_out(run: "Mapping[str, Any]") -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name != "out"}
 
 
 def _is_folder_of(folder: Path, place: Path) -> bool:

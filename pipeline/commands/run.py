@@ -5,9 +5,11 @@ from functools import partial
 
 from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
+from pipeline.failure import FailureReporter
 from pipeline.flags import read_flags
 from pipeline.interruption import on_signals
 from pipeline.launcher import launched
+from pipeline.logs import JsonProgressLines
 from pipeline.options import Options, options_from
 from pipeline.progress import make_progress
 
@@ -25,6 +27,9 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(options: Options, *, dry_run: bool) -> int:
+    if not dry_run:
+        with FailureReporter(options).watching():
+            from pipeline import runner  # noqa: F401 # it takes seconds, in which a signal may come
     from pipeline.processes import leaving_together  # only now: it imports torch
 
     with leaving_together():
@@ -41,7 +46,8 @@ def _plan(options: Options) -> int:
 def _run(options: Options) -> int:
     from pipeline import runner
 
-    progress = make_progress(sys.stderr) if launched().is_main else None
+    lines = JsonProgressLines() if options.log_format == "json" else None
+    progress = make_progress(sys.stderr, lines) if launched().is_main else None
     with on_signals() as interruption:
         result = runner.run(options, progress, interruption)
     print_result(f"{result.text}\n{result.report_path}")

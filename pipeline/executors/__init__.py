@@ -32,7 +32,8 @@ class Executor(Protocol):
 
         Args:
             options: The run's options.
-            bench: What the stages share; its store gets to know the stages of every variant, in the same order.
+            bench: What the stages share; its store gets to know the stages of every variant and its tracker the
+                epochs, in the same order.
             variants: What to compute.
 
         Raises:

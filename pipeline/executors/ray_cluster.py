@@ -68,7 +68,7 @@ def _connect(address: str, options: Options) -> None:
         )
     except SystemExit:  # what Ray does when nothing answers it
         raise ClusterError(_unusable(address, "it does not answer")) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many kinds, Exception itself among them
         raise ClusterError(_unusable(address, error)) from None
 
 
@@ -84,7 +84,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _unusable(address: str, error: object) -> str:
-    return f"--ray-address: the cluster {address} cannot be used: {error}; allowed: HOST:PORT of a running Ray cluster"
+    return f"--executor: the Ray cluster {address} cannot be used: {error}; allowed: one that runs, or --executor local"
 
 
 @contextmanager

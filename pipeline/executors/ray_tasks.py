@@ -69,6 +69,8 @@ class RayTasks:
                     _show(board, bench)
             finished = found.pop(number)
             bench.store.stages += finished.stages
+            for title, figures in finished.epochs:
+                bench.tracker.epoch(title, figures)
             yield finished.result
 
     def cancel(self) -> None:

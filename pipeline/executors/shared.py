@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.bench import Bench
 from pipeline.options import Options
 from pipeline.store.store import Stage
+from pipeline.training_state import EpochFigures
 from pipeline.variant_run import VariantResult
 
 
@@ -43,10 +44,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Finished:
-    """A variant's result, and the stages that made it."""
+    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's title."""
 
     result: VariantResult
     stages: list[Stage]
+    epochs: list[tuple[str, EpochFigures]]
 
 
 def share(options: Options, bench: Bench, threads: int) -> Shared:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -19,7 +20,9 @@ from pipeline.executors.shared import Finished, Shared
 from pipeline.grid import Variant
 from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
-from pipeline.progress import PlainProgress
+from pipeline.progress import LineProgress
+from pipeline.tracking import NullTracker
+from pipeline.training_state import EpochFigures
 from pipeline.variant_run import run_variant
 
 LOGGERS = ("basis", "pipeline", "quant")
@@ -37,11 +40,13 @@ def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Fini
     Raises:
         CompressionError: The data is not here, or the variant cannot be computed.
     """
-    bench = _bench(shared, say)
+    told = _Epochs()
+    bench = replace(_bench(shared, say), tracker=told)
+    bench.__dict__["top1"] = shared.top1  # what the property keeps: the driver has measured it
     before = len(bench.store.stages)
     with deterministic_algorithms():
         result = run_variant(shared.options, variant, bench)
-    return Finished(result, bench.store.stages[before:])
+    return Finished(result, bench.store.stages[before:], told.epochs)
 
 
 def _bench(shared: Shared, say: Callable[[str], Any]) -> Bench:
@@ -87,6 +92,14 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     network.load_state_dict(shared.baseline)
     network = network.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     store = open_store(options, accelerator)
-    bench = make_bench(options, data, network, accelerator, store, PlainProgress(stream), Interruption())
-    bench.__dict__["top1"] = shared.top1  # the driver has measured it
-    return bench
+    return make_bench(options, data, network, accelerator, store, LineProgress(stream), Interruption())
+
+
+class _Epochs(NullTracker):
+    """Keeps the epochs of a variant's trainings for the driver's trackers."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[str, EpochFigures]] = []
+
+    def epoch(self, title: str, figures: EpochFigures) -> None:
+        self.epochs.append((title, figures))

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from pipeline.network_record import stored_tensors
 from pipeline.onnx.errors import OnnxError
+from pipeline.turns import TURNS
 
 OPSET = 21
 """The first with 4-bit integers."""
@@ -66,7 +67,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     example = torch.zeros(2, 3, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
-        with torch.no_grad(), _quiet():
+        with TURNS.alone(), torch.no_grad(), _quiet():
             program = torch.export.export(_OfTensors(model), (example, tensors), dynamic_shapes=shapes, strict=False)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:

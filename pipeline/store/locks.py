@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError
+from pipeline.turns import TURNS
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def _acquire(lock: FileLock, path: Path, what: str, timeout: float) -> None:
     except Timeout:
         logger.info("%s is in use by %s: waiting, %g s at the most", what, _holder(path), timeout)
     try:
-        lock.acquire(timeout=timeout, poll_interval=SECONDS_BETWEEN_TRIES)
+        with TURNS.resting():  # who holds it may be a thread that waits to be alone
+            lock.acquire(timeout=timeout, poll_interval=SECONDS_BETWEEN_TRIES)
     except Timeout:
         raise BusyError(
             f"{what} is in use by {_holder(path)}, and was not free within {timeout:g} s; "

@@ -103,3 +103,13 @@ def test_a_library_caller_asks_without_signals():
         assert stop.request(ValueError("enough"))
     with pytest.raises(ValueError, match="enough"):
         stop.check()
+
+
+def test_a_step_that_ended_in_time_is_not_broken_off_later(monkeypatch):
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+    with on_signals() as stop:
+        with stop.step():
+            send(signal.SIGTERM)
+        with pytest.raises(Terminated):
+            stop.check()
+        time.sleep(0.1)  # cleaning up takes longer

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from basis import BASES
 from pipeline.errors import OptionsError
+from pipeline.executors import EXECUTORS
 from pipeline.flags import read_flags
 from pipeline.option_values import CHOICES
 from pipeline.options import Options, load_options_file, options_from
@@ -42,6 +43,7 @@ def test_choices_are_what_the_code_has() -> None:
     assert set(CHOICES["basis"]) == set(BASES)
     assert set(CHOICES["backend"]) == set(BACKENDS)
     assert set(CHOICES["scheme"]) == set(SCHEMES)
+    assert set(CHOICES["executor"]) == set(EXECUTORS)
 
 
 def test_out_names_the_run_and_is_one_folder() -> None:
@@ -233,3 +235,21 @@ def test_wrong_options_files(tmp_path: Path, name: str, content: bytes | None, w
 def test_an_empty_options_file_gives_nothing(tmp_path: Path) -> None:
     (tmp_path / "o.yaml").write_text("# nothing yet\n")
     assert load_options_file(tmp_path / "o.yaml") == {}
+
+
+def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Options(config="3,3,3,2", executor="ray").executor == "ray"
+    monkeypatch.setattr("pipeline.options.find_spec", lambda name: None)
+    with pytest.raises(OptionsError, match=r"--executor: got 'ray', which is not installed; .*'seriesquant\[ray\]'"):
+        Options(config="3,3,3,2", executor="ray")
+    assert Options(config="3,3,3,2").executor == "local"
+
+
+@pytest.mark.parametrize(("name", "value"), [("ray_address", "head:6379"), ("ray_cpus", 2), ("ray_gpus", 0.5)])
+def test_options_of_ray_alone(name: str, value: object) -> None:
+    flag = name.replace("_", "-")
+    with pytest.raises(OptionsError, match=rf"--{flag}: got {value!r} with --executor local; allowed: with --executor"):
+        Options(config="3,3,3,2", **{name: value})
+    options = Options(config="3,3,3,2", executor="ray", **{name: value})
+    assert getattr(options, name) == value
+    assert _again(options) == options

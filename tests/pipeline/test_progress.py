@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.progress import BarProgress, PlainProgress, SilentProgress, make_progress
+from pipeline.progress import BarProgress, LineProgress, SilentProgress, make_progress
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,7 @@ def _steps(clock: Clock, seconds: list[float]) -> Iterator[None]:
 
 def test_plain_lines_are_few_and_tell_the_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    with PlainProgress(stream, clock).track("fine-tune", 100) as advance:
+    with LineProgress(stream, clock).track("fine-tune", 100) as advance:
         for step, _ in enumerate(_steps(clock, [1.0] * 100)):
             advance(1, f"loss {step}")
     lines = stream.getvalue().splitlines()
@@ -39,7 +39,7 @@ def test_plain_lines_are_few_and_tell_the_time_left() -> None:
 
 def test_a_quick_task_leaves_one_line() -> None:
     stream = io.StringIO()
-    progress = PlainProgress(stream, Clock())
+    progress = LineProgress(stream, Clock())
     progress.stage("evaluate")
     with progress.track("images", 0):
         pass
@@ -48,7 +48,7 @@ def test_a_quick_task_leaves_one_line() -> None:
 
 def test_no_step_yet_has_no_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    with PlainProgress(stream, clock).track("load", 10) as advance:
+    with LineProgress(stream, clock).track("load", 10) as advance:
         clock.now = 6
         advance(0, "")
     assert stream.getvalue().splitlines() == ["load: 0/10, unknown left", "load: 0/10, took 6.0 s"]
@@ -56,7 +56,7 @@ def test_no_step_yet_has_no_time_left() -> None:
 
 def test_a_failed_task_does_not_say_that_it_ended() -> None:
     stream = io.StringIO()
-    with pytest.raises(RuntimeError), PlainProgress(stream, Clock()).track("train", 3):
+    with pytest.raises(RuntimeError), LineProgress(stream, Clock()).track("train", 3):
         raise RuntimeError
     assert stream.getvalue() == ""
 
@@ -66,7 +66,7 @@ def test_a_failed_task_does_not_say_that_it_ended() -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     stream, clock = io.StringIO(), Clock()
-    with PlainProgress(stream, clock).track("t", 1):
+    with LineProgress(stream, clock).track("t", 1):
         clock.now += seconds
     assert stream.getvalue() == f"t: 0/1, took {words}\n"
 
@@ -95,9 +95,9 @@ def test_a_failed_bar_is_taken_down() -> None:
 
 
 def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(make_progress(io.StringIO()), PlainProgress)
+    assert isinstance(make_progress(io.StringIO()), LineProgress)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_progress(Terminal()), PlainProgress)
+    assert isinstance(make_progress(Terminal()), LineProgress)
 
 
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from pipeline.runner import run
 from pipeline.store.locks import locked
 from pipeline.training import Schedule, train
 from tests.pipeline.networks import tiny_network, write_module, write_npz
+from tests.report_schema import read_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def finished(here):
 
 
 def test_the_grid_is_complete_and_each_figure_holds(here, finished):
-    report = json.loads((here / "grid" / "report.json").read_text())
+    report = read_report(here / "grid")
     keys = [(row["config"], row["basis"], row["bits"]) for row in report["rows"]]
     assert len(keys) == len(set(keys)) == 12
     data = load_dataset("colours.npz")
@@ -305,7 +306,7 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
     assert "epoch" not in done.stdout
     assert "fine-tuning" in done.stderr
     written = {path.name for path in (here / "command").iterdir()}
-    assert written == {"report.md", "report.json", "plots", "artifacts", ".seriesquant.lock"}
+    assert written == {"report.md", "report.json", "options.yaml", "plots", "artifacts", ".seriesquant.lock"}
 
 
 def test_a_missed_gate_exits_3_with_the_report_written(here):
@@ -314,9 +315,21 @@ def test_a_missed_gate_exits_3_with_the_report_written(here):
     train(model, images, Schedule(12, lr=0.05, batch_size=16), accelerator=make_accelerator("cpu"), seed=0)
     torch.save(model.state_dict(), "good.pt")
     rough = ("--bits", "2", "--epochs", "0", "--fit", "weights", "--rounding", "nearest", "--config", "1,1,1")
-    done = command(here, *GRID, *rough, "--weights", "good.pt", "--max-drop", "0", "--out", "gate")
+    limits = ("--max-drop", "0", "--max-size-mb", "0.001")
+    done = command(here, *GRID, *rough, "--weights", "good.pt", *limits, "--out", "gate")
     assert done.returncode == 3, done.stderr
-    assert json.loads((here / "gate" / "report.json").read_text())["gate"] == {"max_drop": 0.0, "passed": False}
+    report = read_report(here / "gate")
+    gate, top1 = report["gate"], report["baseline"]["top1"]
+    assert (report["status"], report["error"], report["exit_code"]) == ("done", None, 3)
+    assert (gate["max_drop"], gate["max_size_mb"], gate["passed"]) == (0.0, 0.001, False)
+    assert gate["failures"] == [
+        f"cosine {row['config']} at 2 bits loses {top1 - row['top1_quant']:.4g} points of Top-1, "
+        f"{top1 - row['top1_quant']:.4g} more than --max-drop 0 allows and takes "
+        f"{row['size_mb']:g} MB, {row['size_mb'] - 0.001:.4g} more than --max-size-mb 0.001 allows"
+        for row in report["rows"]
+    ]
+    assert f"gate missed: {gate['failures'][0]}" in done.stderr
+    assert "The gate FAILED" in (here / "gate" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +357,8 @@ def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words)
     assert "Traceback" not in done.stderr
     assert words in done.stderr.strip().splitlines()[-1]
     assert done.stdout == ""
-    assert not (here / "mistake").exists()
+    assert read_report(here / "mistake")["error"]["exit_code"] == code
+    assert not {"report.md", "plots", "artifacts"} & {path.name for path in (here / "mistake").iterdir()}
 
 
 def test_an_unwritable_folder_is_one_sentence(here):

@@ -83,3 +83,19 @@ def test_minifloats_are_explained_where_there_are_any(report, row) -> None:
     text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, scheme="minifloat", stored_bits=12)]))
     assert "CosConv 6,3,3,2,2 at 4 bits (12 stored)" in text
     assert "mantissa bits of minifloats" in text
+
+
+def test_rows_that_miss_the_gate_are_listed(report, row) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    assert "miss the gate" not in render(data)
+    data["gate"] = {"max_drop": 0.1, "max_size_mb": None, "passed": False, "failures": ["cosine a*b loses 1 point"]}
+    assert "## Rows that miss the gate\n\n- cosine a\\*b loses 1 point\n" in render(data)
+
+
+def test_the_environment_tells_the_machine_and_the_commit(report, row) -> None:
+    machine = {"cpu": "CPU|9", "cores": 8, "threads": 4, "memory_gb": 63.98, "accelerator": "GPU"}
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)], hardware=machine, git_commit="abc-dirty", processes=2))
+    for cells in ("Machine", "CPU\\|9, 8 cores, 4 threads, 64.0 GB of memory"), ("Code's commit", "abc-dirty"):
+        assert re.search(r"\| *" + r" *\| *".join(map(re.escape, cells)) + r" *\|", text)
+    assert re.search(r"\| Accelerator +\| GPU +\|", text)
+    assert re.search(r"\| Processes +\| 2 +\|", text)

@@ -34,6 +34,19 @@ def test_rows_keep_the_order_of_the_runs() -> None:
     assert merged["run"]["duration_s"] == pytest.approx(2 * 71.23, abs=0.051)
 
 
+def test_facts_of_the_runs_are_those_that_are_the_same_in_all() -> None:
+    first = make_run(
+        "a", A, versions={"torch": "2.9", "python": "3.11"}, hardware={"cpu": "x", "cores": 2}, processes=2
+    )
+    other = make_run(
+        "b", B, versions={"torch": "2.10", "python": "3.11"}, hardware={"cpu": "x", "cores": 4}, processes=1
+    )
+    run = merge(first | other, "merge")["run"]
+    assert run["versions"] == {"torch": "2.9 / 2.10", "python": "3.11"}
+    assert (run["hardware"], run["processes"]) == ({"cpu": "x", "cores": None}, 2)
+    assert run["options"] == {"fit": "activations", "epochs": 5, "distill": True, "lr": None}
+
+
 def test_an_artifact_that_two_runs_made_is_one_row_of_both() -> None:
     merged = merge(make_run("a", A, B) | make_run("b", B), "merge")
     assert keys(merged) == [(*A[:3], ["a"], {}), (*B[:3], ["a", "b"], {})]

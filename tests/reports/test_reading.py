@@ -49,7 +49,7 @@ def test_another_schema(folder) -> None:
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_did_not_end_well(folder, status) -> None:
-    changed = read_report(folder) | {"status": status, "error": "the loss became NaN"}
+    changed = read_report(folder) | {"status": status, "error": {"message": "the loss became NaN"}}
     (folder / "report.json").write_text(json.dumps(changed))
     with pytest.raises(
         ReportError, match=rf"the run of .*report.json is {status} \(the loss became NaN\); allowed: runs"

@@ -54,6 +54,23 @@ def test_a_larger_file_and_an_unchanged_top1_are_said(report, row) -> None:
             "The gate FAILED: at most 0.5 points of Top-1 may be lost; CosConv a at 4",
         ),
         ({"max_drop": 0.5, "passed": None}, "The gate (0.5 points allowed) was not checked."),
+        (
+            {"max_drop": None, "max_size_mb": 9.0, "passed": True},
+            "The gate passed: no row takes more than 9 MB.",
+        ),
+        (
+            {"max_drop": 1.0, "max_size_mb": 9.0, "passed": True},
+            "The gate passed: no row loses more than 1 point of Top-1 or takes more than 9 MB.",
+        ),
+        (
+            {"max_drop": 0.5, "max_size_mb": 2.5, "passed": False},
+            "The gate FAILED: at most 0.5 points of Top-1 may be lost and a file may take at most 2.5 MB; CosConv a at "
+            "4 bits loses 1.00 and takes 2.56 MB.",
+        ),
+        (
+            {"max_drop": 1.0, "max_size_mb": 2.5, "passed": None},
+            "The gate (1 point allowed and 2.5 MB allowed) was not checked.",
+        ),
     ],
 )
 def test_the_gate_is_told(report, row, gate, words) -> None:

@@ -126,7 +126,7 @@ def test_what_cannot_be_merged_is_one_sentence(here, words, code, sentence):
         (here / name).mkdir(exist_ok=True)
     (here / "damaged" / "report.json").write_bytes((here / "a" / "report.json").read_bytes()[:-100])
     (here / "failed" / "report.json").write_text(
-        json.dumps(report(here / "a") | {"status": "failed", "error": "no space"})
+        json.dumps(report(here / "a") | {"status": "failed", "error": {"message": "no space"}})
     )
     before = (here / "c" / "report.json").read_bytes()
     done = process(here, "report", *words)

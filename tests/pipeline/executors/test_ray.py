@@ -162,11 +162,11 @@ def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, cod
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["--ray-address", "127.0.0.1:1"], 1, "--ray-address: the cluster 127.0.0.1:1 cannot be used: "),
+        (["--ray-address", "127.0.0.1:1"], 1, "--executor: the Ray cluster 127.0.0.1:1 cannot be used: "),
         (
             ["--ray-address", "nonsense"],
             1,
-            "--ray-address: the cluster nonsense cannot be used: Invalid address format",
+            "--executor: the Ray cluster nonsense cannot be used: Invalid address format",
         ),
         (["--ray-cpus", "9999"], 2, "--ray-cpus: got 9999; allowed: 1 to "),
     ],

@@ -1,15 +1,19 @@
 """What becomes of a task that Ray gives up, and of what workers say."""
 
+import signal
+
 import pytest
 import ray
 import ray.exceptions
 
 from pipeline.config import parse_config
 from pipeline.errors import ClusterError
-from pipeline.executors import ray_tasks
+from pipeline.executors import executor, ray_tasks
 from pipeline.executors.lines import LineStream
 from pipeline.executors.ray_tasks import Board
 from pipeline.grid import Variant
+from pipeline.interruption import Interruption
+from pipeline.options import Options
 
 VARIANT = Variant(parse_config("3,2,2"), ("cosine",), (4,), 1)
 
@@ -23,6 +27,22 @@ def test_a_task_that_loses_every_worker_is_an_error_that_names_it(monkeypatch):
         ClusterError, match=r"--executor: cosine 3,2,2 was lost with its worker 4 times: The worker died"
     ):
         ray_tasks._result(None, VARIANT)
+
+
+@pytest.mark.parametrize("error", [SystemExit(15), Exception("The current node timed out"), ConnectionError("none")])
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch, error):
+    def init(*words, **options):
+        raise error
+
+    monkeypatch.setattr(ray_tasks.ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    opened = executor(Options(config="3,3,3,2", executor="ray"), Interruption())
+    with pytest.raises(
+        ClusterError, match=r"--executor: the Ray cluster local cannot be used: .*; allowed: one that runs"
+    ):
+        opened.__enter__()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_board_gives_each_line_once():

@@ -1,0 +1,28 @@
+"""``seriesquant schema``: the JSON Schema of report.json."""
+
+from importlib import resources
+
+from pipeline.arguments import read_arguments
+from pipeline.commands import Action
+from pipeline.console import print_result
+
+SUMMARY = "Print the JSON Schema (draft 2020-12) of report.json, of runs that were done and of those that failed."
+
+
+def read(argv: list[str], program: str) -> Action | None:
+    """Read the command's words: there are none.
+
+    Raises:
+        OptionsError: There are some.
+    """
+
+    def given() -> Action:
+        return _execute
+
+    action: Action | None = read_arguments(given, argv, program, SUMMARY, "no words but --help")
+    return action
+
+
+def _execute() -> int:
+    print_result(resources.files("reports").joinpath("schema.json").read_text(encoding="utf-8").rstrip("\n"))
+    return 0

@@ -1,0 +1,188 @@
+"""The report of runs that fail, in the process and as the command that users run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, DataError, OptionsError
+from pipeline.failure import FailureReporter
+from pipeline.interruption import Terminated
+from pipeline.options import Options
+from tests.pipeline.networks import write_module, write_npz
+from tests.report_schema import mistakes, read_report
+
+ROOT = Path(__file__).parents[2]
+RUN = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0")
+
+
+def reporter(folder: Path, **options: object) -> FailureReporter:
+    return FailureReporter(Options(config="3,3,3,2", out=folder, **options))
+
+
+def fail(folder: Path, error: BaseException, **options: object) -> None:
+    with pytest.raises(type(error)), reporter(folder, **options).watching():
+        raise error
+
+
+def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "SERIESQUANT_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (OptionsError("a"), "failed", 2),
+        (DataError("b\nc"), "failed", 4),
+        (OSError(28, "No space left on device"), "failed", 1),
+        (ZeroDivisionError("by us"), "failed", 1),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (Terminated(), "interrupted", 143),
+    ],
+)
+def test_every_way_to_fail_leaves_a_report(tmp_path, error, status, code) -> None:
+    fail(tmp_path / "o", error, max_drop=1, max_size_mb=2)
+    report = read_report(tmp_path / "o")
+    assert (report["status"], report["exit_code"]) == (status, code)
+    assert (report["error"]["type"], report["error"]["exit_code"]) == (type(error).__name__, code)
+    assert report["gate"] == {"max_drop": 1, "max_size_mb": 2, "passed": None, "failures": []}
+    assert report["run"]["options"]["config"] == ["3,3,3,2"]
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["report.json"]
+
+
+def test_the_first_report_of_a_failure_stays(tmp_path) -> None:
+    reports = reporter(tmp_path)
+    with pytest.raises(DataError), reports.watching(), reports.watching(holding=True):
+        raise DataError("torn")
+    written = (tmp_path / "report.json").stat().st_ino
+    with pytest.raises(DataError), reports.watching():
+        raise DataError("later")
+    assert (tmp_path / "report.json").stat().st_ino == written
+
+
+def test_a_folder_that_another_run_uses_is_left_to_it(tmp_path) -> None:
+    fail(tmp_path / "o", BusyError("in use"))
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(BusyError), reporter(tmp_path / "o").watching(holding=True):
+        raise BusyError("the store is in use")
+    assert read_report(tmp_path / "o")["error"]["type"] == "BusyError"
+
+
+def test_a_run_that_ends_well_writes_nothing_here(tmp_path) -> None:
+    with reporter(tmp_path / "o").watching():
+        pass
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_finished_report_is_kept_through_any_number_of_failures(tmp_path) -> None:
+    (tmp_path / "report.json").write_text('{"status": "done", "mark": 1}')
+    (tmp_path / "report.md").write_text("old")
+    for error in (DataError("first"), KeyboardInterrupt(), DataError("third")):
+        fail(tmp_path, error)
+    assert read_report(tmp_path)["error"]["message"] == "third"
+    assert json.loads((tmp_path / "previous-report.json").read_text()) == {"status": "done", "mark": 1}
+    assert (tmp_path / "report.md").read_text() == "old"
+
+
+@pytest.mark.parametrize("content", ['{"schema_version": 1, "rows": []}', "not JSON", "[]"])
+def test_what_does_not_say_that_it_failed_is_kept(tmp_path, content) -> None:
+    (tmp_path / "report.json").write_text(content)
+    fail(tmp_path, DataError("torn"))
+    assert (tmp_path / "previous-report.json").read_text() == content
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    fail(tmp_path / "file" / "o", DataError("torn"))
+    fail(tmp_path / ("x" * 300), DataError("torn"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_keeps_the_finished_report(tmp_path, monkeypatch) -> None:
+    (tmp_path / "report.json").write_text('{"status": "done"}')
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    fail(tmp_path, DataError("torn"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": '{"status": "done"}'}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    write_npz(folder / "colours.npz")
+    write_module(folder)
+    (folder / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "kind"),
+    [
+        (("--config", "3,3"), 2, "OptionsError"),
+        (("--model", "no_such:thing"), 2, "OptionsError"),
+        (("--data", "broken.npz"), 4, "DataError"),
+        (("--weights", "nowhere.th"), 4, "DataError"),
+    ],
+)
+def test_a_run_that_fails_on_its_way(folder, change, code, kind) -> None:
+    done = process(folder, *RUN, *change, "--out", f"fails{change[0]}")
+    report = read_report(folder / f"fails{change[0]}")
+    assert done.returncode == report["exit_code"] == code, done.stderr
+    assert report["error"]["type"] == kind
+    assert done.stderr.splitlines()[-1] == f"error: {report['error']['message']}"
+    assert report["baseline"] is None
+    assert report["rows"] == []
+
+
+def test_a_defect_leaves_a_report_too(folder) -> None:
+    (folder / "defect.py").write_text("def make(num_classes=4):\n    raise SystemExit(0)\n")
+    done = process(folder, *RUN, "--model", "defect:make", "--out", "defect")
+    report = read_report(folder / "defect")
+    assert done.returncode == report["exit_code"] != 0
+    assert done.stderr.splitlines()[0].startswith(f"error: {report['error']['message']}"), done.stderr
+
+
+def test_sigterm_leaves_an_interrupted_report(folder) -> None:
+    (folder / "slow.py").write_text(
+        "import time\n\ndef make(num_classes=4):\n    print(1, flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *RUN, "--model", "slow:make", "--out", "slow"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143, stderr
+    assert time.monotonic() - started < 10
+    report = read_report(folder / "slow")
+    assert (report["status"], report["exit_code"], report["error"]["type"]) == ("interrupted", 143, "Terminated")
+
+
+def test_a_repeated_failure_after_a_finished_run(folder) -> None:
+    assert process(folder, *RUN, "--out", "kept").returncode == 0
+    finished = read_report(folder / "kept")
+    artifacts = {path.name: path.read_bytes() for path in (folder / "kept" / "artifacts").iterdir()}
+    for _ in range(2):
+        assert process(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
+    assert read_report(folder / "kept")["status"] == "failed"
+    previous = json.loads((folder / "kept" / "previous-report.json").read_text())
+    assert (mistakes(previous), previous) == ([], finished)
+    assert {path.name: path.read_bytes() for path in (folder / "kept" / "artifacts").iterdir()} == artifacts
+    assert "colours" in (folder / "kept" / "report.md").read_text()

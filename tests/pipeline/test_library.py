@@ -1,0 +1,137 @@
+"""The pipeline as a library: it leaves the process as it was, and threads do not disturb each other."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline import Options, run
+from tests.pipeline.networks import write_module, write_npz
+from tests.report_schema import mistakes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with data and networks, which is the current folder."""
+    write_npz(tmp_path / "colours.npz")
+    write_module(tmp_path)
+    source = (tmp_path / "tiny_net.py").read_text()
+    dropping = source.replace("nn.Flatten(),", "nn.Flatten(), nn.Dropout(0.3),")
+    (tmp_path / "dropping_net.py").write_text(dropping)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(name: str, **changes: object) -> Options:
+    usual = {"bits": 4, "data": "colours.npz", "epochs": 2, "workers": 0}
+    return Options(**(usual | changes), out=name)
+
+
+RUNS = {
+    "one": {"config": "3,2,2", "model": "dropping_net:make", "seed": 1, "qat_epochs": 1},
+    "two": {"config": "5,2,3", "model": "dropping_net:make", "seed": 2, "basis": "chebyshev", "distill": False},
+}
+
+
+def test_runs_in_two_threads_give_what_they_give_alone(here, monkeypatch) -> None:
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(here / "alone"))
+    alone = {name: run(options(f"alone-{name}", **chosen)).report for name, chosen in RUNS.items()}
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(here / "together"))
+    together: dict[str, dict] = {}
+    begin = threading.Barrier(len(RUNS))
+
+    def work(name: str) -> None:
+        begin.wait(60)
+        together[name] = run(options(f"together-{name}", **RUNS[name])).report
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in RUNS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    for name, report in alone.items():
+        assert [untimed(row) for row in together[name]["rows"]] == [untimed(row) for row in report["rows"]]
+        assert together[name]["baseline"] == report["baseline"]
+        assert together[name]["layers"] == report["layers"]
+
+
+def untimed(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in ("finetune_s", "qat_s")}
+
+
+AS_A_LIBRARY = """
+import logging, os, random, signal, sys, threading, warnings
+import numpy, torch
+
+def state():
+    return {
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "handlers": (logging.root.handlers[:], logging.root.level, logging.getLogger("pipeline").handlers[:]),
+        "levels": [logging.getLogger(name).level for name in ("pipeline", "basis", "quant", "reports")],
+        "torch": (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+                  torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+                  torch.backends.cudnn.benchmark, torch.get_rng_state().tolist()),
+        "random": (random.getstate(), numpy.random.get_state()[1].tolist()),
+        "process": (os.getcwd(), sys.excepthook, threading.excepthook, sys.stdout, sys.stderr, sys.argv[:]),
+        "warnings": warnings.showwarning,
+    }
+
+sys.path.insert(0, sys.argv[1])
+sys.path.append(os.getcwd())
+before = state()
+from pipeline import Options, run
+result = run(Options(config="3,2,2", bits=4, model="tiny_net:make", data="colours.npz", epochs=1, out="library"))
+try:
+    run(Options(config="3,2,2", bits=4, model="tiny_net:make", data="nowhere.npz", out="failed"))
+except ValueError as error:
+    print("raised", type(error).__name__)
+after = state()
+print("changed", [name for name in before if before[name] != after[name]])
+print("code", result.exit_code, result.report_path)
+"""
+
+
+def test_a_process_that_imports_and_runs_it_stays_as_it_was(here) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_LIBRARY, str(ROOT)],
+        env={**os.environ, "SERIESQUANT_CACHE": str(here / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "raised DataError\nchanged []\ncode 0 library/report.md\n"
+    assert "baseline" not in done.stderr
+
+
+def test_the_worked_example_of_the_documents_runs(here) -> None:
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = "\n".join(blocks)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=here,
+        env={**os.environ, "SERIESQUANT_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^cosine 3,3,2,2 at 4 bits: Top-1 \d+\.\d\d, \d\.\d{3} MB$", done.stdout, re.MULTILINE)
+    assert "failed: DataError" in done.stdout
+
+
+def test_a_report_in_memory_keeps_to_the_schema(here, monkeypatch) -> None:
+    import json
+
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(here / "cache"))
+    result = run(options("memory", config="dense", model="tiny_net:make", epochs=0))
+    assert mistakes(json.loads(json.dumps(result.report))) == []

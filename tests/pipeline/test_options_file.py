@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import OptionsError
+from pipeline.options import Options, load_options_file, options_from
+from pipeline.options_file import write_options_file
+
+ODD_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+def again(options: Options, path: Path) -> Options:
+    return options_from({}, write_options_file(path, options.model_dump(mode="json")))
+
+
+@given(
+    st.fixed_dictionaries(
+        {"config": st.sampled_from(["6,3,3,2,2", ["3,3,3,2", "dense"], "7x3,7×2", ["3", "2"]]), "model": ODD_TEXT},
+        optional={
+            "bits": st.lists(st.integers(2, 8), min_size=1, unique=True),
+            "dense_bits": st.sampled_from([(), 4, "4,3"]),
+            "basis": st.sampled_from(["cosine", "chebyshev,cosine"]),
+            "weights": ODD_TEXT,
+            "data": ODD_TEXT | st.sampled_from(["yes", "null", "1e3", "~", "- a", "a: b", "# a", "0x1F", "2024-01-01"]),
+            "max_drop": st.none() | st.floats(0, 100),
+            "max_size_mb": st.floats(1e-9, 1e9),
+            "lr": st.none() | st.floats(1e-12, 10),
+            "seed": st.integers(0, 2**32 - 1),
+            "distill": st.booleans(),
+            "fresh": st.booleans(),
+            "out": st.none() | ODD_TEXT,
+        },
+    )
+)
+def test_what_is_written_is_read_back(tmp_path_factory, values) -> None:
+    options = Options(**values)
+    assert again(options, tmp_path_factory.getbasetemp() / "round trip.yaml") == options
+
+
+def test_every_option_is_in_the_file_one_a_line(tmp_path) -> None:
+    path = write_options_file(tmp_path / "o.yaml", Options(config="6,3,3,2,2").model_dump(mode="json"))
+    comment, *lines = path.read_text().splitlines()
+    assert comment.startswith("# ")
+    assert [line.partition(":")[0] for line in lines] == list(Options.model_fields)
+    assert {"config: ['6,3,3,2,2']", "bits: [8, 4]", "model: resnet18", "lr: null", "distill: true"} < set(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("o.yaml", "bits: 4\nbits: 8\n", r"cannot be parsed \(bits is given twice\)"),
+        ("o.toml", "bits = 4\nbits = 8\n", "cannot be parsed .*overwrite"),
+        ("o.yaml", "training:\n  epochs: 3\n", "'training' is a group of options; allowed: every option at the top"),
+        ("o.toml", "[run]\nepochs = 3\n", "'run' is a group of options"),
+        ("o.yaml", "epochs: {few: 3}\nconfig: 3,3,3,2\n", "--epochs: got {'few': 3}; allowed: a whole number"),
+        ("o.yaml", "3: 4\n", "unknown option '3'"),
+        ("o.yaml", "? [a]\n: 4\n", "cannot be parsed"),
+        ("o.yaml", "a: *nothing\n", "cannot be parsed"),
+        ("o.yaml", "a: !!python/object:os.system {}\n", "cannot be parsed"),
+        ("o.yaml", "a: 1\n---\nb: 2\n", "cannot be parsed"),
+        ("o.yaml", "max_size: 4\n", "unknown option 'max_size'; did you mean 'max_size_mb'"),
+        ("o.yaml", "log-formt: json\n", "unknown option 'log-formt'; did you mean 'log_format'"),
+    ],
+)
+def test_wrong_files(tmp_path, name, content, words) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OptionsError, match=words) as caught:
+        Options(**load_options_file(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_anchors_are_no_repetition(tmp_path) -> None:
+    (tmp_path / "o.yaml").write_text("epochs: &n 3\nqat_epochs: *n\n")
+    assert load_options_file(tmp_path / "o.yaml") == {"epochs": 3, "qat_epochs": 3}

@@ -1,0 +1,118 @@
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.progress import SilentProgress
+from pipeline.turns import TURNS, GivingWay, Turns
+
+SECONDS = 20.0
+
+
+def started(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_several_compute_at_once() -> None:
+    turns, together = Turns(), threading.Barrier(2)
+
+    def work() -> None:
+        with turns.computing():
+            together.wait(SECONDS)
+
+    thread = started(work)
+    with turns.computing():
+        together.wait(SECONDS)
+    thread.join(SECONDS)
+
+
+def test_one_is_alone_only_when_the_others_give_way() -> None:
+    turns, events = Turns(), []
+
+    def trace() -> None:
+        with turns.computing():
+            with turns.alone():
+                events.append("alone")
+                time.sleep(0.05)
+                events.append("alone no more")
+            events.append("computes again")
+
+    with turns.computing():
+        thread = started(trace)
+        until(lambda: turns._waiting == 1)
+        events.append("computes")
+        turns.give_way()
+        events.append("goes on")
+    thread.join(SECONDS)
+    assert events[:3] == ["computes", "alone", "alone no more"]
+    assert set(events[3:]) == {"goes on", "computes again"}
+
+
+def test_two_are_never_alone_together() -> None:
+    turns, inside, most = Turns(), [], []
+
+    def trace() -> None:
+        with turns.computing():
+            for _ in range(20):
+                with turns.alone():
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.001)
+                    inside.pop()
+
+    threads = [started(trace) for _ in range(4)]
+    for thread in threads:
+        thread.join(SECONDS)
+    assert (set(most), len(most)) == ({1}, 80)
+
+
+def test_a_rest_lets_another_be_alone() -> None:
+    turns, done = Turns(), threading.Event()
+
+    def trace() -> None:
+        with turns.alone():
+            done.set()
+
+    with turns.computing(), turns.resting():
+        started(trace)
+        assert done.wait(SECONDS)
+
+
+def test_an_error_gives_the_turn_back() -> None:
+    turns = Turns()
+    with pytest.raises(KeyError), turns.computing(), turns.alone():
+        raise KeyError
+    with turns.alone():
+        pass
+
+
+def test_progress_gives_way_at_each_word() -> None:
+    said, alone = [], threading.Event()
+
+    class Words(SilentProgress):
+        def stage(self, name: str) -> None:
+            said.append(name)
+
+    def trace() -> None:
+        with TURNS.alone():
+            alone.set()
+
+    progress = GivingWay(Words())
+    with TURNS.computing(), progress.track("task", 2) as advance:
+        started(trace)
+        until(lambda: TURNS._waiting == 1)
+        assert not alone.is_set()
+        advance(1, "")
+        assert alone.wait(SECONDS)
+        progress.stage("next")
+    assert said == ["next"]
