@@ -142,8 +142,9 @@ def results() -> dict[str, object]:
     for name, size, taught in courses:
         model = Plain()
         learn = partial(train, model, train_images, accelerator=accelerator, seed=0, teacher=taught)
-        learn(Schedule(1, lr=0.05, batch_size=size))
-        learn(Schedule(1, lr=0.05, batch_size=size), first_epoch=1)
+        rate = 0.001 if taught else 0.05
+        learn(Schedule(1, lr=rate, batch_size=size))
+        learn(Schedule(1, lr=rate, batch_size=size), first_epoch=1)
         found[f"trained {name}"] = model.state_dict()
     found["interrupted"] = interrupted(accelerator)
     normalized = swap_convolutions(tiny_network(), ORDERS, "cosine")
