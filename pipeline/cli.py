@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.commands import Action, read_command_line
 from pipeline.exits import failure_of
 from pipeline.interruption import on_signals
-from pipeline.launcher import is_told, speaker
+from pipeline.launcher import is_told, leave_others, speaker
 from pipeline.logs import log_to_stderr
 from pipeline.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
@@ -26,6 +26,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     log_to_stderr(log_format_of(words))
+    code = _exit_code(words)
+    if code:
+        leave_others(code)
+    return code
+
+
+def _exit_code(words: list[str]) -> int:
     try:
         with on_signals():
             action = _read(words)

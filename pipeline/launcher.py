@@ -1,6 +1,7 @@
 """What a launcher such as torchrun or ``accelerate launch`` says of this process; loads nothing heavy."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -76,6 +77,18 @@ def mark_told(error: Exception, rank: int) -> None:
 def is_told(error: BaseException | None) -> bool:
     """Whether another process tells this error."""
     return any(note.startswith(_TOLD) for note in getattr(error, "__notes__", ()))
+
+
+def leave_others(code: int) -> None:
+    """End this process now if it failed as one of several; the interpreter's own end might wait for their answers."""
+    try:
+        several = launched().count > 1
+    except OptionsError:
+        return
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def without_launch(environment: Mapping[str, str]) -> dict[str, str]:

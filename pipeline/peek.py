@@ -9,6 +9,7 @@ from pipeline.exits import failure_of
 from pipeline.facts import run_facts
 from pipeline.failure import failed_report, write_failure
 from pipeline.flags import flag_name
+from pipeline.launcher import speaker
 from pipeline.option_values import CHOICES, parse_text
 from pipeline.options_file import parse_options_file
 
@@ -24,13 +25,15 @@ def log_format_of(argv: Sequence[str]) -> str:
 def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[str]) -> None:
     """Write the failed report of a run whose options could not be read, if they name an output folder.
 
+    Of several processes that run a command together, the main one writes it.
+
     Args:
         argv: The words after the program's name.
         error: Why they were refused.
         program: The words before them.
     """
     out = _said(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
-    if out is None:
+    if out is None or speaker():
         return
     facts = run_facts(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
     write_failure(Path(out), failed_report(facts, failure_of(error)))

@@ -1,8 +1,14 @@
 """Parts of images and of batches: nothing is lost, nothing counts twice."""
 
 import pytest
+import torch
 
+from pipeline.data.folder import load_folder
 from pipeline.data.share import WHOLE, Share
+from tests.pipeline.data.test_folder import make as make_folder
+from tests.pipeline.data.test_memory import make as make_split
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -30,3 +36,39 @@ def test_weighted_means_of_the_parts_of_a_batch_are_its_mean(length, count):
 def test_the_whole_is_one_part():
     assert WHOLE.of(5) == WHOLE.of_batch(5) == slice(0, 5)
     assert WHOLE.weight(5) == 1
+
+
+@pytest.fixture(params=["in memory", "streamed"])
+def split(request, tmp_path):
+    """Ten images."""
+    if request.param == "in memory":
+        return make_split(10)
+    make_folder(tmp_path, size=(300, 260))
+    return load_folder(tmp_path, limit_train=None, limit_test=None, workers=0).train
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_shares_of_a_batch_are_its_images_to_the_pixel(split, augment):
+    given = {"device": CPU, "seed": 3, "augment": augment, "start": 1}
+    whole = list(split.batches(5, **given))
+    parts = [list(split.batches(5, **given, share=Share(rank, 2))) for rank in range(2)]
+    assert len(whole) == 1
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert [len(labels) for _, labels in shares] == [3, 2]
+        for one, shared in zip(batch, zip(*shares, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(shared))
+
+
+def test_shares_of_a_sample_make_up_the_sample(split):
+    whole = split.sample(7, seed=2, device=CPU)
+    parts = [split.sample(7, seed=2, device=CPU, share=Share(rank, 3)) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_parts_are_neighbouring_images(split):
+    whole = torch.cat([images for images, _ in split.batches(4, device=CPU)])
+    part = split.part(3, 8)
+    assert len(part) == 5
+    assert torch.equal(torch.cat([images for images, _ in part.batches(4, device=CPU)]), whole[3:8])
+    assert len(split.part(10, 20)) == 0

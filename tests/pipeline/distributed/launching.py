@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.launcher import without_launch
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -21,6 +21,11 @@ def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str)
 def launch(command: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command with one thread per process and this repository on the path for modules."""
     environment = without_launch(os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True) as launcher:
+        try:
+            stdout, stderr = launcher.communicate(timeout=TIMEOUT)
+        finally:
+            if launcher.poll() is None:
+                launcher.terminate()  # it ends those that it launched; a launcher that is killed leaves them behind
+    return subprocess.CompletedProcess(command, launcher.returncode, stdout, stderr)

@@ -18,6 +18,7 @@ from pipeline.data.memory import MemorySplit
 from pipeline.data.share import WHOLE
 from pipeline.errors import DataError
 from pipeline.evaluation import evaluate, measure_together
+from pipeline.interruption import Interruption, Terminated
 from pipeline.launcher import is_told
 from pipeline.processes import Processes
 from pipeline.teacher import Teacher
@@ -74,6 +75,38 @@ def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
         yield repr(raised), not is_told(raised)
 
 
+class Kept:
+    """A checkpoint in memory."""
+
+    def __init__(self):
+        self.entry = None
+
+    def read(self):
+        return self.entry
+
+    def save(self, entry):
+        self.entry = entry
+
+
+def interrupted(accelerator) -> tuple[str, int, int]:
+    """How training ends, and where, when the last process alone is asked to end in its second step."""
+    processes, kept, stop = processes_of(accelerator), Kept(), Interruption()
+
+    def asked(module, inputs):
+        asked.steps += 1
+        if asked.steps == 2 and processes.rank == processes.count - 1:
+            stop.request(KeyboardInterrupt())
+
+    asked.steps, model = 0, Plain()
+    with model.head.register_forward_pre_hook(asked):
+        try:
+            learn = partial(train, accelerator=accelerator, seed=0, checkpoint=kept, interruption=stop)
+            learn(model, images(97), Schedule(5, lr=0.01, batch_size=32))
+        except (KeyboardInterrupt, Terminated) as end:
+            return type(end).__name__, kept.entry.facts["epoch"], kept.entry.facts["batch"]
+    return "not at all", 0, 0
+
+
 def results() -> dict[str, object]:
     """Everything that should not depend on the number of processes."""
     accelerator = make_accelerator("cpu")
@@ -109,9 +142,11 @@ def results() -> dict[str, object]:
     for name, size, taught in courses:
         model = Plain()
         learn = partial(train, model, train_images, accelerator=accelerator, seed=0, teacher=taught)
-        learn(Schedule(1, lr=0.05, batch_size=size))
-        learn(Schedule(1, lr=0.05, batch_size=size), first_epoch=1)
+        rate = 0.001 if taught else 0.05
+        learn(Schedule(1, lr=rate, batch_size=size))
+        learn(Schedule(1, lr=rate, batch_size=size), first_epoch=1)
         found[f"trained {name}"] = model.state_dict()
+    found["interrupted"] = interrupted(accelerator)
     normalized = swap_convolutions(tiny_network(), ORDERS, "cosine")
     train(normalized, train_images, Schedule(6, lr=0.05, batch_size=24), accelerator=accelerator, seed=0)
     found["trained normalized"] = normalized.state_dict()

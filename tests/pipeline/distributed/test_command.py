@@ -90,9 +90,11 @@ def test_one_process_prints(together):
 
 
 def test_missing_data_end_all_processes_with_one_sentence_and_their_exit_code(tmp_path):
-    done = torchrun(2, [PROGRAM, "--config", "3,3,3,2", "--data", "gone.npz", "--device", "cpu"], cwd=tmp_path)
+    done = torchrun(2, [PROGRAM, "--config", "3,3,3,2", "--data", "gone.npz", "--out", "gone"], cwd=tmp_path)
     assert done.returncode == 1, "the launcher's own"
     assert done.stderr.count("error: the data gone.npz does not exist") == 1
     assert "exitcode  : 4" in done.stderr
     assert 'Traceback (most recent call last):\n  File "' + PROGRAM not in done.stderr
     assert done.stdout == ""
+    report = json.loads((tmp_path / "gone" / "report.json").read_text())
+    assert (report["status"], report["exit_code"]) == ("failed", 4)

@@ -100,3 +100,11 @@ def test_rows_are_gathered_and_the_main_processs_word_counts(found):
     for each in found:
         assert torch.equal(each["gathered"], torch.full((2, 3), 7.0))
         assert each["main's"] == (0, 0)
+
+
+def test_when_one_process_is_asked_to_end_all_end_after_the_same_step(found):
+    ends = [each["interrupted"] for each in found]
+    assert ends[-1][0] == "KeyboardInterrupt"
+    assert {name for name, _, _ in ends[:-1]} == {"Terminated"}
+    assert len({(epoch, batch) for _, epoch, batch in ends}) == 1
+    assert ends[0][1] == 0, "in the first epoch"
