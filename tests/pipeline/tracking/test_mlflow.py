@@ -54,7 +54,7 @@ def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> 
     (run,) = server.runs("whole")
     assert (run.info.status, run.info.run_name) == ("FINISHED", "out")
     page = f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    assert caplog.messages == [
+    assert sorted(caplog.messages) == [  # a run as short as this one may be over before its tracker has begun
         f"mlflow at {server.uri}: this run is {page}",
         f"tracking: {len(FILES)} files and the final figures",
     ]
