@@ -77,9 +77,9 @@ def paused(folder: Path, process: subprocess.Popen[str]) -> tuple[int, int]:
 
 
 def report(folder: Path, out: str):
-    """The report without what may differ: times, the executor, and whether a stage had been stored before a kill."""
+    """The report without what may differ: times, executor, folder, and whether a stage was stored before a kill."""
     found = json.loads((folder / out / "report.json").read_text())
-    for name in ("duration_s", "command", "options"):
+    for name in ("duration_s", "command", "options", "out"):
         found["run"].pop(name)
     for each in found["run"]["stages"]:
         each.pop("seconds")
