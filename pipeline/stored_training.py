@@ -1,11 +1,15 @@
 """Training that is done once: what was trained from the same start on the same batches is read back from the store."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
+from pipeline.evaluation import evaluate
 from pipeline.interruption import Interruption
 from pipeline.progress import Progress
 from pipeline.store.entry import Entry, state_of
@@ -13,6 +17,12 @@ from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
 from pipeline.training import FEATURE_WEIGHT, LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
 from pipeline.training_state import EpochFigures
+
+logger = logging.getLogger(__name__)
+
+# Points of Top-1 that a network may lose on training images by being trained on them, and how many of these are asked.
+MOST_LOST: Final = 1.0
+IMAGES_TO_JUDGE: Final = 500
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ def train_once(
 ) -> float:
     """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
 
+    Training that lost more than ``MOST_LOST`` points of Top-1 on training images is undone, with a warning.
+
     Args:
         model: The network to start from.
         course: How it is trained, for one epoch or more.
@@ -92,6 +104,7 @@ def train_once(
             on_epoch(figures)
 
     def make() -> Entry:
+        start = state_of(model), _seen_top1(model, course)
         end = train(
             model,
             course.data.train,
@@ -106,6 +119,7 @@ def train_once(
             interruption=interruption,
             on_epoch=show,
         )
+        _undo_harm(model, course, step, *start)
         return Entry(state_of(model), {"curve": [asdict(figures) for figures in end.curve]}, end.seconds)
 
     entry = store.once(step, make)
@@ -119,3 +133,21 @@ def train_once(
 def curve_of(entry: Entry) -> list[EpochFigures]:
     """The epochs of a training that is stored."""
     return [EpochFigures(**figures) for figures in entry.facts["curve"]]
+
+
+def _seen_top1(model: nn.Module, course: Course) -> float:
+    """Top-1 on the first training images, in percent; the network's mode is restored."""
+    training, images = model.training, course.data.train.part(0, IMAGES_TO_JUDGE)
+    try:
+        return evaluate(model, images, device=course.accelerator.device).top1
+    finally:
+        model.train(training)
+
+
+def _undo_harm(model: nn.Module, course: Course, step: Step, start: Mapping[str, Tensor], before: float) -> None:
+    """Put a network back to its start where training made it worse on images that it was trained on."""
+    lost = before - _seen_top1(model, course)
+    if lost > MOST_LOST:
+        model.load_state_dict(start)
+        words = "%s lost %.1f points of Top-1 on training images and is undone; try another --lr, or more --epochs"
+        logger.warning(words, step.name, lost)

@@ -27,6 +27,8 @@ from quant.fake_quantizer import FakeQuantizer
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
 FEATURE_WEIGHT = 30.0
+# Norm of all gradients, above which they are scaled down: networks that train well stay below it.
+MOST_GRADIENT = 20.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
 ROUNDED_SHARE = 0.05
 OnEpoch = Callable[[EpochFigures], None]
@@ -237,6 +239,7 @@ def training_step(
     if not math.isfinite(whole):
         raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return whole

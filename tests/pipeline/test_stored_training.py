@@ -1,5 +1,6 @@
 """Training that is done once: what decides the key, and what a hit gives."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -10,7 +11,7 @@ from pipeline.store.keys import state_digest
 from pipeline.store.store import Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
-from pipeline.training import Schedule
+from pipeline.training import Schedule, train
 from tests.pipeline.networks import tiny_network, write_npz
 
 
@@ -71,3 +72,15 @@ def test_the_test_images_are_not_in_the_key(course, tmp_path):
     fewer = dataclasses.replace(course.data, test=course.data.test.head(5))
     steps = [dataclasses.replace(course, data=data).step(Store(tmp_path), "x", "t") for data in (course.data, fewer)]
     assert steps[0] == steps[1]
+
+
+def test_training_that_does_harm_is_undone(course, tmp_path, caplog):
+    good, rate = tiny_network(), Schedule(30, lr=0.05, batch_size=16)
+    train(good, course.data.train, rate, accelerator=course.accelerator, seed=0)
+    harmful = dataclasses.replace(course, schedule=Schedule(1, lr=3.0, batch_size=16))
+    model = copy.deepcopy(good)
+    train_once(model, harmful, Store(tmp_path), harmful.step(Store(tmp_path), "good", "fine-tuning"))
+    assert state_digest(model) == state_digest(good)
+    assert "fine-tuning lost" in caplog.text
+    assert "points of Top-1 on training images and is undone; try another --lr" in caplog.text
+    assert not model.training
