@@ -15,7 +15,7 @@ run: $(INSTALLED)  ## compress ResNet-18 on the embedded digits and write a repo
 	$(BIN)/python run_pipeline.py --bits 4 --config 6,3,3,2,2
 
 test: $(INSTALLED)  ## run the tests; those on real data too when SERIESQUANT_DATA names its folder
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## lint, format, types, import contracts, the documents' links and commands
 	$(BIN)/ruff check
