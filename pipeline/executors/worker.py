@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -91,5 +92,4 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     store = open_store(options, accelerator)
     progress, tracker = LineProgress(stream), RecordingTracker()
     bench = make_bench(options, data, network, accelerator, store, progress, Interruption(), tracker)
-    bench.__dict__["top1"] = shared.top1  # the driver has measured it
-    return bench
+    return replace(bench, known_top1=shared.top1)
