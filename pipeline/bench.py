@@ -78,6 +78,14 @@ class Bench:
         """A network of the same architecture and weights that a stage may change."""
         return copy.deepcopy(self.baseline)
 
+    def at_home(self, model: nn.Module) -> nn.Module:
+        """A network where stages compute, in the layout that they compute in.
+
+        The last bits of a result follow from the layout, which must not depend on what a stage before left behind: the
+        stage may have been read from the store.
+        """
+        return at_home(model, self.accelerator)
+
     @cached_property
     def processes(self) -> Processes:
         """Those that share the run's work."""
@@ -169,7 +177,7 @@ def make_bench(
 ) -> Bench:
     """Put together what a run's stages share; the arguments are those of ``Bench``."""
     return Bench(
-        baseline,
+        at_home(baseline, accelerator),
         network_digest(options.model, baseline),
         data,
         _calibration_size(options, data),
@@ -182,6 +190,11 @@ def make_bench(
         dataset_identity(options.model, data),
         tracker or NullTracker(),
     )
+
+
+def at_home(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Move a network to where it computes, in channels_last and evaluation mode."""
+    return model.to(accelerator.device).to(memory_format=torch.channels_last).eval()
 
 
 def open_store(options: Options, accelerator: Accelerator) -> Store:

@@ -91,7 +91,7 @@ def approximate(bench: Bench, variant: Variant, fit: str, steps: VariantSteps) -
     fit_errors: dict[str, float] = {}
     top1_pre, seconds = None, 0.0
     if steps.fit is not None and steps.fitted is not None:
-        model = swap_convolutions(model, orders_of(layers), variant.bases[0])
+        model = bench.at_home(swap_convolutions(model, orders_of(layers), variant.bases[0]))
         fit_errors = _fit_once(bench, fit, model, steps.fit)
         top1_pre = bench.top1_once(model, steps.fitted)
     if steps.training is not None:

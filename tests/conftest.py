@@ -1,6 +1,8 @@
 """What every test may ask for: the folder of the real data."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread
 pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The program, called in a test's own process, sets the levels of our loggers; the next test has them as before."""
+    loggers = [logging.getLogger(name) for name in ("", "basis", "pipeline", "quant", "reports")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

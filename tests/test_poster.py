@@ -12,11 +12,12 @@ from basis.swap import swap_convolutions
 from pipeline.checkpoint import load_checkpoint
 from pipeline.config import parse_config
 from pipeline.data.sources import load_dataset
+from pipeline.dry_run import plan_text
 from pipeline.evaluation import evaluate
 from pipeline.models.registry import build_model
 from pipeline.options import Options
 from pipeline.plan import orders_of, plan_layers
-from pipeline.runner import plan_text, run
+from pipeline.runner import run
 from quant.counting import compressible_params, count_params, poster_size_mb
 
 # Rows whose printed figures the arithmetic contradicts: (table, config) -> what the formula gives.

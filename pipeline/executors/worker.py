@@ -88,7 +88,6 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     )
     network = build_model(options.model, data.classes)
     network.load_state_dict(shared.baseline)
-    network = network.to(accelerator.device).to(memory_format=torch.channels_last).eval()
     store = open_store(options, accelerator)
     progress, tracker = LineProgress(stream), RecordingTracker()
     bench = make_bench(options, data, network, accelerator, store, progress, Interruption(), tracker)

@@ -75,7 +75,14 @@ def test_a_run_is_repeated_by_the_options_that_it_left(folder, toml, flags) -> N
 
 
 def test_flags_win_over_the_file_and_every_line_of_the_log_is_json(folder) -> None:
-    options = {"config": "3,2,2", "model": "tiny_net:make", "data": "it's data.npz", "bits": 4, "epochs": 1}
+    options = {
+        "config": "3,2,2",
+        "model": "tiny_net:make",
+        "data": "it's data.npz",
+        "bits": 4,
+        "epochs": 1,
+        "lr": 0.001,
+    }
     (folder / "o.yaml").write_text(yaml.safe_dump(options | {"log-format": "json"}))
     done = process(folder, "--options", "o.yaml", "--bits", "8", "--max-size-mb", "0.0001", "--out", "json")
     assert done.returncode == 3

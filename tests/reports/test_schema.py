@@ -71,7 +71,7 @@ CHANGES = [
     (("rows", 0, "bits"), 9),
     (("rows", 0, "top1_quant"), 101),
     (("rows", 0, "sha256"), "ab"),
-    (("rows", 0, "artifact"), "../a.safetensors"),
+    (("rows", 0, "artifact"), "../a.onnx"),
     (("rows", 0, "new_figure"), 1),
     (("layers", 0, "kernel"), [3]),
     (("gate", "passed"), True),  # without a limit

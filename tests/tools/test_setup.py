@@ -26,6 +26,8 @@ case "$1 $2" in
 esac
 """
 
+TEST = "-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
+
 
 class Checkout:
     """A folder with the Makefile and a fake Python."""
@@ -60,7 +62,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_run_and_test_share_one_installation(checkout: Checkout) -> None:
     assert checkout.make("run").returncode == 0
     assert checkout.make("test").returncode == 0
-    assert checkout.log == ["pip", "run_pipeline.py --bits 4 --config 6,3,3,2,2", "-m pytest"]
+    assert checkout.log == ["pip", "run_pipeline.py --bits 4 --config 6,3,3,2,2", TEST]
 
 
 def test_a_changed_project_is_installed_again(checkout: Checkout) -> None:
@@ -68,7 +70,7 @@ def test_a_changed_project_is_installed_again(checkout: Checkout) -> None:
     later = (checkout.folder / ".venv" / ".installed").stat().st_mtime + 10
     os.utime(checkout.folder / "pyproject.toml", (later, later))
     checkout.make("test")
-    assert checkout.log == ["pip", "-m pytest", "pip", "-m pytest"]
+    assert checkout.log == ["pip", TEST, "pip", TEST]
 
 
 def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
@@ -76,7 +78,7 @@ def test_a_failed_installation_is_tried_again(checkout: Checkout) -> None:
     assert checkout.make("test").returncode != 0
     (checkout.folder / "broken").unlink()
     assert checkout.make("test").returncode == 0
-    assert checkout.log == ["pip", "pip", "-m pytest"]
+    assert checkout.log == ["pip", "pip", TEST]
 
 
 def test_an_old_python_is_refused(checkout: Checkout) -> None:
