@@ -6,13 +6,24 @@ from pathlib import Path
 
 from pipeline.commands import Action, read_command_line
 from pipeline.exits import failure_of
-from pipeline.interruption import on_signals
+from pipeline.interruption import ignore_signals, on_signals
 from pipeline.launcher import is_told, leave_others, speaker
 from pipeline.logs import log_to_stderr
 from pipeline.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
 
 logger = logging.getLogger(__name__)
+
+
+def program() -> int:
+    """Run the program as a process of its own: once its work is done, no signal changes its exit code.
+
+    Returns:
+        The exit code.
+    """
+    code = main()
+    ignore_signals()
+    return code
 
 
 def main(argv: list[str] | None = None) -> int:

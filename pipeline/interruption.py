@@ -74,6 +74,12 @@ class Interruption:
             raise self._wanted
 
 
+def ignore_signals() -> None:
+    """Let SIGTERM and Ctrl-C do nothing from now on: for a process that has only to exit."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def on_signals() -> Generator[Interruption]:
     """Turn SIGTERM and Ctrl-C into requests to end, in the main thread; elsewhere change nothing.
