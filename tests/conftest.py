@@ -17,13 +17,14 @@ REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "po
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """The program, called in a test's own process, sets the levels of our loggers; the next test has them as before."""
-    loggers = [logging.getLogger(name) for name in ("", "basis", "pipeline", "quant", "reports")]
-    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    """Every test has the levels of a library, though the program may have been called in this process before."""
+    root, *ours = (logging.getLogger(name) for name in ("", "basis", "pipeline", "quant", "reports"))
+    before = root.handlers[:]
+    root.setLevel(logging.WARNING)
+    for logger in ours:
+        logger.setLevel(logging.NOTSET)
     yield
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+    root.handlers[:] = before
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,12 @@ def data_folder() -> Path:
     if missing:
         pytest.fail(f"SERIESQUANT_DATA is {named}, which lacks {', '.join(missing)}", pytrace=False)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of tests on real data, which take longest: of several processes none gets them last."""
+    real = {item.path for item in items if item.get_closest_marker("real")}
+    items.sort(key=lambda item: item.path not in real)
 
 
 @pytest.fixture(autouse=True)
