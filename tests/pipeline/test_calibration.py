@@ -82,11 +82,11 @@ def test_qat_starts_from_the_rounded_integers(name):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shares_of_the_images_round_as_all_of_them(count):
-    images, backend = correlated_images(0, count=31), get_backend("brevitas")
-    expected = round_layers(series(), images, IntFormat(4), backend, rounding="gptq")
+    network, images, backend = series(), correlated_images(0, count=31), get_backend("brevitas")
+    expected = round_layers(network, images, IntFormat(4), backend, rounding="gptq")
 
     def work(mine, portion):
-        return round_layers(series(), mine, IntFormat(4), backend, rounding="gptq", portion=portion)
+        return round_layers(network, mine, IntFormat(4), backend, rounding="gptq", portion=portion)
 
     found = in_shares(count, images, work)
     for rounded in found:
