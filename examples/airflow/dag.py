@@ -16,15 +16,15 @@ DONE = 0
 RETRY = {1: "an internal error, or a folder that cannot be written", 130: "interrupted", 143: "terminated"}
 FAIL = {2: "wrong options", 3: "a gate missed", 4: "data or weights missing or damaged"}
 
-OUT = Path("/work/runs/resnet20")
+OUT = Path("/srv/seriesquant/runs/resnet20")
 COMMAND = [
     "seriesquant",
     *["--config", "3,3,3,2", "--config", "3,3,2,2", "--bits", "8,4"],
-    *["--weights", "/work/data/resnet20.th", "--data", "/work/data/cifar10.npz"],
+    *["--weights", "/srv/seriesquant/data/resnet20.th", "--data", "/srv/seriesquant/data/cifar10.npz"],
     *["--max-drop", "1", "--max-size-mb", "0.25"],
     *["--log-format", "json", "--out", str(OUT)],
 ]
-ENVIRONMENT = {"SERIESQUANT_CACHE": "/work/cache", "OMP_NUM_THREADS": "4"}
+ENVIRONMENT = {"SERIESQUANT_CACHE": "/srv/seriesquant/cache", "OMP_NUM_THREADS": "4"}
 SECONDS_TO_END = 20  # a run that gets SIGTERM is gone within 10
 
 

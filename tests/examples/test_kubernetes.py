@@ -48,7 +48,7 @@ def test_the_program_takes_its_arguments(container) -> None:
     assert container["command"] == ["seriesquant"]
     flags = read_flags(container["args"], Options.model_fields)
     options = options_from(flags.values, flags.options_file)
-    assert options.out.is_relative_to("/work")
+    assert options.out.is_relative_to("/srv/seriesquant")
     assert (options.max_drop, options.max_size_mb, options.log_format) == (1, 0.25, "json")
 
 
