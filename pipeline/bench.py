@@ -22,6 +22,7 @@ from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
 from pipeline.onnx.exporter import OnnxExporter
 from pipeline.options import Options
+from pipeline.placement import placed
 from pipeline.plan import plan_layers
 from pipeline.processes import Processes
 from pipeline.progress import Progress
@@ -79,12 +80,8 @@ class Bench:
         return copy.deepcopy(self.baseline)
 
     def at_home(self, model: nn.Module) -> nn.Module:
-        """A network where stages compute, in the layout that they compute in.
-
-        The last bits of a result follow from the layout, which must not depend on what a stage before left behind: the
-        stage may have been read from the store.
-        """
-        return at_home(model, self.accelerator)
+        """A network where stages compute, in evaluation mode, whatever the stage before it was read from."""
+        return placed(model, self.accelerator.device).eval()
 
     @cached_property
     def processes(self) -> Processes:
@@ -177,7 +174,7 @@ def make_bench(
 ) -> Bench:
     """Put together what a run's stages share; the arguments are those of ``Bench``."""
     return Bench(
-        at_home(baseline, accelerator),
+        placed(baseline, accelerator.device).eval(),
         network_digest(options.model, baseline),
         data,
         _calibration_size(options, data),
@@ -190,11 +187,6 @@ def make_bench(
         dataset_identity(options.model, data),
         tracker or NullTracker(),
     )
-
-
-def at_home(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """Move a network to where it computes, in channels_last and evaluation mode."""
-    return model.to(accelerator.device).to(memory_format=torch.channels_last).eval()
 
 
 def open_store(options: Options, accelerator: Accelerator) -> Store:

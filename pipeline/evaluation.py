@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.dataset import Images, Split
+from pipeline.placement import placed
 from pipeline.processes import Processes
 
 EVALUATION_BATCH = 250
@@ -37,7 +38,7 @@ def evaluate(model: nn.Module, images: Images, *, device: torch.device) -> Evalu
     Returns:
         Top-1 in percent and all logits, computed in float32 without autocast.
     """
-    return measure(model.to(device).to(memory_format=torch.channels_last).eval(), images, device=device)
+    return measure(placed(model, device).eval(), images, device=device)
 
 
 def measure(call: Callable[[Tensor], Tensor], images: Images, *, device: torch.device) -> Evaluation:

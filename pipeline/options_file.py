@@ -104,7 +104,7 @@ def _load_yaml(text: str) -> object:
                 raise ValueError(f"{twice[0]} is given twice")
             return super().construct_mapping(node, deep)
 
-    content: object = yaml.load(text, Loader)  # noqa: S506: a SafeLoader
+    content: object = yaml.load(text, Loader)  # a SafeLoader
     return content
 
 

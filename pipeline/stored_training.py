@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
 from pipeline.training import FEATURE_WEIGHT, LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
-from pipeline.training_state import EpochFigures
+from pipeline.training_state import EpochFigures, Position
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,11 @@ class Course:
     seed: int
     teacher: Teacher | None = None
     first_epoch: int = 0
+
+    def train(self, model: nn.Module, **told: Any) -> Position:
+        """Train a network in place; ``told`` is what ``pipeline.training.train`` takes besides."""
+        who = {"accelerator": self.accelerator, "seed": self.seed, "teacher": self.teacher}
+        return train(model, self.data.train, self.schedule, first_epoch=self.first_epoch, **who, **told)
 
     def step(self, store: Store, start: str, name: str) -> Step:
         """The stage that it makes of a network.
@@ -105,20 +110,8 @@ def train_once(
 
     def make() -> Entry:
         start = state_of(model), _seen_top1(model, course)
-        end = train(
-            model,
-            course.data.train,
-            course.schedule,
-            accelerator=course.accelerator,
-            seed=course.seed,
-            teacher=course.teacher,
-            first_epoch=course.first_epoch,
-            progress=progress,
-            title=step.name,
-            checkpoint=store.checkpoint(step),
-            interruption=interruption,
-            on_epoch=show,
-        )
+        told = {"progress": progress, "interruption": interruption, "on_epoch": show}
+        end = course.train(model, title=step.name, checkpoint=store.checkpoint(step), **told)
         _undo_harm(model, course, step, *start)
         return Entry(state_of(model), {"curve": [asdict(figures) for figures in end.curve]}, end.seconds)
 

@@ -17,6 +17,7 @@ from pipeline.data.dataset import Split, batches_of_epoch
 from pipeline.data.share import Share
 from pipeline.features import Taps, feature_loss
 from pipeline.interruption import Interruption, Terminated
+from pipeline.placement import placed
 from pipeline.processes import Processes
 from pipeline.progress import Progress, SilentProgress
 from pipeline.randomness import RandomStream
@@ -96,7 +97,7 @@ def train(
             (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
-        title: The bar's name.
+        title: Their name there.
         checkpoint: What is found there is gone on from, and training is kept there: see ``Keeper``.
         interruption: Asked between steps whether to end.
         on_epoch: Called after every epoch, those before a checkpoint included.
@@ -108,26 +109,16 @@ def train(
         CompressionError: The loss became NaN or infinite.
         BaseException: The interruption's reason.
     """
-    if schedule.epochs == 0:
-        model.eval()
-        return Position()
-    model.to(accelerator.device).to(memory_format=torch.channels_last)
-    optimizer = SGD(_groups(model, schedule), schedule.lr, momentum=0.9, nesterov=True)
-    random = RandomStream(seed, accelerator.device)
+    device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
+    optimizer = SGD(_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
+    random = RandomStream(seed, device)
     keeper = Keeper(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
-    position, stop = keeper.resume(batches_of_epoch(len(images), schedule.batch_size)), interruption or Interruption()
-    device, processes = accelerator.device, processes_of(accelerator)
+    position = keeper.resume(batches_of_epoch(len(images), schedule.batch_size))
     prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
-    steps = schedule.epochs * position.per_epoch
-    taps, shown = Taps(teacher.points if teacher else ()), (progress or SilentProgress()).track(title, steps)
-    with (
-        stop.step(),
-        taps.on(model),
-        filter_space_gradients(model),
-        quiet_backward(accelerator),
-        shown as advance,
-    ):
+    steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
+    shown = (progress or SilentProgress()).track(title, steps)
+    with stop.step(), taps.on(model), filter_space_gradients(model), quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for x, labels, answer, weight in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
@@ -135,8 +126,7 @@ def train(
             position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             keeper.after_step(position, _asked_of_any(stop, processes))
-    release(accelerator, model, prepared)
-    model.eval()
+    release(accelerator, model.eval(), prepared)
     return keeper.timed(position)
 
 

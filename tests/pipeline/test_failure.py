@@ -14,6 +14,7 @@ from pipeline.failure import FailureReporter
 from pipeline.interruption import Terminated
 from pipeline.options import Options
 from tests.pipeline.networks import write_module, write_npz
+from tests.pipeline.program import run_program
 from tests.report_schema import mistakes, read_report
 
 ROOT = Path(__file__).parents[2]
@@ -27,18 +28,6 @@ def reporter(folder: Path, **options: object) -> FailureReporter:
 def fail(folder: Path, error: BaseException, **options: object) -> None:
     with pytest.raises(type(error)), reporter(folder, **options).watching():
         raise error
-
-
-def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run_pipeline.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "SERIESQUANT_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +129,7 @@ def folder(tmp_path_factory) -> Path:
     ],
 )
 def test_a_run_that_fails_on_its_way(folder, change, code, kind) -> None:
-    done = process(folder, *RUN, *change, "--out", f"fails{change[0]}")
+    done = run_program(folder, *RUN, *change, "--out", f"fails{change[0]}")
     report = read_report(folder / f"fails{change[0]}")
     assert done.returncode == report["exit_code"] == code, done.stderr
     assert report["error"]["type"] == kind
@@ -151,7 +140,7 @@ def test_a_run_that_fails_on_its_way(folder, change, code, kind) -> None:
 
 def test_a_defect_leaves_a_report_too(folder) -> None:
     (folder / "defect.py").write_text("def make(num_classes=4):\n    raise SystemExit(0)\n")
-    done = process(folder, *RUN, "--model", "defect:make", "--out", "defect")
+    done = run_program(folder, *RUN, "--model", "defect:make", "--out", "defect")
     report = read_report(folder / "defect")
     assert done.returncode == report["exit_code"] != 0
     assert done.stderr.splitlines()[0].startswith(f"error: {report['error']['message']}"), done.stderr
@@ -173,11 +162,11 @@ def test_sigterm_leaves_an_interrupted_report(folder) -> None:
 
 
 def test_a_repeated_failure_after_a_finished_run(folder) -> None:
-    assert process(folder, *RUN, "--out", "kept").returncode == 0
+    assert run_program(folder, *RUN, "--out", "kept").returncode == 0
     finished = read_report(folder / "kept")
     artifacts = {path.name: path.read_bytes() for path in (folder / "kept" / "artifacts").iterdir()}
     for _ in range(2):
-        assert process(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
+        assert run_program(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
     assert read_report(folder / "kept")["status"] == "failed"
     previous = json.loads((folder / "kept" / "previous-report.json").read_text())
     assert (mistakes(previous), previous) == ([], finished)

@@ -1,9 +1,6 @@
 """A run repeated from the options that it left, as the command that users run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import yaml
 
 from pipeline.options import Options
 from tests.pipeline.networks import write_module, write_npz
+from tests.pipeline.program import run_program
 from tests.report_schema import read_report
 
 ROOT = Path(__file__).parents[2]
@@ -22,18 +20,6 @@ def folder(tmp_path_factory) -> Path:
     write_npz(folder / "it's data.npz")
     write_module(folder)
     return folder
-
-
-def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run_pipeline.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "SERIESQUANT_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def untimed(report: dict) -> dict:
@@ -61,13 +47,13 @@ def test_a_run_is_repeated_by_the_options_that_it_left(folder, toml, flags) -> N
         .replace("Conv2d(8, 12, 1)", "Conv2d(3, 12, 1)")
     )
     (folder / "o.toml").write_text(toml)
-    first = process(folder, "--options", "o.toml", "--epochs", "1", "--limit-train", "64", *flags)
+    first = run_program(folder, "--options", "o.toml", "--epochs", "1", "--limit-train", "64", *flags)
     assert first.returncode == 0, first.stderr
     out = Path(first.stdout.splitlines()[-1]).parent
     report, file = read_report(folder / out), (folder / out / "options.yaml").read_bytes()
     assert Options(**yaml.safe_load(file)).model_dump(mode="json") == report["run"]["options"]
     digests = {path.name: path.read_bytes() for path in (folder / out / "artifacts").iterdir()}
-    second = process(folder, "--options", str(out / "options.yaml"))
+    second = run_program(folder, "--options", str(out / "options.yaml"))
     assert second.returncode == 0, second.stderr
     assert untimed(read_report(folder / out)) == untimed(report)
     assert (folder / out / "options.yaml").read_bytes() == file
@@ -84,7 +70,7 @@ def test_flags_win_over_the_file_and_every_line_of_the_log_is_json(folder) -> No
         "lr": 0.001,
     }
     (folder / "o.yaml").write_text(yaml.safe_dump(options | {"log-format": "json"}))
-    done = process(folder, "--options", "o.yaml", "--bits", "8", "--max-size-mb", "0.0001", "--out", "json")
+    done = run_program(folder, "--options", "o.yaml", "--bits", "8", "--max-size-mb", "0.0001", "--out", "json")
     assert done.returncode == 3
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert all({"time", "level", "event", "message"} < set(line) for line in lines)
@@ -100,7 +86,7 @@ def test_flags_win_over_the_file_and_every_line_of_the_log_is_json(folder) -> No
 
 def test_a_failure_ends_with_a_json_line(folder) -> None:
     (folder / "o.yaml").write_text("{config: '3,2,2', model: 'tiny_net:make', log-format: json}")
-    done = process(folder, "--options", "o.yaml", "--data", "nowhere.npz", "--out", "nowhere")
+    done = run_program(folder, "--options", "o.yaml", "--data", "nowhere.npz", "--out", "nowhere")
     assert (done.returncode, done.stdout) == (4, "")
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["event"], last["exit_code"]) == ("error", 4)

@@ -1,0 +1,112 @@
+"""Whole runs as the command that users run."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline.acceleration import make_accelerator
+from pipeline.data.sources import load_dataset
+from pipeline.training import Schedule, train
+from tests.pipeline.networks import tiny_network
+from tests.pipeline.program import run_program
+from tests.report_schema import read_report
+
+GRID = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "1")
+
+
+def test_the_command_writes_a_report_and_prints_only_the_result(here):
+    done = run_program(here, *GRID, "--out", "command")
+    assert done.returncode == 0, done.stderr
+    assert "command/report.md" in done.stdout
+    assert "epoch" not in done.stdout
+    assert "fine-tuning" in done.stderr
+    written = {path.name for path in (here / "command").iterdir()}
+    assert written == {"report.md", "report.json", "options.yaml", "plots", "artifacts", ".seriesquant.lock"}
+
+
+def test_a_missed_gate_exits_3_with_the_report_written(here):
+    model = tiny_network()
+    images = load_dataset("colours.npz").train
+    train(model, images, Schedule(12, lr=0.05, batch_size=16), accelerator=make_accelerator("cpu"), seed=0)
+    torch.save(model.state_dict(), "good.pt")
+    rough = ("--bits", "2", "--epochs", "0", "--fit", "weights", "--rounding", "nearest", "--config", "1,1,1")
+    limits = ("--max-drop", "0", "--max-size-mb", "0.001")
+    done = run_program(here, *GRID, *rough, "--weights", "good.pt", *limits, "--out", "gate")
+    assert done.returncode == 3, done.stderr
+    report = read_report(here / "gate")
+    gate, top1 = report["gate"], report["baseline"]["top1"]
+    assert (report["status"], report["error"], report["exit_code"]) == ("done", None, 3)
+    assert (gate["max_drop"], gate["max_size_mb"], gate["passed"]) == (0.0, 0.001, False)
+    assert gate["failures"] == [
+        f"cosine {row['config']} at 2 bits loses {top1 - row['top1_quant']:.4g} points of Top-1, "
+        f"{top1 - row['top1_quant']:.4g} more than --max-drop 0 allows and takes "
+        f"{row['size_mb']:g} MB, {row['size_mb'] - 0.001:.4g} more than --max-size-mb 0.001 allows"
+        for row in report["rows"]
+    ]
+    assert f"gate missed: {gate['failures'][0]}" in done.stderr
+    assert "The gate FAILED" in (here / "gate" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("--config", "3,3"), 2, "3 stages"),
+        (("--config", "6,3,3"), 2, "6"),
+        (("--model", "resnet19"), 2, "resnet19"),
+        (("--model", "no_such:thing"), 2, "no_such"),
+        (("--data", "nowhere.npz"), 4, "nowhere.npz"),
+        (("--data", "broken.npz"), 4, "broken.npz"),
+        (("--weights", "nowhere.th"), 4, "nowhere.th"),
+        (("--weights", "broken.npz"), 4, "broken.npz"),
+        (("--bits", "9"), 2, "9"),
+        (("--scheme", "float"), 2, "int, minifloat"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words):
+    (here / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
+    base = ["--config", "3,2,2", "--model", "tiny_net:make", "--data", "colours.npz", "--out", "mistake"]
+    at = base.index(change[0]) if change[0] in base else len(base)
+    base[at : at + 2] = change
+    done = run_program(here, *base)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.strip().splitlines()[-1]
+    assert done.stdout == ""
+    assert read_report(here / "mistake")["error"]["exit_code"] == code
+    assert not {"report.md", "plots", "artifacts"} & {path.name for path in (here / "mistake").iterdir()}
+
+
+def test_an_unwritable_folder_is_one_sentence(here):
+    (here / "file").write_text("")
+    done = run_program(here, *GRID, "--out", "file/out")
+    assert done.returncode not in (0, 3)
+    assert "Traceback" not in done.stderr
+
+
+UNTRACEABLE = """
+from tiny_net import make as dense
+from torch import nn
+
+
+class Branching(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if float(x.sum()) > 0 else x + 0)
+
+
+def make(num_classes=4):
+    return Branching(*dense(num_classes))
+"""
+
+
+def test_a_network_without_onnx_form_is_compressed_all_the_same(here):
+    (here / "branching.py").write_text(UNTRACEABLE)
+    done = run_program(here, *GRID, "--model", "branching:make", "--epochs", "0", "--out", "branching")
+    assert done.returncode == 0, done.stderr
+    row = json.loads((here / "branching" / "report.json").read_text())["rows"][0]
+    fields = ("onnx", "onnx_size_mb", "onnx_top1", "onnx_differing_predictions", "onnx_bits")
+    assert {row[name] for name in fields} == {None}
+    assert row["onnx_reason"].startswith("onnx: the network Branching has no ONNX form: ")
+    assert row["top1_quant"] is not None
+    assert row["onnx_reason"][:40] in (here / "branching" / "report.md").read_text()
+    assert [path.suffix for path in (here / "branching" / "artifacts").iterdir()] == [".safetensors"] * 2
