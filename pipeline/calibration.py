@@ -4,7 +4,7 @@ import copy
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -15,9 +15,11 @@ from basis.patches import samples
 from basis.portion import Portion
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
+from quant.formats import IntFormat, QuantizedTensor, term_factors
 from quant.gptq import gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
 from quant.schemes import Format, StoredTensor
+from quant.term_scales import term_exponents
 
 # A Gram matrix of more features than this takes gigabytes; such a layer (VGG's first linear one) is rounded to nearest.
 MOST_FEATURES = 8192
@@ -51,7 +53,7 @@ def round_layers(
 
     Each layer is rounded when the images reach it, so its inputs are those that the rounded layers before it give. It
     keeps its rounded values for the rest of the pass. By gptq its values are first refitted to the outputs of the
-    float network, so it also makes up for the rounding before it.
+    float network, so it also makes up for the rounding before it; integers of a series get a factor for each term.
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
@@ -77,7 +79,8 @@ def round_layers(
             if name in wanted and name not in found.layers:
                 layer_seed = seed + zlib.crc32(name.encode())
                 moments = _moments(module, inputs[0].float(), wanted.pop(name), layer_seed, portion)
-                rounded = _round(stored.detach(), moments, format, backend, rounding)
+                series = isinstance(module, SeriesConv2d)
+                rounded = _round(stored.detach(), moments, format, backend, rounding, series)
                 found.layers[name] = rounded
                 found.errors[name] = _relative_error(stored.detach(), moments.gram, rounded)
                 stored.copy_(rounded.dequantize())
@@ -123,11 +126,26 @@ def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int, por
     return conv_moments(module, x, chosen, targets, operator, portion)
 
 
-def _round(stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str) -> StoredTensor:
+def _round(
+    stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str, series: bool
+) -> StoredTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
-    chosen = gptq(moments.refit(stored.flatten(1)), moments.gram, format)
+    wanted = moments.refit(stored.flatten(1))
+    if series and isinstance(format, IntFormat):
+        return _round_terms(wanted.view(stored.shape), moments.gram, format, backend)
+    chosen = gptq(wanted, moments.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
+
+
+def _round_terms(coefficients: Tensor, grams: Tensor, format: IntFormat, backend: Backend) -> StoredTensor:
+    """By gptq, in units of the factor of each term."""
+    terms = term_exponents(coefficients, grams)
+    factors = term_factors(terms).to(coefficients.device)
+    columns = factors.flatten().repeat(coefficients.shape[1]).to(grams.dtype)
+    chosen = gptq((coefficients / factors).flatten(1), grams * columns * columns[:, None], format)
+    rounded = backend.quantize(chosen.dequantize().view(coefficients.shape), format, chosen.scale)
+    return replace(cast(QuantizedTensor, rounded), terms=terms)
 
 
 def _relative_error(stored: Tensor, grams: Tensor, rounded: StoredTensor) -> float:

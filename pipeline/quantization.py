@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 from basis.conv import SeriesConv2d
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
+from quant.formats import term_factors
 from quant.schemes import Format, StoredTensor
+from quant.term_scales import TermScaledFakeQuantizer
 
 
 def quantized_tensor_name(module: nn.Module) -> str | None:
@@ -73,6 +75,15 @@ def attach_fake_quantizers(
             weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
             if start is not None:
                 weight.data.copy_(start.dequantize())
-            quantizer = backend.fake_quantizer(weight, format, None if start is None else start.scale)
+            quantizer = _fake_quantizer(weight, format, backend, start)
             parametrize.register_parametrization(module, tensor_name, quantizer)
     return model
+
+
+def _fake_quantizer(weight: Tensor, format: Format, backend: Backend, start: StoredTensor | None) -> FakeQuantizer:
+    """One that gives the stored values for this weight, or starts from nearest."""
+    if start is None or start.terms is None:
+        return backend.fake_quantizer(weight, format, None if start is None else start.scale)
+    divided = weight / term_factors(start.terms).to(weight.device)
+    quantizer = backend.fake_quantizer(divided, format, start.scale)
+    return TermScaledFakeQuantizer(quantizer, start.terms, weight.device)

@@ -17,6 +17,9 @@ MAX_BITS = 8
 # so that a channel of zeros can have a scale that no kernel turns into infinity or NaN.
 SMALLEST_SCALE = 2.0**-100
 
+# 2^0, 2^(1/4), 2^(1/2), 2^(3/4) as the nearest float32 numbers, so that every machine has the same factors.
+_QUARTERS = (1.0, 1.1892070770263672, 1.4142135381698608, 1.6817928552627563)
+
 
 @dataclass(frozen=True)
 class IntFormat:
@@ -57,10 +60,13 @@ class IntFormat:
 class QuantizedTensor:
     """Integers and one scale per output channel; the value of an element is integer x scale.
 
+    Coefficients of a series may have a factor for each of their terms besides: then it is integer x scale x factor.
+
     Args:
         integers: int8, any shape of one or more axes; axis 0 is the output channel.
         scale: float32, shape (out_channels,), positive and finite.
         format: the range that the integers keep to.
+        terms: exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
 
     Raises:
         CompressionError: if types, shapes, range or scales are not as above.
@@ -69,6 +75,7 @@ class QuantizedTensor:
     integers: Tensor
     scale: Tensor
     format: IntFormat
+    terms: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.integers.dtype != torch.int8 or self.integers.ndim < 1 or self.integers.numel() == 0:
@@ -85,14 +92,28 @@ class QuantizedTensor:
         if self.scale.dtype != torch.float32:
             raise CompressionError(f"QuantizedTensor got a scale of type {self.scale.dtype}; allowed is float32.")
         check_scale(self.scale, self.integers.shape[0])
+        if self.terms is not None and (
+            self.terms.dtype != torch.int8 or self.integers.ndim != 4 or self.terms.shape != self.integers.shape[2:]
+        ):
+            raise CompressionError(
+                f"QuantizedTensor got exponents of type {self.terms.dtype} and shape {tuple(self.terms.shape)} for "
+                f"integers of shape {tuple(self.integers.shape)}; allowed is int8, (nh, nw) for (O, I, nh, nw)."
+            )
 
     def dequantize(self) -> Tensor:
-        """The stored values as float32, shape of `integers`: one exact conversion and one float32 product each."""
-        return self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
+        """The stored values as float32, shape of `integers`: an exact conversion and one or two float32 products."""
+        values = self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
+        return values if self.terms is None else values * term_factors(self.terms).to(values.device)
 
     def cpu(self) -> QuantizedTensor:
         """The same tensor on the CPU."""
-        return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format)
+        return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format, self.terms)
+
+
+def term_factors(exponents: Tensor) -> Tensor:
+    """The factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
+    whole = exponents.to(torch.int32)
+    return torch.ldexp(torch.tensor(_QUARTERS)[whole % 4], torch.div(whole, 4, rounding_mode="floor"))
 
 
 def check_bits(name: str, bits: int) -> None:

@@ -16,7 +16,7 @@ from basis.errors import CompressionError
 from quant import minifloat
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_weight
 from quant.schemes import Format, StoredTensor, stored_tensor
-from quant.sweeps import compensated_rounding, descend, inverse_root
+from quant.sweeps import compensated_rounding, damped, descend
 
 # Scales as shares of absolute maximum / qmax: a clipped outlier often costs less than a coarse step.
 _SHARES = torch.linspace(0.30, 1.05, 51, dtype=torch.float64).flip(0)
@@ -49,7 +49,7 @@ def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01
     order = grams.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     columns = _grouped(values, len(grams)).mT.to(torch.float64)
     columns = columns.gather(1, order[:, :, None].expand_as(columns))
-    hessian, root = _damped(_reordered(grams, order), damping)
+    hessian, root = damped(_reordered(grams, order), damping)
     chosen, scale = _chosen(columns, hessian, root, nearest)
     back = order.argsort(dim=1)[:, :, None].expand_as(chosen)
     rows = chosen.gather(1, back).mT.reshape(values.shape)
@@ -100,29 +100,6 @@ def _nearest(values: Tensor, format: Format) -> StoredTensor:
     scale = (values.abs().amax(1) / format.qmax).clamp_min(SMALLEST_SCALE)
     integers = (values / scale[:, None]).round().clamp(format.qmin, format.qmax)
     return QuantizedTensor(integers.to(torch.int8), scale, format)
-
-
-def _damped(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrices with a mean diagonal of one and damping, and `inverse_root` of them.
-
-    Inputs that are always zero are left with the damping alone: they are rounded to nearest. A matrix that is not
-    positive definite in float64 gets ten times the damping until it is.
-    """
-    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
-    mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    unit = torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
-    shares = torch.full_like(mean, damping)
-    while bool((shares <= 1).all()):
-        hessian = unit + shares * identity
-        root, failed = inverse_root(hessian)
-        if not bool(failed.any()):
-            return hessian, root
-        shares = torch.where(failed[:, None, None], (10 * shares).clamp_min(1e-6), shares)
-    lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min())
-    raise CompressionError(
-        f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
-        "diagonal; allowed is a positive semi-definite matrix."
-    )
 
 
 def _chosen(columns: Tensor, hessian: Tensor, root: Tensor, start: StoredTensor) -> tuple[Tensor, Tensor | None]:

@@ -81,6 +81,7 @@ class MinifloatTensor:
 
     Attributes:
         scale: None: the exponent carries the magnitude.
+        terms: None, for the same reason.
 
     Raises:
         CompressionError: if the type, the shape or the range is not as above.
@@ -89,6 +90,7 @@ class MinifloatTensor:
     integers: Tensor
     format: MinifloatFormat
     scale: ClassVar[None] = None
+    terms: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.integers.dtype != torch.int16 or self.integers.ndim < 1 or self.integers.numel() == 0:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from basis.errors import CompressionError
+
 # Small enough that one column's update of a block is not worth several threads, which would wait for one another.
 _BLOCK = 32
 
@@ -66,6 +68,29 @@ def inverse_root(hessian: Tensor) -> tuple[Tensor, Tensor]:
     safe = torch.where(failures[:, None, None] == 0, flipped.flip(1, 2), identity)
     inverse: Tensor = torch.linalg.solve_triangular(safe, identity, upper=True)
     return inverse, failures != 0
+
+
+def damped(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The Gram matrices with a mean diagonal of one and damping, and `inverse_root` of them.
+
+    Inputs that are always zero are left with the damping alone: they are rounded to nearest. A matrix that is not
+    positive definite in float64 gets ten times the damping until it is.
+    """
+    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    unit = torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
+    shares = torch.full_like(mean, damping)
+    while bool((shares <= 1).all()):
+        hessian = unit + shares * identity
+        root, failed = inverse_root(hessian)
+        if not bool(failed.any()):
+            return hessian, root
+        shares = torch.where(failed[:, None, None], (10 * shares).clamp_min(1e-6), shares)
+    lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min())
+    raise CompressionError(
+        f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
+        "diagonal; allowed is a positive semi-definite matrix."
+    )
 
 
 def descend(

@@ -25,6 +25,7 @@ from pipeline.artifact.header import (
 from pipeline.models.registry import builder_of
 from pipeline.network_record import LayerRecord, NetworkRecord
 from pipeline.normalization import NormalizationRecord
+from quant.formats import IntFormat
 
 CODES, SCALES, NORMALIZATION, TENSORS, TABLE = "codes", "scales", "normalization", "tensors", "table"
 
@@ -112,19 +113,20 @@ def _add_layer(layer: LayerRecord, parts: dict[str, list[Tensor]]) -> LayerEntry
         basis=layer.basis,
         order=layer.order,
         kernel=layer.kernel,
+        terms=None if layer.values.terms is None else tuple(map(tuple, layer.values.terms.tolist())),
         crc32=_crc(codes, scales),
     )
 
 
 def _take_layer(entry: LayerEntry, reader: _Reader) -> LayerRecord:
-    _check_series(entry)
     format = schemes.format_named(entry.scheme, entry.bits)
+    _check_series(entry)
     codes = reader.take(CODES, schemes.code_bytes(format, entry.shape), torch.uint8)
     count = schemes.scale_count(format, entry.shape)
     scales = reader.take(SCALES, count, torch.float32) if count else torch.empty(0)
     _check_crc(entry, codes, scales)
     try:
-        values = schemes.decode(codes, scales, format, entry.shape)
+        values = schemes.decode(codes, scales, format, entry.shape, entry.terms)
     except CompressionError as error:
         raise CompressionError(f"its layer {entry.name!r} is damaged: {error}") from None
     return LayerRecord(entry.name, values, entry.basis, entry.order, entry.kernel)
@@ -132,6 +134,16 @@ def _take_layer(entry: LayerEntry, reader: _Reader) -> LayerRecord:
 
 def _check_series(entry: LayerEntry) -> None:
     parts = (entry.basis, entry.order, entry.kernel)
+    if entry.terms is not None and (
+        entry.order is None
+        or entry.scheme != IntFormat.scheme
+        or len(entry.terms) != entry.order[0]
+        or any(len(row) != entry.order[1] for row in entry.terms)
+    ):
+        raise CompressionError(
+            f"its layer {entry.name!r} has the terms {entry.terms} for order {entry.order} and scheme "
+            f"{entry.scheme!r}; allowed: one exponent for each term of a series of integers"
+        )
     if parts == (None, None, None):
         return
     if entry.basis is None or entry.order is None or entry.kernel is None or entry.shape[2:] != entry.order:

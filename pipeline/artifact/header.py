@@ -12,6 +12,7 @@ FORMAT_VERSION = 1
 MOST_TABLE_BYTES = 1 << 24
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
+Exponent = Annotated[int, Field(ge=-127, le=127)]
 Crc = Annotated[int, Field(ge=0, lt=1 << 32)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Triple = tuple[float, float, float]
@@ -45,7 +46,10 @@ class Header(_Strict):
 
 
 class LayerEntry(_Strict):
-    """One layer in few bits; ``shape`` is that of its stored values, ``crc32`` is of its codes and then its scales."""
+    """One layer in few bits; ``shape`` is that of its stored values, ``crc32`` is of its codes and then its scales.
+
+    ``terms`` are the exponents of its terms' factors, (nh, nw): see ``quant.formats.QuantizedTensor``.
+    """
 
     name: Name
     scheme: Name
@@ -54,6 +58,7 @@ class LayerEntry(_Strict):
     basis: Name | None = None
     order: tuple[Size, Size] | None = None
     kernel: tuple[Size, Size] | None = None
+    terms: tuple[tuple[Exponent, ...], ...] | None = None
     crc32: Crc
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
-from quant.formats import IntFormat
+from quant.formats import IntFormat, QuantizedTensor
 from quant.packing import pack, packed_size, unpack
 from quant.schemes import SCHEMES, Format, StoredTensor, get_format, stored_tensor
 
@@ -39,11 +39,19 @@ def encode(values: StoredTensor) -> tuple[Tensor, Tensor]:
     return pack(values.integers, values.format.stored_bits), scales
 
 
-def decode(codes: Tensor, scales: Tensor, format: Format, shape: Sequence[int]) -> StoredTensor:
-    """The inverse of ``encode``.
+def decode(
+    codes: Tensor,
+    scales: Tensor,
+    format: Format,
+    shape: Sequence[int],
+    terms: Sequence[Sequence[int]] | None = None,
+) -> StoredTensor:
+    """The inverse of ``encode``; ``terms`` are the exponents of a series' terms.
 
     Raises:
-        CompressionError: A code or a scale is not allowed.
+        CompressionError: A code or a scale is not allowed, or the exponents are not one for each term.
     """
     integers = unpack(codes, format.stored_bits, shape)
-    return stored_tensor(integers, scales if isinstance(format, IntFormat) else None, format)
+    if not isinstance(format, IntFormat):
+        return stored_tensor(integers, None, format)
+    return QuantizedTensor(integers, scales, format, None if terms is None else torch.tensor(terms, dtype=torch.int8))

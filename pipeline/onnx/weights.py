@@ -4,6 +4,7 @@
                      scales (O) ---^                         ^          ^
                            transposed kron(Bh, Bw) (nh nw, kh kw)       (0, 0, kh, kw)
 
+Where terms have factors, these are in the matrix' rows.
 A layer without series has its integers in the weight's own shape and ends at DequantizeLinear. Minifloats, which ONNX
 has no type for, are float32 coefficients in the place of integers and DequantizeLinear.
 """
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from basis.series import basis_matrix
 from pipeline.network_record import LayerRecord
 from pipeline.onnx.norms import Array, Factors
-from quant.formats import SMALLEST_SCALE, QuantizedTensor
+from quant.formats import SMALLEST_SCALE, QuantizedTensor, term_factors
 from quant.packing import pack
 from quant.schemes import StoredTensor
 
@@ -70,7 +71,9 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
     flat = (*layer.values.integers.shape[:2], order_h * order_w)
     coefficients = _add_values(parts, layer, f"{layer.name}.coefficients", factors, flat)
     matrix = torch.kron(basis_matrix(layer.basis, height, order_h), basis_matrix(layer.basis, width, order_w))
-    name = f"{layer.basis}.{height}x{width}.{order_h}x{order_w}"
+    name, terms = f"{layer.basis}.{height}x{width}.{order_h}x{order_w}", layer.values.terms
+    if terms is not None:
+        name, matrix = f"{layer.name}.basis", matrix * term_factors(terms).flatten()
     basis = parts.constant(name, matrix.T.numpy().astype(np.float32))
     shape = parts.constant(f"shape.{height}x{width}", np.array([0, 0, height, width], dtype=np.int64))
     parts.node("Reshape", [parts.node("MatMul", [coefficients, basis], f"{layer.name}.filters"), shape], output)

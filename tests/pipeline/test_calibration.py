@@ -41,6 +41,18 @@ def test_gptq_changes_the_outputs_less_than_nearest_on_other_images(bits):
     assert errors[0] < 0.8 * errors[1]
 
 
+def test_factors_of_terms_belong_to_series_of_integers_and_lower_the_error(monkeypatch):
+    def errors(rounding="gptq"):
+        found = round_layers(series(), correlated_images(0), IntFormat(3), get_backend("brevitas"), rounding=rounding)
+        return found, found.errors["1.0"] + found.errors["2.0"]
+
+    found, error = errors()
+    assert {name for name, values in found.layers.items() if values.terms is not None} == {"0.0", "1.0", "2.0"}
+    assert all(values.terms is None for values in errors("nearest")[0].layers.values())
+    monkeypatch.setattr("pipeline.calibration.term_exponents", lambda c, g: torch.zeros(c.shape[2:], dtype=torch.int8))
+    assert error < 0.95 * errors()[1]
+
+
 def test_every_layer_is_rounded_and_the_network_is_left_alone():
     model = series()
     before = copy.deepcopy(model.state_dict())

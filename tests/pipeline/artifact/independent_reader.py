@@ -70,7 +70,13 @@ def integers(entry: dict, sections: dict[str, Section]) -> np.ndarray:
     powers[-1] *= -1  # two's complement
     values = stored @ powers
     assert abs(values).max() < 2 ** (bits - 1)
-    return values.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
+    values = values.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
+    return values * factors(np.array(entry["terms"])) if "terms" in entry else values
+
+
+def factors(exponents: np.ndarray) -> np.ndarray:
+    quarters = np.array([0x3F800000, 0x3F9837F0, 0x3FB504F3, 0x3FD744FD], "<u4").view("<f4")
+    return quarters[exponents % 4] * np.float32(2) ** (exponents // 4).astype(np.float32)
 
 
 def minifloats(entry: dict, sections: dict[str, Section]) -> np.ndarray:

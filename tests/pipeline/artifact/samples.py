@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.artifact.container import join, split
 from pipeline.network_record import NetworkRecord, record_network
 from pipeline.quantization import quantize_network
 from quant.backends import get_backend
+from quant.formats import QuantizedTensor
 from quant.schemes import get_format
 from tests.pipeline.networks import tiny_network
 
@@ -24,8 +26,14 @@ ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 
 
 def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int") -> NetworkRecord:
+    """A small network's record; integers of series have a factor for each term."""
     model = swap_convolutions(tiny_network(), ORDERS, basis)
-    return record_network(model, quantize_network(model, get_format(scheme, bits), get_backend("brevitas")))
+    values = quantize_network(model, get_format(scheme, bits), get_backend("brevitas"))
+    for name, (height, width) in ORDERS.items():
+        if isinstance(stored := values[name], QuantizedTensor):
+            exponents = torch.arange(-4, height * width - 4, dtype=torch.int8).reshape(height, width)
+            values[name] = replace(stored, terms=exponents)
+    return record_network(model, values)
 
 
 def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:

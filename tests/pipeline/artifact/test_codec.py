@@ -42,7 +42,8 @@ def layers(draw: st.DrawFn, name: str) -> LayerRecord:
         limit = IntFormat(bits).qmax
         integers = torch.randint(-limit, limit + 1, shape, generator=generator, dtype=torch.int8)
         scales = draw(st.lists(st.floats(SMALLEST_SCALE, 2.0**100, width=32), min_size=shape[0], max_size=shape[0]))
-        values = QuantizedTensor(integers, torch.tensor(scales, dtype=torch.float32), IntFormat(bits))
+        terms = torch.randint(-127, 128, shape[2:], generator=generator, dtype=torch.int8) if series else None
+        values = QuantizedTensor(integers, torch.tensor(scales, dtype=torch.float32), IntFormat(bits), terms)
     if not series:
         return LayerRecord(name, values)
     order = (shape[2], shape[3])

@@ -33,6 +33,19 @@ def test_onnxruntime_rebuilds_the_filters(bits, width, basis):
     assert onnx_bits(record.values) == width
 
 
+def test_factors_of_terms_go_into_the_matrix_of_their_layer():
+    plain = layer(4, (4, 3, 2, 3), "cosine", (3, 5))
+    exponents = torch.tensor([[-4, 0, 3], [6, -1, 8]], dtype=torch.int8)
+    scaled, parts = replace(plain, name="other", values=replace(plain.values, terms=exponents)), GraphParts()
+    add_packed(parts, plain, "plain", None)
+    add_packed(parts, scaled, "scaled", None)
+    factors = 2.0 ** (exponents.numpy() / 4)
+    left, right = (basis_matrix("cosine", k, n).numpy() for k, n in ((3, 2), (5, 3)))
+    values = plain.values.integers.numpy() * plain.values.scale.numpy()[:, None, None, None] * factors
+    np.testing.assert_allclose(computed(parts, "plain", 21), reference(plain), atol=2e-5)
+    np.testing.assert_allclose(computed(parts, "scaled", 21), left @ values @ right.T, atol=1e-4)
+
+
 def test_the_integers_are_stored_as_bits():
     record, parts = layer(4, (6, 5, 2, 2), "cosine", (3, 3)), GraphParts()
     add_packed(parts, record, "w", None)

@@ -1,0 +1,83 @@
+"""A factor for each term of a layer's series, so that one step of rounding suits all terms.
+
+The terms of a series are unlike: on a 3x3 kernel the constant one moves the outputs most, the product of two first
+cosines least, and their coefficients differ in size. With one scale per output channel all of them share a step, which
+is then too coarse for one term and finer than need be for another. The integers therefore stand for coefficients that
+are divided by a factor of their term, the same in all channels of a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from basis.errors import CompressionError
+from quant.fake_quantizer import FakeQuantizer
+from quant.formats import QuantizedTensor, check_weight, term_factors
+from quant.schemes import StoredTensor
+from quant.sweeps import damped
+
+# Exponents of a term's sensitivity and magnitude in its factor: fine steps where outputs are sensitive, coarse ones
+# where coefficients are large.
+_SENSITIVITY, _MAGNITUDE = 0.25, 0.5
+# A term with smaller coefficients than this share of the layer's is scaled as if it had these.
+_SMALLEST_SHARE = 1e-3
+
+
+def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01) -> Tensor:
+    """Choose the factors of a layer's terms: sqrt(magnitude) / sensitivity^(1/4), to the next quarter of an octave.
+
+    The magnitude is the root mean square of a term's coefficients. Its sensitivity is the squared change of the outputs
+    for a unit change of one of its coefficients that all others make up for as well as they can: 1 / (G^-1)_jj.
+
+    Args:
+        coefficients: (O, I, nh, nw) floating point, finite; O is a multiple of the number of groups.
+        grams: (groups, F, F) with F = I nh nw: see ``quant.gptq.gptq``.
+        damping: Share of the mean diagonal that is added to the diagonal.
+
+    Returns:
+        Exponents e of the factors 2^(e/4), int8, (nh, nw); their mean is 0, up to rounding.
+
+    Raises:
+        CompressionError: A Gram matrix is not positive semi-definite.
+    """
+    terms = coefficients.shape[2] * coefficients.shape[3]
+    _, root = damped(grams.to(torch.float64), damping)
+    sensitivity = root.square().sum(1).reciprocal().log2().unflatten(1, (-1, terms)).mean((0, 1))
+    magnitude = coefficients.to(torch.float64).square().mean((0, 1)).sqrt().flatten()
+    if not bool(magnitude.any()):
+        return torch.zeros(coefficients.shape[2:], dtype=torch.int8)
+    magnitude = magnitude.clamp_min(_SMALLEST_SHARE * float(magnitude.max())).log2()
+    octaves = _MAGNITUDE * magnitude - _SENSITIVITY * sensitivity
+    exponents: Tensor = (4 * (octaves - octaves.mean())).round().clamp(-127, 127)
+    return exponents.to(torch.int8).cpu().reshape(coefficients.shape[2:])
+
+
+class TermScaledFakeQuantizer(FakeQuantizer):
+    """Lets another fake quantizer round the coefficients divided by their terms' factors.
+
+    Args:
+        quantizer: Of integers; made for the divided coefficients.
+        exponents: From ``term_exponents``.
+    """
+
+    factors: Tensor
+
+    def __init__(self, quantizer: FakeQuantizer, exponents: Tensor, device: torch.device) -> None:
+        super().__init__(torch.Size(quantizer.shape))
+        self.quantizer, self.exponents = quantizer, exponents
+        self.register_buffer("factors", term_factors(exponents).to(device), persistent=False)
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """See ``FakeQuantizer``."""
+        return self.quantizer.fake_quantize(weight / self.factors) * self.factors
+
+    @torch.no_grad()
+    def quantized(self, weight: Tensor) -> StoredTensor:
+        """See ``FakeQuantizer``; refuses a quantizer of minifloats, which have exponents of their own."""
+        found = self.quantizer.quantized(check_weight(weight) / self.factors)
+        if not isinstance(found, QuantizedTensor):
+            raise CompressionError(f"Terms of the scheme {found.format.scheme} have no factors; allowed: int")
+        return replace(found, terms=self.exponents)
