@@ -1,4 +1,4 @@
-"""A fine-tuning epoch of ResNet-20 with a teacher that is asked about every batch against one without, step by step."""
+"""A fine-tuning step of ResNet-20 that imitates a teacher asked about every batch against one without, step by step."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from pipeline.models.registry import build_model
 from pipeline.plan import orders_of, plan_layers
 from pipeline.randomness import RandomStream
 from pipeline.teacher import Teacher
-from pipeline.training import training_step
+from pipeline.training import Lesson, training_step
 
 BATCH, STEPS, BOUND = 128, 12, 1.6
 
@@ -39,7 +39,7 @@ def main() -> None:
                     answer = (
                         None if kind == "plain" else teacher.answer(images, epoch_seed=step, batch_size=BATCH, batch=0)
                     )
-                    training_step(prepared, images, labels, answer, taps[kind], optimizer, accelerator, random)
+                    training_step(prepared, Lesson(images, labels, answer), taps[kind], optimizer, accelerator, random)
                 if step >= 0:
                     taken.append(time.perf_counter() - start)
     ratio = statistics.median(a / b for a, b in zip(seconds["taught"], seconds["plain"], strict=True))

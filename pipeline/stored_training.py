@@ -15,7 +15,7 @@ from pipeline.progress import Progress
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
-from pipeline.training import FEATURE_WEIGHT, LABEL_SHARE, TEMPERATURE, OnEpoch, Schedule, train
+from pipeline.training import TEACHING, OnEpoch, Schedule, train
 from pipeline.training_state import EpochFigures, Position
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Course:
             schedule=asdict(self.schedule),
             seed=self.seed,
             first_epoch=self.first_epoch,
-            teacher=None if self.teacher is None else [self.teacher.digest, TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT],
+            teacher=None if self.teacher is None else [self.teacher.digest, *TEACHING],
         )
         return Step(name, key)
 

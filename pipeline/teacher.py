@@ -55,7 +55,7 @@ class Teacher:
     def __init__(self, network: nn.Module, accelerator: Accelerator, memory: int = MEMORY_BYTES) -> None:
         """Keep no answer yet."""
         self._network, self._accelerator, self._left = network, accelerator, memory
-        self._kept: defaultdict[tuple[int, int], dict[int, Answer]] = defaultdict(dict)
+        self._kept: defaultdict[tuple[int, int, bool], dict[int, Answer]] = defaultdict(dict)
         self.points = feature_points(network)
 
     @cached_property
@@ -64,7 +64,7 @@ class Teacher:
         return state_digest(self._network)
 
     @torch.no_grad()
-    def answer(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int) -> Answer:
+    def answer(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int, features: bool = True) -> Answer:
         """What the teacher says of one batch of the training images.
 
         Args:
@@ -72,14 +72,15 @@ class Teacher:
             epoch_seed: The seed of the epoch's order and augmentation.
             batch_size: Images of a full batch.
             batch: Number of the batch in the epoch, from 0.
+            features: Whether its features are wanted, too.
 
         Returns:
             Logits and features on the images' device, in the precision of training.
         """
-        kept = self._kept[epoch_seed, batch_size]
+        kept = self._kept[epoch_seed, batch_size, features]
         if batch in kept:
             return kept[batch].to(images.device)
-        taps = Taps(self.points)
+        taps = Taps(self.points if features else ())
         with taps.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
             answer = Answer(logits, taps.take())

@@ -27,7 +27,11 @@ from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
 LABEL_SHARE = 0.1
+# Weight of the imitated stages at the start; it falls in a line to zero at this share of training, whose rest follows
+# the answers and labels alone: see docs/training.md.
 FEATURE_WEIGHT = 30.0
+IMITATED_SHARE = 0.6
+TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE)  # what a taught network depends on
 # Norm of all gradients, above which they are scaled down: networks that train well stay below it.
 MOST_GRADIENT = 20.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
@@ -68,6 +72,25 @@ class Schedule:
         return self.lr * self.factor(step, steps)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one step trains on: a batch or, with several processes, this one's share of it.
+
+    Attributes:
+        images: (N, 3, H, W).
+        labels: (N,).
+        answer: What the teacher says of the images, or None.
+        imitation: Weight of the teacher's features.
+        weight: What the mean over this share counts in the mean over all of them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    answer: Answer | None = None
+    imitation: float = FEATURE_WEIGHT
+    weight: float = 1.0
+
+
 def train(
     model: nn.Module,
     images: Split,
@@ -93,8 +116,8 @@ def train(
         seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
             many processes share it.
         teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
-            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and the outputs of its stages are imitated too
-            (``pipeline.features``). None trains on the labels only.
+            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
+            too (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.
@@ -120,9 +143,9 @@ def train(
     shown = (progress or SilentProgress()).track(title, steps)
     with stop.step(), taps.on(model), filter_space_gradients(model), quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
-        for x, labels, answer, weight in lessons:
+        for lesson in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, x, labels, answer, taps, stepping, accelerator, random, weight)
+            loss = training_step(prepared, lesson, taps, stepping, accelerator, random)
             position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             keeper.after_step(position, _asked_of_any(stop, processes))
@@ -139,17 +162,20 @@ def _lessons(
     first_epoch: int,
     teacher: Teacher | None,
     share: Share,
-) -> Iterator[tuple[Tensor, Tensor, Answer | None, float]]:
-    """This share of every batch from the position to the end: images, labels, the teacher's answer, and its weight."""
-    size = schedule.batch_size
+) -> Iterator[Lesson]:
+    """This share of every batch from the position to the end."""
+    size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
     for epoch in range(position.epoch, schedule.epochs):
         epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
         batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start, share=share)
         for batch, (x, labels) in enumerate(batches, start):
+            done = (epoch * position.per_epoch + batch) / steps
+            imitation = FEATURE_WEIGHT * max(0.0, 1 - done / IMITATED_SHARE)
             answer = None
             if teacher is not None:
-                answer = teacher.answer(x, epoch_seed=epoch_seed, batch_size=size, batch=batch)
-            yield x, labels, answer, share.weight(min(size, len(images) - batch * size))
+                told = {"epoch_seed": epoch_seed, "batch_size": size, "batch": batch}
+                answer = teacher.answer(x, **told, features=imitation > 0)
+            yield Lesson(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:
@@ -193,27 +219,21 @@ def _rounds(module: nn.Module) -> bool:
 
 def training_step(
     model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    answer: Answer | None,
+    lesson: Lesson,
     taps: Taps,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
-    weight: float = 1.0,
 ) -> float:
-    """One step of training; with several processes, each has its share of the batch.
+    """One step of training.
 
     Args:
         model: The network, prepared by the accelerator.
-        x: Images, (N, 3, H, W).
-        labels: (N,).
-        answer: What the teacher says of the images, or None.
+        lesson: What it trains on.
         taps: On the network, at the teacher's points.
         optimizer: It makes the step.
         accelerator: Precision and processes.
         random: What dropout draws from.
-        weight: What the mean over this share counts in the mean over all of them.
 
     Returns:
         The loss of the whole batch.
@@ -222,8 +242,8 @@ def training_step(
         CompressionError: It is NaN or infinite.
     """
     with random.drawn_from():
-        logits = model(x)
-    loss = _loss(logits, labels, taps.take(), answer) * weight
+        logits = model(lesson.images)
+    loss = _loss(logits, taps.take(), lesson) * lesson.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
@@ -235,8 +255,8 @@ def training_step(
     return whole
 
 
-def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: Answer | None) -> Tensor:
-    hard = functional.cross_entropy(logits.float(), labels)
+def _loss(logits: Tensor, features: Sequence[Tensor], lesson: Lesson) -> Tensor:
+    hard, answer = functional.cross_entropy(logits.float(), lesson.labels), lesson.answer
     if answer is None:
         return hard
     soft = functional.kl_div(
@@ -246,4 +266,6 @@ def _loss(logits: Tensor, labels: Tensor, features: Sequence[Tensor], answer: An
         log_target=True,
     )
     told = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
-    return told + FEATURE_WEIGHT * feature_loss(features, answer.features)
+    if not lesson.imitation:
+        return told
+    return told + lesson.imitation * feature_loss(features, answer.features)

@@ -10,6 +10,7 @@ import torch
 from basis.conv import SeriesConv2d
 from basis.errors import CompressionError
 from basis.swap import swap_convolutions
+from pipeline import training
 from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
@@ -68,6 +69,20 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
         assert torch.equal(a, b)
     before = series(trained).get_submodule("0.0").coefficients
     assert not torch.equal(networks[0].get_submodule("0.0").coefficients, before)
+
+
+def test_stages_are_imitated_in_the_first_part_of_training_only(data, trained, monkeypatch):
+    accelerator = make_accelerator("cpu")
+    teacher, weights, asked = Teacher(trained, accelerator), [], []
+    step, answer = training.training_step, teacher.answer
+    monkeypatch.setattr(training, "training_step", lambda *a: (weights.append(a[1].imitation), step(*a))[1])
+    monkeypatch.setattr(teacher, "answer", lambda *a, **told: (asked.append(told["features"]), answer(*a, **told))[1])
+    train(series(trained), data.train, Schedule(2, 0.01, 16), accelerator=accelerator, seed=0, teacher=teacher)
+    count = len(weights)
+    shares = [1 - i / (count * training.IMITATED_SHARE) for i in range(count)]
+    assert weights == pytest.approx([training.FEATURE_WEIGHT * max(0, share) for share in shares])
+    assert asked == [weight > 0 for weight in weights]
+    assert 0.5 < sum(asked) / count < 0.7
 
 
 def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
