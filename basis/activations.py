@@ -115,7 +115,11 @@ def _visit(
         return visit
 
     def leave(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, inputs, output: additions.watch(name, output)
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if name in last:  # what is watched is kept in memory
+                additions.watch(name, output)
+
+        return watch
 
     def correct(addition: Addition) -> None:
         layer = last.pop(addition.name, None)

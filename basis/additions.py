@@ -62,7 +62,7 @@ class Additions(TorchFunctionMode):
     ) -> Any:
         """Call the function; before it, tell of an addition, and after it, forget an output that it has used."""
         kwargs = kwargs or {}
-        if not any(self._is_watched(tensor) for tensor in _tensors((args, kwargs))):
+        if not any(_holds(self._outputs, tensor) for tensor in _tensors((args, kwargs))):
             return func(*args, **kwargs)
         if func in FORMS and kwargs.keys() <= {"input", "other"}:
             self._tell([*args, *kwargs.values()])
@@ -71,20 +71,17 @@ class Additions(TorchFunctionMode):
         result = func(*args, **kwargs)
         if normalizes:
             self._outputs = [*unread, (result, version(result))]
-        elif all(any(tensor is output for output, _ in unread) for tensor in _tensors(result)):
+        elif all(_holds(unread, tensor) for tensor in _tensors(result)):
             self._outputs = unread  # only its shape was asked for, or it was passed on, as dropout does in evaluation
         return result
 
-    def _is_watched(self, tensor: Tensor) -> bool:
-        return any(tensor is output for output, _ in self._outputs)
-
     def _normalizes(self, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        return func is functional.batch_norm and len(self._outputs) == 1 and self._is_watched(args[0])
+        return func is functional.batch_norm and len(self._outputs) == 1 and _holds(self._outputs, args[0])
 
     def _tell(self, operands: list[Any]) -> None:
         (source, _), (output, _) = self._outputs[0], self._outputs[-1]
-        others = [x for x in operands if isinstance(x, Tensor) and not self._is_watched(x)]
-        unchanged = all(version(tensor) == then for tensor, then in self._outputs)
+        others = [x for x in operands if isinstance(x, Tensor) and not _holds(self._outputs, x)]
+        unchanged = all(_holds(self._outputs, tensor) for tensor, _ in self._outputs)
         if unchanged and any(x is output for x in operands) and len(others) == 1 and others[0].shape == output.shape:
             self._met(Addition(self._name, source, output, others[0]))
 
@@ -121,6 +118,11 @@ def _gain(norm: nn.BatchNorm2d) -> Tensor:
     assert norm.running_var is not None
     gain = (norm.running_var + norm.eps).rsqrt()
     return gain if not norm.affine else gain * norm.weight
+
+
+def _holds(outputs: list[tuple[Tensor, int]], tensor: Tensor) -> bool:
+    """Whether a tensor is one of these, and has not been changed since."""
+    return any(tensor is output and version(output) == then for output, then in outputs)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
