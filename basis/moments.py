@@ -53,8 +53,10 @@ class Moments:
         batches = patch_batches(self._conv, self._x.float(), self.chosen, self._conv.operator)
         # Products of a batch in float32, which is what the layer itself computes in; their sums in float64.
         for rows, target in zip(batches, targets, strict=True):
-            z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
-            cross += z.mT @ target
-            if gram is not None:
+            if gram is None:  # the products without a copy of the rows that has the ones
+                cross += torch.cat([rows.mT @ target, target.sum(1, keepdim=True)], dim=1)
+            else:
+                z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
+                cross += z.mT @ target
                 gram += z.mT @ z
         return cross
