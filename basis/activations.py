@@ -4,13 +4,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from basis.additions import Addition, Additions, lacking, version
 from basis.conv import SeriesConv2d
-from basis.patches import patch_batches, samples
+from basis.moments import Moments
+from basis.patches import Sample, samples
 from basis.portion import Portion
 from basis.ridge import ridge_solution
 
@@ -26,6 +28,9 @@ def fit_activations(
     ridge pulls to the coefficients that it has, so on the positions seen no layer becomes worse than they are. A layer
     that runs several times is fitted at its first run; one that never runs keeps its coefficients.
 
+    Where a layer's output, through its normalization or as it is, is then added to another tensor, as at the end of a
+    residual block, the layer is fitted once more when the images reach the addition: so that the sum is the original's.
+
     Args:
         model: The network with series convolutions, fitted to their weights; changed in place.
         original: The network before the swap.
@@ -35,116 +40,139 @@ def fit_activations(
             coefficients, and the errors, of all images.
 
     Returns:
-        Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran.
+        Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran, with its own outputs in the
+        original as Y.
 
     Example:
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)
         {'conv1': 0.012, ...}
     """
-    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), _solve)
+    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), fits=True)
 
 
 @torch.no_grad()
 def output_errors(
     model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0, portion: Portion | None = None
 ) -> dict[str, float]:
-    """Measure what ``fit_activations`` minimises, and change nothing; arguments and result are the same."""
-    shared = portion or Portion.whole(len(images))
-    return _visit(model, original, images, seed, shared, lambda conv, norm, moments: _stored(conv))
-
-
-class _Moments:
-    """Sums over one layer's sampled positions in all images: what the squared error of any coefficients follows from.
-
-    Attributes:
-        gram: Z^T Z of the basis-filtered patches Z, (groups, F, F); the last feature is the bias' constant 1.
-        cross: Z^T Y with the original outputs Y, (groups, F, O / groups).
-        square: The sum of Y^2.
-    """
-
-    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: list[Tensor], seed: int, portion: Portion) -> None:
-        features, outputs = conv.coefficients[0].numel() + 1, conv.out_channels // conv.groups
-        self.gram = torch.zeros(conv.groups, features, features, dtype=torch.float64, device=x.device)
-        self.cross = torch.zeros(conv.groups, features, outputs, dtype=torch.float64, device=x.device)
-        square = 0.0
-        batches = patch_batches(conv, x, samples(conv, x, seed=seed, portion=portion), conv.operator)
-        # Products of a batch in float32, which is what the layer itself computes in; their sums in float64.
-        for rows, target in zip(batches, targets, strict=True):
-            z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
-            self.gram += z.mT @ z
-            self.cross += z.mT @ target
-            square += float(target.double().square().sum())
-        self.gram, self.cross = portion.reduce(self.gram), portion.reduce(self.cross)
-        self.square = float(portion.reduce(torch.tensor(square, dtype=torch.float64)))
-
-    def relative_error(self, columns: Tensor) -> float:
-        """||Y - Z a|| / ||Y|| for coefficients and bias a, (groups, F, O / groups); 0 where Y is 0."""
-        squared = self.square + float((columns * (self.gram @ columns - 2 * self.cross)).sum())
-        return float((max(squared, 0.0) / self.square) ** 0.5) if self.square > 0 else 0.0
+    """Measure the errors that ``fit_activations`` returns, and change nothing; arguments and result are the same."""
+    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), fits=False)
 
 
 Norm = nn.BatchNorm2d | None
-Change = Callable[[SeriesConv2d, Norm, _Moments], Tensor]
+
+
+class _Originals(NamedTuple):
+    """What the original network gives at the sampled positions, (groups, rows, O / groups) for each sample.
+
+    Attributes:
+        outputs: Layer name -> its outputs at its first run.
+        others: Layer name -> what its output, normalized if ``norms`` has it, is added to, if it runs once; empty where
+            nothing is fitted.
+        norms: Layer name -> name of the batch normalization with running statistics that its output goes into, if both
+            run once.
+    """
+
+    outputs: dict[str, list[Tensor]]
+    others: dict[str, list[Tensor]]
+    norms: dict[str, str]
+
+
+class _Visited(NamedTuple):
+    """A layer that the images have just reached, with its input and its coefficients and bias as columns."""
+
+    conv: SeriesConv2d
+    norm: Norm
+    x: Tensor
+    version: int
+    moments: Moments
+    columns: Tensor
 
 
 def _visit(
-    model: nn.Module, original: nn.Module, images: Tensor, seed: int, portion: Portion, change: Change
+    model: nn.Module, original: nn.Module, images: Tensor, seed: int, portion: Portion, *, fits: bool
 ) -> dict[str, float]:
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, SeriesConv2d)}
     seeds = {name: seed + zlib.crc32(name.encode()) for name in layers}
-    targets, norms = _sampled_outputs(original, seeds, images, portion)
+    targets, others, norms = _sampled_outputs(original, seeds, images, portion, fits=fits)
     errors: dict[str, float] = {}
+    last: dict[str, _Visited] = {}
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def reach(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if name not in errors:
+                last.clear()
                 conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
-                moments = _Moments(conv, inputs[0].float(), targets.pop(name), seeds[name], portion)
-                errors[name] = moments.relative_error(change(conv, norm, moments))
+                moments = Moments(conv, inputs[0], targets.pop(name), seeds[name], portion)
+                columns = _stored(conv)
+                if fits:
+                    left = moments.cross - moments.gram @ columns
+                    columns = _moved(conv, norm, moments.gram, columns, left)
+                errors[name] = moments.relative_error(columns)
+                if name in others:
+                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, columns)
 
         return visit
 
+    def leave(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if name in last:  # what is watched is kept in memory
+                additions.watch(name, output)
+
+        return watch
+
+    def correct(addition: Addition) -> None:
+        layer = last.pop(addition.name, None)
+        if layer and addition.normalized == (layer.norm is not None) and version(layer.x) == layer.version:
+            errors[addition.name] = _corrected(layer, addition, others.pop(addition.name))
+
+    additions = Additions(correct)
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(hook(name)).remove)
+            hooks.callback(layer.register_forward_pre_hook(reach(name)).remove)
+            if fits:
+                hooks.callback(layer.register_forward_hook(leave(name)).remove)
+        if fits:
+            hooks.enter_context(additions)
         _evaluate(model, images)
     return errors
 
 
 def _sampled_outputs(
-    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion
-) -> tuple[dict[str, list[Tensor]], dict[str, str]]:
-    """What each layer gives at its first run, and which normalization reads just that.
-
-    Returns:
-        Layer name -> outputs, (groups, rows, O / groups) for each of its samples; and layer name -> name of the batch
-        normalization with running statistics that its output goes into, if both run once.
-    """
+    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion, *, fits: bool
+) -> _Originals:
     found: dict[str, list[Tensor]] = {}
-    last: dict[str, Tensor] = {}
+    others: dict[str, tuple[bool, list[Tensor]]] = {}
+    last: dict[str, tuple[Tensor, list[Sample], int]] = {}
     runs: Counter[str] = Counter()
     follows: dict[str, str] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             conv = cast(nn.Conv2d, module)
+            chosen = samples(conv, inputs[0], seed=seeds[name], portion=portion)
             if not runs[name]:
-                chosen = samples(conv, inputs[0], seed=seeds[name], portion=portion)
                 found[name] = [sample.of(output.float(), conv.groups) for sample in chosen]
             runs[name] += 1
             last.clear()
-            last[name] = output
+            last[name] = output, chosen, conv.groups
+            additions.watch(name, output)
 
         return hook
 
     def meet(norm: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             runs[norm] += 1
-            follows.update({name: norm for name, output in last.items() if output is inputs[0]})
+            follows.update({name: norm for name, (output, _, _) in last.items() if output is inputs[0]})
 
         return hook
 
+    def add(addition: Addition) -> None:
+        _, chosen, groups = last[addition.name]
+        sampled = [sample.of(addition.other.float(), groups) for sample in chosen]
+        others[addition.name] = addition.normalized, sampled
+
+    additions = Additions(add)
     modules = dict(original.named_modules())
     with ExitStack() as hooks:
         for name in seeds:
@@ -152,8 +180,12 @@ def _sampled_outputs(
         for name, module in modules.items():
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 hooks.callback(module.register_forward_pre_hook(meet(name)).remove)
+        if fits:
+            hooks.enter_context(additions)
         _evaluate(original, images)
-    return found, {name: norm for name, norm in follows.items() if runs[name] == runs[norm] == 1}
+    norms = {name: norm for name, norm in follows.items() if runs[name] == runs[norm] == 1}
+    once = {name: kept for name, (normed, kept) in others.items() if runs[name] == 1 and normed == (name in norms)}
+    return _Originals(found, once, norms)
 
 
 def _evaluate(model: nn.Module, images: Tensor) -> None:
@@ -175,17 +207,28 @@ def _stored(conv: SeriesConv2d) -> Tensor:
     return stored
 
 
-def _solve(conv: SeriesConv2d, norm: Norm, moments: _Moments) -> Tensor:
-    """Ridge regression of what the present coefficients leave: (G + r I) D = Z^T (Y - Z a); sets and returns a + D."""
-    columns = _stored(conv)
+def _moved(conv: SeriesConv2d, norm: Norm, gram: Tensor, columns: Tensor, left: Tensor) -> Tensor:
+    """Ridge regression of what the present columns a leave: (G + r I) D = Z^T (Y - Z a); sets and returns a + D."""
     constant = conv.bias is not None or norm is not None
     features = columns.shape[1] - (not constant)
-    left = (moments.cross - moments.gram @ columns)[:, :features]
-    columns[:, :features] += ridge_solution(moments.gram[:, :features, :features], left)
-    rows = columns.mT.flatten(0, 1)
+    step = torch.zeros_like(columns)
+    step[:, :features] = ridge_solution(gram[:, :features, :features], left[:, :features])
+    moved = columns + step
+    rows = moved.mT.flatten(0, 1)
     conv.coefficients.copy_(rows[:, :-1].reshape(conv.coefficients.shape))
     if conv.bias is not None:
         conv.bias.copy_(rows[:, -1])
     elif norm is not None and norm.running_mean is not None:
-        norm.running_mean -= rows[:, -1]
-    return columns
+        norm.running_mean -= step.mT.flatten(0, 1)[:, -1]
+    return moved
+
+
+def _corrected(layer: _Visited, addition: Addition, originals: list[Tensor]) -> float:
+    """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error."""
+    conv, norm, x, _, moments, columns = layer
+    lack = moments.products(lacking(addition, originals, moments.chosen, conv.groups, norm))
+    columns = _moved(conv, norm, moments.gram, columns, lack)
+    addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
+    if norm is not None:
+        addition.output.copy_(norm.forward(addition.source))
+    return moments.relative_error(columns)

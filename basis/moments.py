@@ -1,0 +1,62 @@
+"""What the squared error of a convolution's outputs follows from, for any coefficients: sums over its positions."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from basis.conv import SeriesConv2d
+from basis.patches import patch_batches, samples
+from basis.portion import Portion
+
+
+class Moments:
+    """Sums over one layer's sampled positions in all images.
+
+    Args:
+        conv: The layer.
+        x: Its inputs, (N, in_channels, H, W).
+        targets: The original outputs Y, (groups, rows, O / groups) for each sample.
+        seed: Chooses the positions.
+        portion: Which images these are of all.
+
+    Attributes:
+        chosen: The samples.
+        gram: Z^T Z of the basis-filtered patches Z, (groups, F, F); the last feature is the bias' constant 1.
+        cross: Z^T Y with the original outputs Y, (groups, F, O / groups).
+        square: The sum of Y^2.
+    """
+
+    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: list[Tensor], seed: int, portion: Portion) -> None:
+        features = conv.coefficients[0].numel() + 1
+        self._conv, self._x, self._portion = conv, x, portion
+        self.chosen = samples(conv, x, seed=seed, portion=portion)
+        self.gram = torch.zeros(conv.groups, features, features, dtype=torch.float64, device=x.device)
+        self.cross = self._products(targets, self.gram)
+        square = sum(float(target.double().square().sum()) for target in targets)
+        self.gram, self.cross = portion.reduce(self.gram), portion.reduce(self.cross)
+        self.square = float(portion.reduce(torch.tensor(square, dtype=torch.float64)))
+
+    def products(self, targets: Iterable[Tensor]) -> Tensor:
+        """Z^T T with any targets T, (groups, rows, O / groups) for each sample."""
+        return self._portion.reduce(self._products(targets))
+
+    def relative_error(self, columns: Tensor) -> float:
+        """||Y - Z a|| / ||Y|| for coefficients and bias a, (groups, F, O / groups); 0 where Y is 0."""
+        squared = self.square + float((columns * (self.gram @ columns - 2 * self.cross)).sum())
+        return float((max(squared, 0.0) / self.square) ** 0.5) if self.square > 0 else 0.0
+
+    def _products(self, targets: Iterable[Tensor], gram: Tensor | None = None) -> Tensor:
+        """Z^T T of these images; adds Z^T Z to the Gram matrix."""
+        groups, outputs, features = self._conv.groups, self._conv.out_channels, self._conv.coefficients[0].numel() + 1
+        cross = torch.zeros(groups, features, outputs // groups, dtype=torch.float64, device=self._x.device)
+        batches = patch_batches(self._conv, self._x.float(), self.chosen, self._conv.operator)
+        # Products of a batch in float32, which is what the layer itself computes in; their sums in float64.
+        for rows, target in zip(batches, targets, strict=True):
+            if gram is None:  # the products without a copy of the rows that has the ones
+                cross += torch.cat([rows.mT @ target, target.sum(1, keepdim=True)], dim=1)
+            else:
+                z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
+                cross += z.mT @ target
+                gram += z.mT @ z
+        return cross

@@ -1,0 +1,250 @@
+"""Residual blocks: the layer before an addition makes up for the other operand, in whatever form it is written."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from basis.activations import fit_activations, output_errors
+from basis.swap import swap_convolutions
+from tests.basis.test_activations import correlated
+from tests.lockstep import in_shares
+
+
+class Block(nn.Module):
+    """A stem whose series is poor, so that the shortcut drifts, and a block with the addition that is given."""
+
+    def __init__(self, add, *, normalized=True, groups=1, bias=False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.add = add
+        self.stem = nn.Conv2d(6, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 24, 3, padding=1)
+        self.second = nn.Conv2d(24, 8, 3, padding=1, groups=groups, bias=bias)
+        self.norm = nn.BatchNorm2d(8) if normalized else nn.Identity()
+        self.down, self.down_norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 3)
+        for module in (self.norm, self.down_norm):
+            if normalized:
+                nn.init.uniform_(module.weight, -2, 2)
+                nn.init.normal_(module.running_mean)
+                nn.init.uniform_(module.running_var, 0.1, 2)
+        self.eval()
+
+    def joined(self, images):
+        x = self.stem(images)
+        return self.add(self, self.norm(self.second(torch.relu(self.first(x)))), x)
+
+    def forward(self, images):
+        return self.last(torch.relu(self.joined(images)))
+
+
+PLAN = {"stem": (1, 1), "first": (3, 3), "second": (2, 2), "last": (2, 2)}
+
+
+def augmented(out, x):
+    out += x
+    return out
+
+
+def augmented_shortcut(out, x):
+    x += out
+    return x
+
+
+FORMS = {
+    "out + x": lambda net, out, x: out + x,
+    "x + out": lambda net, out, x: x + out,
+    "out += x": lambda net, out, x: augmented(out, x),
+    "x += out": lambda net, out, x: augmented_shortcut(x=x, out=out),
+    "out.add(x)": lambda net, out, x: out.add(x),
+    "out.add_(x)": lambda net, out, x: out.add_(x),
+    "torch.add": lambda net, out, x: torch.add(x, out),
+    "torch.add by name": lambda net, out, x: torch.add(out, other=x),
+    "downsampled after it": lambda net, out, x: augmented(out, net.down_norm(net.down(x))),
+    "after dropout": lambda net, out, x: x + nn.functional.dropout(out, 0.5, training=False),
+    "its shape is read": lambda net, out, x: x + out if out.shape[1] == 8 else x,
+}
+
+OTHERS = {
+    "concatenated": lambda net, out, x: torch.cat([out, x], 1)[:, ::2],
+    "scaled": lambda net, out, x: torch.add(x, out, alpha=2),
+    "scaled before": lambda net, out, x: x + 2 * out,
+    "changed in place": lambda net, out, x: x + nn.functional.relu(out, inplace=True),
+    "filled in place": lambda net, out, x: x + (out.__setitem__((slice(None), 0), 0.0) or out),
+    "read elsewhere": lambda net, out, x: torch.sigmoid(out) + out,
+    "in a list read elsewhere": lambda net, out, x: torch.stack([out, x]).sum(0) + out,
+    "a number": lambda net, out, x: out + 1,
+    "a value per channel": lambda net, out, x: out + x.mean((2, 3), keepdim=True),
+    "itself": lambda net, out, x: out + out,
+    "normalized again": lambda net, out, x: net.norm(out) + x,
+    "a conv that runs again": lambda net, out, x: out + x + 0 * net.second(x.repeat(1, 3, 1, 1)),
+    "an input changed in place": lambda net, out, x: x + net.second(y := x.repeat(1, 3, 1, 1)) * (y.zero_() is y),
+}
+
+
+def fitted(original, images, plan=PLAN, **arguments):
+    series = swap_convolutions(copy.deepcopy(original), plan, "cosine")
+    return series, fit_activations(series, original, images, **arguments)
+
+
+def uncorrected(monkeypatch, original, images, plan=PLAN):
+    with monkeypatch.context() as patch:
+        patch.setattr("basis.additions.FORMS", set())
+        return fitted(original, images, plan)
+
+
+def assert_same(one, other, **tolerance):
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], **tolerance or {"rtol": 0, "atol": 0})
+
+
+@pytest.mark.parametrize(("normalized", "bias"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("add", FORMS.values(), ids=FORMS.keys())
+def test_the_sum_comes_nearer_on_seen_and_on_other_images(monkeypatch, add, normalized, bias):
+    original, seen = Block(add, normalized=normalized, bias=bias), correlated(0)
+    without, _ = uncorrected(monkeypatch, original, seen)
+    series, errors = fitted(original, seen)
+    for images in (seen, correlated(1)):
+        with torch.no_grad():
+            target = original.joined(images)
+            before, after = ((net.joined(images) - target).norm() for net in (without, series))
+        assert after < 0.97 * before
+    assert list(errors) == list(PLAN)
+    assert errors == pytest.approx(output_errors(series, original, seen), rel=1e-4)  # what came after it saw the change
+    assert not any(m._forward_pre_hooks or m._forward_hooks for net in (series, original) for m in net.modules())
+
+
+def test_who_reads_the_output_again_after_the_addition_sees_the_new_values():
+    original, images = Block(lambda net, out, x: (x + out) * out, bias=True), correlated(0)
+    series, errors = fitted(original, images)
+    assert errors == pytest.approx(output_errors(series, original, images), rel=1e-4)
+
+
+@pytest.mark.parametrize("add", OTHERS.values(), ids=OTHERS.keys())
+def test_what_is_no_such_addition_changes_nothing(monkeypatch, add):
+    original, images = Block(add), correlated(0)
+    without, before = uncorrected(monkeypatch, original, images)
+    series, errors = fitted(original, images)
+    assert_same(series, without)
+    assert errors == before
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_correction_is_numpys_least_squares(monkeypatch, groups):
+    monkeypatch.setattr("basis.ridge.RIDGE", 1e-12)
+    original, images = Block(FORMS["x + out"], groups=groups), correlated(0, count=8)
+    series, _ = fitted(original, images)
+    mean = original.norm.running_mean.numpy().astype(float)
+    with torch.no_grad():
+        h = torch.relu(series.first(series.stem(images)))
+        gain = (original.norm.weight / (original.norm.running_var + original.norm.eps).sqrt()).double()
+        y = original.second(torch.relu(original.first(original.stem(images)))).double()
+        y = y + (original.stem(images) - series.stem(images)).double() / gain[:, None, None]
+    y = y.permute(0, 2, 3, 1).reshape(-1, 8).numpy()
+    padded = np.pad(h.double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    terms = np.stack([np.ones(3), np.cos(np.linspace(0.2, 0.8, 3) * np.pi)], axis=1)
+    z = np.einsum("nchwij,ia,jb->nhwcab", windows, terms, terms).reshape(len(y), groups, -1)
+    for i, part in enumerate(np.split(np.arange(8), groups)):
+        a = np.linalg.lstsq(np.concatenate([z[:, i], np.ones((len(z), 1))], axis=1), y[:, part], rcond=None)[0].T
+        coefficients = series.second.coefficients[part].detach().flatten(1).numpy()
+        np.testing.assert_allclose(coefficients, a[:, :-1], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(mean[part] - series.norm.running_mean[part].numpy(), a[:, -1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_channel_that_the_normalization_erases_stays_as_it_was(monkeypatch):
+    original, images = Block(FORMS["x + out"]), correlated(0)
+    with torch.no_grad():
+        original.norm.weight[2:4] = torch.tensor([0.0, 1e-6])
+    without, _ = uncorrected(monkeypatch, original, images)
+    series, _ = fitted(original, images)
+    changed = (series.second.coefficients != without.second.coefficients).flatten(1).any(1)
+    assert changed.tolist() == [True, True, False, False, True, True, True, True]
+
+
+def test_a_normalization_without_weights_and_one_without_statistics(monkeypatch):
+    weightless, unmeasured = nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8, track_running_stats=False)
+    for norm, corrected in ((weightless, True), (unmeasured, False)):
+        original, images = Block(FORMS["x + out"]), correlated(0)
+        original.norm = norm.eval()
+        without, _ = uncorrected(monkeypatch, original, images)
+        series, _ = fitted(original, images)
+        assert torch.equal(series.second.coefficients, without.second.coefficients) != corrected
+
+
+def test_where_nothing_has_drifted_a_layer_of_full_order_stays_as_it_was(monkeypatch):
+    original, images = Block(FORMS["x + out"]), correlated(0)
+    plan = {"second": (3, 3)}
+    assert_same(fitted(original, images, plan)[0], uncorrected(monkeypatch, original, images, plan)[0])
+
+
+def test_a_layer_that_the_compressed_network_keeps_is_no_operand(monkeypatch):
+    original, images = Block(FORMS["x + out"]), correlated(0)
+    plan = {name: order for name, order in PLAN.items() if name != "second"}
+    assert_same(fitted(original, images, plan)[0], uncorrected(monkeypatch, original, images, plan)[0])
+
+
+def test_a_compressed_network_that_does_not_add_is_fitted_as_before(monkeypatch):
+    original, images = Block(FORMS["x + out"]), correlated(0)
+    found = []
+    for add in (OTHERS["scaled before"], FORMS["x + out"]):
+        series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
+        series.add = add
+        fit_activations(series, original, images)
+        found.append(series.second.coefficients)
+    without, _ = uncorrected(monkeypatch, original, images)
+    assert torch.equal(found[0], without.second.coefficients)
+    assert not torch.equal(found[1], found[0])
+
+
+@pytest.mark.parametrize("limit", [400, 2**16], ids=["a sample", "all positions"])
+def test_shares_of_the_images_give_what_one_process_gives(monkeypatch, limit):
+    monkeypatch.setattr("basis.patches.POSITIONS", limit)
+    original, images = Block(FORMS["downsampled after it"]), correlated(0, count=31)
+    plan = dict.fromkeys(PLAN, (2, 2))  # what the images determine well
+    alone, expected = fitted(original, images, plan)
+    shares = in_shares(3, images, lambda mine, portion: fitted(copy.deepcopy(original), mine, plan, portion=portion))
+    for series, errors in shares:
+        assert errors == pytest.approx(expected, rel=1e-4)
+        assert_same(series, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_measuring_changes_nothing():
+    original, images = Block(FORMS["out += x"]), correlated(0)
+    series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
+    kept = copy.deepcopy(series)
+    output_errors(series, original, images)
+    assert_same(series, kept)
+
+
+def test_images_of_inference_mode_are_fitted_alike(monkeypatch):
+    original = Block(FORMS["x + out"])
+    with torch.inference_mode():
+        images = correlated(0)
+    assert_same(fitted(original, images)[0], fitted(original, correlated(0))[0])
+    with torch.inference_mode():  # a change in place could not be noticed, so no output is watched
+        series, _ = fitted(original, images)
+    assert_same(series, uncorrected(monkeypatch, original, correlated(0))[0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
+def test_torchvisions_blocks(monkeypatch, name):
+    """Of these only the ResNet adds to the outputs of its 3x3 convolutions."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    original = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    spatial = [n for n, m in original.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    corrected = []
+
+    def spy(layer, addition, originals):
+        corrected.append(addition.name)
+        return 0.5
+
+    monkeypatch.setattr("basis.activations._corrected", spy)
+    _, errors = fitted(original, images, dict.fromkeys(spatial, (2, 2)))
+    assert corrected == [n for n in spatial if name == "resnet18" and n.endswith("conv2")]
+    assert [n for n, error in errors.items() if error == 0.5] == corrected
