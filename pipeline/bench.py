@@ -30,7 +30,7 @@ from pipeline.randomness import RandomStream
 from pipeline.store.entry import Entry
 from pipeline.store.folder import store_folder
 from pipeline.store.store import Step, Store
-from pipeline.stored_training import Course, curve_of, train_once
+from pipeline.stored_training import Course, Training, curve_of, train_once
 from pipeline.teacher import Teacher
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
@@ -117,7 +117,7 @@ class Bench:
         """A training of the run."""
         return Course(self.data, schedule, self.accelerator, self.seed, self.teacher, first_epoch)
 
-    def train_once(self, model: nn.Module, course: Course, step: Step) -> float:
+    def train_once(self, model: nn.Module, course: Course, step: Step) -> Training:
         """Train a network in place; see ``pipeline.stored_training.train_once``."""
         return train_once(
             model,

@@ -20,6 +20,7 @@ from pipeline.reload import images_to_reload
 from pipeline.steps import VariantSteps, WidthSteps
 from pipeline.store.entry import Entry, as_bytes, as_tensor, state_of
 from pipeline.store.store import Step
+from pipeline.stored_training import Training
 from quant.backends import Backend, get_backend
 
 
@@ -34,7 +35,7 @@ class Approximation:
         top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which nothing approximates.
         top1_post: Top-1 after it.
         fit_errors: Layer name -> relative output error of the fit.
-        seconds: What fine-tuning took, when it was done.
+        training: Fine-tuning.
     """
 
     model: nn.Module
@@ -43,7 +44,7 @@ class Approximation:
     top1_pre: float | None
     top1_post: float
     fit_errors: dict[str, float]
-    seconds: float
+    training: Training
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Quantized:
         top1: Top-1 of the network that the artifact holds, in percent.
         logits: What it said of the first test images: see ``images_to_reload``.
         rounding_errors: Relative output error of each layer's rounding, before any training through it.
-        seconds: What that training took, when it was done.
+        training: That training.
         onnx: Figures of the ONNX file.
     """
 
@@ -65,7 +66,7 @@ class Quantized:
     top1: float
     logits: Tensor
     rounding_errors: dict[str, float]
-    seconds: float
+    training: Training
     onnx: OnnxFigures
 
     @property
@@ -89,15 +90,15 @@ def approximate(bench: Bench, variant: Variant, fit: str, steps: VariantSteps) -
     model = bench.copy_of_baseline()
     layers = plan_layers(model, variant.config)
     fit_errors: dict[str, float] = {}
-    top1_pre, seconds = None, 0.0
+    top1_pre, training = None, Training()
     if steps.fit is not None and steps.fitted is not None:
         model = bench.at_home(swap_convolutions(model, orders_of(layers), variant.bases[0]))
         fit_errors = _fit_once(bench, fit, model, steps.fit)
         top1_pre = bench.top1_once(model, steps.fitted)
     if steps.training is not None:
-        seconds = bench.train_once(model, steps.course, steps.training)
+        training = bench.train_once(model, steps.course, steps.training)
     top1 = bench.top1_once(model, steps.tuned)
-    return Approximation(model, layers, variant.epochs, top1_pre, top1, fit_errors, seconds)
+    return Approximation(model, layers, variant.epochs, top1_pre, top1, fit_errors, training)
 
 
 def _fit_once(bench: Bench, fit: str, model: nn.Module, step: Step) -> dict[str, float]:
@@ -128,12 +129,16 @@ def quantize(bench: Bench, model: nn.Module, backend: str, rounding: str, steps:
     if steps.training is not None and bench.store.stages[-1].cached:
         bench.retell(steps.training)
     files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
-    facts = {**entry.facts, "onnx": OnnxFigures(**entry.facts["onnx"])}
+    facts = {
+        **entry.facts,
+        "onnx": OnnxFigures(**entry.facts["onnx"]),
+        "training": Training(**entry.facts["training"]),
+    }
     return Quantized(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
 
 
 def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str, steps: WidthSteps) -> Entry:
-    model, seconds = copy.deepcopy(original), 0.0
+    model, training = copy.deepcopy(original), Training()
     images = bench.calibration_images()
     found = round_layers(
         model, images, steps.format, backend, rounding=rounding, seed=bench.seed, portion=bench.portion
@@ -141,7 +146,7 @@ def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str
     rounded = found.layers
     if steps.training is not None:
         attach_fake_quantizers(model, steps.format, backend, rounded)
-        seconds, rounded = bench.train_once(model, steps.course, steps.training), {}
+        training, rounded = bench.train_once(model, steps.course, steps.training), {}
     record = record_network(model, quantize_network(model, steps.format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
     measured = bench.evaluation_of(network)
@@ -154,5 +159,5 @@ def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str
     }
     if portable is not None:
         tensors["portable"] = as_tensor(portable)
-    facts = {"top1": measured.top1, "rounding_errors": found.errors, "seconds": seconds, "onnx": asdict(figures)}
-    return Entry(tensors, facts)
+    facts = {"top1": measured.top1, "rounding_errors": found.errors}
+    return Entry(tensors, facts | {"training": asdict(training), "onnx": asdict(figures)})

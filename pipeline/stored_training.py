@@ -26,6 +26,19 @@ IMAGES_TO_JUDGE: Final = 500
 
 
 @dataclass(frozen=True)
+class Training:
+    """What is told of a training.
+
+    Attributes:
+        seconds: What it took, now or when it was done.
+        undone: Whether it was undone, because it did harm.
+    """
+
+    seconds: float = 0.0
+    undone: bool = False
+
+
+@dataclass(frozen=True)
 class Course:
     """Everything that training depends on besides the network that it starts from.
 
@@ -79,7 +92,7 @@ def train_once(
     progress: Progress | None = None,
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
-) -> float:
+) -> Training:
     """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
 
     Training that lost more than ``MOST_LOST`` points of Top-1 on training images is undone, with a warning.
@@ -92,9 +105,6 @@ def train_once(
         progress: Where epochs are reported.
         interruption: Asked between steps of training.
         on_epoch: Gets the figures of every epoch, whenever it was trained.
-
-    Returns:
-        The seconds that training took, now or when it was done.
 
     Raises:
         CompressionError: The loss became NaN or infinite.
@@ -112,15 +122,15 @@ def train_once(
         start = state_of(model), _seen_top1(model, course)
         told = {"progress": progress, "interruption": interruption, "on_epoch": show}
         end = course.train(model, title=step.name, checkpoint=store.checkpoint(step), **told)
-        _undo_harm(model, course, step, *start)
-        return Entry(state_of(model), {"curve": [asdict(figures) for figures in end.curve]}, end.seconds)
+        facts = {"undone": _undo_harm(model, course, step, *start), "curve": [asdict(each) for each in end.curve]}
+        return Entry(state_of(model), facts, end.seconds)
 
     entry = store.once(step, make)
     model.load_state_dict(entry.tensors)
     model.to(course.accelerator.device).eval()
     for figures in curve_of(entry)[len(shown) :]:
         show(figures)
-    return entry.seconds
+    return Training(entry.seconds, entry.facts["undone"])
 
 
 def curve_of(entry: Entry) -> list[EpochFigures]:
@@ -137,10 +147,11 @@ def _seen_top1(model: nn.Module, course: Course) -> float:
         model.train(training)
 
 
-def _undo_harm(model: nn.Module, course: Course, step: Step, start: Mapping[str, Tensor], before: float) -> None:
-    """Put a network back to its start where training made it worse on images that it was trained on."""
+def _undo_harm(model: nn.Module, course: Course, step: Step, start: Mapping[str, Tensor], before: float) -> bool:
+    """Put a network back to its start where training made it worse on images that it was trained on; says whether."""
     lost = before - _seen_top1(model, course)
     if lost > MOST_LOST:
         model.load_state_dict(start)
         words = "%s lost %.1f points of Top-1 on training images and is undone; try another --lr, or more --epochs"
         logger.warning(words, step.name, lost)
+    return lost > MOST_LOST

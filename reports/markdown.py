@@ -16,6 +16,7 @@ from reports.rows import Report
 from reports.seeds import seed_table
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
+from reports.undone import undone_list
 from reports.verdict import verdict_table
 
 PLOTS = "plots"
@@ -52,6 +53,7 @@ def render(report: Report) -> str:
     """
     sections = [
         ("Rows that miss the gate", gate_list(report)),
+        ("Training that was undone", undone_list(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report)),
         ("Several seeds", _seeds(report)),

@@ -29,11 +29,12 @@ def trained(course, store, start="tiny", on_epoch=None):
 
 def test_a_second_training_reads_the_first_ones_result(course, tmp_path, monkeypatch):
     curves = [], []
-    first, seconds = trained(course, Store(tmp_path), on_epoch=curves[0].append)
+    first, training = trained(course, Store(tmp_path), on_epoch=curves[0].append)
     monkeypatch.setattr("pipeline.stored_training.train", None)
     second, said = trained(course, Store(tmp_path), on_epoch=curves[1].append)
     assert state_digest(first) == state_digest(second) != state_digest(tiny_network())
-    assert said == pytest.approx(seconds, abs=1e-3)
+    assert said.seconds == pytest.approx(training.seconds, abs=1e-3)
+    assert not training.undone
     assert curves[0] == curves[1]
     assert [figures.epoch for figures in curves[1]] == [1, 2]
     assert not second.training
@@ -79,7 +80,8 @@ def test_training_that_does_harm_is_undone(course, tmp_path, caplog):
     train(good, course.data.train, rate, accelerator=course.accelerator, seed=0)
     harmful = dataclasses.replace(course, schedule=Schedule(1, lr=3.0, batch_size=16))
     model = copy.deepcopy(good)
-    train_once(model, harmful, Store(tmp_path), harmful.step(Store(tmp_path), "good", "fine-tuning"))
+    for _ in range(2):  # trained, then read
+        assert train_once(model, harmful, Store(tmp_path), harmful.step(Store(tmp_path), "good", "fine-tuning")).undone
     assert state_digest(model) == state_digest(good)
     assert "fine-tuning lost" in caplog.text
     assert "points of Top-1 on training images and is undone; try another --lr" in caplog.text

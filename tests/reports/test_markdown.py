@@ -99,3 +99,12 @@ def test_the_environment_tells_the_machine_and_the_commit(report, row) -> None:
         assert re.search(r"\| *" + r" *\| *".join(map(re.escape, cells)) + r" *\|", text)
     assert re.search(r"\| Accelerator +\| GPU +\|", text)
     assert re.search(r"\| Processes +\| 2 +\|", text)
+
+
+def test_training_that_was_undone_is_told(report, row):
+    rows = [row(COS, "6,3,3,2,2", bits, 98.61, finetune_undone=True, qat_undone=bits == 4) for bits in (8, 4)]
+    text = render(report(rows))
+    assert "## Training that was undone" in text
+    assert text.count(": fine-tuning lost Top-1 on training images and was undone") == 2
+    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training lost Top-1" in text
+    assert "undone" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)]))

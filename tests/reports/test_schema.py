@@ -17,7 +17,10 @@ COS = "cosine"
 def done(report, row) -> dict:
     """A whole report with made-up figures."""
     options = Options(config="6,3,3,2,2", bits=4)
-    made = report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_s=1.0, qat_s=0.0)], errors=True)
+    made = report(
+        [row(COS, "6,3,3,2,2", 4, 98.61, finetune_s=1.0, qat_s=0.0, finetune_undone=False, qat_undone=False)],
+        errors=True,
+    )
     known = {key: value for key, value in made["run"].items() if key in ("weights", "dataset", "device", "precision")}
     facts = run_facts(options.command(), options) | known | {"calibration_images": 1000, "duration_s": 71.2}
     facts["stages"] = [{"name": "baseline", "key": "ab12", "cached": True, "seconds": 3.5}]
