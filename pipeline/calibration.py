@@ -15,11 +15,11 @@ from basis.patches import samples
 from basis.portion import Portion
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
-from quant.formats import IntFormat, QuantizedTensor, term_factors
+from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
 from quant.schemes import Format, StoredTensor
-from quant.term_scales import term_exponents
+from quant.term_factors import gptq_by_terms
 
 # A Gram matrix of more features than this takes gigabytes; such a layer (VGG's first linear one) is rounded to nearest.
 MOST_FEATURES = 8192
@@ -133,19 +133,11 @@ def _round(
         return backend.quantize(stored, format)
     wanted = moments.refit(stored.flatten(1))
     if series and isinstance(format, IntFormat):
-        return _round_terms(wanted.view(stored.shape), moments.gram, format, backend)
+        found = gptq_by_terms(wanted.view(stored.shape), moments.gram, format)
+        divided = replace(found, terms=None).dequantize()
+        return replace(cast(QuantizedTensor, backend.quantize(divided, format, found.scale)), terms=found.terms)
     chosen = gptq(wanted, moments.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
-
-
-def _round_terms(coefficients: Tensor, grams: Tensor, format: IntFormat, backend: Backend) -> StoredTensor:
-    """By gptq, in units of the factor of each term."""
-    terms = term_exponents(coefficients, grams)
-    factors = term_factors(terms).to(coefficients.device)
-    columns = factors.flatten().repeat(coefficients.shape[1]).to(grams.dtype)
-    chosen = gptq((coefficients / factors).flatten(1), grams * columns * columns[:, None], format)
-    rounded = backend.quantize(chosen.dequantize().view(coefficients.shape), format, chosen.scale)
-    return replace(cast(QuantizedTensor, rounded), terms=terms)
 
 
 def _relative_error(stored: Tensor, grams: Tensor, rounded: StoredTensor) -> float:

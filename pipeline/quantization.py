@@ -11,7 +11,7 @@ from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
 from quant.schemes import Format, StoredTensor
-from quant.term_scales import TermScaledFakeQuantizer
+from quant.term_factors import TermScaledFakeQuantizer
 
 
 def quantized_tensor_name(module: nn.Module) -> str | None:

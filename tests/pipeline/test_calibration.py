@@ -49,7 +49,7 @@ def test_factors_of_terms_belong_to_series_of_integers_and_lower_the_error(monke
     found, error = errors()
     assert {name for name, values in found.layers.items() if values.terms is not None} == {"0.0", "1.0", "2.0"}
     assert all(values.terms is None for values in errors("nearest")[0].layers.values())
-    monkeypatch.setattr("pipeline.calibration.term_exponents", lambda c, g: torch.zeros(c.shape[2:], dtype=torch.int8))
+    monkeypatch.setattr("quant.term_factors.term_exponents", lambda c, g: torch.zeros(c.shape[2:], dtype=torch.int8))
     assert error < 0.95 * errors()[1]
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.networks import write_module, write_npz
-
 ROOT = Path(__file__).parents[2]
 KILLS = 30
 FLAGS = [
@@ -21,14 +19,6 @@ FLAGS = [
     *("--epochs", "2", "--qat-epochs", "1", "--batch-size", "16", "--calibration-size", "40"),
 ]
 TIMES = ("finetune_s", "qat_s")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kills")
-    write_npz(folder / "colours.npz")
-    write_module(folder)
-    return folder
 
 
 def start(folder, attempt):

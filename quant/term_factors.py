@@ -9,13 +9,15 @@ are divided by a factor of their term, the same in all channels of a layer.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer
-from quant.formats import QuantizedTensor, check_weight, term_factors
+from quant.formats import IntFormat, QuantizedTensor, check_weight, term_factors
+from quant.gptq import gptq
 from quant.schemes import StoredTensor
 from quant.sweeps import damped
 
@@ -55,12 +57,31 @@ def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01
     return exponents.to(torch.int8).cpu().reshape(coefficients.shape[2:])
 
 
+def gptq_by_terms(coefficients: Tensor, grams: Tensor, format: IntFormat) -> QuantizedTensor:
+    """Round the coefficients of a series by gptq, divided by the factors of their terms, which are chosen here.
+
+    Args:
+        coefficients: (O, I, nh, nw) floating point, finite; O is a multiple of the number of groups.
+        grams: (groups, F, F) with F = I nh nw: see ``quant.gptq.gptq``.
+        format: The integers' range.
+
+    Raises:
+        CompressionError: The shapes do not match, or a Gram matrix is not positive semi-definite.
+    """
+    exponents = term_exponents(coefficients, grams)
+    factors = term_factors(exponents).to(coefficients.device)
+    columns = factors.flatten().repeat(coefficients.shape[1]).to(grams.dtype)
+    chosen = gptq((coefficients / factors).flatten(1), grams * columns * columns[:, None], format)
+    return QuantizedTensor(chosen.integers.view(coefficients.shape), cast(Tensor, chosen.scale), format, exponents)
+
+
 class TermScaledFakeQuantizer(FakeQuantizer):
     """Lets another fake quantizer round the coefficients divided by their terms' factors.
 
     Args:
         quantizer: Of integers; made for the divided coefficients.
         exponents: From ``term_exponents``.
+        device: That of the coefficients.
     """
 
     factors: Tensor

@@ -10,7 +10,7 @@ from quant.backends import BACKENDS, get_backend
 from quant.formats import IntFormat, QuantizedTensor, term_factors
 from quant.gptq import gptq
 from quant.minifloat import MinifloatFormat
-from quant.term_scales import TermScaledFakeQuantizer, term_exponents
+from quant.term_factors import TermScaledFakeQuantizer, gptq_by_terms, term_exponents
 
 EXPONENTS = torch.tensor([[3, 0, -5], [-127, 127, 8]], dtype=torch.int8)
 SIZES = torch.tensor([3.0, 1.2, 1.2, 0.3])
@@ -26,14 +26,6 @@ def problem(seed=0, outputs=8, channels=6):
     inputs = torch.relu(mixed).double() * sizes
     coefficients = torch.randn(outputs, channels, 2, 2, generator=generator) / SIZES.sqrt().view(2, 2)
     return coefficients, (inputs.T @ inputs)[None]
-
-
-def rounded(coefficients, grams, bits, exponents):
-    factors = term_factors(exponents)
-    columns = factors.flatten().repeat(coefficients.shape[1]).double()
-    found = gptq((coefficients / factors).flatten(1), grams * columns * columns[:, None], IntFormat(bits))
-    integers = found.integers.view(coefficients.shape)
-    return QuantizedTensor(integers, found.scale, IntFormat(bits), exponents)
 
 
 def error(coefficients, grams, quantized):
@@ -68,8 +60,9 @@ def test_exponents_that_are_not_one_for_each_term_are_refused(shape, terms):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_the_fake_quantizer_gives_what_is_stored_and_lets_gradients_through(name):
     backend, (coefficients, grams) = get_backend(name), problem()
+    start = gptq_by_terms(coefficients, grams, IntFormat(4))
     exponents = term_exponents(coefficients, grams)
-    start = rounded(coefficients, grams, 4, exponents)
+    assert torch.equal(start.terms, exponents)
     weight = nn.Parameter(start.dequantize())
     inner = backend.fake_quantizer(weight / term_factors(exponents), IntFormat(4), start.scale)
     quantizer = TermScaledFakeQuantizer(inner, exponents, weight.device)
@@ -95,12 +88,10 @@ def test_the_chosen_factors_lower_the_error(bits):
     ratios = []
     for seed in range(5):
         coefficients, grams = problem(seed)
-        none = torch.zeros(2, 2, dtype=torch.int8)
-        errors = [
-            error(coefficients, grams, rounded(coefficients, grams, bits, terms))
-            for terms in (term_exponents(coefficients, grams), none)
-        ]
-        ratios.append(errors[0] / errors[1])
+        plain = gptq(coefficients.flatten(1), grams, IntFormat(bits))
+        none = QuantizedTensor(plain.integers.view(coefficients.shape), plain.scale, IntFormat(bits))
+        found = gptq_by_terms(coefficients, grams, IntFormat(bits))
+        ratios.append(error(coefficients, grams, found) / error(coefficients, grams, none))
     assert max(ratios) < 1
     assert sum(ratios) / 5 < 0.85
 
