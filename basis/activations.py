@@ -78,7 +78,7 @@ class _Originals(NamedTuple):
 
 
 class _Visited(NamedTuple):
-    """A layer that the images have just reached, with its input and its coefficients and bias as columns."""
+    """A layer that the images have just reached: its input, its coefficients and bias as columns, the error it had."""
 
     conv: SeriesConv2d
     norm: Norm
@@ -86,6 +86,7 @@ class _Visited(NamedTuple):
     version: int
     moments: Moments
     columns: Tensor
+    most: float
 
 
 def _visit(
@@ -105,12 +106,13 @@ def _visit(
                 conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
                 moments = Moments(conv, inputs[0], targets.pop(name), seeds[name], portion)
                 columns = _stored(conv)
+                most = moments.relative_error(columns)
                 if fits:
                     left = moments.cross - moments.gram @ columns
-                    columns = _moved(conv, norm, moments.gram, columns, left)
+                    columns = _moved(conv, norm, columns, _step(conv, norm, moments.gram, left))
                 errors[name] = moments.relative_error(columns)
                 if name in others:
-                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, columns)
+                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, columns, most)
 
         return visit
 
@@ -207,12 +209,17 @@ def _stored(conv: SeriesConv2d) -> Tensor:
     return stored
 
 
-def _moved(conv: SeriesConv2d, norm: Norm, gram: Tensor, columns: Tensor, left: Tensor) -> Tensor:
-    """Ridge regression of what the present columns a leave: (G + r I) D = Z^T (Y - Z a); sets and returns a + D."""
+def _step(conv: SeriesConv2d, norm: Norm, gram: Tensor, left: Tensor) -> Tensor:
+    """Ridge regression of what the present columns a leave: D of (G + r I) D = Z^T (Y - Z a)."""
     constant = conv.bias is not None or norm is not None
-    features = columns.shape[1] - (not constant)
-    step = torch.zeros_like(columns)
+    features = left.shape[1] - (not constant)
+    step = torch.zeros_like(left)
     step[:, :features] = ridge_solution(gram[:, :features, :features], left[:, :features])
+    return step
+
+
+def _moved(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Tensor:
+    """Set and return a + D."""
     moved = columns + step
     rows = moved.mT.flatten(0, 1)
     conv.coefficients.copy_(rows[:, :-1].reshape(conv.coefficients.shape))
@@ -224,10 +231,16 @@ def _moved(conv: SeriesConv2d, norm: Norm, gram: Tensor, columns: Tensor, left: 
 
 
 def _corrected(layer: _Visited, addition: Addition, originals: list[Tensor]) -> float:
-    """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error."""
-    conv, norm, x, _, moments, columns = layer
+    """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error.
+
+    A layer of full order came with exact coefficients: where that error would exceed theirs, nothing is changed.
+    """
+    conv, norm, x, _, moments, columns, most = layer
     lack = moments.products(lacking(addition, originals, moments.chosen, conv.groups, norm))
-    columns = _moved(conv, norm, moments.gram, columns, lack)
+    step = _step(conv, norm, moments.gram, lack)
+    if conv.order == conv.kernel_size and moments.relative_error(columns + step) > most:
+        return moments.relative_error(columns)
+    columns = _moved(conv, norm, columns, step)
     addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
     if norm is not None:
         addition.output.copy_(norm.forward(addition.source))
