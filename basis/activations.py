@@ -29,7 +29,8 @@ def fit_activations(
     that runs several times is fitted at its first run; one that never runs keeps its coefficients.
 
     Where a layer's output, through its normalization or as it is, is then added to another tensor, as at the end of a
-    residual block, the layer is fitted once more when the images reach the addition: so that the sum is the original's.
+    residual block, the layer is fitted once more when the images reach the addition: so that the sum is the original's,
+    as far as no channel's own output becomes worse by it than it was with the coefficients that the layer came with.
 
     Args:
         model: The network with series convolutions, fitted to their weights; changed in place.
@@ -78,15 +79,15 @@ class _Originals(NamedTuple):
 
 
 class _Visited(NamedTuple):
-    """A layer that the images have just reached: its input, its coefficients and bias as columns, the error it had."""
+    """A layer that the images have just reached: its input; as columns, coefficients and bias as they came and are."""
 
     conv: SeriesConv2d
     norm: Norm
     x: Tensor
     version: int
     moments: Moments
+    start: Tensor
     columns: Tensor
-    most: float
 
 
 def _visit(
@@ -105,14 +106,13 @@ def _visit(
                 last.clear()
                 conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
                 moments = Moments(conv, inputs[0], targets.pop(name), seeds[name], portion)
-                columns = _stored(conv)
-                most = moments.relative_error(columns)
+                start = columns = _stored(conv)
                 if fits:
                     left = moments.cross - moments.gram @ columns
                     columns = _moved(conv, norm, columns, _step(conv, norm, moments.gram, left))
                 errors[name] = moments.relative_error(columns)
                 if name in others:
-                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, columns, most)
+                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, start, columns)
 
         return visit
 
@@ -233,14 +233,12 @@ def _moved(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Ten
 def _corrected(layer: _Visited, addition: Addition, originals: list[Tensor]) -> float:
     """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error.
 
-    A layer of full order came with exact coefficients: where that error would exceed theirs, nothing is changed.
+    No channel moves so far that its own error would exceed the one that it came with.
     """
-    conv, norm, x, _, moments, columns, most = layer
+    conv, norm, x, _, moments, start, columns = layer
     lack = moments.products(lacking(addition, originals, moments.chosen, conv.groups, norm))
     step = _step(conv, norm, moments.gram, lack)
-    if conv.order == conv.kernel_size and moments.relative_error(columns + step) > most:
-        return moments.relative_error(columns)
-    columns = _moved(conv, norm, columns, step)
+    columns = _moved(conv, norm, columns, moments.shares_within(start, columns, step) * step)
     addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
     if norm is not None:
         addition.output.copy_(norm.forward(addition.source))

@@ -43,8 +43,31 @@ class Moments:
 
     def relative_error(self, columns: Tensor) -> float:
         """||Y - Z a|| / ||Y|| for coefficients and bias a, (groups, F, O / groups); 0 where Y is 0."""
-        squared = self.square + float((columns * (self.gram @ columns - 2 * self.cross)).sum())
+        squared = self.square + float(self._squares(columns).sum())
         return float((max(squared, 0.0) / self.square) ** 0.5) if self.square > 0 else 0.0
+
+    def shares_within(self, start: Tensor, columns: Tensor, step: Tensor) -> Tensor:
+        """The greatest share of a step, 0 to 1, that makes no output channel worse than it was with the first columns.
+
+        Args:
+            start: The first coefficients and biases, (groups, F, O / groups).
+            columns: Those that the step begins at, nowhere worse than the first.
+            step: What is to be added to them.
+
+        Returns:
+            A share t of each channel, (groups, 1, O / groups).
+        """
+        turned = self.gram @ step  # at a share t, the squared error has grown by 2 s t + c t^2
+        slope = (turned * columns - self.cross * step).sum(1, keepdim=True)
+        curve = (turned * step).sum(1, keepdim=True).clamp_min(torch.finfo(turned.dtype).tiny)
+        spare = (self._squares(start) - self._squares(columns)).clamp_min(0)
+        most = ((slope**2 + curve * spare).sqrt() - slope) / curve
+        return torch.where(curve + 2 * slope > spare, most, 1.0)
+
+    def _squares(self, columns: Tensor) -> Tensor:
+        """||Y - Z a||^2 - ||Y||^2 of each output channel, (groups, 1, O / groups)."""
+        squares: Tensor = (columns * (self.gram @ columns - 2 * self.cross)).sum(1, keepdim=True)
+        return squares
 
     def _products(self, targets: Iterable[Tensor], gram: Tensor | None = None) -> Tensor:
         """Z^T T of these images; adds Z^T Z to the Gram matrix."""

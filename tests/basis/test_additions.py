@@ -41,7 +41,7 @@ class Block(nn.Module):
         return self.last(torch.relu(self.joined(images)))
 
 
-PLAN = {"stem": (1, 1), "first": (3, 3), "second": (2, 2), "last": (2, 2)}
+PLAN = {"stem": (1, 1), "first": (1, 1), "second": (2, 2), "last": (2, 2)}
 
 
 def augmented(out, x):
@@ -133,26 +133,38 @@ def test_what_is_no_such_addition_changes_nothing(monkeypatch, add):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_correction_is_numpys_least_squares(monkeypatch, groups):
+def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(monkeypatch, groups):
     monkeypatch.setattr("basis.ridge.RIDGE", 1e-12)
     original, images = Block(FORMS["x + out"], groups=groups), correlated(0, count=8)
     series, _ = fitted(original, images)
     mean = original.norm.running_mean.numpy().astype(float)
+    first = swap_convolutions(copy.deepcopy(original), PLAN, "cosine").second.coefficients.detach().flatten(1).numpy()
     with torch.no_grad():
         h = torch.relu(series.first(series.stem(images)))
         gain = (original.norm.weight / (original.norm.running_var + original.norm.eps).sqrt()).double()
-        y = original.second(torch.relu(original.first(original.stem(images)))).double()
-        y = y + (original.stem(images) - series.stem(images)).double() / gain[:, None, None]
-    y = y.permute(0, 2, 3, 1).reshape(-1, 8).numpy()
+        own = original.second(torch.relu(original.first(original.stem(images)))).double()
+        lack = (original.stem(images) - series.stem(images)).double() / gain[:, None, None]
+    own, lack = (values.permute(0, 2, 3, 1).reshape(-1, 8).numpy() for values in (own, lack))
     padded = np.pad(h.double().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     terms = np.stack([np.ones(3), np.cos(np.linspace(0.2, 0.8, 3) * np.pi)], axis=1)
-    z = np.einsum("nchwij,ia,jb->nhwcab", windows, terms, terms).reshape(len(y), groups, -1)
-    for i, part in enumerate(np.split(np.arange(8), groups)):
-        a = np.linalg.lstsq(np.concatenate([z[:, i], np.ones((len(z), 1))], axis=1), y[:, part], rcond=None)[0].T
-        coefficients = series.second.coefficients[part].detach().flatten(1).numpy()
-        np.testing.assert_allclose(coefficients, a[:, :-1], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(mean[part] - series.norm.running_mean[part].numpy(), a[:, -1], rtol=1e-3, atol=1e-3)
+    z = np.einsum("nchwij,ia,jb->nhwcab", windows, terms, terms).reshape(len(own), groups, -1)
+    shares = []
+    for channel in range(8):
+        features = np.concatenate([z[:, channel * groups // 8], np.ones((len(z), 1))], axis=1)
+        y = own[:, channel]
+        nearest, moved = (np.linalg.lstsq(features, t, rcond=None)[0] for t in (y, y + lack[:, channel]))
+        came = np.square(features[:, :-1] @ first[channel] - y).sum()
+        low, high = 0.0, 2.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            worse = np.square(features @ (nearest + middle * (moved - nearest)) - y).sum() > came
+            low, high = (low, middle) if worse else (middle, high)
+        shares.append(min(low, 1.0))
+        constant = mean[channel] - series.norm.running_mean[channel].item()
+        found = [*series.second.coefficients[channel].detach().flatten().tolist(), constant]
+        np.testing.assert_allclose(found, nearest + shares[-1] * (moved - nearest), rtol=1e-3, atol=1e-3)
+    assert min(shares) < 0.5 < max(shares)
 
 
 def test_a_channel_that_the_normalization_erases_stays_as_it_was(monkeypatch):
@@ -179,6 +191,22 @@ def test_where_nothing_has_drifted_a_layer_of_full_order_stays_as_it_was(monkeyp
     original, images = Block(FORMS["x + out"]), correlated(0)
     plan = {"second": (3, 3)}
     assert_same(fitted(original, images, plan)[0], uncorrected(monkeypatch, original, images, plan)[0])
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("stem", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("order", [(1, 1), (2, 2), (3, 3)])
+def test_no_channel_becomes_worse_than_it_was_with_the_coefficients_that_it_came_with(order, stem, normalized):
+    original, images = Block(FORMS["x + out"], normalized=normalized), correlated(0)
+    series, errors = fitted(original, images, PLAN | {"second": order, "stem": stem})
+    first = swap_convolutions(copy.deepcopy(original), {"second": order}, "cosine").second
+    with torch.no_grad():
+        wanted = original.second(torch.relu(original.first(original.stem(images))))
+        x = torch.relu(series.first(series.stem(images)))
+        shift = (original.norm.running_mean - series.norm.running_mean)[:, None, None] if normalized else 0
+        came, now = ((out - wanted).square().sum((0, 2, 3)) for out in (first(x), series.second(x) + shift))
+    assert bool((now <= came * (1 + 1e-5)).all())
+    assert errors["second"] == pytest.approx(float((now.sum() / wanted.square().sum()).sqrt()), rel=1e-4)
 
 
 def test_a_layer_that_the_compressed_network_keeps_is_no_operand(monkeypatch):
