@@ -26,7 +26,7 @@ from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
-LABEL_SHARE = 0.1
+LABEL_SHARE = 0.4
 # Weight of the imitated stages at the start; it falls in a line to zero at this share of training, whose rest follows
 # the answers and labels alone: see docs/training.md.
 FEATURE_WEIGHT = 30.0
@@ -115,7 +115,7 @@ def train(
         accelerator: Device and precision.
         seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
             many processes share it.
-        teacher: The uncompressed network. Its softened outputs then have nine times the share of the labels
+        teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
             too (``pipeline.features``). None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
