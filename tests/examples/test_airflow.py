@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-import os
 import signal
 import sys
 import threading
@@ -141,9 +140,14 @@ def test_a_task_that_is_cleared_ends_the_command(example, tmp_path) -> None:
     def clear() -> None:
         while not (tmp_path / "ready").exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(waiting, signal.SIGINT)  # sent to the process, it can reach this thread and wake nobody
 
-    threading.Thread(target=clear).start()
-    with pytest.raises(KeyboardInterrupt):
-        example.function()
+    waiting = threading.get_ident()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+    try:
+        threading.Thread(target=clear).start()
+        with pytest.raises(KeyboardInterrupt):
+            example.function()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert mark.exists()
