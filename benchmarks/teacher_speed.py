@@ -6,7 +6,7 @@ import time
 import torch
 from torch.optim import SGD
 
-from basis.preconditioning import filter_space_gradients
+from basis.preconditioning import preconditioned_gradients
 from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator
 from pipeline.config import parse_config
@@ -31,7 +31,7 @@ def main() -> None:
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
     taps = {"plain": Taps(()), "taught": Taps(teacher.points)}
-    with filter_space_gradients(model):
+    with preconditioned_gradients(model, teacher.input_grams(model, images)):
         for step in range(-2, STEPS):  # the first two warm up
             for kind, taken in seconds.items():
                 start = time.perf_counter()

@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from basis.portion import Portion
+from basis.preconditioning import input_grams
 from pipeline.acceleration import Accelerator
 from pipeline.features import Taps, feature_points
 from pipeline.store.keys import state_digest
@@ -88,3 +90,7 @@ class Teacher:
             self._left -= answer.nbytes
             kept[batch] = answer.to(torch.device("cpu"))
         return answer
+
+    def input_grams(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
+        """What the layers of a student are given by the teacher: see ``basis.preconditioning``."""
+        return input_grams(model, self._network, images, portion=portion)

@@ -11,10 +11,10 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD
 
 from basis.errors import CompressionError
-from basis.preconditioning import filter_space_gradients
+from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch
-from pipeline.data.share import Share
+from pipeline.data.share import WHOLE, Share
 from pipeline.features import Taps, feature_loss
 from pipeline.interruption import Interruption, Terminated
 from pipeline.placement import placed
@@ -31,7 +31,10 @@ LABEL_SHARE = 0.4
 # the answers and labels alone: see docs/training.md.
 FEATURE_WEIGHT = 30.0
 IMITATED_SHARE = 0.6
-TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE)  # what a taught network depends on
+# Training images that say what the layers of a taught network are given.
+GRAM_IMAGES = 256
+# What a taught network depends on.
+TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, GRAM_IMAGES)
 # Norm of all gradients, above which they are scaled down: networks that train well stay below it.
 MOST_GRADIENT = 20.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
@@ -106,7 +109,7 @@ def train(
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Position:
-    """Train a network in place on augmented images; coefficients step in the space of their filters.
+    """Train a network in place on augmented images; see ``basis.preconditioning`` for its steps.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).
@@ -117,7 +120,8 @@ def train(
             many processes share it.
         teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
-            too (``pipeline.features``). None trains on the labels only.
+            too (``pipeline.features``). Spatial convolutions then step by what they change in their outputs, for the
+            inputs that they have in it. None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.
@@ -141,7 +145,8 @@ def train(
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    with stop.step(), taps.on(model), filter_space_gradients(model), quiet_backward(accelerator), shown as advance:
+    steered = preconditioned_gradients(model, _grams(model, images, teacher, device, seed, processes))
+    with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
@@ -176,6 +181,18 @@ def _lessons(
                 told = {"epoch_seed": epoch_seed, "batch_size": size, "batch": batch}
                 answer = teacher.answer(x, **told, features=imitation > 0)
             yield Lesson(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
+
+
+def _grams(
+    model: nn.Module, images: Split, teacher: Teacher | None, device: torch.device, seed: int, processes: Processes
+) -> dict[str, Tensor]:
+    """What the layers of a taught network are given: the same numbers in every process, and after every resumption."""
+    if teacher is None:
+        return {}
+    count = min(GRAM_IMAGES, len(images))
+    portion = processes.portion(count)
+    shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
+    return teacher.input_grams(model, shown, portion)
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:

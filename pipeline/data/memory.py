@@ -15,7 +15,7 @@ from pipeline.data.share import WHOLE, Share
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
-PADDING: Final = 4
+PADDING: Final = 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,19 @@
-"""Steps on coefficients: what they do to the filters, in every basis, layout and parametrization."""
+"""Steps on coefficients and kernels: what they do to filters and outputs, in every basis, layout and class."""
 
 import copy
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from basis import preconditioning
 from basis.conv import SeriesConv2d
-from basis.preconditioning import filter_space_gradients
+from basis.portion import Portion
+from basis.preconditioning import INPUT_DAMPING, input_grams, preconditioned_gradients
 from basis.series import BASES
 
 
@@ -18,7 +23,7 @@ def moved_filters(conv, wanted, lr=0.1, precondition=True):
     model = nn.Sequential(conv)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr)
     if precondition:
-        with filter_space_gradients(model):
+        with preconditioned_gradients(model):
             (conv.filters() * wanted).sum().backward()
     else:
         (conv.filters() * wanted).sum().backward()
@@ -70,5 +75,120 @@ def test_parametrized_coefficients_step_the_same_and_the_context_ends():
 
 def test_frozen_coefficients_are_left_alone():
     conv = SeriesConv2d(nn.Conv2d(2, 3, 3).requires_grad_(False), "cosine", (2, 2))
-    with filter_space_gradients(nn.Sequential(conv)):
+    with preconditioned_gradients(nn.Sequential(conv)):
         assert not conv.filters().requires_grad
+
+
+def network(conv):
+    return nn.Sequential(OrderedDict(conv=conv))
+
+
+def stored(conv):
+    return conv.coefficients if isinstance(conv, SeriesConv2d) else conv.weight
+
+
+def patches_of(conv, x):
+    """What a convolution padded with zeros sees at every position, by torch's own unfold: (groups, rows, F)."""
+    rows = functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).mT
+    rows = rows.reshape(-1, conv.groups, conv.in_channels // conv.groups, 9)
+    filtered = rows @ conv.operator if isinstance(conv, SeriesConv2d) else rows
+    return filtered.flatten(2).transpose(0, 1).double().numpy()
+
+
+def step_along(conv, gradient, grams, lr=1.0):
+    """The change of what a convolution stores, by one step along a gradient."""
+    before = stored(conv).detach().clone()
+    with preconditioned_gradients(network(conv), grams):
+        (stored(conv) * gradient).sum().backward()
+    torch.optim.SGD([stored(conv)], lr).step()
+    return stored(conv).detach() - before
+
+
+LAYERS = {
+    "plain": {},
+    "strided": {"stride": 2, "padding": 1},
+    "dilated": {"dilation": 2, "padding": 2},
+    "grouped": {"groups": 2, "padding": 1},
+    "depthwise": {"groups": 6, "padding": 1},
+}
+
+
+@pytest.mark.parametrize("layer", list(LAYERS))
+@pytest.mark.parametrize("basis", [None, *BASES])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_steps_are_divided_by_the_second_moments_of_the_inputs(layer, basis, channels_last):
+    torch.manual_seed(0)
+    original = nn.Conv2d(6, 6, 3, **LAYERS[layer])
+    conv = copy.deepcopy(original) if basis is None else SeriesConv2d(original, basis, (2, 2))
+    if channels_last:
+        conv = conv.to(memory_format=torch.channels_last)
+    x, gradient = torch.randn(4, 6, 9, 9) + 0.5, torch.randn(stored(conv).shape)
+    moved = step_along(conv, gradient, input_grams(network(conv), network(original), x))
+    z, energy = patches_of(conv, x), float(x.double().square().mean())
+    taps = np.eye(9) if basis is None else conv.operator.double().numpy()
+    lengths = np.kron(np.eye(6 // conv.groups), taps.T @ taps)
+    metric = np.einsum("gnf,gnh->gfh", z, z) / z.shape[1] + INPUT_DAMPING * energy * lengths
+    rows = gradient.double().reshape(len(z), -1, z.shape[2]).numpy()
+    expected = -(1 + INPUT_DAMPING) * energy * rows @ np.linalg.inv(metric)
+    np.testing.assert_allclose(moved.numpy(), expected.reshape(moved.shape), rtol=2e-3, atol=2e-3)
+
+
+def test_without_damping_one_step_is_the_least_squares_fit(monkeypatch):
+    monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 0.0)
+    torch.manual_seed(0)
+    original = nn.Conv2d(3, 4, 3, bias=False)
+    conv = SeriesConv2d(original, "cosine", (2, 2))
+    x = torch.rand(8, 3, 10, 10)
+    wanted = original(x).detach()
+    grams = input_grams(network(conv), network(original), x)
+    with preconditioned_gradients(network(conv), grams):
+        (0.5 * (conv(x) - wanted).square().sum(1).mean()).backward()
+    torch.optim.SGD(conv.parameters(), 1 / float(x.square().mean())).step()
+    z = patches_of(conv, x)[0]
+    best, *_ = np.linalg.lstsq(z, wanted.transpose(0, 1).flatten(1).T.double().numpy())
+    np.testing.assert_allclose(conv.coefficients.detach().flatten(1).numpy(), best.T, atol=1e-4)
+
+
+def test_with_much_damping_steps_are_those_in_the_space_of_filters(monkeypatch):
+    monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 1e6)
+    torch.manual_seed(0)
+    conv = SeriesConv2d(nn.Conv2d(4, 6, 3), "chebyshev", (2, 3))
+    gradient, x = torch.randn(6, 4, 2, 3), torch.rand(2, 4, 8, 8)
+    grams = input_grams(network(conv), network(nn.Conv2d(4, 6, 3)), x)
+    known, unknown = (step_along(copy.deepcopy(conv), gradient, each) for each in (grams, {}))
+    torch.testing.assert_close(known, unknown, rtol=1e-3, atol=1e-3)
+
+
+def test_plain_kernels_step_as_they_are_where_nothing_is_known_of_their_inputs():
+    gradient = torch.randn(6, 4, 3, 3)
+    torch.testing.assert_close(step_along(nn.Conv2d(4, 6, 3), gradient, {}), -gradient)
+
+
+def test_images_that_two_processes_share_give_the_same():
+    torch.manual_seed(0)
+    original = network(nn.Conv2d(3, 4, 3, padding=1))
+    x = torch.randn(6, 3, 8, 8)
+    whole = input_grams(original, original, x)["conv"]
+    sent = {0: [], 4: []}  # what each of two processes gives to the sums
+    for first, stop in ((0, 4), (4, 6)):
+        portion = Portion(first, stop - first, 6, lambda tensor, to=sent[first]: to.append(tensor.clone()) or tensor)
+        input_grams(original, original, x[first:stop], portion=portion)
+    gram, energy = (one + other for one, other in zip(sent[0], sent[4], strict=True))
+    torch.testing.assert_close(gram / energy, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("why", ["dead", "unused", "large", "pointwise"])
+def test_layers_of_which_nothing_can_be_known_are_left_out(why, monkeypatch):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1 if why == "pointwise" else 3)
+
+        def forward(self, x):
+            x = self.first(x) * (0 if why == "dead" else 1)
+            return x if why == "unused" else self.second(x)
+
+    if why == "large":
+        monkeypatch.setattr(preconditioning, "MOST_FEATURES", 30)
+    net = Net()
+    assert list(input_grams(net, net, torch.randn(2, 3, 8, 8))) == ["first"]
