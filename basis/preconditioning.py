@@ -136,10 +136,10 @@ def _inverse(conv: nn.Conv2d, gram: Tensor | None) -> Tensor:
     lengths = taps.to(torch.float64).T @ taps.to(torch.float64)
     damping = DAMPING * torch.linalg.matrix_norm(lengths, 2)
     lengths = lengths + damping * torch.eye(len(lengths), dtype=lengths.dtype, device=lengths.device)
-    if gram is None:
-        return torch.linalg.inv(lengths)[None].to(stored.dtype)
-    slices = torch.eye(stored.shape[1], dtype=lengths.dtype, device=lengths.device)
-    metric = (gram + INPUT_DAMPING * torch.kron(slices, lengths)) / (1 + INPUT_DAMPING)
+    metric = lengths[None]
+    if gram is not None:
+        slices = torch.eye(stored.shape[1], dtype=lengths.dtype, device=lengths.device)
+        metric = (gram + INPUT_DAMPING * torch.kron(slices, lengths)) / (1 + INPUT_DAMPING)
     inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(metric))
     return inverse.to(stored.dtype)
 
