@@ -11,7 +11,7 @@ from pipeline.stored_training import Course
 from pipeline.training import Schedule
 from quant.schemes import Format, get_format
 
-FINETUNE_LR = 0.03
+FINETUNE_LR = 0.06
 QAT_LR = 0.01
 
 
