@@ -1,4 +1,4 @@
-"""A fine-tuning step of ResNet-20 that imitates a teacher asked about every batch against one without, step by step."""
+"""A step of ResNet-20 that imitates a teacher and divides by what layers see against one on labels, step by step."""
 
 import statistics
 import time
@@ -31,15 +31,15 @@ def main() -> None:
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
     taps = {"plain": Taps(()), "taught": Taps(teacher.points)}
-    with preconditioned_gradients(model, teacher.input_grams(model, images)):
-        for step in range(-2, STEPS):  # the first two warm up
-            for kind, taken in seconds.items():
+    inverses = {"plain": {}, "taught": teacher.inverse_moments(model, images)}
+    for step in range(-2, STEPS):  # the first two warm up
+        for kind, taken in seconds.items():
+            with taps[kind].on(model), preconditioned_gradients(model, inverses[kind]):
                 start = time.perf_counter()
-                with taps[kind].on(model):
-                    answer = (
-                        None if kind == "plain" else teacher.answer(images, epoch_seed=step, batch_size=BATCH, batch=0)
-                    )
-                    training_step(prepared, Lesson(images, labels, answer), taps[kind], optimizer, accelerator, random)
+                answer = None
+                if kind == "taught":
+                    answer = teacher.answer(images, epoch_seed=step, batch_size=BATCH, batch=0)
+                training_step(prepared, Lesson(images, labels, answer), taps[kind], optimizer, accelerator, random)
                 if step >= 0:
                     taken.append(time.perf_counter() - start)
     ratio = statistics.median(a / b for a, b in zip(seconds["taught"], seconds["plain"], strict=True))

@@ -13,7 +13,7 @@ from pipeline.acceleration import Accelerator, processes_of
 from pipeline.artifact import Identity
 from pipeline.conditions import conditions
 from pipeline.config import parse_config
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.data.share import WHOLE
 from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
@@ -34,9 +34,6 @@ from pipeline.stored_training import Course, Training, curve_of, train_once
 from pipeline.teacher import Teacher
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training import Schedule
-
-# 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
-CALIBRATION_PIXELS = 256 * 224 * 224
 
 
 @dataclass(frozen=True)
@@ -217,5 +214,4 @@ def check_configs(options: Options, data: Dataset) -> None:
 
 def _calibration_size(options: Options, data: Dataset) -> int:
     """How many training images fit and rounding look at: all of them are in memory at once, as one batch."""
-    height, width = data.image_size
-    return min(options.calibration_size, len(data.train), max(1, CALIBRATION_PIXELS // (height * width)))
+    return min(options.calibration_size, len(data.train), images_at_once(data.image_size))

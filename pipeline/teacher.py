@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.portion import Portion
-from basis.preconditioning import input_grams
+from basis.preconditioning import inverse_moments
 from pipeline.acceleration import Accelerator
 from pipeline.features import Taps, feature_points
 from pipeline.store.keys import state_digest
@@ -91,6 +91,6 @@ class Teacher:
             kept[batch] = answer.to(torch.device("cpu"))
         return answer
 
-    def input_grams(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
-        """What the layers of a student are given by the teacher: see ``basis.preconditioning``."""
-        return input_grams(model, self._network, images, portion=portion)
+    def inverse_moments(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
+        """What the layers of a student are given in the teacher: see ``basis.preconditioning``."""
+        return inverse_moments(model, self._network, images, portion=portion)

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from basis.errors import CompressionError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
-from pipeline.data.dataset import Split, batches_of_epoch
+from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
 from pipeline.data.share import WHOLE, Share
 from pipeline.features import Taps, feature_loss
 from pipeline.interruption import Interruption, Terminated
@@ -32,9 +32,9 @@ LABEL_SHARE = 0.4
 FEATURE_WEIGHT = 30.0
 IMITATED_SHARE = 0.6
 # Training images that say what the layers of a taught network are given.
-GRAM_IMAGES = 256
+MOMENT_IMAGES = 256
 # What a taught network depends on.
-TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, GRAM_IMAGES)
+TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES)
 # Norm of all gradients, above which they are scaled down: networks that train well stay below it.
 MOST_GRADIENT = 20.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
@@ -145,7 +145,7 @@ def train(
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    steered = preconditioned_gradients(model, _grams(model, images, teacher, device, seed, processes))
+    steered = preconditioned_gradients(model, _moments(model, images, teacher, device, seed, processes))
     with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
@@ -183,16 +183,18 @@ def _lessons(
             yield Lesson(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
 
 
-def _grams(
+def _moments(
     model: nn.Module, images: Split, teacher: Teacher | None, device: torch.device, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
     """What the layers of a taught network are given: the same numbers in every process, and after every resumption."""
     if teacher is None:
         return {}
-    count = min(GRAM_IMAGES, len(images))
+    height, width = _first_image(images, device).shape[-2:]
+    count = min(MOMENT_IMAGES, len(images), images_at_once((height, width)))
     portion = processes.portion(count)
-    shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
-    return teacher.input_grams(model, shown, portion)
+    with processes.together():
+        shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
+    return teacher.inverse_moments(model, shown, portion)
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 from basis import preconditioning
 from basis.conv import SeriesConv2d
 from basis.portion import Portion
-from basis.preconditioning import INPUT_DAMPING, input_grams, preconditioned_gradients
+from basis.preconditioning import INPUT_DAMPING, inverse_moments, preconditioned_gradients
 from basis.series import BASES
 
 
@@ -95,10 +95,10 @@ def patches_of(conv, x):
     return filtered.flatten(2).transpose(0, 1).double().numpy()
 
 
-def step_along(conv, gradient, grams, lr=1.0):
+def step_along(conv, gradient, inverses, lr=1.0):
     """The change of what a convolution stores, by one step along a gradient."""
     before = stored(conv).detach().clone()
-    with preconditioned_gradients(network(conv), grams):
+    with preconditioned_gradients(network(conv), inverses):
         (stored(conv) * gradient).sum().backward()
     torch.optim.SGD([stored(conv)], lr).step()
     return stored(conv).detach() - before
@@ -123,10 +123,11 @@ def test_steps_are_divided_by_the_second_moments_of_the_inputs(layer, basis, cha
     if channels_last:
         conv = conv.to(memory_format=torch.channels_last)
     x, gradient = torch.randn(4, 6, 9, 9) + 0.5, torch.randn(stored(conv).shape)
-    moved = step_along(conv, gradient, input_grams(network(conv), network(original), x))
-    z, energy = patches_of(conv, x), float(x.double().square().mean())
+    moved = step_along(conv, gradient, inverse_moments(network(conv), network(original), x))
+    z, energy = patches_of(conv, x), x.double().square().unflatten(1, (conv.groups, -1)).mean((0, 2, 3, 4)).numpy()
     taps = np.eye(9) if basis is None else conv.operator.double().numpy()
     lengths = np.kron(np.eye(6 // conv.groups), taps.T @ taps)
+    energy = energy[:, None, None]
     metric = np.einsum("gnf,gnh->gfh", z, z) / z.shape[1] + INPUT_DAMPING * energy * lengths
     rows = gradient.double().reshape(len(z), -1, z.shape[2]).numpy()
     expected = -(1 + INPUT_DAMPING) * energy * rows @ np.linalg.inv(metric)
@@ -140,8 +141,8 @@ def test_without_damping_one_step_is_the_least_squares_fit(monkeypatch):
     conv = SeriesConv2d(original, "cosine", (2, 2))
     x = torch.rand(8, 3, 10, 10)
     wanted = original(x).detach()
-    grams = input_grams(network(conv), network(original), x)
-    with preconditioned_gradients(network(conv), grams):
+    inverses = inverse_moments(network(conv), network(original), x)
+    with preconditioned_gradients(network(conv), inverses):
         (0.5 * (conv(x) - wanted).square().sum(1).mean()).backward()
     torch.optim.SGD(conv.parameters(), 1 / float(x.square().mean())).step()
     z = patches_of(conv, x)[0]
@@ -154,8 +155,8 @@ def test_with_much_damping_steps_are_those_in_the_space_of_filters(monkeypatch):
     torch.manual_seed(0)
     conv = SeriesConv2d(nn.Conv2d(4, 6, 3), "chebyshev", (2, 3))
     gradient, x = torch.randn(6, 4, 2, 3), torch.rand(2, 4, 8, 8)
-    grams = input_grams(network(conv), network(nn.Conv2d(4, 6, 3)), x)
-    known, unknown = (step_along(copy.deepcopy(conv), gradient, each) for each in (grams, {}))
+    inverses = inverse_moments(network(conv), network(nn.Conv2d(4, 6, 3)), x)
+    known, unknown = (step_along(copy.deepcopy(conv), gradient, each) for each in (inverses, {}))
     torch.testing.assert_close(known, unknown, rtol=1e-3, atol=1e-3)
 
 
@@ -166,18 +167,64 @@ def test_plain_kernels_step_as_they_are_where_nothing_is_known_of_their_inputs()
 
 def test_images_that_two_processes_share_give_the_same():
     torch.manual_seed(0)
-    original = network(nn.Conv2d(3, 4, 3, padding=1))
-    x = torch.randn(6, 3, 8, 8)
-    whole = input_grams(original, original, x)["conv"]
-    sent = {0: [], 4: []}  # what each of two processes gives to the sums
-    for first, stop in ((0, 4), (4, 6)):
-        portion = Portion(first, stop - first, 6, lambda tensor, to=sent[first]: to.append(tensor.clone()) or tensor)
-        input_grams(original, original, x[first:stop], portion=portion)
-    gram, energy = (one + other for one, other in zip(sent[0], sent[4], strict=True))
-    torch.testing.assert_close(gram / energy, whole, rtol=1e-5, atol=1e-6)
+    original = network(nn.Conv2d(4, 4, 3, padding=1, groups=2))
+    x = torch.randn(6, 4, 8, 8)
+    sent = {(0, 6): [], (0, 4): [], (4, 6): []}  # what one process, and each of two, give to the sums
+    for (first, stop), to in sent.items():
+        portion = Portion(first, stop - first, 6, lambda tensor, to=to: to.append(tensor.clone()) or tensor)
+        inverse_moments(original, original, x[first:stop], portion=portion)
+    for whole, one, other in zip(*sent.values(), strict=True):
+        torch.testing.assert_close(one + other, whole, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("why", ["dead", "unused", "large", "pointwise"])
+def test_a_matrix_that_is_not_positive_definite_by_rounding_is_steadied():
+    torch.manual_seed(0)
+    original = nn.Conv2d(64, 64, 11, groups=64, padding=5)
+    conv = SeriesConv2d(original, "cosine", (11, 11))
+    x = torch.rand(8, 64, 12, 12) * torch.logspace(0, 4, 64)[:, None, None]
+    inverse = inverse_moments(network(conv), network(original), x)["conv"]
+    assert torch.isfinite(inverse).all()
+
+
+def test_a_group_without_inputs_steps_in_the_space_of_filters():
+    torch.manual_seed(0)
+    conv = SeriesConv2d(nn.Conv2d(2, 2, 3, groups=2), "cosine", (2, 2))
+    x = torch.rand(3, 2, 8, 8) * torch.tensor([1.0, 0.0])[:, None, None]
+    gradient = torch.randn(2, 1, 2, 2)
+    known = step_along(copy.deepcopy(conv), gradient, inverse_moments(network(conv), network(conv), x))
+    unknown = step_along(conv, gradient, {})
+    torch.testing.assert_close(known[1], unknown[1])
+    assert not torch.allclose(known[0], unknown[0], rtol=0.1)
+
+
+def test_a_kernel_of_two_layers_steps_once():
+    conv, other = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+    other.weight = conv.weight
+    net, x = nn.Sequential(conv, other), torch.rand(2, 3, 8, 8)
+    gradient = torch.randn(3, 3, 3, 3)
+    before = conv.weight.detach().clone()
+    with preconditioned_gradients(net, inverse_moments(net, net, x)):
+        (conv.weight * gradient).sum().backward()
+    torch.optim.SGD(net.parameters(), 1.0).step()
+    alone = copy.deepcopy(conv)
+    alone.weight.data.copy_(before)
+    expected = step_along(alone, gradient, inverse_moments(network(conv), network(conv), x))
+    torch.testing.assert_close(conv.weight.detach() - before, expected)
+
+
+@pytest.mark.parametrize("parametrization", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_kernels_of_other_parametrizations_still_train(parametrization):
+    conv = parametrization(nn.Conv2d(3, 3, 3))
+    state = copy.deepcopy(conv.state_dict())
+    inverses = inverse_moments(network(conv), network(nn.Conv2d(3, 3, 3)), torch.rand(2, 3, 8, 8))
+    for name, value in conv.state_dict().items():
+        assert torch.equal(value, state[name]), "measuring evaluates no parametrization"
+    with preconditioned_gradients(network(conv), inverses):
+        conv(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None for p in conv.parameters())
+
+
+@pytest.mark.parametrize("why", ["infinite", "unused", "large", "pointwise", "frozen"])
 def test_layers_of_which_nothing_can_be_known_are_left_out(why, monkeypatch):
     class Net(nn.Module):
         def __init__(self):
@@ -185,10 +232,11 @@ def test_layers_of_which_nothing_can_be_known_are_left_out(why, monkeypatch):
             self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1 if why == "pointwise" else 3)
 
         def forward(self, x):
-            x = self.first(x) * (0 if why == "dead" else 1)
+            x = self.first(x) * (torch.inf if why == "infinite" else 1)
             return x if why == "unused" else self.second(x)
 
     if why == "large":
         monkeypatch.setattr(preconditioning, "MOST_FEATURES", 30)
     net = Net()
-    assert list(input_grams(net, net, torch.randn(2, 3, 8, 8))) == ["first"]
+    net.second.requires_grad_(why != "frozen")
+    assert list(inverse_moments(net, net, torch.randn(2, 3, 8, 8))) == ["first"]
