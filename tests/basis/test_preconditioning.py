@@ -179,10 +179,10 @@ def test_images_that_two_processes_share_give_the_same():
 
 def test_a_matrix_that_is_not_positive_definite_by_rounding_is_steadied():
     torch.manual_seed(0)
-    original = nn.Conv2d(64, 64, 11, groups=64, padding=5)
+    original = nn.Conv2d(16, 2, 11)
     conv = SeriesConv2d(original, "cosine", (11, 11))
-    x = torch.rand(8, 64, 12, 12) * torch.logspace(0, 4, 64)[:, None, None]
-    inverse = inverse_moments(network(conv), network(original), x)["conv"]
+    # All inputs alike: of 1,936 directions one has all the energy, and float32 is too coarse for the others.
+    inverse = inverse_moments(network(conv), network(original), torch.ones(4, 16, 12, 12))["conv"]
     assert torch.isfinite(inverse).all()
 
 
