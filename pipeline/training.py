@@ -33,8 +33,10 @@ FEATURE_WEIGHT = 30.0
 IMITATED_SHARE = 0.6
 # Training images that say what the layers of a taught network are given.
 MOMENT_IMAGES = 256
+# In fewer steps than this they do harm on small networks, and all steps are those of the filters.
+MOMENT_STEPS = 300
 # What a taught network depends on.
-TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES)
+TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES, MOMENT_STEPS)
 # Norm of all gradients, above which they are scaled down: networks that train well stay below it.
 MOST_GRADIENT = 20.0
 # Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
@@ -145,7 +147,8 @@ def train(
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    steered = preconditioned_gradients(model, _moments(model, images, teacher, device, seed, processes))
+    looking = teacher if steps >= MOMENT_STEPS else None
+    steered = preconditioned_gradients(model, _moments(model, images, looking, device, seed, processes))
     with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:

@@ -88,6 +88,7 @@ def test_stages_are_imitated_in_the_first_part_of_training_only(data, trained, m
 
 def test_what_a_taught_network_sees_steers_its_steps(data, trained, monkeypatch):
     """Inputs have a mean, as after any ReLU: the same rate lowers the loss further than by the filters' own steps."""
+    monkeypatch.setattr(training, "MOMENT_STEPS", 1)
     losses = {}
     for damping in (training.INPUT_DAMPING, 1e6):  # the larger leaves the steps of the filters
         monkeypatch.setattr(preconditioning, "INPUT_DAMPING", damping)
@@ -114,8 +115,9 @@ def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_the_two_bases_train_to_the_same_filters(data, trained, taught):
+def test_the_two_bases_train_to_the_same_filters(data, trained, taught, monkeypatch):
     """At order 2 of 3 they span the same filters, and steps are those of the filters, divided by what these see."""
+    monkeypatch.setattr(training, "MOMENT_STEPS", 1)
     filters, accelerator = {}, make_accelerator("cpu")
     for basis in ("cosine", "chebyshev"):
         model = swap_convolutions(copy.deepcopy(trained), {"1.0": (2, 2), "2.0": (2, 2)}, basis)
