@@ -33,7 +33,7 @@ FEATURE_WEIGHT = 30.0
 IMITATED_SHARE = 0.6
 # Training images that say what the layers of a taught network are given.
 MOMENT_IMAGES = 256
-# In fewer steps than this they do harm on small networks, and all steps are those of the filters.
+# In fewer steps than this all are those of the filters: the sweep did not try the moments there.
 MOMENT_STEPS = 300
 # What a taught network depends on.
 TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES, MOMENT_STEPS)
