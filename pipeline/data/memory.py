@@ -15,7 +15,8 @@ from pipeline.data.share import WHOLE, Share
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
-PADDING: Final = 2
+PADDING: Final = {32: 2, 0: 4}
+"""Smallest side, in pixels, from which on -> padding of crops; 2 was chosen at 32 pixels (docs/training.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,8 @@ class MemorySplit:
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         small = max(images.shape[1:3]) <= SMALL
-        cropped = random_crop(images, PADDING, generator) if small else random_resized_crop(images, generator)
+        padding = next(padding for side, padding in PADDING.items() if min(images.shape[1:3]) >= side)
+        cropped = random_crop(images, padding, generator) if small else random_resized_crop(images, generator)
         return random_flip(cropped, generator) if self.flip else cropped
 
 

@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 
-from pipeline import stored_training
 from pipeline.artifact import load
 from pipeline.data.sources import load_dataset
 from pipeline.dry_run import plan_text
@@ -59,8 +58,7 @@ def test_dense_rows_are_the_baseline(finished):
     assert len({row["sha256"] for row in dense if row["bits"] == 4}) == 1
 
 
-def test_dense_bits_give_dense_rows_the_same_training(here, finished, monkeypatch):
-    monkeypatch.setattr(stored_training, "MOST_LOST", 100.0)  # a few steps do harm here, and are to be seen
+def test_dense_bits_give_dense_rows_the_same_training(here, finished):
     report = run(options(here, "rivals", config=("3,2,2",), dense_bits=(4, 3), qat_epochs=1)).report
     rows = {(row["config"], row["basis"], row["bits"]): row for row in report["rows"]}
     dense = [row for row in report["rows"] if row["config"] == "dense"]
@@ -146,8 +144,7 @@ def test_minifloats_take_their_stored_bits_and_reload_exactly(here):
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "nearest"])
-def test_minifloats_train_through_their_rounding(here, rounding, monkeypatch):
-    monkeypatch.setattr(stored_training, "MOST_LOST", 100.0)
+def test_minifloats_train_through_their_rounding(here, rounding):
     chosen = {"config": ("3,2,2",), "basis": ("cosine",), "bits": (2,), "scheme": "minifloat", "epochs": 0}
     before, after = (
         run(options(here, f"qat{epochs}", rounding=rounding, qat_epochs=epochs, **chosen)).report["rows"][0]
