@@ -13,6 +13,8 @@ from basis.portion import Portion
 # About so many positions are sampled from a layer's feature maps, in batches of about so many values under the kernel.
 POSITIONS = 2**16
 BATCH_VALUES = 2**24
+# A Gram matrix of more features than this takes gigabytes: such a layer is treated without one.
+MOST_FEATURES = 8192
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d, is_compressible
-from basis.patches import patch_batches, samples
+from basis.patches import MOST_FEATURES, patch_batches, samples
 from basis.portion import Portion
 
 # Share of the largest eigenvalue of B^T B. High cosine orders are nearly dependent (11 of 11: condition 10^12), and the
@@ -18,8 +18,6 @@ DAMPING = 1e-4
 # Share of the inputs' mean square that is added to every direction: those that the inputs hardly have step at most
 # (1 + INPUT_DAMPING) / INPUT_DAMPING times as far as in the space of filters. Chosen by docs/training.md.
 INPUT_DAMPING = 0.3
-# A layer of more features than this steps in the space of filters: its matrices would take gigabytes.
-MOST_FEATURES = 8192
 
 
 @contextmanager

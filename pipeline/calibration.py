@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
-from basis.patches import samples
+from basis.patches import MOST_FEATURES, samples
 from basis.portion import Portion
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
@@ -20,9 +20,6 @@ from quant.gptq import gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
 from quant.schemes import Format, StoredTensor
 from quant.term_factors import gptq_by_terms
-
-# A Gram matrix of more features than this takes gigabytes; such a layer (VGG's first linear one) is rounded to nearest.
-MOST_FEATURES = 8192
 
 
 @dataclass(frozen=True)

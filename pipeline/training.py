@@ -33,7 +33,7 @@ FEATURE_WEIGHT = 30.0
 IMITATED_SHARE = 0.6
 # Training images that say what the layers of a taught network are given.
 MOMENT_IMAGES = 256
-# In fewer steps than this all are those of the filters: the sweep did not try the moments there.
+# In fewer steps than this the moments do not pay, and all steps are those of the filters: see docs/training.md.
 MOMENT_STEPS = 300
 # What a taught network depends on.
 TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES, MOMENT_STEPS)
@@ -118,12 +118,10 @@ def train(
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
-        seed: Order of the images, augmentation and dropout follow from it alone. A batch is the same images, however
-            many processes share it.
+        seed: Decides the images' order, augmentation and dropout; batches are the same for any number of processes.
         teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
-            too (``pipeline.features``). Spatial convolutions then step by what they change in their outputs, for the
-            inputs that they have in it. None trains on the labels only.
+            too (``pipeline.features``); what its layers are given steers the steps. None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.
@@ -147,8 +145,7 @@ def train(
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    looking = teacher if steps >= MOMENT_STEPS else None
-    steered = preconditioned_gradients(model, _moments(model, images, looking, device, seed, processes))
+    steered = preconditioned_gradients(model, _moments(model, images, teacher, steps, seed, processes))
     with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
@@ -187,11 +184,12 @@ def _lessons(
 
 
 def _moments(
-    model: nn.Module, images: Split, teacher: Teacher | None, device: torch.device, seed: int, processes: Processes
+    model: nn.Module, images: Split, teacher: Teacher | None, steps: int, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
     """What the layers of a taught network are given: the same numbers in every process, and after every resumption."""
-    if teacher is None:
+    if teacher is None or steps < MOMENT_STEPS:
         return {}
+    device = processes.device
     height, width = _first_image(images, device).shape[-2:]
     count = min(MOMENT_IMAGES, len(images), images_at_once((height, width)))
     portion = processes.portion(count)

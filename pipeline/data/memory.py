@@ -15,8 +15,8 @@ from pipeline.data.share import WHOLE, Share
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
-PADDING: Final = {32: 2, 0: 4}
-"""Smallest side, in pixels, from which on -> padding of crops; 2 was chosen at 32 pixels (docs/training.md)."""
+TINY: Final = 32
+"""Side, in pixels, below which an image is cropped by 4 pixels of padding, else by 2: see docs/training.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class MemorySplit:
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         small = max(images.shape[1:3]) <= SMALL
-        padding = next(padding for side, padding in PADDING.items() if min(images.shape[1:3]) >= side)
+        padding = 4 if min(images.shape[1:3]) < TINY else 2
         cropped = random_crop(images, padding, generator) if small else random_resized_crop(images, generator)
         return random_flip(cropped, generator) if self.flip else cropped
 

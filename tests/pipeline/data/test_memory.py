@@ -53,6 +53,18 @@ def test_shuffling_keeps_pairs():
     assert not torch.equal(labels, split.labels)
 
 
+@pytest.mark.parametrize(("size", "padding"), [(12, 4), (31, 4), (32, 2), (64, 2)])
+def test_small_images_are_shifted_by_no_more_than_their_padding(size, padding):
+    images = torch.zeros(1024, size, size, 3, dtype=torch.uint8)
+    images[:, size // 2, size // 2] = 255
+    split = MemorySplit(images, torch.zeros(1024, dtype=torch.int64), Normalization(), flip=False)
+    batch, _ = next(split.batches(1024, device=CPU, seed=0, augment=True))
+    places = (batch[:, 0] > 0).nonzero()[:, 1:] - size // 2
+    assert len(places) == 1024
+    assert places.unique(dim=0).shape[0] == (2 * padding + 1) ** 2
+    assert places.abs().max() == padding
+
+
 def test_digits_are_never_mirrored_and_large_images_use_boxes():
     images = torch.zeros(64, 8, 8, 3, dtype=torch.uint8)
     images[:, :, 0] = 255  # white left edge; black comes in from outside, so the right half stays black
