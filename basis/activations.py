@@ -13,6 +13,7 @@ from basis.additions import Addition, Additions, lacking, version
 from basis.conv import SeriesConv2d
 from basis.moments import Moments
 from basis.patches import Sample, samples
+from basis.pieces import in_pieces
 from basis.portion import Portion
 from basis.ridge import ridge_solution
 
@@ -63,7 +64,7 @@ Norm = nn.BatchNorm2d | None
 
 
 class _Originals(NamedTuple):
-    """What the original network gives at the sampled positions, (groups, rows, O / groups) for each sample.
+    """What the original network gives at the sampled positions, (groups, rows, O / groups).
 
     Attributes:
         outputs: Layer name -> its outputs at its first run.
@@ -73,8 +74,8 @@ class _Originals(NamedTuple):
             run once.
     """
 
-    outputs: dict[str, list[Tensor]]
-    others: dict[str, list[Tensor]]
+    outputs: dict[str, Tensor]
+    others: dict[str, Tensor]
     norms: dict[str, str]
 
 
@@ -102,7 +103,7 @@ def _visit(
 
     def reach(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name not in errors:
+            if name in targets:
                 last.clear()
                 conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
                 moments = Moments(conv, inputs[0], targets.pop(name), seeds[name], portion)
@@ -143,8 +144,24 @@ def _visit(
 def _sampled_outputs(
     original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion, *, fits: bool
 ) -> _Originals:
-    found: dict[str, list[Tensor]] = {}
-    others: dict[str, tuple[bool, list[Tensor]]] = {}
+    norms: dict[str, str] = {}
+
+    def sampled(piece: Tensor, part: Portion) -> dict[tuple[str, str], Tensor]:
+        given = _outputs_of(original, seeds, piece, part, fits=fits)
+        norms.update(given.norms)
+        kinds = ("output", given.outputs), ("other", given.others)
+        return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
+
+    found = in_pieces(images, portion, sampled)
+    outputs, others = ({name: rows for (kind, name), rows in found.items() if kind == k} for k in ("output", "other"))
+    return _Originals(outputs, others, norms)
+
+
+def _outputs_of(
+    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion, *, fits: bool
+) -> _Originals:
+    found: dict[str, Tensor] = {}
+    others: dict[str, tuple[bool, Tensor]] = {}
     last: dict[str, tuple[Tensor, list[Sample], int]] = {}
     runs: Counter[str] = Counter()
     follows: dict[str, str] = {}
@@ -154,7 +171,7 @@ def _sampled_outputs(
             conv = cast(nn.Conv2d, module)
             chosen = samples(conv, inputs[0], seed=seeds[name], portion=portion)
             if not runs[name]:
-                found[name] = [sample.of(output.float(), conv.groups) for sample in chosen]
+                found[name] = _chosen(output, chosen, conv.groups)
             runs[name] += 1
             last.clear()
             last[name] = output, chosen, conv.groups
@@ -171,8 +188,7 @@ def _sampled_outputs(
 
     def add(addition: Addition) -> None:
         _, chosen, groups = last[addition.name]
-        sampled = [sample.of(addition.other.float(), groups) for sample in chosen]
-        others[addition.name] = addition.normalized, sampled
+        others[addition.name] = addition.normalized, _chosen(addition.other, chosen, groups)
 
     additions = Additions(add)
     modules = dict(original.named_modules())
@@ -188,6 +204,10 @@ def _sampled_outputs(
     norms = {name: norm for name, norm in follows.items() if runs[name] == runs[norm] == 1}
     once = {name: kept for name, (normed, kept) in others.items() if runs[name] == 1 and normed == (name in norms)}
     return _Originals(found, once, norms)
+
+
+def _chosen(outputs: Tensor, chosen: list[Sample], groups: int) -> Tensor:
+    return torch.cat([sample.of(outputs.float(), groups) for sample in chosen], dim=1)
 
 
 def _evaluate(model: nn.Module, images: Tensor) -> None:
@@ -230,7 +250,7 @@ def _moved(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Ten
     return moved
 
 
-def _corrected(layer: _Visited, addition: Addition, originals: list[Tensor]) -> float:
+def _corrected(layer: _Visited, addition: Addition, originals: Tensor) -> float:
     """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error.
 
     No channel moves so far that its own error would exceed the one that it came with.

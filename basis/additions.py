@@ -1,6 +1,6 @@
 """Additions that join a convolution's output to a shortcut, seen as they happen, and what the sum lacks there."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from basis.patches import Sample
+from basis.patches import Sample, by_sample
 
 FORMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 # A channel that its normalization scales by less than this share of its greatest scale cannot move a sum.
@@ -62,7 +62,7 @@ class Additions(TorchFunctionMode):
     ) -> Any:
         """Call the function; before it, tell of an addition, and after it, forget an output that it has used."""
         kwargs = kwargs or {}
-        if not any(_holds(self._outputs, tensor) for tensor in _tensors((args, kwargs))):
+        if not self._outputs or not any(_holds(self._outputs, tensor) for tensor in _tensors((args, kwargs))):
             return func(*args, **kwargs)
         if func in FORMS and kwargs.keys() <= {"input", "other"}:
             self._tell([*args, *kwargs.values()])
@@ -92,13 +92,13 @@ def version(tensor: Tensor) -> int:
 
 
 def lacking(
-    addition: Addition, originals: Iterable[Tensor], chosen: Iterable[Sample], groups: int, norm: nn.BatchNorm2d | None
+    addition: Addition, originals: Tensor, chosen: list[Sample], groups: int, norm: nn.BatchNorm2d | None
 ) -> Iterator[Tensor]:
     """How much more a convolution should give, so that the sum that its output goes into is the original's sum.
 
     Args:
         addition: In the compressed network.
-        originals: The other operand in the original network, (groups, rows, O / groups) for each sample.
+        originals: The other operand in the original network at the sampled positions, (groups, rows, O / groups).
         chosen: The samples.
         groups: The convolution's groups.
         norm: The batch normalization between the convolution and the sum.
@@ -109,7 +109,7 @@ def lacking(
     """
     gain = torch.ones(addition.other.shape[1], device=addition.other.device) if norm is None else _gain(norm)
     gain = torch.where(gain.abs() < LEAST_GAIN * gain.abs().max(), torch.inf, gain).view(groups, 1, -1)
-    for original, sample in zip(originals, chosen, strict=True):
+    for original, sample in zip(by_sample(originals, chosen), chosen, strict=True):
         yield (original - sample.of(addition.other.float(), groups)) / gain
 
 

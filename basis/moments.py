@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from basis.conv import SeriesConv2d
-from basis.patches import patch_batches, samples
+from basis.patches import by_sample, patch_batches, samples
 from basis.portion import Portion
 
 
@@ -16,7 +16,7 @@ class Moments:
     Args:
         conv: The layer.
         x: Its inputs, (N, in_channels, H, W).
-        targets: The original outputs Y, (groups, rows, O / groups) for each sample.
+        targets: The original outputs Y at the sampled positions, (groups, rows, O / groups).
         seed: Chooses the positions.
         portion: Which images these are of all.
 
@@ -27,13 +27,14 @@ class Moments:
         square: The sum of Y^2.
     """
 
-    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: list[Tensor], seed: int, portion: Portion) -> None:
+    def __init__(self, conv: SeriesConv2d, x: Tensor, targets: Tensor, seed: int, portion: Portion) -> None:
         features = conv.coefficients[0].numel() + 1
         self._conv, self._x, self._portion = conv, x, portion
         self.chosen = samples(conv, x, seed=seed, portion=portion)
         self.gram = torch.zeros(conv.groups, features, features, dtype=torch.float64, device=x.device)
-        self.cross = self._products(targets, self.gram)
-        square = sum(float(target.double().square().sum()) for target in targets)
+        outputs = by_sample(targets, self.chosen)
+        self.cross = self._products(outputs, self.gram)
+        square = sum(float(target.double().square().sum()) for target in outputs)
         self.gram, self.cross = portion.reduce(self.gram), portion.reduce(self.cross)
         self.square = float(portion.reduce(torch.tensor(square, dtype=torch.float64)))
 
@@ -76,10 +77,11 @@ class Moments:
         batches = patch_batches(self._conv, self._x.float(), self.chosen, self._conv.operator)
         # Products of a batch in float32, which is what the layer itself computes in; their sums in float64.
         for rows, target in zip(batches, targets, strict=True):
-            if gram is None:  # the products without a copy of the rows that has the ones
-                cross += torch.cat([rows.mT @ target, target.sum(1, keepdim=True)], dim=1)
-            else:
-                z = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=2)
-                cross += z.mT @ target
-                gram += z.mT @ z
+            cross += torch.cat([rows.mT @ target, target.sum(1, keepdim=True)], dim=1)
+            if gram is not None:  # without a copy of the rows that has the ones
+                gram[:, :-1, :-1] += rows.mT @ rows
+                gram[:, -1, :-1] += rows.sum(1)
+                gram[:, -1, -1] += rows.shape[1]
+        if gram is not None:
+            gram[:, :-1, -1] = gram[:, -1, :-1]
         return cross

@@ -24,6 +24,12 @@ class Sample:
     images: slice
     positions: Tensor
 
+    @property
+    def rows(self) -> int:
+        """How many positions these are in all its images."""
+        count: int = self.images.stop - self.images.start
+        return count * len(self.positions)
+
     def of(self, outputs: Tensor, groups: int) -> Tensor:
         """The outputs at these positions.
 
@@ -68,6 +74,12 @@ def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0, portion: Portion | Non
     return found
 
 
+def by_sample(rows: Tensor, chosen: list[Sample]) -> tuple[Tensor, ...]:
+    """Split the rows of all samples, (groups, rows, n), into those of each."""
+    split: tuple[Tensor, ...] = rows.split([sample.rows for sample in chosen], dim=1)
+    return split
+
+
 def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Tensor | None = None) -> Iterator[Tensor]:
     """Gather a convolution's input patches at sampled positions; one batch of them is in memory at a time.
 
@@ -89,8 +101,10 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
         index = _tap_index(conv, padded.shape[-1], sample.positions, _output_size(conv, x.shape[-2:])[1])
         # Pixel by pixel, all channels of one at once: several times faster than value by value.
         pixels = _pixels(padded).index_select(1, index.flatten().to(x.device))
-        patches = pixels.view(-1, index.shape[1], conv.in_channels).mT
-        yield _grouped(patches if operator is None else patches @ operator.to(patches), conv.groups)
+        patches = pixels.view(-1, index.shape[1], conv.in_channels)
+        if operator is not None:  # written as a product of batches: else it is one of long and thin matrices, and slow
+            patches = operator.T.to(patches).expand(len(patches), -1, -1).bmm(patches)
+        yield _grouped(patches.mT, conv.groups)
 
 
 def _output_size(conv: nn.Conv2d, size: torch.Size) -> tuple[int, int]:

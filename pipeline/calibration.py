@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import MOST_FEATURES, samples
+from basis.pieces import in_pieces
 from basis.portion import Portion
 from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
@@ -67,13 +68,13 @@ def round_layers(
     """
     network = copy.deepcopy(model).eval()
     layers = {name: layer for name, layer in network.named_modules() if quantized_tensor_name(layer) is not None}
-    wanted = _outputs(network, layers, images, seed, portion)
+    wanted = _outputs(network, layers, images, seed, portion or Portion.whole(len(images)))
     found = Rounding()
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             stored = getattr(module, str(quantized_tensor_name(module)))
-            if name in wanted and name not in found.layers:
+            if name in wanted:
                 layer_seed = seed + zlib.crc32(name.encode())
                 moments = _moments(module, inputs[0].float(), wanted.pop(name), layer_seed, portion)
                 series = isinstance(module, SeriesConv2d)
@@ -91,10 +92,16 @@ def round_layers(
 
 
 def _outputs(
-    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion | None
-) -> dict[str, list[Tensor]]:
+    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
+) -> dict[str, Tensor]:
     """What each layer that is small enough gives in the float network at its first run, without its bias."""
-    found: dict[str, list[Tensor]] = {}
+    return in_pieces(images, portion, lambda piece, part: _outputs_of(network, layers, piece, seed, part))
+
+
+def _outputs_of(
+    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -103,7 +110,7 @@ def _outputs(
                     chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()), portion=portion)
                     found[name] = conv_targets(module, chosen, output)
                 else:
-                    found[name] = [linear_targets(cast(nn.Linear, module), output)]
+                    found[name] = linear_targets(cast(nn.Linear, module), output)
 
         return keep
 
@@ -115,9 +122,9 @@ def _outputs(
     return found
 
 
-def _moments(module: nn.Module, x: Tensor, targets: list[Tensor], seed: int, portion: Portion | None) -> Moments:
+def _moments(module: nn.Module, x: Tensor, targets: Tensor, seed: int, portion: Portion | None) -> Moments:
     if not isinstance(module, nn.Conv2d):
-        return linear_moments(x, targets[0], portion)
+        return linear_moments(x, targets, portion)
     operator = module.operator if isinstance(module, SeriesConv2d) else None
     chosen = samples(module, x, seed=seed, portion=portion)
     return conv_moments(module, x, chosen, targets, operator, portion)

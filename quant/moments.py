@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from basis.patches import Sample, patch_batches
+from basis.patches import Sample, by_sample, patch_batches
 from basis.portion import Portion
 from basis.ridge import ridge_solution
 
@@ -46,7 +46,7 @@ def conv_moments(
     conv: nn.Conv2d,
     x: Tensor,
     chosen: list[Sample],
-    targets: list[Tensor],
+    targets: Tensor,
     operator: Tensor | None = None,
     portion: Portion | None = None,
 ) -> Moments:
@@ -56,7 +56,7 @@ def conv_moments(
         conv: The convolution.
         x: Inputs, float32, shape (N, in_channels, H, W).
         chosen: The positions; see ``basis.patches.samples``.
-        targets: For each sample the wanted outputs without bias, (groups, rows, O / groups).
+        targets: The wanted outputs without bias at the chosen positions, (groups, rows, O / groups).
         operator: The matrix (kh kw, n) from a slice's stored values to its kernel; None where the kernel is stored.
         portion: Where several processes share the images: the one that the positions were chosen for.
 
@@ -64,7 +64,7 @@ def conv_moments(
         F = in_channels / groups * (n or kh kw), in the order of the flattened stored values.
     """
     gram, cross, count = torch.zeros(()), torch.zeros(()), 0
-    for rows, target in zip(patch_batches(conv, x, chosen, operator), targets, strict=True):
+    for rows, target in zip(patch_batches(conv, x, chosen, operator), by_sample(targets, chosen), strict=True):
         gram = gram + (rows.mT @ rows).to(torch.float64)
         cross = cross + (rows.mT @ target).to(torch.float64)
         count += rows.shape[1]
@@ -79,10 +79,10 @@ def _means(gram: Tensor, cross: Tensor, count: int, portion: Portion | None) -> 
     return Moments(portion.reduce(gram) / rows, portion.reduce(cross) / rows)
 
 
-def conv_targets(conv: nn.Conv2d, chosen: list[Sample], outputs: Tensor) -> list[Tensor]:
+def conv_targets(conv: nn.Conv2d, chosen: list[Sample], outputs: Tensor) -> Tensor:
     """A convolution's own outputs (N, O, H, W), without its bias, as ``conv_moments`` wants them."""
     plain = outputs if conv.bias is None else outputs - conv.bias[:, None, None]
-    return [sample.of(plain.float(), conv.groups) for sample in chosen]
+    return torch.cat([sample.of(plain.float(), conv.groups) for sample in chosen], dim=1)
 
 
 def linear_targets(linear: nn.Linear, outputs: Tensor) -> Tensor:
