@@ -18,7 +18,7 @@ from reports.files import PART, write_atomically
 logger = logging.getLogger(__name__)
 
 # Counted up whenever the same inputs give something else.
-FORMAT: Final = 4
+FORMAT: Final = 5
 
 
 @dataclass(frozen=True)
