@@ -147,8 +147,9 @@ def _sampled_outputs(
     norms: dict[str, str] = {}
 
     def sampled(piece: Tensor, part: Portion) -> dict[tuple[str, str], Tensor]:
+        nonlocal norms
         given = _outputs_of(original, seeds, piece, part, fits=fits)
-        norms.update(given.norms)
+        norms = given.norms
         kinds = ("output", given.outputs), ("other", given.others)
         return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
 

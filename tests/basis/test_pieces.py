@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from basis import pieces
 from basis.activations import fit_activations
@@ -20,14 +21,14 @@ def in_threes(monkeypatch):
     monkeypatch.setattr(pieces, "LEAST_SHARE", 0)
 
 
-@given(count=st.integers(1, 40), first=st.integers(0, 5), pixels=st.integers(1, 70), share=st.floats(0, 1))
+@given(count=st.integers(1, 40), first=st.integers(0, 5), pixels=st.integers(1, 70), share=st.floats(0, 0.5))
 def test_rows_come_in_the_order_of_the_images_each_once(count, first, pixels, share):
     images = torch.arange(count).view(-1, 1, 1, 1).expand(-1, 3, 2, 3)
-    seen = []
+    sizes = []
 
     def sampled(piece, part):
         assert (part.first, part.count, part.total) == (first + int(piece[0, 0, 0, 0]), len(piece), 60)
-        seen.append(len(piece))
+        sizes.append(len(piece))
         rows = piece[:, 0].reshape(-1, 2)  # three of an image
         return {"flat": rows, "grouped": torch.stack([rows, -rows])}
 
@@ -35,23 +36,57 @@ def test_rows_come_in_the_order_of_the_images_each_once(count, first, pixels, sh
         patch.setattr(pieces, "PIXELS", pixels)
         patch.setattr(pieces, "LEAST_SHARE", share)
         found = in_pieces(images, Portion(first, count, 60, lambda tensor: tensor), sampled)
-    assert sum(seen) == count
-    assert max(seen) <= max(1, pixels // 6, round(share * count))
+    assert sum(sizes) == count
+    assert len(sizes) == 1 or sizes[-1] < sizes[0]
     expected = torch.arange(count).repeat_interleave(3)[:, None].expand(-1, 2)
     assert torch.equal(found["flat"], expected)
     assert torch.equal(found["grouped"], torch.stack([expected, -expected]))
 
 
-def test_what_a_piece_does_not_give_is_left_out(monkeypatch):
+DIFFERENT = {
+    "another key in the last piece": lambda piece: {"last" if len(piece) < 3 else "first": piece[:, 0, 0, :1]},
+    "rows that are no image's": lambda piece: {"constant": torch.ones(6, 2)},
+    "another width in the last piece": lambda piece: {"rows": piece[:, 0, 0, : len(piece)]},
+}
+
+
+@pytest.mark.parametrize("give", DIFFERENT.values(), ids=DIFFERENT.keys())
+def test_pieces_that_differ_are_not_taken(monkeypatch, give):
     in_threes(monkeypatch)
+    images, sizes = correlated(0, count=8), []
 
     def sampled(piece, part):
-        rows = {"always": piece[:, 0, 0, :1], "first": piece[:, 0, 0, :1], "later": piece[:, 0, 0, :1]}
-        del rows["later" if part.first == 0 else "first"]
-        return rows
+        sizes.append(len(piece))
+        return give(piece)
 
-    found = in_pieces(correlated(0, count=7), Portion.whole(7), sampled)
-    assert list(found) == ["always"]
+    found = in_pieces(images, Portion.whole(8), sampled)
+    assert sizes == [3, 3, 2, 8]
+    assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in give(images).items()}
+
+
+class FromAConstant(nn.Module):
+    """Adds what a convolution makes of a constant map, which it has for no image in particular."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.map = nn.Parameter(correlated(7, count=1))
+
+    def forward(self, x):
+        return self.first(x) + self.second(self.map)
+
+
+def test_a_layer_that_does_not_see_the_images_is_fitted_as_before(monkeypatch):
+    torch.manual_seed(0)
+    original, images = FromAConstant(), correlated(0, count=31)
+
+    def fitted():
+        series = swap_convolutions(copy.deepcopy(original), {"first": (2, 2), "second": (2, 2)}, "cosine")
+        return fit_activations(series, original, images)
+
+    whole = fitted()
+    in_threes(monkeypatch)
+    assert fitted() == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [400, 2**16], ids=["a sample", "all positions"])

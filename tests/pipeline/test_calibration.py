@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from basis.swap import swap_convolutions
 from pipeline.calibration import round_layers
@@ -60,6 +61,30 @@ def test_every_layer_is_rounded_and_the_network_is_left_alone():
     assert list(rounded) == ["0.0", "1.0", "1.2", "2.0", "5"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class SequenceFirst(nn.Module):
+    """A linear layer that sees (positions, images, features)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.second(self.first(x).flatten(2).permute(2, 0, 1)).mean(0)
+
+
+@pytest.mark.parametrize("make", [series, SequenceFirst])
+def test_the_float_network_in_pieces_gives_the_rounding_of_all_images_at_once(monkeypatch, make):
+    torch.manual_seed(0)
+    model, images = make().eval(), correlated_images(0, count=50)
+
+    def errors():
+        return round_layers(model, images, IntFormat(4), get_backend("brevitas"), rounding="gptq").errors
+
+    whole = errors()
+    monkeypatch.setattr("basis.pieces.PIXELS", 20 * 12 * 12)
+    assert errors() == pytest.approx(whole, rel=1e-3)
 
 
 def test_both_backends_store_the_same_integers():
