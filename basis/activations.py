@@ -1,4 +1,4 @@
-"""The fit of coefficients to a layer's outputs, layer by layer, in one forward pass of each of the two networks."""
+"""The fit of coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
 import zlib
 from collections import Counter
@@ -42,8 +42,8 @@ def fit_activations(
             coefficients, and the errors, of all images.
 
     Returns:
-        Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran, with its own outputs in the
-        original as Y.
+        Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran in both, with its own outputs in
+        the original as Y.
 
     Example:
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)

@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import cast
 
 import torch
@@ -96,27 +95,22 @@ def _outputs(
     network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
 ) -> dict[str, Tensor]:
     """What each layer that is small enough gives in the float network at its first run, without its bias."""
-    found = in_pieces(images, portion, lambda piece, part: _outputs_of(network, layers, piece, seed, part))
-    return {name: rows for (name, _), rows in found.items()}
+    return in_pieces(images, portion, lambda piece, part: _outputs_of(network, layers, piece, seed, part))
 
 
 def _outputs_of(
     network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
-) -> dict[tuple[str, Fraction], Tensor]:
-    """The same, with the length of a layer's input per image: it tells pieces whose first axis is not the images'."""
-    found: dict[tuple[str, Fraction], Tensor] = {}
-    reached: set[str] = set()
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if name not in reached:
-                reached.add(name)
-                key = name, Fraction(len(inputs[0]), portion.count)
+            if name not in found:
                 if isinstance(module, nn.Conv2d):
                     chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()), portion=portion)
-                    found[key] = conv_targets(module, chosen, output)
+                    found[name] = conv_targets(module, chosen, output)
                 else:
-                    found[key] = linear_targets(cast(nn.Linear, module), output)
+                    found[name] = linear_targets(cast(nn.Linear, module), output)
 
         return keep
 
