@@ -12,9 +12,9 @@ from basis.swap import compressible_convolutions, swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
 from pipeline.models.registry import build_model
 from pipeline.network_record import record_network
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 
 ORDERS = {"conv1": 6, "layer1": 3, "layer2": 3, "layer3": 2, "layer4": 2}
 CLASSES = 1000

@@ -21,9 +21,9 @@ from pipeline.network_record import NetworkRecord, build_network, record_network
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.trace import trace
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 
 ORDERS = {"conv1": 6, "layer1": 3, "layer2": 3, "layer3": 2, "layer4": 2}
 CLASSES, SIZE = 1000, 224

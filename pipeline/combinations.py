@@ -10,18 +10,18 @@ from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.bench import Bench
-from pipeline.calibration import round_layers
 from pipeline.grid import Variant
 from pipeline.network_record import build_network, record_network
 from pipeline.onnx.exporter import OnnxFigures
 from pipeline.plan import LayerPlan, orders_of, plan_layers
-from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.reload import images_to_reload
 from pipeline.steps import VariantSteps, WidthSteps
 from pipeline.store.entry import Entry, as_bytes, as_tensor, state_of
 from pipeline.store.store import Step
 from pipeline.stored_training import Training
 from quant.backends import Backend, get_backend
+from quant.calibration import round_layers
+from quant.network import attach_fake_quantizers, quantize_network
 
 
 @dataclass(frozen=True)

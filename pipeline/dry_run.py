@@ -20,12 +20,12 @@ from pipeline.network_record import NetworkRecord, record_network
 from pipeline.options import Options
 from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.progress import SilentProgress
-from pipeline.quantization import quantize_network
 from pipeline.randomness import RandomStream
 from pipeline.steps import variant_steps
 from pipeline.store.store import Store
 from quant.backends import get_backend
 from quant.counting import count_params
+from quant.network import quantize_network
 from quant.schemes import get_format
 
 # What a stage's state in the store means for the run.

@@ -13,9 +13,9 @@ from pipeline.artifact import load, write_artifact
 from pipeline.errors import OptionsError
 from pipeline.execution import with_execution
 from pipeline.network_record import build_network, record_network
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 from tests.pipeline.networks import tiny_network
 from tests.pipeline.onnx.graphs import IDENTITY
 

@@ -17,12 +17,12 @@ from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.evaluation import evaluate
 from pipeline.network_record import build_network, record_network
-from pipeline.quantization import attach_fake_quantizers, quantize_network
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule
 from pipeline.training import train as train_in_place
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import attach_fake_quantizers, quantize_network
 from tests.pipeline.networks import tiny_network, write_npz
 
 CPU = torch.device("cpu")

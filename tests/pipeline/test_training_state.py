@@ -11,7 +11,6 @@ from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
 from pipeline.interruption import Interruption
-from pipeline.quantization import attach_fake_quantizers
 from pipeline.store.entry import Entry
 from pipeline.store.keys import state_digest
 from pipeline.store.store import Step, Store
@@ -20,6 +19,7 @@ from pipeline.training import Schedule, train
 from pipeline.training_state import EpochFigures
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import attach_fake_quantizers
 from tests.pipeline.networks import tiny_network, write_npz
 
 SCHEDULE = Schedule(3, lr=0.02, batch_size=32)

@@ -15,9 +15,9 @@ from pipeline.artifact import Identity, serialize
 from pipeline.artifact.codec import TABLE
 from pipeline.artifact.container import join, split
 from pipeline.network_record import NetworkRecord, record_network
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import QuantizedTensor
+from quant.network import quantize_network
 from quant.schemes import get_format
 from tests.pipeline.networks import tiny_network
 

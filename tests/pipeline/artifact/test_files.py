@@ -16,9 +16,9 @@ from pipeline.artifact import Identity, load, read_artifact, serialize, write_ar
 from pipeline.errors import OptionsError
 from pipeline.models.registry import build_model
 from pipeline.network_record import NetworkRecord, build_network, record_network
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 from tests.pipeline.networks import tiny_network
 

@@ -17,9 +17,9 @@ from pipeline.config import parse_config
 from pipeline.models import build_model
 from pipeline.network_record import record_network
 from pipeline.plan import orders_of, plan_layers
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 from tests.pipeline.artifact import independent_reader
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 from tests.pipeline.networks import tiny_network

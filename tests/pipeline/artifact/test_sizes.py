@@ -9,10 +9,10 @@ from pipeline.config import parse_config
 from pipeline.models import build_model
 from pipeline.network_record import record_network
 from pipeline.plan import orders_of, plan_layers
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.formats import IntFormat
+from quant.network import quantize_network
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGENET = tuple(f"n{number:08}" for number in range(1000))

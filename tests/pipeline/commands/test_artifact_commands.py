@@ -14,9 +14,9 @@ from pipeline.data import load_dataset
 from pipeline.evaluation import evaluate
 from pipeline.models import build_model
 from pipeline.network_record import record_network
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 from tests.pipeline.artifact.samples import compressed
 from tests.pipeline.networks import write_module, write_npz
 

@@ -12,7 +12,6 @@ from basis.activations import fit_activations
 from basis.errors import CompressionError
 from basis.swap import swap_convolutions
 from pipeline.acceleration import make_accelerator, processes_of
-from pipeline.calibration import round_layers
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
 from pipeline.data.share import WHOLE
@@ -24,6 +23,7 @@ from pipeline.processes import Processes
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train
 from quant.backends import get_backend
+from quant.calibration import round_layers
 from quant.formats import IntFormat
 from tests.pipeline.networks import tiny_network
 

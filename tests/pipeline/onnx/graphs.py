@@ -13,9 +13,9 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import Identity
 from pipeline.network_record import LayerRecord, NetworkRecord, build_network, record_network
 from pipeline.onnx.weights import GraphParts
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat, QuantizedTensor
+from quant.network import quantize_network
 from tests.pipeline.networks import tiny_network, with_statistics
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}

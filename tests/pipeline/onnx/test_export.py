@@ -14,9 +14,9 @@ from pipeline.network_record import build_network, record_network
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import METADATA_KEY, onnx_file
 from pipeline.onnx.trace import TracedNetwork, trace
-from pipeline.quantization import quantize_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
+from quant.network import quantize_network
 from tests.pipeline.networks import tiny_network, with_statistics
 from tests.pipeline.onnx.graphs import IMAGES, compressed, run
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from basis.swap import swap_convolutions
-from pipeline.calibration import round_layers
 from pipeline.network_record import build_network, record_network
-from pipeline.quantization import attach_fake_quantizers, quantize_network
 from quant.backends import get_backend
+from quant.calibration import round_layers
 from quant.formats import IntFormat
+from quant.network import attach_fake_quantizers, quantize_network
 from tests.lockstep import in_shares
 from tests.pipeline.networks import tiny_network
 
@@ -98,7 +98,7 @@ def test_both_backends_store_the_same_integers():
 
 
 def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest(monkeypatch):
-    monkeypatch.setattr("pipeline.calibration.MOST_FEATURES", 20)
+    monkeypatch.setattr("quant.calibration.MOST_FEATURES", 20)
     model, backend = series(), get_backend("brevitas")
     rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq").layers
     assert "0.0" not in rounded

@@ -14,11 +14,11 @@ from basis.conv import SeriesConv2d
 from basis.patches import MOST_FEATURES, samples
 from basis.pieces import in_pieces
 from basis.portion import Portion
-from pipeline.quantization import quantized_tensor_name
 from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
+from quant.network import quantized_tensor_name
 from quant.schemes import Format, StoredTensor
 from quant.term_factors import gptq_by_terms
 
