@@ -10,7 +10,7 @@ from torch import nn
 from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from tests.basis.test_activations import correlated
-from tests.lockstep import in_shares
+from tests.support.lockstep import in_shares
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ from basis.patches import samples
 from basis.portion import Portion
 from basis.swap import swap_convolutions
 from tests.basis.test_activations import PLAN, correlated, residual_network
-from tests.lockstep import in_shares
+from tests.support.lockstep import in_shares
 
 
 def never(tensor):

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.options import Options
 from pipeline.runner import run
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.networks import write_module, write_npz
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_top1.py"
 REFUSING = """

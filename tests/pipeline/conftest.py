@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.networks import write_module, write_npz
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pipeline.network_record import build_network, record_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
-from tests.pipeline.networks import tiny_network
 from tests.pipeline.onnx.graphs import IDENTITY
+from tests.support.networks import tiny_network
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 SAMPLE = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))

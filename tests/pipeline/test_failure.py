@@ -13,9 +13,9 @@ from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.failure import FailureReporter
 from pipeline.interruption import Terminated
 from pipeline.options import Options
-from tests.pipeline.networks import write_module, write_npz
-from tests.pipeline.program import run_program
-from tests.report_schema import mistakes, read_report
+from tests.support.networks import write_module, write_npz
+from tests.support.program import run_program
+from tests.support.report_schema import mistakes, read_report
 
 ROOT = Path(__file__).parents[2]
 RUN = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0")

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.features import Taps, feature_loss, feature_points
 from pipeline.models.registry import build_model
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 
 @pytest.mark.parametrize(

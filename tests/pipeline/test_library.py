@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import Options, run
-from tests.pipeline.networks import write_module, write_npz
-from tests.report_schema import mistakes
+from tests.support.networks import write_module, write_npz
+from tests.support.report_schema import mistakes
 
 ROOT = Path(__file__).parents[2]
 

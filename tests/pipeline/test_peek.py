@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.peek import log_format_of
-from tests.report_schema import read_report
+from tests.support.report_schema import read_report
 
 ROOT = Path(__file__).parents[2]
 

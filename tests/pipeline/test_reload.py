@@ -16,7 +16,7 @@ from pipeline.models.registry import build_model
 from pipeline.network_record import build_network
 from pipeline.reload import Measured, images_to_reload, reload_differences
 from tests.pipeline.artifact.samples import IDENTITY, compressed
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.networks import write_module, write_npz
 
 CPU = torch.device("cpu")
 

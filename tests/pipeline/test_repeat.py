@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from pipeline.options import Options
-from tests.pipeline.networks import write_module, write_npz
-from tests.pipeline.program import run_program
-from tests.report_schema import read_report
+from tests.support.networks import write_module, write_npz
+from tests.support.program import run_program
+from tests.support.report_schema import read_report
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ import torch
 from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
 from pipeline.training import Schedule, train
-from tests.pipeline.networks import tiny_network
-from tests.pipeline.program import run_program
-from tests.report_schema import read_report
+from tests.support.networks import tiny_network
+from tests.support.program import run_program
+from tests.support.report_schema import read_report
 
 GRID = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "1")
 

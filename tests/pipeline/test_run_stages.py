@@ -8,7 +8,7 @@ from pipeline.dry_run import plan_text
 from pipeline.errors import BusyError
 from pipeline.runner import run
 from pipeline.store.locks import locked
-from tests.pipeline.runs import options, without_times
+from tests.support.runs import options, without_times
 
 
 def stages(report):

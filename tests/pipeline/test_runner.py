@@ -12,8 +12,8 @@ from pipeline.dry_run import plan_text
 from pipeline.evaluation import evaluate
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.runner import run
-from tests.pipeline.runs import options, without_times
-from tests.report_schema import read_report
+from tests.support.report_schema import read_report
+from tests.support.runs import options, without_times
 
 
 @pytest.fixture

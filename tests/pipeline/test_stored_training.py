@@ -12,7 +12,7 @@ from pipeline.store.store import Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train
-from tests.pipeline.networks import tiny_network, write_npz
+from tests.support.networks import tiny_network, write_npz
 
 
 @pytest.fixture(scope="module")

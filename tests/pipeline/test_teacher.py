@@ -5,7 +5,7 @@ from torch import nn
 
 from pipeline.acceleration import make_accelerator
 from pipeline.teacher import Teacher
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 
 class Counting(nn.Module):

@@ -23,7 +23,7 @@ from pipeline.training import train as train_in_place
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers, quantize_network
-from tests.pipeline.networks import tiny_network, write_npz
+from tests.support.networks import tiny_network, write_npz
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from pipeline.training_state import EpochFigures
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers
-from tests.pipeline.networks import tiny_network, write_npz
+from tests.support.networks import tiny_network, write_npz
 
 SCHEDULE = Schedule(3, lr=0.02, batch_size=32)
 STEPS = 9

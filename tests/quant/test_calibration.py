@@ -12,8 +12,8 @@ from quant.backends import get_backend
 from quant.calibration import round_layers
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers, quantize_network
-from tests.lockstep import in_shares
-from tests.pipeline.networks import tiny_network
+from tests.support.lockstep import in_shares
+from tests.support.networks import tiny_network
 
 
 def series():

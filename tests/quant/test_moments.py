@@ -9,7 +9,7 @@ from torch import nn
 from basis.conv import SeriesConv2d
 from basis.patches import samples
 from quant.moments import conv_moments, conv_targets, linear_moments, linear_targets
-from tests.lockstep import in_shares
+from tests.support.lockstep import in_shares
 
 ONE = nn.Conv2d(6, 4, 1, stride=2)
 CONVS = [

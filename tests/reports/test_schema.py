@@ -8,7 +8,7 @@ from pipeline.exits import EXIT_CODES
 from pipeline.facts import run_facts
 from pipeline.options import Options
 from reports.write import to_json
-from tests.report_schema import SCHEMA, mistakes
+from tests.support.report_schema import SCHEMA, mistakes
 
 COS = "cosine"
 

@@ -19,7 +19,7 @@ from quant.backends import get_backend
 from quant.formats import QuantizedTensor
 from quant.network import quantize_network
 from quant.schemes import get_format
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}

@@ -20,7 +20,7 @@ from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
 from tests.pipeline.artifact.samples import IDENTITY, compressed
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 ROOT = Path(__file__).parents[3]
 

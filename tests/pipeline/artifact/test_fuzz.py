@@ -19,7 +19,7 @@ from pipeline.artifact.header import read_header
 from pipeline.network_record import build_network, check_shapes, record_network
 from tests.pipeline.artifact.mutations import Story, damaged_bytes
 from tests.pipeline.artifact.samples import IDENTITY, compressed
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 FILES = int(os.environ.get("SERIESQUANT_FUZZ", "20000"))
 SEED = int(os.environ.get("SERIESQUANT_FUZZ_SEED", "0"))

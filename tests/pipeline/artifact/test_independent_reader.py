@@ -22,7 +22,7 @@ from quant.formats import IntFormat
 from quant.network import quantize_network
 from tests.pipeline.artifact import independent_reader
 from tests.pipeline.artifact.samples import IDENTITY, compressed
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 NAMES = tuple("abcdefghij")
 

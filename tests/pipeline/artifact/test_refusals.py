@@ -19,7 +19,7 @@ from pipeline.artifact import load, open_artifact, read_artifact, serialize, wri
 from pipeline.artifact.container import join, split
 from pipeline.errors import DataError
 from tests.pipeline.artifact.samples import IDENTITY, compressed, edited
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 ROOT = Path(__file__).parents[3]
 

@@ -18,7 +18,7 @@ from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
 from tests.pipeline.artifact.samples import compressed
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.networks import write_module, write_npz
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("0", "1", "2", "3")

@@ -18,8 +18,8 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.exports import export_onnx, export_torch
 from pipeline.models.registry import build_model
 from pipeline.network_record import record_network
-from tests.pipeline.networks import tiny_network, with_statistics, write_module
 from tests.pipeline.onnx.graphs import IDENTITY, IMAGES, compressed, run
+from tests.support.networks import tiny_network, with_statistics, write_module
 
 ROOT = Path(__file__).parents[3]
 FLAGS = {"materialize": False, "allow_import": True}

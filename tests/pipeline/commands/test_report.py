@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifact import load
-from tests.pipeline.networks import write_module, write_npz
-from tests.report_schema import read_report
+from tests.support.networks import write_module, write_npz
+from tests.support.report_schema import read_report
 
 ROOT = Path(__file__).parents[3]
 NETWORK = ("--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0", "--basis", "cosine")

@@ -4,7 +4,7 @@ from importlib import resources
 import pytest
 
 from pipeline.cli import main
-from tests.report_schema import SCHEMA
+from tests.support.report_schema import SCHEMA
 
 
 def test_it_prints_the_schema_and_nothing_else(capsys) -> None:

@@ -25,7 +25,7 @@ from pipeline.training import Schedule, train
 from quant.backends import get_backend
 from quant.calibration import round_layers
 from quant.formats import IntFormat
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}
 CALIBRATION = 41

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pipeline.cli import main
-from tests.pipeline.distributed.launching import ROOT, launch, torchrun
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.launching import ROOT, launch, torchrun
+from tests.support.networks import write_module, write_npz
 
 PROGRAM = str(ROOT / "run_pipeline.py")
 OPTIONS = ["--config", "3,2,2", "--bits", "4", "--basis", "cosine,chebyshev", "--epochs", "2", "--backend", "torch.ao"]

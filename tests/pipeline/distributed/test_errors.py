@@ -7,7 +7,7 @@ from pipeline.errors import OptionsError
 from pipeline.executors import executor
 from pipeline.interruption import Interruption
 from pipeline.options import Options
-from tests.pipeline.distributed.launching import torchrun
+from tests.support.launching import torchrun
 
 
 def test_a_process_that_is_killed_is_noticed(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.pipeline.distributed.launching import torchrun
 from tests.pipeline.distributed.scenario import results
+from tests.support.launching import torchrun
 
 
 @pytest.fixture(scope="module")

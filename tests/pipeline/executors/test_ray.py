@@ -13,7 +13,7 @@ import pytest
 from pipeline.executors import executor
 from pipeline.interruption import Interruption
 from pipeline.options import Options
-from tests.pipeline.networks import SOURCE, write_npz
+from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[3]
 # A network that stops a worker in the middle of a training step, once, if there is a file named `pause`.

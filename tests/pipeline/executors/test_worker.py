@@ -21,7 +21,7 @@ from pipeline.models.registry import build_model
 from pipeline.options import Options
 from pipeline.progress import SilentProgress
 from pipeline.variant_run import run_variant
-from tests.pipeline.networks import write_module, write_npz
+from tests.support.networks import write_module, write_npz
 
 
 @pytest.fixture(autouse=True)

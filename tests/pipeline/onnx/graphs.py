@@ -16,7 +16,7 @@ from pipeline.onnx.weights import GraphParts
 from quant.backends import get_backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.network import quantize_network
-from tests.pipeline.networks import tiny_network, with_statistics
+from tests.support.networks import tiny_network, with_statistics
 
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))

@@ -17,8 +17,8 @@ from pipeline.onnx.trace import TracedNetwork, trace
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
-from tests.pipeline.networks import tiny_network, with_statistics
 from tests.pipeline.onnx.graphs import IMAGES, compressed, run
+from tests.support.networks import tiny_network, with_statistics
 
 
 @pytest.fixture(scope="module")

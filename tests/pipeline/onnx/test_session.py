@@ -12,8 +12,8 @@ from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import FOLD, evaluate_onnx, open_session
 from pipeline.onnx.trace import trace
-from tests.pipeline.networks import tiny_network
 from tests.pipeline.onnx.graphs import IMAGES, compressed
+from tests.support.networks import tiny_network
 
 
 @pytest.fixture(scope="module")

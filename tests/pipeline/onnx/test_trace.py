@@ -10,7 +10,7 @@ from pipeline.models.registry import build_model
 from pipeline.network_record import stored_tensors
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.trace import trace
-from tests.pipeline.networks import tiny_network
+from tests.support.networks import tiny_network
 
 
 def test_every_stored_tensor_is_an_input_and_none_is_in_the_graph():

@@ -9,8 +9,8 @@ import mlflow
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.pipeline.networks import write_module, write_npz
 from tests.pipeline.tracking.conftest import free_port
+from tests.support.networks import write_module, write_npz
 
 TRAININGS = {"baseline/training": 10, "cosine-5.3.3/finetune": 2, "cosine-5.3.3-4/qat": 1}
 ROOT = Path(__file__).parents[3]
