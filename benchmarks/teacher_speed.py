@@ -8,12 +8,12 @@ from torch.optim import SGD
 
 from basis.preconditioning import preconditioned_gradients
 from basis.swap import swap_convolutions
-from pipeline.acceleration import make_accelerator
 from pipeline.config import parse_config
 from pipeline.features import Taps
 from pipeline.models.registry import build_model
 from pipeline.plan import orders_of, plan_layers
-from pipeline.randomness import RandomStream
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.randomness import RandomStream
 from pipeline.teacher import Teacher
 from pipeline.training import Lesson, training_step
 

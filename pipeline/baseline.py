@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.acceleration import Accelerator
 from pipeline.checkpoint import default_weights_name, load_checkpoint, load_torchvision_weights
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
-from pipeline.interruption import Interruption
 from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.progress import Progress
-from pipeline.randomness import RandomStream
+from pipeline.runtime.device import Accelerator
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.signals import Interruption
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.tracking import NullTracker, Tracker

@@ -9,24 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from basis.portion import Portion
-from pipeline.acceleration import Accelerator, processes_of
 from pipeline.artifact import Identity
 from pipeline.conditions import conditions
 from pipeline.config import parse_config
 from pipeline.data.dataset import Dataset, images_at_once
-from pipeline.data.share import WHOLE
 from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
-from pipeline.interruption import Interruption
 from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
 from pipeline.onnx.exporter import OnnxExporter
 from pipeline.options import Options
-from pipeline.placement import placed
 from pipeline.plan import plan_layers
-from pipeline.processes import Processes
-from pipeline.progress import Progress
-from pipeline.randomness import RandomStream
+from pipeline.runtime.device import Accelerator, placed, processes_of
+from pipeline.runtime.processes import Processes
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.share import WHOLE
+from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
 from pipeline.store.folder import store_folder
 from pipeline.store.store import Step, Store

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipeline.commands import Action, read_command_line
 from pipeline.exits import failure_of
-from pipeline.interruption import ignore_signals, on_signals
-from pipeline.launcher import is_told, leave_others, speaker
 from pipeline.logs import log_to_stderr
 from pipeline.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
+from pipeline.runtime.launcher import is_told, leave_others, speaker
+from pipeline.runtime.signals import ignore_signals, on_signals
 
 logger = logging.getLogger(__name__)
 

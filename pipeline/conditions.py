@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from pipeline.acceleration import Accelerator
-from pipeline.environment import library_versions
+from pipeline.runtime.device import Accelerator
+from pipeline.runtime.environment import library_versions
 
 
 def conditions(accelerator: Accelerator) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pipeline.launcher import launched
+from pipeline.runtime.launcher import launched
 
 
 def print_result(text: str) -> None:

@@ -7,20 +7,20 @@ from tabulate import tabulate
 from torch import nn
 
 from basis.swap import swap_convolutions
-from pipeline.acceleration import make_accelerator
 from pipeline.artifact import serialize
 from pipeline.artifact.summary import tensor_bytes
 from pipeline.baseline import Start, start_baseline
 from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.grid import Variant, variants
-from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
 from pipeline.network_record import NetworkRecord, record_network
 from pipeline.options import Options
 from pipeline.plan import LayerPlan, orders_of, plan_layers
-from pipeline.progress import SilentProgress
-from pipeline.randomness import RandomStream
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.progress import SilentProgress
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.signals import Interruption
 from pipeline.steps import variant_steps
 from pipeline.store.store import Store
 from quant.backends import get_backend

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.dataset import Images, Split
-from pipeline.placement import placed
-from pipeline.processes import Processes
+from pipeline.runtime.device import placed
+from pipeline.runtime.processes import Processes
 
 EVALUATION_BATCH = 250
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from basis.errors import CompressionError
 from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
-from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from pipeline.runtime.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA = 0, 1, 2, 3, 4
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.environment import git_commit, hardware, library_versions
 from pipeline.options import Options
+from pipeline.runtime.environment import git_commit, hardware, library_versions
 from reports.reading import SCHEMA_VERSION
 
 __all__ = ["SCHEMA_VERSION", "run_facts"]

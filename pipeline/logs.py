@@ -7,8 +7,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pipeline.launcher import speaker
-from pipeline.progress import Task, task_words
+from pipeline.runtime.launcher import speaker
+from pipeline.runtime.progress import Task, task_words
 
 OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
 

@@ -9,9 +9,9 @@ from pipeline.exits import failure_of
 from pipeline.facts import run_facts
 from pipeline.failure import failed_report, write_failure
 from pipeline.flags import flag_name
-from pipeline.launcher import speaker
 from pipeline.option_values import CHOICES, parse_text
 from pipeline.options_file import parse_options_file
+from pipeline.runtime.launcher import speaker
 
 DEFAULT = CHOICES["log_format"][0]
 

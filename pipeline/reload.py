@@ -21,10 +21,10 @@ from torch import Tensor
 
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
-from pipeline.data.share import WHOLE, Share
 from pipeline.errors import DataError, OptionsError
 from pipeline.evaluation import EVALUATION_BATCH, evaluate
-from pipeline.launcher import without_launch
+from pipeline.runtime.launcher import without_launch
+from pipeline.runtime.share import WHOLE, Share
 
 logger = logging.getLogger(__name__)
 

@@ -11,34 +11,34 @@ from typing import Any
 
 import torch
 
-from pipeline.acceleration import Accelerator, make_accelerator, processes_of
 from pipeline.artifact import write_artifact
 from pipeline.baseline import start_baseline, train_baseline
 from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet, load_dataset
-from pipeline.determinism import deterministic_algorithms
-from pipeline.environment import hardware
 from pipeline.executors import executor
 from pipeline.exits import EXIT_DONE, EXIT_GATE
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.failure import FailureReporter
 from pipeline.gate import judge
 from pipeline.grid import variants
-from pipeline.interruption import Interruption
-from pipeline.launcher import launched
 from pipeline.network_record import record_network
 from pipeline.options import Options
 from pipeline.options_file import write_options_file
-from pipeline.processes import Processes
-from pipeline.progress import Progress, SilentProgress
 from pipeline.reload import Measured, reload_differences
 from pipeline.results import DIGITS
+from pipeline.runtime.device import Accelerator, make_accelerator, processes_of
+from pipeline.runtime.environment import hardware
+from pipeline.runtime.launcher import launched
+from pipeline.runtime.processes import Processes
+from pipeline.runtime.progress import Progress, SilentProgress
+from pipeline.runtime.randomness import deterministic_algorithms
+from pipeline.runtime.signals import Interruption
+from pipeline.runtime.turns import TURNS, GivingWay
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
 from pipeline.store.store import Step, Store
 from pipeline.tracking import NullTracker, Tracker, tracking
-from pipeline.turns import TURNS, GivingWay
 from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report

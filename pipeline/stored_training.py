@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from pipeline.acceleration import Accelerator
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation import evaluate
-from pipeline.interruption import Interruption
-from pipeline.progress import Progress
+from pipeline.runtime.device import Accelerator
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher

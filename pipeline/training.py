@@ -12,15 +12,14 @@ from torch.optim import SGD
 
 from basis.errors import CompressionError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
-from pipeline.acceleration import Accelerator, prepare, processes_of, quiet_backward, release
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
-from pipeline.data.share import WHOLE, Share
 from pipeline.features import Taps, feature_loss
-from pipeline.interruption import Interruption, Terminated
-from pipeline.placement import placed
-from pipeline.processes import Processes
-from pipeline.progress import Progress, SilentProgress
-from pipeline.randomness import RandomStream
+from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
+from pipeline.runtime.processes import Processes
+from pipeline.runtime.progress import Progress, SilentProgress
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.teacher import Answer, Teacher
 from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
 from quant.fake_quantizer import FakeQuantizer

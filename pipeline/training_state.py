@@ -9,8 +9,8 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.interruption import Interruption
-from pipeline.randomness import RandomStream
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry, fits, state_of
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.execution import check_execution, with_execution
 from pipeline.models.registry import build_model, builder_of
 from pipeline.network_record import NetworkRecord, build_network, check_shapes
-from pipeline.randomness import RandomStream
+from pipeline.runtime.randomness import RandomStream
 
 
 def load(

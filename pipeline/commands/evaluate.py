@@ -55,9 +55,9 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(
     files: list[Path], source: str, limit: int | None, device: str, workers: int, *, allow_import: bool
 ) -> int:
-    from pipeline.acceleration import make_accelerator  # only now: it imports torch
     from pipeline.artifact import open_artifact
     from pipeline.data import load_dataset
+    from pipeline.runtime.device import make_accelerator  # only now: it imports torch
 
     for file in files:
         open_artifact(file)  # before the data are read, which may take long

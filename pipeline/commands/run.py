@@ -7,11 +7,11 @@ from pipeline.commands import Action, commands_help
 from pipeline.console import print_result
 from pipeline.failure import FailureReporter
 from pipeline.flags import read_flags
-from pipeline.interruption import on_signals
-from pipeline.launcher import launched
 from pipeline.logs import JsonProgressLines
 from pipeline.options import Options, options_from
-from pipeline.progress import make_progress
+from pipeline.runtime.launcher import launched
+from pipeline.runtime.progress import make_progress
+from pipeline.runtime.signals import on_signals
 
 
 def read(argv: list[str], program: str) -> Action | None:
@@ -30,7 +30,7 @@ def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
             from pipeline import runner  # noqa: F401 # it takes seconds, in which a signal may come
-    from pipeline.processes import leaving_together  # only now: it imports torch
+    from pipeline.runtime.processes import leaving_together  # only now: it imports torch
 
     with leaving_together():
         return _plan(options) if dry_run else _run(options)

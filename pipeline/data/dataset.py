@@ -9,8 +9,8 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.data.share import WHOLE, Share
 from pipeline.errors import OptionsError
+from pipeline.runtime.share import WHOLE, Share
 
 IMAGENET_CLASSES: Final = 1000
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.

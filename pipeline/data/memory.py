@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.augment import random_crop, random_flip, random_resized_crop
 from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
-from pipeline.data.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, Share
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.data.augment import random_boxes
 from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
 from pipeline.data.image_files import ImageFiles, decode, to_bytes
-from pipeline.data.share import WHOLE, Share
 from pipeline.errors import DataError
+from pipeline.runtime.share import WHOLE, Share
 
 RESIZE: Final = 256
 CROP: Final = 224

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pipeline.errors import OptionsError
-from pipeline.launcher import launched
+from pipeline.runtime.launcher import launched
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench
     from pipeline.grid import Variant
-    from pipeline.interruption import Interruption
     from pipeline.options import Options
+    from pipeline.runtime.signals import Interruption
     from pipeline.variant_run import VariantResult
 
 EXECUTORS = {"local": "pipeline.executors.local", "ray": "pipeline.executors.ray_cluster"}

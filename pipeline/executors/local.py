@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pipeline.bench import Bench
 from pipeline.executors import Executor
 from pipeline.grid import Variant
-from pipeline.interruption import Interruption
 from pipeline.options import Options
+from pipeline.runtime.signals import Interruption
 from pipeline.variant_run import VariantResult, run_variant
 
 

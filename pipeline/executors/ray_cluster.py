@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import Executor
-from pipeline.interruption import Interruption
 from pipeline.options import Options
+from pipeline.runtime.signals import Interruption
 
 LOCAL = "local"
 SECONDS_TO_CONNECT = 10.0

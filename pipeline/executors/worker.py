@@ -10,17 +10,17 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from pipeline.acceleration import make_accelerator
 from pipeline.bench import Bench, make_bench, open_store
 from pipeline.data.sources import load_dataset
-from pipeline.determinism import deterministic_algorithms
 from pipeline.errors import OptionsError
 from pipeline.executors.lines import LineStream
 from pipeline.executors.shared import Finished, Shared
 from pipeline.grid import Variant
-from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
-from pipeline.progress import LineProgress
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.progress import LineProgress
+from pipeline.runtime.randomness import deterministic_algorithms
+from pipeline.runtime.signals import Interruption
 from pipeline.tracking import RecordingTracker
 from pipeline.variant_run import run_variant
 

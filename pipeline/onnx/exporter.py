@@ -14,7 +14,7 @@ from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits
-from pipeline.processes import ALONE, Processes
+from pipeline.runtime.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from pipeline.network_record import stored_tensors
 from pipeline.onnx.errors import OnnxError
-from pipeline.turns import TURNS
+from pipeline.runtime.turns import TURNS
 
 OPSET = 21
 """The first with 4-bit integers."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError
-from pipeline.turns import TURNS
+from pipeline.runtime.turns import TURNS
 
 logger = logging.getLogger(__name__)
 

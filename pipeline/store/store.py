@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pipeline.processes import ALONE, Processes
+from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
 from pipeline.store.folder import CHECKPOINT, LOCK, RESULT
 from pipeline.store.keys import store_key

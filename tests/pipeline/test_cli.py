@@ -92,7 +92,7 @@ def test_every_command_explains_itself(name: str, capsys: Any) -> None:
 
 
 def test_nothing_heavy_is_imported_for_the_command_line() -> None:
-    code = "import sys, pipeline.cli, pipeline.progress; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.cli, pipeline.runtime.progress; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.failure import FailureReporter
-from pipeline.interruption import Terminated
 from pipeline.options import Options
+from pipeline.runtime.signals import Terminated
 from tests.support.networks import write_module, write_npz
 from tests.support.program import run_program
 from tests.support.report_schema import mistakes, read_report

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from pipeline.logs import JsonProgressLines, log_to_stderr
-from pipeline.progress import LineProgress, make_progress
+from pipeline.runtime.progress import LineProgress, make_progress
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
+from pipeline.runtime.device import make_accelerator
 from pipeline.training import Schedule, train
 from tests.support.networks import tiny_network
 from tests.support.program import run_program

@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 
-from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
+from pipeline.runtime.device import make_accelerator
 from pipeline.store.keys import state_digest
 from pipeline.store.store import Store
 from pipeline.stored_training import Course, train_once

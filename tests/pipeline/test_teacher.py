@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.acceleration import make_accelerator
+from pipeline.runtime.device import make_accelerator
 from pipeline.teacher import Teacher
 from tests.support.networks import tiny_network
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from basis.swap import swap_convolutions
-from pipeline.acceleration import make_accelerator
 from pipeline.data.sources import load_dataset
-from pipeline.interruption import Interruption
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
 from pipeline.store.keys import state_digest
 from pipeline.store.store import Step, Store

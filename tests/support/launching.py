@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.launcher import without_launch
+from pipeline.runtime.launcher import without_launch
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 300

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from basis.portion import Portion
-from pipeline.data.share import Share
+from pipeline.runtime.share import Share
 
 PATIENCE = 60
 

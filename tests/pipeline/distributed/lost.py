@@ -3,9 +3,9 @@
 import os
 import sys
 
-from pipeline.acceleration import make_accelerator, processes_of
 from pipeline.errors import LostProcessError
-from pipeline.processes import leaving_together
+from pipeline.runtime.device import make_accelerator, processes_of
+from pipeline.runtime.processes import leaving_together
 
 processes = processes_of(make_accelerator("cpu"))
 try:

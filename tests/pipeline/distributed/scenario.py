@@ -11,15 +11,15 @@ from torch import nn
 from basis.activations import fit_activations
 from basis.errors import CompressionError
 from basis.swap import swap_convolutions
-from pipeline.acceleration import make_accelerator, processes_of
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
-from pipeline.data.share import WHOLE
 from pipeline.errors import DataError
 from pipeline.evaluation import evaluate, measure_together
-from pipeline.interruption import Interruption, Terminated
-from pipeline.launcher import is_told
-from pipeline.processes import Processes
+from pipeline.runtime.device import make_accelerator, processes_of
+from pipeline.runtime.launcher import is_told
+from pipeline.runtime.processes import Processes
+from pipeline.runtime.share import WHOLE
+from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train
 from quant.backends import get_backend

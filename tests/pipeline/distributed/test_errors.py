@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.acceleration import make_accelerator
 from pipeline.errors import OptionsError
 from pipeline.executors import executor
-from pipeline.interruption import Interruption
 from pipeline.options import Options
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.signals import Interruption
 from tests.support.launching import torchrun
 
 

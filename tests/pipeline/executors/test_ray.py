@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.executors import executor
-from pipeline.interruption import Interruption
 from pipeline.options import Options
+from pipeline.runtime.signals import Interruption
 from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[3]

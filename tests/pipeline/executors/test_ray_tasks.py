@@ -12,8 +12,8 @@ from pipeline.executors import executor, ray_tasks
 from pipeline.executors.lines import LineStream
 from pipeline.executors.ray_tasks import Board
 from pipeline.grid import Variant
-from pipeline.interruption import Interruption
 from pipeline.options import Options
+from pipeline.runtime.signals import Interruption
 
 VARIANT = Variant(parse_config("3,2,2"), ("cosine",), (4,), 1)
 

@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-from pipeline.acceleration import make_accelerator
 from pipeline.bench import make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError, OptionsError
@@ -16,10 +15,11 @@ from pipeline.executors import worker
 from pipeline.executors.shared import share
 from pipeline.executors.worker import LOGGERS, compute
 from pipeline.grid import variants
-from pipeline.interruption import Interruption
 from pipeline.models.registry import build_model
 from pipeline.options import Options
-from pipeline.progress import SilentProgress
+from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.progress import SilentProgress
+from pipeline.runtime.signals import Interruption
 from pipeline.variant_run import run_variant
 from tests.support.networks import write_module, write_npz
 

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.progress import BarProgress, LineProgress, SilentProgress, make_progress
+from pipeline.runtime.progress import BarProgress, LineProgress, SilentProgress, make_progress
 
 
 class Terminal(io.StringIO):

@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from pipeline.determinism import deterministic_algorithms
+from pipeline.runtime.randomness import deterministic_algorithms
 
 
 @pytest.fixture(autouse=True)

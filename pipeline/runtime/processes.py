@@ -10,9 +10,9 @@ from torch import Tensor, distributed, nn
 
 from basis.errors import CompressionError
 from basis.portion import Portion
-from pipeline.data.share import Share
 from pipeline.errors import BusyError, DataError, LostProcessError, OptionsError
-from pipeline.launcher import mark_told
+from pipeline.runtime.launcher import mark_told
+from pipeline.runtime.share import Share
 
 Value = TypeVar("Value")
 _CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from pipeline.progress import Advance, Progress
+from pipeline.runtime.progress import Advance, Progress
 
 
 class Turns:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.progress import SilentProgress
-from pipeline.turns import TURNS, GivingWay, Turns
+from pipeline.runtime.progress import SilentProgress
+from pipeline.runtime.turns import TURNS, GivingWay, Turns
 
 SECONDS = 20.0
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environment
-from pipeline.environment import git_commit, hardware, library_versions
+from pipeline.runtime import environment
+from pipeline.runtime.environment import git_commit, hardware, library_versions
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import OptionsError
-from pipeline.launcher import Launch, launched, speaker, without_launch
+from pipeline.runtime.launcher import Launch, launched, speaker, without_launch
 
 SECOND_OF_FOUR = {
     "RANK": "1",

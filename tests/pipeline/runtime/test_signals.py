@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from pipeline import interruption as module
-from pipeline.interruption import Interruption, Terminated, on_signals
+from pipeline.runtime import signals as module
+from pipeline.runtime.signals import Interruption, Terminated, on_signals
 
 
 @pytest.fixture(autouse=True)

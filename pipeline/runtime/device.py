@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -11,8 +12,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 
 from pipeline.errors import OptionsError
-from pipeline.launcher import Launch, launched
-from pipeline.processes import Processes
+from pipeline.runtime.launcher import Launch, launched
+from pipeline.runtime.processes import Processes
 
 __all__ = ["Accelerator", "make_accelerator", "prepare", "processes_of", "quiet_backward", "release"]
 
@@ -150,3 +151,11 @@ def _gains_from_bf16(on_cpu: bool) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def placed(model: Network, device: torch.device) -> Network:
+    """Move a network, in place, to a device and to channels_last, the layout that images come in."""
+    return model.to(device).to(memory_format=torch.channels_last)
