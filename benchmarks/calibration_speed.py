@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from basis.activations import fit_activations
 from basis.swap import swap_convolutions
-from pipeline.config import parse_config
 from pipeline.models.registry import build_model
+from pipeline.options.orders import parse_config
 from pipeline.plan import orders_of, plan_layers
 from quant.backends import Backend, get_backend
 from quant.calibration import round_layers

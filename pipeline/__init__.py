@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.artifact import load
-    from pipeline.options import Options
+    from pipeline.options.options import Options
     from pipeline.runner import run
 
 __all__ = ["Options", "load", "run"]
 
-_HOMES = {"Options": "pipeline.options", "load": "pipeline.artifact", "run": "pipeline.runner"}
+_HOMES = {"Options": "pipeline.options.options", "load": "pipeline.artifact", "run": "pipeline.runner"}
 
 # Imported along with a name, so that its first call does not take the seconds that this takes.
 _COMPANIONS = {"load": "torchvision.models"}

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from basis.portion import Portion
 from pipeline.artifact import Identity
 from pipeline.conditions import conditions
-from pipeline.config import parse_config
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
 from pipeline.models.identity import network_digest
 from pipeline.models.registry import build_model, check_forward
 from pipeline.onnx.exporter import OnnxExporter
-from pipeline.options import Options
+from pipeline.options.options import Options
+from pipeline.options.orders import parse_config
 from pipeline.plan import plan_layers
 from pipeline.runtime.device import Accelerator, placed, processes_of
 from pipeline.runtime.processes import Processes

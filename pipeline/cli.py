@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.commands import Action, read_command_line
 from pipeline.exits import failure_of
 from pipeline.logs import log_to_stderr
-from pipeline.options import PROGRAM
+from pipeline.options.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
 from pipeline.runtime.launcher import is_told, leave_others, speaker
 from pipeline.runtime.signals import ignore_signals, on_signals

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from reports.reading import SCHEMA_VERSION
 

@@ -12,7 +12,7 @@ from pipeline.errors import BusyError
 from pipeline.exits import Failure, failure_of
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.gate import judge
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.launcher import launched
 from reports.files import write_atomically
 from reports.write import to_json

@@ -10,6 +10,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from pipeline.arguments import read_arguments
+from pipeline.options.values import flag_name
 
 SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
 
@@ -31,11 +32,6 @@ class Flags:
     values: dict[str, object]
     options_file: Path | None
     dry_run: bool
-
-
-def flag_name(option: str) -> str:
-    """The flag of an option: ``qat_epochs`` -> ``--qat-epochs``."""
-    return "--" + option.replace("_", "-")
 
 
 def read_flags(

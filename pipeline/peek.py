@@ -8,9 +8,8 @@ from pipeline.errors import OptionsError
 from pipeline.exits import failure_of
 from pipeline.facts import run_facts
 from pipeline.failure import failed_report, write_failure
-from pipeline.flags import flag_name
-from pipeline.option_values import CHOICES, parse_text
-from pipeline.options_file import parse_options_file
+from pipeline.options.file import parse_options_file
+from pipeline.options.values import CHOICES, flag_name, parse_text
 from pipeline.runtime.launcher import speaker
 
 DEFAULT = CHOICES["log_format"][0]

@@ -9,8 +9,8 @@ from torch import nn
 from basis.conv import SeriesConv2d
 from basis.fit import Size2d
 from basis.swap import compressible_convolutions
-from pipeline.config import Config
 from pipeline.errors import OptionsError
+from pipeline.options.orders import Config
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 

@@ -21,10 +21,10 @@ from pipeline.exits import EXIT_DONE, EXIT_GATE
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.failure import FailureReporter
 from pipeline.gate import judge
-from pipeline.grid import variants
 from pipeline.network_record import record_network
-from pipeline.options import Options
-from pipeline.options_file import write_options_file
+from pipeline.options.file import write_options_file
+from pipeline.options.grid import variants
+from pipeline.options.options import Options
 from pipeline.reload import Measured, reload_differences
 from pipeline.results import DIGITS
 from pipeline.runtime.device import Accelerator, make_accelerator, processes_of

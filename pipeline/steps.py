@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from pipeline.bench import Bench
-from pipeline.grid import Variant
-from pipeline.options import Options
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
 from pipeline.store.store import Step
 from pipeline.stored_training import Course
 from pipeline.training import Schedule

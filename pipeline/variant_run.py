@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.combinations import Approximation, Quantized, approximate, quantize
-from pipeline.config import Config
-from pipeline.grid import Variant
-from pipeline.options import Options
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
+from pipeline.options.orders import Config
 from pipeline.reload import Measured
 from pipeline.results import kernel_figure, layer_rows, row
 from pipeline.steps import WidthSteps, variant_steps

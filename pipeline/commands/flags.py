@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import OptionsError
-from pipeline.option_values import parse_device
+from pipeline.options.values import parse_device
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="an artifact", show_default=False)]
 AllowImport = Annotated[

@@ -8,7 +8,7 @@ from pipeline.console import print_result
 from pipeline.failure import FailureReporter
 from pipeline.flags import read_flags
 from pipeline.logs import JsonProgressLines
-from pipeline.options import Options, options_from
+from pipeline.options.options import Options, options_from
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import make_progress
 from pipeline.runtime.signals import on_signals

@@ -14,8 +14,8 @@ from pipeline.runtime.launcher import launched
 
 if TYPE_CHECKING:
     from pipeline.bench import Bench
-    from pipeline.grid import Variant
-    from pipeline.options import Options
+    from pipeline.options.grid import Variant
+    from pipeline.options.options import Options
     from pipeline.runtime.signals import Interruption
     from pipeline.variant_run import VariantResult
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from pipeline.bench import Bench
 from pipeline.executors import Executor
-from pipeline.grid import Variant
-from pipeline.options import Options
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
 from pipeline.variant_run import VariantResult, run_variant
 

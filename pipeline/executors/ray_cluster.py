@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import Executor
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
 
 LOCAL = "local"

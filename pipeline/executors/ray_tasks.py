@@ -14,8 +14,8 @@ from pipeline.bench import Bench
 from pipeline.errors import ClusterError
 from pipeline.executors.shared import Finished, Shared, share
 from pipeline.executors.worker import compute
-from pipeline.grid import Variant
-from pipeline.options import Options
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
 from pipeline.variant_run import VariantResult
 
 RETRIES = 3

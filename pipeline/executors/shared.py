@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.store.store import Stage
 from pipeline.training_state import EpochFigures
 from pipeline.variant_run import VariantResult

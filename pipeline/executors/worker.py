@@ -15,8 +15,8 @@ from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.executors.lines import LineStream
 from pipeline.executors.shared import Finished, Shared
-from pipeline.grid import Variant
 from pipeline.models.registry import build_model
+from pipeline.options.grid import Variant
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms

@@ -12,7 +12,7 @@ from pipeline.tracking import figures as told
 from pipeline.tracking.background import END, BackgroundTracker, Target
 
 if TYPE_CHECKING:
-    from pipeline.options import Options
+    from pipeline.options.options import Options
     from pipeline.training_state import EpochFigures
 
 logger = logging.getLogger(__name__)

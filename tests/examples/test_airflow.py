@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.exits import EXIT_CODES, EXIT_DONE
 from pipeline.flags import read_flags
-from pipeline.options import Options, options_from
+from pipeline.options.options import Options, options_from
 
 FILE = Path(__file__).parents[2] / "examples" / "airflow" / "dag.py"
 TASK_ARGUMENTS = {  # of BaseOperator in Airflow 3

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.exits import EXIT_CODES, EXIT_DONE
 from pipeline.flags import read_flags
-from pipeline.options import Options, options_from
+from pipeline.options.options import Options, options_from
 
 FILE = Path(__file__).parents[2] / "examples" / "kubernetes" / "job.yaml"
 VERSIONS = ("1.31", "1.37")  # from the first whose Jobs have a stable podFailurePolicy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runner import run
 from tests.support.networks import write_module, write_npz
 

@@ -14,7 +14,7 @@ from basis.errors import CompressionError
 from pipeline.cli import main
 from pipeline.commands import COMMANDS
 from pipeline.errors import BusyError, DataError, OptionsError
-from pipeline.options import Options
+from pipeline.options.options import Options
 
 ROOT = Path(__file__).parents[2]
 RESUME = "to go on from the last checkpoint, run the same command again"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.failure import FailureReporter
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.signals import Terminated
 from tests.support.networks import write_module, write_npz
 from tests.support.program import run_program

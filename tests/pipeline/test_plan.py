@@ -6,8 +6,8 @@ import torchvision
 from torch import Tensor, nn
 
 from basis.swap import swap_convolutions
-from pipeline.config import parse_config
 from pipeline.errors import OptionsError
+from pipeline.options.orders import parse_config
 from pipeline.plan import LayerPlan, orders_of, plan_layers, stages_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from tests.support.networks import write_module, write_npz
 from tests.support.program import run_program
 from tests.support.report_schema import read_report

@@ -6,7 +6,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.exits import EXIT_CODES
 from pipeline.facts import run_facts
-from pipeline.options import Options
+from pipeline.options.options import Options
 from reports.write import to_json
 from tests.support.report_schema import SCHEMA, mistakes
 

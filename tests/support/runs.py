@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 
 
 def options(here, out, **changes):

@@ -13,9 +13,9 @@ from basis.series import portable_basis_matrix
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
 from pipeline.checkpoint import load_checkpoint
-from pipeline.config import parse_config
 from pipeline.models import build_model
 from pipeline.network_record import record_network
+from pipeline.options.orders import parse_config
 from pipeline.plan import orders_of, plan_layers
 from quant.backends import get_backend
 from quant.formats import IntFormat

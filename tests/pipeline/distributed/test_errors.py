@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import OptionsError
 from pipeline.executors import executor
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from tests.support.launching import torchrun

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.executors import executor
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
 from tests.support.networks import SOURCE, write_npz
 

@@ -6,13 +6,13 @@ import pytest
 import ray
 import ray.exceptions
 
-from pipeline.config import parse_config
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_tasks
 from pipeline.executors.lines import LineStream
 from pipeline.executors.ray_tasks import Board
-from pipeline.grid import Variant
-from pipeline.options import Options
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
+from pipeline.options.orders import parse_config
 from pipeline.runtime.signals import Interruption
 
 VARIANT = Variant(parse_config("3,2,2"), ("cosine",), (4,), 1)

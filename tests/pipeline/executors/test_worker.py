@@ -14,9 +14,9 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
 from pipeline.executors.shared import share
 from pipeline.executors.worker import LOGGERS, compute
-from pipeline.grid import variants
 from pipeline.models.registry import build_model
-from pipeline.options import Options
+from pipeline.options.grid import variants
+from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.tracking import process, tracking
 from pipeline.tracking.background import hide_password
 from pipeline.tracking.reachable import check_reachable

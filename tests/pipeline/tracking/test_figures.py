@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.tracking.figures import curve_point, final_metrics, parameters, report_files
 from pipeline.training_state import EpochFigures
 from tests.pipeline.tracking.conftest import FILES, REPORT

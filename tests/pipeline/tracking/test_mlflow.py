@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.tracking import NullTracker, Tracker, background, tracking
 from pipeline.tracking.background import Target
 from pipeline.tracking.tracker import Trackers, targets

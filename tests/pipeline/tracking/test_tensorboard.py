@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.options import Options
+from pipeline.options.options import Options
 from pipeline.tracking import tracking
 from pipeline.training_state import EpochFigures
 from tests.pipeline.tracking.conftest import REPORT, free_port, wait_for

@@ -12,8 +12,8 @@ from basis import BASES
 from pipeline.errors import OptionsError
 from pipeline.executors import EXECUTORS
 from pipeline.flags import read_flags
-from pipeline.option_values import CHOICES
-from pipeline.options import Options, load_options_file, options_from
+from pipeline.options.options import Options, load_options_file, options_from
+from pipeline.options.values import CHOICES
 from quant.backends import BACKENDS
 from quant.schemes import SCHEMES
 
@@ -239,7 +239,7 @@ def test_an_empty_options_file_gives_nothing(tmp_path: Path) -> None:
 
 def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Options(config="3,3,3,2", executor="ray").executor == "ray"
-    monkeypatch.setattr("pipeline.options.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.options.options.find_spec", lambda name: None)
     with pytest.raises(OptionsError, match=r"--executor: got 'ray', which is not installed; .*'seriesquant\[ray\]'"):
         Options(config="3,3,3,2", executor="ray")
     assert Options(config="3,3,3,2").executor == "local"

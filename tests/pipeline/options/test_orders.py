@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Config, default_model, parse_config
 from pipeline.errors import OptionsError
+from pipeline.options.orders import Config, default_model, parse_config
 
 COUNTS = st.integers(1, 999_999)
 SPACES = st.sampled_from(["", " ", "  "])

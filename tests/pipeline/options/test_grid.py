@@ -1,7 +1,7 @@
 """The networks of a run: series once a basis, the dense network once."""
 
-from pipeline.grid import variants
-from pipeline.options import Options
+from pipeline.options.grid import variants
+from pipeline.options.options import Options
 
 
 def found(**options):

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import OptionsError
-from pipeline.options import Options, load_options_file, options_from
-from pipeline.options_file import write_options_file
+from pipeline.options.file import write_options_file
+from pipeline.options.options import Options, load_options_file, options_from
 
 ODD_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.config import Config, parse_config
-from pipeline.options import Options
+from pipeline.options.options import Options
+from pipeline.options.orders import Config, parse_config
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
-from pipeline.config import parse_config
 from pipeline.errors import OptionsError
+from pipeline.options.orders import parse_config
 
 # A new choice is one entry here, beside the code that does it.
 CHOICES = {
@@ -166,3 +166,8 @@ def _without_repeats(flag: str, values: Iterable[_T]) -> tuple[_T, ...]:
     if twice := [value for value in dict.fromkeys(seen) if seen.count(value) > 1]:
         raise OptionsError(f"{flag}: {twice[0]} is given twice; allowed: each once")
     return seen
+
+
+def flag_name(option: str) -> str:
+    """The flag of an option: ``qat_epochs`` -> ``--qat-epochs``."""
+    return "--" + option.replace("_", "-")

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic import model_validator as validate_model
 
-from pipeline.config import default_model, parse_config
 from pipeline.errors import OptionsError
-from pipeline.flags import flag_name
-from pipeline.option_values import (
+from pipeline.options.file import read_options_file, unknown_option
+from pipeline.options.orders import default_model, parse_config
+from pipeline.options.values import (
     CHOICES,
+    flag_name,
     not_bool,
     parse_bases,
     parse_bits,
@@ -24,7 +25,6 @@ from pipeline.option_values import (
     parse_trackers,
     parse_tracking_uri,
 )
-from pipeline.options_file import read_options_file, unknown_option
 
 PROGRAM = ("python", "run_pipeline.py")
 Panel = Literal["Compression", "Model and data", "Training", "Run"]

@@ -1,0 +1,1 @@
+"""The options of a run: values, files, the grammar of configs, and the grid of variants."""
