@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from basis.activations import fit_activations
 from basis.swap import swap_convolutions
+from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
-from pipeline.plan import orders_of, plan_layers
 from quant.backends import Backend, get_backend
 from quant.calibration import round_layers
 from quant.formats import IntFormat

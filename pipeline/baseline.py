@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.checkpoint import default_weights_name, load_checkpoint, load_torchvision_weights
 from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
-from pipeline.models.identity import network_digest
+from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
+from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
 from pipeline.runtime.device import Accelerator
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream

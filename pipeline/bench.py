@@ -14,12 +14,12 @@ from pipeline.conditions import conditions
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.evaluation import Evaluation, evaluate_together
 from pipeline.identity import dataset_identity
-from pipeline.models.identity import network_digest
+from pipeline.models.digest import network_digest
+from pipeline.models.layer_orders import plan_layers
 from pipeline.models.registry import build_model, check_forward
 from pipeline.onnx.exporter import OnnxExporter
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
-from pipeline.plan import plan_layers
 from pipeline.runtime.device import Accelerator, placed, processes_of
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
@@ -41,7 +41,7 @@ class Bench:
 
     Attributes:
         baseline: The uncompressed network; no stage changes it.
-        digest: Of the baseline: see ``pipeline.models.identity``.
+        digest: Of the baseline: see ``pipeline.models.digest``.
         data: Training images for every choice, test images for the figures.
         calibration: How many training images fit and rounding look at.
         accelerator: Device and precision.

@@ -10,10 +10,10 @@ from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.bench import Bench
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.network_record import build_network, record_network
 from pipeline.onnx.exporter import OnnxFigures
 from pipeline.options.grid import Variant
-from pipeline.plan import LayerPlan, orders_of, plan_layers
 from pipeline.reload import images_to_reload
 from pipeline.steps import VariantSteps, WidthSteps
 from pipeline.store.entry import Entry, as_bytes, as_tensor, state_of

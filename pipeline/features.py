@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.plan import stages_of
+from pipeline.models.layer_orders import stages_of
 
 _SMALLEST_VARIANCE = 1e-6
 

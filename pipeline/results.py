@@ -11,9 +11,9 @@ from basis.fit import fit, reconstruct
 from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.combinations import Approximation, Quantized
+from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
-from pipeline.plan import LayerPlan
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from basis.portion import Portion
 from basis.preconditioning import inverse_moments
 from pipeline.features import Taps, feature_points
+from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
-from pipeline.store.keys import state_digest
 
 # Answers kept at the most: of some thousand small images. The rest is computed anew whenever it is asked for.
 MEMORY_BYTES = 512_000_000

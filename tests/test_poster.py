@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from basis.swap import swap_convolutions
-from pipeline.checkpoint import load_checkpoint
 from pipeline.data.sources import load_dataset
 from pipeline.dry_run import plan_text
 from pipeline.evaluation import evaluate
+from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
+from pipeline.models.weights import load_checkpoint
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
-from pipeline.plan import orders_of, plan_layers
 from pipeline.runner import run
 from quant.counting import compressible_params, count_params, poster_size_mb
 

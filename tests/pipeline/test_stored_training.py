@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from pipeline.data.sources import load_dataset
+from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
-from pipeline.store.keys import state_digest
 from pipeline.store.store import Store
 from pipeline.stored_training import Course, train_once
 from pipeline.teacher import Teacher

@@ -9,10 +9,10 @@ from torch import nn
 
 from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
+from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
-from pipeline.store.keys import state_digest
 from pipeline.store.store import Step, Store
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule, train

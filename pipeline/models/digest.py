@@ -4,9 +4,8 @@ import hashlib
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
-
-from pipeline.store.keys import state_digest
 
 _PACKAGED = ("torch", "torchvision", "pipeline", "basis", "quant")
 
@@ -32,3 +31,12 @@ def _source_files(name: str, model: nn.Module) -> list[Path]:
     own = sorted(module for module in modules if module.partition(".")[0] not in _PACKAGED)
     files = (getattr(sys.modules.get(module), "__file__", None) for module in own)
     return [Path(file) for file in files if file is not None and Path(file).is_file()]
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 of a network's names, dtypes, shapes and values: all that its state dict tells of it."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

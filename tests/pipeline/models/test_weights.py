@@ -5,10 +5,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pipeline.checkpoint import default_weights_name, load_checkpoint, load_torchvision_weights
 from pipeline.data import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import build_model
+from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from basis.swap import swap_convolutions
 from pipeline.errors import OptionsError
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, stages_of
 from pipeline.options.orders import parse_config
-from pipeline.plan import LayerPlan, orders_of, plan_layers, stages_of
 
 
 def _model(name: str) -> nn.Module:
