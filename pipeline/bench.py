@@ -27,7 +27,7 @@ from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
-from pipeline.store.folder import store_folder
+from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, Training, curve_of, train_once
 from pipeline.teacher import Teacher

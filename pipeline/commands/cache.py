@@ -51,8 +51,7 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _list(chosen: Path | None) -> int:
-    from pipeline.store.folder import store_folder
-    from pipeline.store.housekeeping import list_store
+    from pipeline.store.housekeeping import list_store, store_folder
 
     folder = store_folder(chosen)
     files = list_store(folder)
@@ -66,8 +65,7 @@ def _list(chosen: Path | None) -> int:
 
 
 def _prune(chosen: Path | None, days: float | None, megabytes: float | None) -> int:
-    from pipeline.store.folder import store_folder
-    from pipeline.store.housekeeping import list_store, prune_store
+    from pipeline.store.housekeeping import list_store, prune_store, store_folder
 
     folder = store_folder(chosen)
     removed, used = prune_store(_superfluous(list_store(folder), days, megabytes))

@@ -1,15 +1,17 @@
 """What is in the store, and clearing it out; loads nothing heavy, and reads no tensors."""
 
 import json
+import os
 import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import platformdirs
 from filelock import FileLock, Timeout
 
-from pipeline.store.folder import CHECKPOINT, LOCK, RESULT
 from reports.files import PART
 
 _LENGTH = struct.Struct("<Q")
@@ -99,3 +101,17 @@ def _stage(path: Path) -> str:
             return str(json.loads(file.read(length))["__metadata__"]["stage"])
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return "unreadable"
+
+
+VARIABLE: Final = "SERIESQUANT_CACHE"
+RESULT: Final = ".safetensors"
+CHECKPOINT: Final = ".checkpoint"
+LOCK: Final = ".lock"
+
+
+def store_folder(chosen: Path | None = None) -> Path:
+    """The folder chosen, or the one that ``SERIESQUANT_CACHE`` names, or the platform's for a user's caches."""
+    if chosen is not None:
+        return chosen
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))

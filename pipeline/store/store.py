@@ -1,5 +1,7 @@
 """Stages that run once: each result is a file under a key made of the stage's inputs."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -10,8 +12,7 @@ from typing import Any, Final, Literal
 
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
-from pipeline.store.folder import CHECKPOINT, LOCK, RESULT
-from pipeline.store.keys import store_key
+from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT
 from pipeline.store.locks import locked
 from reports.files import PART, write_atomically
 
@@ -188,3 +189,12 @@ class CheckpointFile:
         """Replace what was saved last; a store that cannot be written only warns."""
         if self.store.processes.is_main:  # whenever that one wants to, so the others are not asked
             self.store._write(self.step.key, CHECKPOINT, self.step.name, entry)
+
+
+def store_key(**inputs: object) -> str:
+    """The name of what these inputs give: 32 hexadecimal digits of their SHA-256.
+
+    Args:
+        inputs: Name -> what JSON knows.
+    """
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]

@@ -10,9 +10,8 @@ import torch
 
 from pipeline.errors import BusyError
 from pipeline.store.entry import Entry
-from pipeline.store.keys import store_key
 from pipeline.store.locks import locked
-from pipeline.store.store import Stage, Step, Store
+from pipeline.store.store import Stage, Step, Store, store_key
 
 
 class Maker:
