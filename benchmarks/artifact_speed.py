@@ -10,8 +10,8 @@ import torch
 
 from basis.swap import compressible_convolutions, swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
+from pipeline.artifact.record import record_network
 from pipeline.models.registry import build_model
-from pipeline.network_record import record_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from basis.separable import SeparableConv2d
 from basis.swap import compressible_convolutions, swap_convolutions
-from pipeline.execution import with_execution
+from pipeline.artifact.execution import with_execution
+from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.models.registry import build_model
-from pipeline.network_record import NetworkRecord, build_network, record_network
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.trace import trace

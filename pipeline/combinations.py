@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
+from pipeline.artifact.record import build_network, record_network
 from pipeline.bench import Bench
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
-from pipeline.network_record import build_network, record_network
 from pipeline.onnx.exporter import OnnxFigures
 from pipeline.options.grid import Variant
 from pipeline.reload import images_to_reload

@@ -8,13 +8,13 @@ from torch import nn
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
+from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import tensor_bytes
 from pipeline.baseline import Start, start_baseline
 from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.models.registry import build_model
-from pipeline.network_record import NetworkRecord, record_network
 from pipeline.options.grid import Variant, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.artifact import write_artifact
+from pipeline.artifact.record import record_network
 from pipeline.baseline import start_baseline, train_baseline
 from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
@@ -21,7 +22,6 @@ from pipeline.exits import EXIT_DONE, EXIT_GATE
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.failure import FailureReporter
 from pipeline.gate import judge
-from pipeline.network_record import record_network
 from pipeline.options.file import write_options_file
 from pipeline.options.grid import variants
 from pipeline.options.options import Options

@@ -5,9 +5,8 @@
 
 from pipeline.artifact.codec import decode, serialize
 from pipeline.artifact.container import DATA_KEY, Contents
-from pipeline.artifact.files import open_artifact, read_artifact, write_artifact
 from pipeline.artifact.header import FORMAT_VERSION, Identity
-from pipeline.artifact.loading import load
+from pipeline.artifact.loading import load, open_artifact, read_artifact, write_artifact
 
 __all__ = [
     "DATA_KEY",

@@ -10,6 +10,7 @@ from torch import Tensor
 from basis.errors import CompressionError
 from basis.series import BASES
 from pipeline.artifact import schemes
+from pipeline.artifact.batchnorm import NormalizationRecord
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
 from pipeline.artifact.header import (
     FORMAT_VERSION,
@@ -22,9 +23,8 @@ from pipeline.artifact.header import (
     pack_table,
     read_table,
 )
+from pipeline.artifact.record import LayerRecord, NetworkRecord
 from pipeline.models.registry import builder_of
-from pipeline.network_record import LayerRecord, NetworkRecord
-from pipeline.normalization import NormalizationRecord
 from quant.formats import IntFormat
 
 CODES, SCALES, NORMALIZATION, TENSORS, TABLE = "codes", "scales", "normalization", "tensors", "table"

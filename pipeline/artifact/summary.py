@@ -6,9 +6,9 @@ from pathlib import Path
 from pipeline.artifact import schemes
 from pipeline.artifact.codec import CODES, NORMALIZATION, SCALES, TABLE, TENSORS, decode
 from pipeline.artifact.container import Contents
-from pipeline.artifact.files import naming, open_artifact
 from pipeline.artifact.header import Header, LayerEntry
-from pipeline.network_record import NetworkRecord
+from pipeline.artifact.loading import naming, open_artifact
+from pipeline.artifact.record import NetworkRecord
 from quant.schemes import Format, StoredTensor
 
 _SCALE_BYTES = 4

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 from torch import nn
 
-from pipeline.network_record import NetworkRecord, stored_tensors
+from pipeline.artifact.record import NetworkRecord, stored_tensors
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.norms import Array, fold_norms
 from pipeline.onnx.trace import OPSET, TracedNetwork

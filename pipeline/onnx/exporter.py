@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from pipeline.artifact import Identity
+from pipeline.artifact.record import NetworkRecord
 from pipeline.data.dataset import Split
 from pipeline.evaluation import Evaluation, measure_together
-from pipeline.network_record import NetworkRecord
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session

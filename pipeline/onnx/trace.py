@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pipeline.network_record import stored_tensors
+from pipeline.artifact.record import stored_tensors
 from pipeline.onnx.errors import OnnxError
 from pipeline.runtime.turns import TURNS
 

@@ -20,7 +20,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from basis.series import basis_matrix
-from pipeline.network_record import LayerRecord
+from pipeline.artifact.record import LayerRecord
 from pipeline.onnx.norms import Array, Factors
 from quant.formats import SMALLEST_SCALE, QuantizedTensor, term_factors
 from quant.packing import pack

@@ -12,10 +12,10 @@ from basis.conv import SeriesConv2d
 from basis.errors import CompressionError
 from basis.swap import swap_convolutions
 from pipeline import training
+from pipeline.artifact.record import build_network, record_network
 from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.evaluation import evaluate
-from pipeline.network_record import build_network, record_network
 from pipeline.runtime.device import make_accelerator
 from pipeline.teacher import Teacher
 from pipeline.training import Schedule

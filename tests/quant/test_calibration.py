@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from basis.swap import swap_convolutions
-from pipeline.network_record import build_network, record_network
+from pipeline.artifact.record import build_network, record_network
 from quant.backends import get_backend
 from quant.calibration import round_layers
 from quant.formats import IntFormat

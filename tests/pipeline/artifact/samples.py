@@ -14,7 +14,7 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.codec import TABLE
 from pipeline.artifact.container import join, split
-from pipeline.network_record import NetworkRecord, record_network
+from pipeline.artifact.record import NetworkRecord, record_network
 from quant.backends import get_backend
 from quant.formats import QuantizedTensor
 from quant.network import quantize_network

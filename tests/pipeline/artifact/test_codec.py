@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from basis.errors import CompressionError
 from pipeline.artifact import Identity, serialize
+from pipeline.artifact.batchnorm import NormalizationRecord
 from pipeline.artifact.codec import decode
 from pipeline.artifact.container import DTYPES, split
-from pipeline.artifact.files import identity_of
 from pipeline.artifact.header import read_header
+from pipeline.artifact.loading import identity_of
+from pipeline.artifact.record import LayerRecord, NetworkRecord
 from pipeline.artifact.schemes import format_named
 from pipeline.artifact.summary import summarize
-from pipeline.network_record import LayerRecord, NetworkRecord
-from pipeline.normalization import NormalizationRecord
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor
 from quant.minifloat import MinifloatFormat, MinifloatTensor
 from quant.schemes import StoredTensor

@@ -13,9 +13,9 @@ from torch import nn
 
 from basis.errors import CompressionError
 from pipeline.artifact import Identity, load, read_artifact, serialize, write_artifact
+from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.errors import OptionsError
 from pipeline.models.registry import build_model
-from pipeline.network_record import NetworkRecord, build_network, record_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network

@@ -16,7 +16,7 @@ from pipeline.artifact import serialize
 from pipeline.artifact.codec import decode
 from pipeline.artifact.container import split
 from pipeline.artifact.header import read_header
-from pipeline.network_record import build_network, check_shapes, record_network
+from pipeline.artifact.record import build_network, check_shapes, record_network
 from tests.pipeline.artifact.mutations import Story, damaged_bytes
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 from tests.support.networks import tiny_network

@@ -12,10 +12,10 @@ from torch import nn
 from basis.series import portable_basis_matrix
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
+from pipeline.artifact.record import record_network
 from pipeline.models import build_model
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.weights import load_checkpoint
-from pipeline.network_record import record_network
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
 from quant.formats import IntFormat

@@ -5,9 +5,9 @@ import torch
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
+from pipeline.artifact.record import record_network
 from pipeline.models import build_model
 from pipeline.models.layer_orders import orders_of, plan_layers
-from pipeline.network_record import record_network
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
 from quant.counting import count_params

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.artifact import read_artifact, write_artifact
-from pipeline.network_record import NetworkRecord
+from pipeline.artifact.record import NetworkRecord
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from torch import nn
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity
-from pipeline.network_record import LayerRecord, NetworkRecord, build_network, record_network
+from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
 from pipeline.onnx.weights import GraphParts
 from quant.backends import get_backend
 from quant.formats import IntFormat, QuantizedTensor

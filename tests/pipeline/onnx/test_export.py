@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper
 
 from basis.swap import swap_convolutions
+from pipeline.artifact.record import build_network, record_network
 from pipeline.models.registry import build_model
-from pipeline.network_record import build_network, record_network
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.export import METADATA_KEY, onnx_file
 from pipeline.onnx.trace import TracedNetwork, trace

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.artifact.record import stored_tensors
 from pipeline.models.registry import build_model
-from pipeline.network_record import stored_tensors
 from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.trace import trace
 from tests.support.networks import tiny_network

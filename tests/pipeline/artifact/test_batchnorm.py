@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.normalization import FLOAT16_ERROR, record_normalizations
+from pipeline.artifact.batchnorm import FLOAT16_ERROR, record_normalizations
 
 
 def trained(kind=nn.BatchNorm2d, channels=16, **arguments):

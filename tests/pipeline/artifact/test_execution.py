@@ -2,17 +2,17 @@
 
 import copy
 
+import pipeline.execution
 import pytest
 import torch
 from torch import nn
 
-import pipeline.execution
 from basis.separable import SeparableConv2d
 from basis.swap import swap_convolutions
 from pipeline.artifact import load, write_artifact
+from pipeline.artifact.execution import with_execution
+from pipeline.artifact.record import build_network, record_network
 from pipeline.errors import OptionsError
-from pipeline.execution import with_execution
-from pipeline.network_record import build_network, record_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
@@ -52,7 +52,7 @@ def test_dense_leaves_the_network_alone(record, dense):
 
 def test_auto_keeps_the_faster_form_of_each_layer(record, dense, monkeypatch):
     times = iter([0.5, 2.0])
-    monkeypatch.setattr(pipeline.execution, "_ratio", lambda form, conv, x: next(times))
+    monkeypatch.setattr(pipeline.artifact.execution, "_ratio", lambda form, conv, x: next(times))
     network = with_execution(copy.deepcopy(dense), record, "auto", SAMPLE)
     assert separable_layers(network) == ["0.0"]
     torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
@@ -63,8 +63,8 @@ def test_the_ratio_is_that_of_the_two_times():
     wide, narrow = nn.Conv2d(64, 256, 5, padding=2), nn.Conv2d(64, 1, 1)
     x = torch.zeros(4, 64, 32, 32)
     with torch.no_grad():
-        assert pipeline.execution._ratio(narrow, wide, x) < 0.5
-        assert pipeline.execution._ratio(wide, narrow, x) > 2
+        assert pipeline.artifact.execution._ratio(narrow, wide, x) < 0.5
+        assert pipeline.artifact.execution._ratio(wide, narrow, x) > 2
 
 
 def test_a_shared_layer_is_replaced_under_all_its_names(record):
@@ -95,7 +95,9 @@ def test_a_file_loads_in_every_execution(written, dense, execution):
 
 def test_auto_times_the_callers_images_or_one_of_the_files_size(written, monkeypatch):
     shapes = []
-    monkeypatch.setattr(pipeline.execution, "_ratio", lambda form, conv, x: shapes.append(tuple(x.shape)) or 1.0)
+    monkeypatch.setattr(
+        pipeline.artifact.execution, "_ratio", lambda form, conv, x: shapes.append(tuple(x.shape)) or 1.0
+    )
     load(written, model=tiny_network(), execution="auto")
     load(written, model=tiny_network(), execution="auto", sample=torch.zeros(6, 3, 20, 20))
     assert [shape for shape in shapes if shape[1] == 3] == [(1, 3, 12, 12), (6, 3, 20, 20)]

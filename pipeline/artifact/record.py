@@ -9,8 +9,8 @@ from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d
 from basis.fit import Size2d, reconstruct
+from pipeline.artifact.batchnorm import NormalizationRecord, record_normalizations
 from pipeline.errors import DataError
-from pipeline.normalization import NormalizationRecord, record_normalizations
 from quant.schemes import StoredTensor
 
 

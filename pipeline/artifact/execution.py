@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from basis.separable import SeparableConv2d
 from basis.swap import replace_modules
+from pipeline.artifact.record import NetworkRecord
 from pipeline.errors import OptionsError
-from pipeline.network_record import NetworkRecord
 
 EXECUTIONS: Final = ("dense", "separable", "auto")
 ROUNDS = 7
