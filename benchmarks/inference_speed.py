@@ -18,7 +18,7 @@ from basis.swap import compressible_convolutions, swap_convolutions
 from pipeline.artifact.execution import with_execution
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.models.registry import build_model
-from pipeline.onnx.export import onnx_file
+from pipeline.onnx.file import onnx_file
 from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.trace import trace
 from quant.backends import get_backend

@@ -21,3 +21,7 @@ class ClusterError(CompressionError):
 
 class BusyError(CompressionError):
     """Another process uses the same file or folder, and did not end in time: exit code 1, and worth another try."""
+
+
+class OnnxError(CompressionError):
+    """A network that has no ONNX form, or whose file a runtime refuses."""

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.artifact.loading import load_parts
-from pipeline.errors import OptionsError
-from pipeline.onnx.errors import OnnxError
+from pipeline.errors import OnnxError, OptionsError
 from pipeline.onnx.exporter import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
 from reports.files import write_atomically

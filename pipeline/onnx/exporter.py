@@ -8,9 +8,9 @@ from torch import nn
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord
 from pipeline.data.dataset import Split
+from pipeline.errors import OnnxError
 from pipeline.evaluation import Evaluation, measure_together
-from pipeline.onnx.errors import OnnxError
-from pipeline.onnx.export import onnx_file
+from pipeline.onnx.file import onnx_file
 from pipeline.onnx.session import evaluate_onnx, open_session
 from pipeline.onnx.trace import TracedNetwork, trace
 from pipeline.onnx.weights import onnx_bits

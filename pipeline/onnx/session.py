@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.dataset import Images
+from pipeline.errors import OnnxError
 from pipeline.evaluation import Evaluation, measure
-from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.trace import INPUT
 
 FOLD = ("session.disable_quant_qdq", "1")

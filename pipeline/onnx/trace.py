@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pipeline.artifact.record import stored_tensors
-from pipeline.onnx.errors import OnnxError
+from pipeline.errors import OnnxError
 from pipeline.runtime.turns import TURNS
 
 OPSET = 21

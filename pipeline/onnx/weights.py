@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from basis.series import basis_matrix
 from pipeline.artifact.record import LayerRecord
-from pipeline.onnx.norms import Array, Factors
+from pipeline.onnx.fold_batchnorm import Array, Factors
 from quant.formats import SMALLEST_SCALE, QuantizedTensor, term_factors
 from quant.packing import pack
 from quant.schemes import StoredTensor

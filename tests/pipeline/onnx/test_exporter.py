@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pipeline.onnx.exporter
+from pipeline.errors import OnnxError
 from pipeline.evaluation import Evaluation, evaluate
-from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
 from tests.pipeline.onnx.graphs import IDENTITY, compressed
 from tests.pipeline.onnx.test_session import images

@@ -7,9 +7,9 @@ import torch
 
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
+from pipeline.errors import OnnxError
 from pipeline.evaluation import evaluate
-from pipeline.onnx.errors import OnnxError
-from pipeline.onnx.export import onnx_file
+from pipeline.onnx.file import onnx_file
 from pipeline.onnx.session import FOLD, evaluate_onnx, open_session
 from pipeline.onnx.trace import trace
 from tests.pipeline.onnx.graphs import IMAGES, compressed

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.artifact.record import stored_tensors
+from pipeline.errors import OnnxError
 from pipeline.models.registry import build_model
-from pipeline.onnx.errors import OnnxError
 from pipeline.onnx.trace import trace
 from tests.support.networks import tiny_network
 

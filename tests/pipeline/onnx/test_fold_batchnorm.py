@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.onnx.norms import fold_norms
+from pipeline.onnx.fold_batchnorm import fold_norms
 
 RNG = np.random.default_rng(0)
 NORM = ["gamma", "beta", "mean", "var"]

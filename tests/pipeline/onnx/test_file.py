@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 
 from basis.swap import swap_convolutions
 from pipeline.artifact.record import build_network, record_network
+from pipeline.errors import OnnxError
 from pipeline.models.registry import build_model
-from pipeline.onnx.errors import OnnxError
-from pipeline.onnx.export import METADATA_KEY, onnx_file
+from pipeline.onnx.file import METADATA_KEY, onnx_file
 from pipeline.onnx.trace import TracedNetwork, trace
 from quant.backends import get_backend
 from quant.formats import IntFormat

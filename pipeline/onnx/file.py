@@ -8,8 +8,8 @@ from onnx import helper, numpy_helper, version_converter
 from torch import nn
 
 from pipeline.artifact.record import NetworkRecord, stored_tensors
-from pipeline.onnx.errors import OnnxError
-from pipeline.onnx.norms import Array, fold_norms
+from pipeline.errors import OnnxError
+from pipeline.onnx.fold_batchnorm import Array, fold_norms
 from pipeline.onnx.trace import OPSET, TracedNetwork
 from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
 
