@@ -8,14 +8,14 @@ from torch.optim import SGD
 
 from basis.preconditioning import preconditioned_gradients
 from basis.swap import swap_convolutions
-from pipeline.features import Taps
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.randomness import RandomStream
-from pipeline.teacher import Teacher
-from pipeline.training import Lesson, training_step
+from pipeline.training.features import Taps
+from pipeline.training.loop import Lesson, training_step
+from pipeline.training.teacher import Teacher
 
 BATCH, STEPS, BOUND = 128, 12, 1.6
 

@@ -19,7 +19,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, train_once
 from pipeline.tracking import NullTracker, Tracker
-from pipeline.training import Schedule
+from pipeline.training.loop import Schedule
 
 BASELINE_SCHEDULE = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 

@@ -30,9 +30,9 @@ from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Step, Store
 from pipeline.stored_training import Course, Training, curve_of, train_once
-from pipeline.teacher import Teacher
 from pipeline.tracking import NullTracker, Tracker
-from pipeline.training import Schedule
+from pipeline.training.loop import Schedule
+from pipeline.training.teacher import Teacher
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.store.store import Step
 from pipeline.stored_training import Course
-from pipeline.training import Schedule
+from pipeline.training.loop import Schedule
 from quant.schemes import Format, get_format
 
 FINETUNE_LR = 0.06

@@ -14,9 +14,9 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import Step, Store
-from pipeline.teacher import Teacher
-from pipeline.training import TEACHING, OnEpoch, Schedule, train
-from pipeline.training_state import EpochFigures, Position
+from pipeline.training.loop import TEACHING, OnEpoch, Schedule, train
+from pipeline.training.state import EpochFigures, Position
+from pipeline.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Course:
     first_epoch: int = 0
 
     def train(self, model: nn.Module, **told: Any) -> Position:
-        """Train a network in place; ``told`` is what ``pipeline.training.train`` takes besides."""
+        """Train a network in place; ``told`` is what ``pipeline.training.loop.train`` takes besides."""
         who = {"accelerator": self.accelerator, "seed": self.seed, "teacher": self.teacher}
         return train(model, self.data.train, self.schedule, first_epoch=self.first_epoch, **who, **told)
 

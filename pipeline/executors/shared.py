@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.bench import Bench
 from pipeline.options.options import Options
 from pipeline.store.store import Stage
-from pipeline.training_state import EpochFigures
+from pipeline.training.state import EpochFigures
 from pipeline.variant_run import VariantResult
 
 

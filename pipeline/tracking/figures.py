@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.training_state import EpochFigures
+    from pipeline.training.state import EpochFigures
 
 Metrics = dict[str, float]
 _STAGES = {"fine-tuning": "finetune", "quantization-aware training": "qat"}

@@ -13,7 +13,7 @@ from pipeline.tracking.background import END, BackgroundTracker, Target
 
 if TYPE_CHECKING:
     from pipeline.options.options import Options
-    from pipeline.training_state import EpochFigures
+    from pipeline.training.state import EpochFigures
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
 from pipeline.store.store import Store
 from pipeline.stored_training import Course, train_once
-from pipeline.teacher import Teacher
-from pipeline.training import Schedule, train
+from pipeline.training.loop import Schedule, train
+from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz
 
 

@@ -20,8 +20,8 @@ from pipeline.runtime.launcher import is_told
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption, Terminated
-from pipeline.teacher import Teacher
-from pipeline.training import Schedule, train
+from pipeline.training.loop import Schedule, train
+from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.calibration import round_layers
 from quant.formats import IntFormat

@@ -15,7 +15,7 @@ from pipeline.options.options import Options
 from pipeline.tracking import process, tracking
 from pipeline.tracking.background import hide_password
 from pipeline.tracking.reachable import check_reachable
-from pipeline.training_state import EpochFigures
+from pipeline.training.state import EpochFigures
 from tests.pipeline.tracking.conftest import REPORT, Server, free_port, wait_for
 
 MOST_SECONDS = 10.0

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.options.options import Options
 from pipeline.tracking.figures import curve_point, final_metrics, parameters, report_files
-from pipeline.training_state import EpochFigures
+from pipeline.training.state import EpochFigures
 from tests.pipeline.tracking.conftest import FILES, REPORT
 
 

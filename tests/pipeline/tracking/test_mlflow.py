@@ -18,7 +18,7 @@ from pipeline.options.options import Options
 from pipeline.tracking import NullTracker, Tracker, background, tracking
 from pipeline.tracking.background import Target
 from pipeline.tracking.tracker import Trackers, targets
-from pipeline.training_state import EpochFigures
+from pipeline.training.state import EpochFigures
 from tests.pipeline.tracking.conftest import FILES, REPORT, Server, wait_for
 
 ROOT = Path(__file__).parents[3]

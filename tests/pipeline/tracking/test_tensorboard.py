@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.options.options import Options
 from pipeline.tracking import tracking
-from pipeline.training_state import EpochFigures
+from pipeline.training.state import EpochFigures
 from tests.pipeline.tracking.conftest import REPORT, free_port, wait_for
 
 

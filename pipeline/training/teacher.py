@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from basis.portion import Portion
 from basis.preconditioning import inverse_moments
-from pipeline.features import Taps, feature_points
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
+from pipeline.training.features import Taps, feature_points
 
 # Answers kept at the most: of some thousand small images. The rest is computed anew whenever it is asked for.
 MEMORY_BYTES = 512_000_000
@@ -23,7 +23,7 @@ class Answer:
 
     Attributes:
         logits: (N, classes).
-        features: The outputs of its stages: see ``pipeline.features``.
+        features: The outputs of its stages: see ``pipeline.training.features``.
     """
 
     logits: Tensor

@@ -14,9 +14,9 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
 from pipeline.store.store import Step, Store
-from pipeline.teacher import Teacher
-from pipeline.training import Schedule, train
-from pipeline.training_state import EpochFigures
+from pipeline.training.loop import Schedule, train
+from pipeline.training.state import EpochFigures
+from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers
@@ -117,7 +117,7 @@ def test_every_epoch_is_kept(tmp_path, data, monkeypatch):
 
 
 def test_long_epochs_are_kept_in_between(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("pipeline.training_state.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("pipeline.training.state.SECONDS_BETWEEN", 0.0)
     saved = []
     monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append(entry.facts["batch"]))
     trained(data, networks()["series"], Store(tmp_path))

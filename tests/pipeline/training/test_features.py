@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.features import Taps, feature_loss, feature_points
 from pipeline.models.registry import build_model
+from pipeline.training.features import Taps, feature_loss, feature_points
 from tests.support.networks import tiny_network
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.runtime.device import make_accelerator
-from pipeline.teacher import Teacher
+from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network
 
 

@@ -13,15 +13,15 @@ from torch.optim import SGD
 from basis.errors import CompressionError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
-from pipeline.features import Taps, feature_loss
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, Share
 from pipeline.runtime.signals import Interruption, Terminated
-from pipeline.teacher import Answer, Teacher
-from pipeline.training_state import Checkpoint, EpochFigures, Keeper, Position
+from pipeline.training.features import Taps, feature_loss
+from pipeline.training.state import Checkpoint, EpochFigures, Keeper, Position
+from pipeline.training.teacher import Answer, Teacher
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
@@ -120,7 +120,7 @@ def train(
         seed: Decides the images' order, augmentation and dropout; batches are the same for any number of processes.
         teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
-            too (``pipeline.features``); what its layers are given steers the steps. None trains on the labels only.
+            too (``pipeline.training.features``); what its layers are given steers the steps. None trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.

@@ -11,15 +11,15 @@ from basis import preconditioning
 from basis.conv import SeriesConv2d
 from basis.errors import CompressionError
 from basis.swap import swap_convolutions
-from pipeline import training
 from pipeline.artifact.record import build_network, record_network
 from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.evaluation import evaluate
 from pipeline.runtime.device import make_accelerator
-from pipeline.teacher import Teacher
-from pipeline.training import Schedule
-from pipeline.training import train as train_in_place
+from pipeline.training import loop as training
+from pipeline.training.loop import Schedule
+from pipeline.training.loop import train as train_in_place
+from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers, quantize_network

@@ -1,0 +1,1 @@
+"""The training loop, its teacher, and its resumable state."""
