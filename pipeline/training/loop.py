@@ -120,7 +120,8 @@ def train(
         seed: Decides the images' order, augmentation and dropout; batches are the same for any number of processes.
         teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
             (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
-            too (``pipeline.training.features``); what its layers are given steers the steps. None trains on the labels only.
+            too (``pipeline.training.features``). The covariance of its layers' inputs preconditions the gradients. None
+            trains on the labels only.
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.

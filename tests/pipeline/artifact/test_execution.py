@@ -2,7 +2,7 @@
 
 import copy
 
-import pipeline.execution
+import pipeline.artifact.execution
 import pytest
 import torch
 from torch import nn
