@@ -4,49 +4,38 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.artifact import write_artifact
-from pipeline.artifact.record import record_network
-from pipeline.baseline import start_baseline, train_baseline
-from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.dataset import Dataset
-from pipeline.data.sources import is_imagenet, load_dataset
+from pipeline.data.sources import load_dataset
 from pipeline.executors import executor
-from pipeline.exits import EXIT_DONE, EXIT_GATE
-from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.failure import FailureReporter
-from pipeline.gate import judge
 from pipeline.options.file import write_options_file
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
-from pipeline.reload import Measured, reload_differences
-from pipeline.results import DIGITS
 from pipeline.runtime.device import Accelerator, make_accelerator, processes_of
-from pipeline.runtime.environment import hardware
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.runtime.turns import TURNS, GivingWay
-from pipeline.store.entry import Entry
+from pipeline.stages.baseline import start_baseline, train_baseline
+from pipeline.stages.context import Bench, check_configs, make_bench, open_store
+from pipeline.stages.report import _written_report
+from pipeline.stages.variant import VariantResult, write_files
+from pipeline.stages.verify import Measured, _check_reload
 from pipeline.store.locks import locked
-from pipeline.store.store import Step, Store
+from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking
-from pipeline.variant_run import VariantResult, write_files
-from quant.counting import count_params
-from reports import result_table, write_report
+from reports import result_table
 from reports.files import remove_parts
 
 logger = logging.getLogger(__name__)
 
-BASELINE_PATH = "artifacts/baseline.safetensors"
 OPTIONS_FILE = "options.yaml"
 LOCK = ".seriesquant.lock"
 
@@ -143,81 +132,6 @@ def _prepare(
     bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
     progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
     return bench, start.origin
-
-
-def _check_reload(results: list[VariantResult], measured: list[Measured], options: Options, bench: Bench) -> None:
-    """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
-
-    def make() -> Entry:
-        bench.progress.stage("artifacts: reload in a fresh process")
-        device = bench.accelerator.device
-        found = bench.processes.on_main(lambda: reload_differences(measured, bench.data, options.model, device))
-        return Entry(facts={"differences": found})
-
-    digests = [each.sha256 for each in measured]
-    key = bench.store.key("reload", artifacts=digests, network=bench.digest, test=bench.data.test.digest)
-    found = bench.store.once(Step("artifacts: reload", key), make).facts["differences"]
-    if found is not None:
-        differences = dict(zip(digests, found, strict=True))
-        for each in (row for result in results for row in result.rows):
-            each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]
-
-
-def _written_report(
-    options: Options, bench: Bench, results: list[VariantResult], origin: str, started: float
-) -> tuple[dict[str, Any], Path]:
-    """Write the baseline's artifact and the report, and give the report and where it is."""
-    write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
-    report = _report(options, bench, results, origin)
-    report["run"]["duration_s"] = round(time.monotonic() - started, 1)
-    return report, write_report(report, options.out)
-
-
-def _report(options: Options, bench: Bench, results: list[VariantResult], origin: str) -> dict[str, Any]:
-    rows, top1 = [row for result in results for row in result.rows], round(bench.top1, DIGITS)
-    gate = judge(rows, top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
-    for failure in gate["failures"]:
-        logger.warning("gate missed: %s", failure)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": "done",
-        "error": None,
-        "exit_code": EXIT_GATE if gate["passed"] is False else EXIT_DONE,
-        "run": _run_facts(options, bench, origin),
-        "baseline": {
-            "top1": top1,
-            "params": count_params(bench.baseline),
-            "size_mb": (options.out / BASELINE_PATH).stat().st_size / 1e6,
-            "artifact": BASELINE_PATH,
-        },
-        "rows": rows,
-        "layers": [layer for result in results for layer in result.layers],
-        "gate": gate,
-        "kernels": next((result.kernels for result in results if result.kernels), None),
-    }
-
-
-def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
-    data = bench.data
-    return run_facts(options.command(), options) | {
-        "weights": origin,
-        "dataset": {
-            "name": "imagenet" if is_imagenet(data) else data.name,
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-            "classes": data.classes,
-        },
-        "device": _device_name(bench.accelerator.device),
-        "precision": bench.accelerator.mixed_precision,
-        "processes": bench.processes.count,
-        "hardware": hardware(str(bench.accelerator.device)),
-        "calibration_images": bench.calibration,
-        "stages": [asdict(stage) for stage in bench.store.stages],
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return device.type if device.type == "cpu" else str(device)
 
 
 def _say_what_was_stored(store: Store) -> None:

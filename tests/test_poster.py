@@ -10,14 +10,14 @@ import torch
 
 from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
-from pipeline.dry_run import plan_text
-from pipeline.evaluation import evaluate
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.models.weights import load_checkpoint
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runner import run
+from pipeline.stages.dry_run import plan_text
+from pipeline.stages.evaluate import evaluate
 from quant.counting import compressible_params, count_params, poster_size_mb
 
 # Rows whose printed figures the arithmetic contradicts: (table, config) -> what the formula gives.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.data.dataset import Dataset
-    from pipeline.evaluation import Evaluation
+    from pipeline.stages.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
     from pipeline.artifact import load, open_artifact
     from pipeline.data.dataset import Normalization
     from pipeline.errors import DataError
-    from pipeline.evaluation import evaluate
     from pipeline.models import check_forward
+    from pipeline.stages.evaluate import evaluate
 
     header, _ = open_artifact(file)
     if data.classes > header.classes:

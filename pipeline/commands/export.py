@@ -55,7 +55,7 @@ def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Pat
 
 
 def _execute(file: Path, format: str, out: Path, *, materialize: bool, allow_import: bool) -> int:
-    from pipeline import exports  # only now: it imports torch
+    from pipeline.stages import export as exports  # only now: it imports torch
 
     if format == "torch":
         print_result(exports.export_torch(file, out, allow_import=allow_import))

@@ -37,7 +37,7 @@ def _execute(options: Options, *, dry_run: bool) -> int:
 
 
 def _plan(options: Options) -> int:
-    from pipeline.dry_run import plan_text
+    from pipeline.stages.dry_run import plan_text
 
     print_result(plan_text(options))
     return 0

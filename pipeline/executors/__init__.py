@@ -13,11 +13,11 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.launcher import launched
 
 if TYPE_CHECKING:
-    from pipeline.bench import Bench
     from pipeline.options.grid import Variant
     from pipeline.options.options import Options
     from pipeline.runtime.signals import Interruption
-    from pipeline.variant_run import VariantResult
+    from pipeline.stages.context import Bench
+    from pipeline.stages.variant import VariantResult
 
 EXECUTORS = {"local": "pipeline.executors.local", "ray": "pipeline.executors.ray_cluster"}
 """Name -> the module."""

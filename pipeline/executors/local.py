@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pipeline.bench import Bench
 from pipeline.executors import Executor
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
-from pipeline.variant_run import VariantResult, run_variant
+from pipeline.stages.context import Bench
+from pipeline.stages.variant import VariantResult, run_variant
 
 
 @contextmanager

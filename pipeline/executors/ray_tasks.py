@@ -10,13 +10,13 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from pipeline.bench import Bench
 from pipeline.errors import ClusterError
 from pipeline.executors.shared import Finished, Shared, share
 from pipeline.executors.worker import compute
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
-from pipeline.variant_run import VariantResult
+from pipeline.stages.context import Bench
+from pipeline.stages.variant import VariantResult
 
 RETRIES = 3
 SECONDS_BETWEEN_LOOKS = 0.25

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.options.options import Options
+from pipeline.stages.context import Bench
+from pipeline.stages.variant import VariantResult
 from pipeline.store.store import Stage
 from pipeline.training.state import EpochFigures
-from pipeline.variant_run import VariantResult
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from pipeline.bench import Bench, make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.executors.lines import LineStream
@@ -21,8 +20,9 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.context import Bench, make_bench, open_store
+from pipeline.stages.variant import run_variant
 from pipeline.tracking import RecordingTracker
-from pipeline.variant_run import run_variant
 
 LOGGERS = ("basis", "pipeline", "quant")
 _benches: dict[str, Bench] = {}

@@ -7,11 +7,18 @@ import onnx
 from onnx import helper, numpy_helper, version_converter
 from torch import nn
 
+from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, stored_tensors
+from pipeline.data.dataset import Split
 from pipeline.errors import OnnxError
+from pipeline.onnx.file import onnx_file
 from pipeline.onnx.fold_batchnorm import Array, fold_norms
-from pipeline.onnx.trace import OPSET, TracedNetwork
-from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
+from pipeline.onnx.session import open_session
+from pipeline.onnx.trace import OPSET, TracedNetwork, trace
+from pipeline.onnx.weights import GraphParts, add_packed, dense, onnx_bits, opset_needed
+from pipeline.runtime.processes import ALONE, Processes
+from pipeline.stages.evaluate import Evaluation, measure_together
+from pipeline.stages.export import OnnxFigures, evaluate_onnx
 
 METADATA_KEY = "seriesquant"
 
@@ -108,3 +115,66 @@ def _checked(proto: onnx.ModelProto) -> bytes:
         raise OnnxError(f"onnx: the exported graph is not valid: {str(error).splitlines()[0]}") from error
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
+
+
+class OnnxExporter:
+    """Writes the ONNX files of one architecture, whose graph is traced for the first of them."""
+
+    def __init__(self) -> None:
+        self._traced: TracedNetwork | OnnxError | None = None
+
+    def file(
+        self, record: NetworkRecord, network: nn.Module, identity: Identity, *, materialize: bool = False
+    ) -> bytes:
+        """Give the bytes of a network's ONNX file; see ``onnx_file``.
+
+        Raises:
+            OnnxError: The network has no ONNX form.
+        """
+        if self._traced is None:
+            try:
+                self._traced = trace(network, identity.image_size)
+            except OnnxError as error:
+                self._traced = error
+        if isinstance(self._traced, OnnxError):
+            raise self._traced
+        return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
+
+    def measured_file(
+        self,
+        record: NetworkRecord,
+        network: nn.Module,
+        identity: Identity,
+        *,
+        images: Split,
+        measured: Evaluation,
+        processes: Processes = ALONE,
+    ) -> tuple[bytes | None, OnnxFigures]:
+        """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
+
+        Args:
+            record: The row's integers.
+            network: The network that ``build_network`` made of them.
+            identity: What the file says of the network.
+            images: Test images.
+            measured: PyTorch's logits of these images.
+            processes: They share the images.
+
+        Returns:
+            The file's content, or None, and its figures.
+        """
+        try:
+            content = self.file(record, network, identity)
+            session = open_session(content)
+            found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
+        except OnnxError as error:
+            return None, OnnxFigures(reason=str(error))
+        differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
+        bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
+        return content, OnnxFigures(found.top1, differing, bits)
+
+
+def _facts(identity: Identity) -> dict[str, Any]:
+    """What a user of the file needs: how inputs are normalized, and what the outputs mean."""
+    names = ("model", "mean", "std", "class_names")
+    return {name: getattr(identity, name) for name in names}

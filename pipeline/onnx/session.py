@@ -1,6 +1,5 @@
 """An ONNX file in onnxruntime: the session options that fit it, and its Top-1."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from pipeline.data.dataset import Images
 from pipeline.errors import OnnxError
-from pipeline.evaluation import Evaluation, measure
 from pipeline.onnx.trace import INPUT
 
 FOLD = ("session.disable_quant_qdq", "1")
@@ -52,15 +49,6 @@ def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor
     except Exception as error:
         raise OnnxError(f"onnx: onnxruntime cannot run the network: {_first_line(error)}") from error
     return torch.from_numpy(logits)
-
-
-def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Evaluation:
-    """Run an ONNX network over images in their own order; see ``evaluate``.
-
-    Raises:
-        OnnxError: onnxruntime cannot compute the network.
-    """
-    return measure(partial(run_session, session), images, device=torch.device("cpu"))
 
 
 def _first_line(error: Exception) -> str:

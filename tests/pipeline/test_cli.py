@@ -31,7 +31,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Any]]
     """Puts a runner in place that does what a test says."""
 
     def install(run: Callable[[Options], Any]) -> None:
-        runner, plan = ModuleType("pipeline.runner"), ModuleType("pipeline.dry_run")
+        runner, plan = ModuleType("pipeline.runner"), ModuleType("pipeline.stages.dry_run")
         runner.__dict__.update(run=lambda options, progress, interruption: run(options))
         plan.__dict__.update(plan_text=lambda options: "the plan")
         for name, module in (("runner", runner), ("dry_run", plan)):
@@ -165,8 +165,8 @@ def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
-        "import sys, types; r = types.ModuleType('pipeline.dry_run'); r.plan_text = lambda o: 'x' * 10**6;"
-        "import pipeline; pipeline.dry_run = sys.modules['pipeline.dry_run'] = r;"
+        "import sys, types; r = types.ModuleType('pipeline.stages.dry_run'); r.plan_text = lambda o: 'x' * 10**6;"
+        "import pipeline; pipeline.stages.dry_run = sys.modules['pipeline.stages.dry_run'] = r;"
         f"from pipeline.cli import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
     )
     read, write = os.pipe()

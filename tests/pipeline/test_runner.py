@@ -8,10 +8,11 @@ import torch
 
 from pipeline.artifact import load
 from pipeline.data.sources import load_dataset
-from pipeline.dry_run import plan_text
-from pipeline.evaluation import evaluate
-from pipeline.onnx.session import evaluate_onnx, open_session
+from pipeline.onnx.session import open_session
 from pipeline.runner import run
+from pipeline.stages.dry_run import plan_text
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import evaluate_onnx
 from tests.support.report_schema import read_report
 from tests.support.runs import options, without_times
 

@@ -2,11 +2,11 @@
 
 import copy
 
-import pipeline.artifact.execution
 import pytest
 import torch
 from torch import nn
 
+import pipeline.artifact.execution
 from basis.separable import SeparableConv2d
 from basis.swap import swap_convolutions
 from pipeline.artifact import load, write_artifact

@@ -12,8 +12,8 @@ from pipeline.artifact import Identity, load, write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.cli import main
 from pipeline.data import load_dataset
-from pipeline.evaluation import evaluate
 from pipeline.models import build_model
+from pipeline.stages.evaluate import evaluate
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network

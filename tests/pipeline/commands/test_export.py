@@ -16,8 +16,8 @@ from pipeline.artifact import load, write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.commands.export import read
 from pipeline.errors import DataError, OptionsError
-from pipeline.exports import export_onnx, export_torch
 from pipeline.models.registry import build_model
+from pipeline.stages.export import export_onnx, export_torch
 from tests.pipeline.onnx.graphs import IDENTITY, IMAGES, compressed, run
 from tests.support.networks import tiny_network, with_statistics, write_module
 

@@ -14,12 +14,12 @@ from basis.swap import swap_convolutions
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
 from pipeline.errors import DataError
-from pipeline.evaluation import evaluate, measure_together
 from pipeline.runtime.device import make_accelerator, processes_of
 from pipeline.runtime.launcher import is_told
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption, Terminated
+from pipeline.stages.evaluate import evaluate, measure_together
 from pipeline.training.loop import Schedule, train
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend

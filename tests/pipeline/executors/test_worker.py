@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-from pipeline.bench import make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
@@ -20,7 +19,8 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
-from pipeline.variant_run import run_variant
+from pipeline.stages.context import make_bench, open_store
+from pipeline.stages.variant import run_variant
 from tests.support.networks import write_module, write_npz
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import onnx
+import pipeline.onnx.exporter
 import pytest
 import torch
 
-import pipeline.onnx.exporter
 from pipeline.errors import OnnxError
-from pipeline.evaluation import Evaluation, evaluate
-from pipeline.onnx.exporter import OnnxExporter, OnnxFigures
+from pipeline.onnx.file import OnnxExporter
+from pipeline.stages.evaluate import Evaluation, evaluate
+from pipeline.stages.export import OnnxFigures
 from tests.pipeline.onnx.graphs import IDENTITY, compressed
 from tests.pipeline.onnx.test_session import images
 
@@ -41,8 +42,8 @@ def test_differing_predictions_are_counted():
 
 def test_rows_share_one_graph(monkeypatch):
     traces = []
-    real = pipeline.onnx.exporter.trace
-    monkeypatch.setattr(pipeline.onnx.exporter, "trace", lambda *given: traces.append(given) or real(*given))
+    real = pipeline.onnx.file.trace
+    monkeypatch.setattr(pipeline.onnx.file, "trace", lambda *given: traces.append(given) or real(*given))
     exporter = OnnxExporter()
     sizes = [len(exporter.file(*compressed(bits), IDENTITY)) for bits in (8, 4)]
     assert sizes[0] > sizes[1]
@@ -56,7 +57,7 @@ def test_a_network_without_onnx_form_gives_the_reason_and_no_file(monkeypatch):
         tries.append(given)
         raise OnnxError("onnx: the network Net has no ONNX form: it loops")
 
-    monkeypatch.setattr(pipeline.onnx.exporter, "trace", refuse)
+    monkeypatch.setattr(pipeline.onnx.file, "trace", refuse)
     record, network = compressed()
     exporter, arguments = OnnxExporter(), {"images": images(), "measured": measured(network)}
     for _ in range(2):

@@ -8,10 +8,11 @@ import torch
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
 from pipeline.errors import OnnxError
-from pipeline.evaluation import evaluate
 from pipeline.onnx.file import onnx_file
-from pipeline.onnx.session import FOLD, evaluate_onnx, open_session
+from pipeline.onnx.session import FOLD, open_session
 from pipeline.onnx.trace import trace
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import evaluate_onnx
 from tests.pipeline.onnx.graphs import IMAGES, compressed
 from tests.support.networks import tiny_network
 

@@ -14,8 +14,8 @@ from basis.swap import swap_convolutions
 from pipeline.artifact.record import build_network, record_network
 from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
-from pipeline.evaluation import evaluate
 from pipeline.runtime.device import make_accelerator
+from pipeline.stages.evaluate import evaluate
 from pipeline.training import loop as training
 from pipeline.training.loop import Schedule
 from pipeline.training.loop import train as train_in_place

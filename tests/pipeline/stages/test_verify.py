@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import reload
 from pipeline.artifact import Identity, load, write_artifact
 from pipeline.artifact.record import build_network
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError
-from pipeline.evaluation import evaluate
 from pipeline.models.registry import build_model
-from pipeline.reload import Measured, images_to_reload, reload_differences
+from pipeline.stages import verify as reload
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.verify import Measured, images_to_reload, reload_differences
 from tests.pipeline.artifact.samples import IDENTITY, compressed
 from tests.support.networks import write_module, write_npz
 

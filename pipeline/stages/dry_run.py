@@ -10,8 +10,6 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import tensor_bytes
-from pipeline.baseline import Start, start_baseline
-from pipeline.bench import Bench, check_configs, make_bench, open_store
 from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.models.registry import build_model
@@ -21,7 +19,9 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
-from pipeline.steps import variant_steps
+from pipeline.stages.baseline import Start, start_baseline
+from pipeline.stages.context import Bench, check_configs, make_bench, open_store
+from pipeline.stages.keys import variant_steps
 from pipeline.store.store import Store
 from quant.backends import get_backend
 from quant.counting import count_params

@@ -1,40 +1,17 @@
 """All that a run does with one variant of its grid, as a result that can be sent to where the report is written."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from pipeline.bench import Bench
-from pipeline.combinations import Approximation, Quantized, approximate, quantize
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
-from pipeline.reload import Measured
-from pipeline.results import kernel_figure, layer_rows, row
-from pipeline.steps import WidthSteps, variant_steps
+from pipeline.stages.approximate import Approximation, Quantized, approximate, quantize
+from pipeline.stages.context import Bench
+from pipeline.stages.keys import WidthSteps, variant_steps
+from pipeline.stages.report import VariantResult, kernel_figure, layer_rows, row
+from pipeline.stages.verify import Measured
 from quant.counting import count_params
 from reports.files import write_atomically
-
-
-@dataclass(frozen=True)
-class VariantResult:
-    """A variant's part of the report, and its files.
-
-    Attributes:
-        rows: See ``pipeline.results.row``.
-        layers: See ``pipeline.results.layer_rows``.
-        kernels: See ``pipeline.results.kernel_figure``.
-        files: Path in the output folder -> content.
-        logits: SHA-256 of an artifact -> what its network said of the first test images.
-    """
-
-    rows: list[dict[str, Any]]
-    layers: list[dict[str, Any]]
-    kernels: dict[str, Any] | None
-    files: dict[str, bytes]
-    logits: dict[str, Tensor]
 
 
 def run_variant(options: Options, variant: Variant, bench: Bench) -> VariantResult:

@@ -1,15 +1,20 @@
 """An artifact in the formats of others: ONNX, and a state dict for PyTorch."""
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import onnxruntime
 import safetensors.torch
 import torch
 from torch import nn
 
 from pipeline.artifact.loading import load_parts
+from pipeline.data.dataset import Images
 from pipeline.errors import OnnxError, OptionsError
-from pipeline.onnx.exporter import OnnxExporter
+from pipeline.onnx.file import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
+from pipeline.stages.evaluate import Evaluation, measure
 from reports.files import write_atomically
 
 _CHECKED_IMAGES = 4
@@ -77,3 +82,29 @@ def _difference(content: bytes, network: nn.Module, image_size: tuple[int, int])
 
 def _line(path: Path) -> str:
     return f"{path}: {path.stat().st_size / 1e6:.3f} MB"
+
+
+@dataclass(frozen=True)
+class OnnxFigures:
+    """What was measured with a row's ONNX file; all None, and the reason, where there is none.
+
+    Attributes:
+        top1: Top-1 in onnxruntime, in percent.
+        differing_predictions: Test images whose first answer is not PyTorch's.
+        bits: Width of the stored integers, which ONNX has a type for.
+        reason: Why there is no file.
+    """
+
+    top1: float | None = None
+    differing_predictions: int | None = None
+    bits: int | None = None
+    reason: str | None = None
+
+
+def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Evaluation:
+    """Run an ONNX network over images in their own order; see ``evaluate``.
+
+    Raises:
+        OnnxError: onnxruntime cannot compute the network.
+    """
+    return measure(partial(run_session, session), images, device=torch.device("cpu"))

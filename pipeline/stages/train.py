@@ -8,10 +8,10 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation import evaluate
 from pipeline.runtime.device import Accelerator
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import Step, Store
 from pipeline.training.loop import TEACHING, OnEpoch, Schedule, train

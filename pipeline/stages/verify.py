@@ -22,17 +22,23 @@ from torch import Tensor
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
-from pipeline.evaluation import EVALUATION_BATCH, evaluate
+from pipeline.options.options import Options
+from pipeline.runner import logger
 from pipeline.runtime.launcher import without_launch
 from pipeline.runtime.share import WHOLE, Share
+from pipeline.stages.context import Bench
+from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate, images_to_reload
+from pipeline.stages.variant import VariantResult
+from pipeline.store.entry import Entry
+from pipeline.store.store import Step
 
 logger = logging.getLogger(__name__)
 
-MOST_BATCHES = 2
-MOST_BYTES = 100_000_000
 _REQUEST, _IMAGES, _LOGITS = "request.json", "images.safetensors", "logits.safetensors"
 _NOT_POSSIBLE = 2
-_CODE = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.reload import answer; sys.exit(answer(sys.argv[1]))"
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[2:]; from pipeline.stages.verify import answer; sys.exit(answer(sys.argv[1]))"
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,6 @@ class Measured:
     sha256: str
     path: Path
     logits: Tensor
-
-
-def images_to_reload(data: Dataset) -> int:
-    """How many test images are compared: whole batches as they were measured, two unless they are large."""
-    height, width = data.image_size
-    batches = MOST_BYTES // (EVALUATION_BATCH * 3 * height * width * 4)
-    return min(len(data.test), EVALUATION_BATCH * max(1, min(MOST_BATCHES, batches)))
 
 
 def reload_differences(
@@ -157,3 +156,21 @@ def _module_folder(model_name: str) -> list[str]:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason was given"])[-1]
+
+
+def _check_reload(results: list[VariantResult], measured: list[Measured], options: Options, bench: Bench) -> None:
+    """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
+
+    def make() -> Entry:
+        bench.progress.stage("artifacts: reload in a fresh process")
+        device = bench.accelerator.device
+        found = bench.processes.on_main(lambda: reload_differences(measured, bench.data, options.model, device))
+        return Entry(facts={"differences": found})
+
+    digests = [each.sha256 for each in measured]
+    key = bench.store.key("reload", artifacts=digests, network=bench.digest, test=bench.data.test.digest)
+    found = bench.store.once(Step("artifacts: reload", key), make).facts["differences"]
+    if found is not None:
+        differences = dict(zip(digests, found, strict=True))
+        for each in (row for result in results for row in result.rows):
+            each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from pipeline.dry_run import plan_text
 from pipeline.errors import BusyError
 from pipeline.runner import run
+from pipeline.stages.dry_run import plan_text
 from pipeline.store.locks import locked
 from tests.support.runs import options, without_times
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Images, Split
+from pipeline.data.dataset import Dataset, Images, Split
 from pipeline.runtime.device import placed
 from pipeline.runtime.processes import Processes
 
@@ -82,3 +82,16 @@ def measure_together(measured: Callable[[Split], Evaluation], images: Split, pro
         own = measured(part) if len(part) else Evaluation(0.0, torch.empty(0))
     right = processes.sum(torch.tensor(round(own.top1 * len(part) / 100)))
     return Evaluation(100 * int(right) / len(images), processes.gather(own.logits))
+
+
+MOST_BATCHES = 2
+
+
+MOST_BYTES = 100_000_000
+
+
+def images_to_reload(data: Dataset) -> int:
+    """How many test images are compared: whole batches as they were measured, two unless they are large."""
+    height, width = data.image_size
+    batches = MOST_BYTES // (EVALUATION_BATCH * 3 * height * width * 4)
+    return min(len(data.test), EVALUATION_BATCH * max(1, min(MOST_BATCHES, batches)))

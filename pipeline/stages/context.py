@@ -10,26 +10,25 @@ from torch import Tensor, nn
 
 from basis.portion import Portion
 from pipeline.artifact import Identity
-from pipeline.conditions import conditions
 from pipeline.data.dataset import Dataset, images_at_once
-from pipeline.evaluation import Evaluation, evaluate_together
-from pipeline.identity import dataset_identity
 from pipeline.models.digest import network_digest
 from pipeline.models.layer_orders import plan_layers
 from pipeline.models.registry import build_model, check_forward
-from pipeline.onnx.exporter import OnnxExporter
+from pipeline.onnx.file import OnnxExporter
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, placed, processes_of
+from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.evaluate import Evaluation, evaluate_together
+from pipeline.stages.train import Course, Training, curve_of, train_once
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Step, Store
-from pipeline.stored_training import Course, Training, curve_of, train_once
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training.loop import Schedule
 from pipeline.training.teacher import Teacher
@@ -114,7 +113,7 @@ class Bench:
         return Course(self.data, schedule, self.accelerator, self.seed, self.teacher, first_epoch)
 
     def train_once(self, model: nn.Module, course: Course, step: Step) -> Training:
-        """Train a network in place; see ``pipeline.stored_training.train_once``."""
+        """Train a network in place; see ``pipeline.stages.train.train_once``."""
         return train_once(
             model,
             course,
@@ -214,3 +213,22 @@ def check_configs(options: Options, data: Dataset) -> None:
 def _calibration_size(options: Options, data: Dataset) -> int:
     """How many training images fit and rounding look at: all of them are in memory at once, as one batch."""
     return min(options.calibration_size, len(data.train), images_at_once(data.image_size))
+
+
+def conditions(accelerator: Accelerator) -> dict[str, Any]:
+    """What the figures of the same options depend on: two results under the same conditions are the same numbers."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "versions": library_versions(),
+        "device": [device.type, name],
+        "precision": accelerator.mixed_precision,
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+    }
+
+
+def dataset_identity(model_name: str, data: Dataset) -> Identity:
+    """The identity of a network on a data set."""
+    mean, std = data.normalization.mean, data.normalization.std
+    return Identity(model_name, data.classes, data.class_names, mean, std, data.image_size)

@@ -16,8 +16,8 @@ from pipeline.runtime.device import Accelerator
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.train import Course, train_once
 from pipeline.store.store import Step, Store
-from pipeline.stored_training import Course, train_once
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training.loop import Schedule
 

@@ -1,21 +1,34 @@
 """The figures of a run as the report's dictionary (report.json, schema 1)."""
 
+import time
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from basis.fit import fit, reconstruct
 from basis.series import BASES
 from basis.swap import compressible_convolutions
-from pipeline.combinations import Approximation, Quantized
+from pipeline.artifact import write_artifact
+from pipeline.artifact.record import record_network
+from pipeline.data.sources import is_imagenet
+from pipeline.exits import EXIT_DONE, EXIT_GATE
+from pipeline.facts import SCHEMA_VERSION, run_facts
+from pipeline.gate import judge
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
+from pipeline.runner import logger
+from pipeline.runtime.environment import hardware
+from pipeline.stages.approximate import Approximation, Quantized
+from pipeline.stages.context import Bench
+from pipeline.stages.variant import VariantResult
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
+from reports import write_report
 
 DIGITS = 4
 
@@ -127,3 +140,82 @@ def kernel_figure(baseline: nn.Module, layers: Sequence[LayerPlan]) -> dict[str,
     size = (kernel.shape[0], kernel.shape[1])
     fits = {basis: reconstruct(fit(kernel, basis, chosen.order), basis, size).tolist() for basis in BASES}
     return {"layer": chosen.name, "original": kernel.tolist(), "fits": fits, "orders": list(chosen.order)}
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A variant's part of the report, and its files.
+
+    Attributes:
+        rows: See ``pipeline.stages.report.row``.
+        layers: See ``pipeline.stages.report.layer_rows``.
+        kernels: See ``pipeline.stages.report.kernel_figure``.
+        files: Path in the output folder -> content.
+        logits: SHA-256 of an artifact -> what its network said of the first test images.
+    """
+
+    rows: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    kernels: dict[str, Any] | None
+    files: dict[str, bytes]
+    logits: dict[str, Tensor]
+
+
+BASELINE_PATH = "artifacts/baseline.safetensors"
+
+
+def _written_report(
+    options: Options, bench: Bench, results: list[VariantResult], origin: str, started: float
+) -> tuple[dict[str, Any], Path]:
+    """Write the baseline's artifact and the report, and give the report and where it is."""
+    write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
+    report = _report(options, bench, results, origin)
+    report["run"]["duration_s"] = round(time.monotonic() - started, 1)
+    return report, write_report(report, options.out)
+
+
+def _report(options: Options, bench: Bench, results: list[VariantResult], origin: str) -> dict[str, Any]:
+    rows, top1 = [row for result in results for row in result.rows], round(bench.top1, DIGITS)
+    gate = judge(rows, top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
+    for failure in gate["failures"]:
+        logger.warning("gate missed: %s", failure)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "done",
+        "error": None,
+        "exit_code": EXIT_GATE if gate["passed"] is False else EXIT_DONE,
+        "run": _run_facts(options, bench, origin),
+        "baseline": {
+            "top1": top1,
+            "params": count_params(bench.baseline),
+            "size_mb": (options.out / BASELINE_PATH).stat().st_size / 1e6,
+            "artifact": BASELINE_PATH,
+        },
+        "rows": rows,
+        "layers": [layer for result in results for layer in result.layers],
+        "gate": gate,
+        "kernels": next((result.kernels for result in results if result.kernels), None),
+    }
+
+
+def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
+    data = bench.data
+    return run_facts(options.command(), options) | {
+        "weights": origin,
+        "dataset": {
+            "name": "imagenet" if is_imagenet(data) else data.name,
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "classes": data.classes,
+        },
+        "device": _device_name(bench.accelerator.device),
+        "precision": bench.accelerator.mixed_precision,
+        "processes": bench.processes.count,
+        "hardware": hardware(str(bench.accelerator.device)),
+        "calibration_images": bench.calibration,
+        "stages": [asdict(stage) for stage in bench.store.stages],
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return device.type if device.type == "cpu" else str(device)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from pipeline.bench import Bench
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.stages.context import Bench
+from pipeline.stages.train import Course
 from pipeline.store.store import Step
-from pipeline.stored_training import Course
 from pipeline.training.loop import Schedule
 from quant.schemes import Format, get_format
 

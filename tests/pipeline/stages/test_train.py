@@ -8,8 +8,8 @@ import pytest
 from pipeline.data.sources import load_dataset
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
+from pipeline.stages.train import Course, train_once
 from pipeline.store.store import Store
-from pipeline.stored_training import Course, train_once
 from pipeline.training.loop import Schedule, train
 from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz
@@ -30,7 +30,7 @@ def trained(course, store, start="tiny", on_epoch=None):
 def test_a_second_training_reads_the_first_ones_result(course, tmp_path, monkeypatch):
     curves = [], []
     first, training = trained(course, Store(tmp_path), on_epoch=curves[0].append)
-    monkeypatch.setattr("pipeline.stored_training.train", None)
+    monkeypatch.setattr("pipeline.stages.train.train", None)
     second, said = trained(course, Store(tmp_path), on_epoch=curves[1].append)
     assert state_digest(first) == state_digest(second) != state_digest(tiny_network())
     assert said.seconds == pytest.approx(training.seconds, abs=1e-3)
@@ -42,7 +42,7 @@ def test_a_second_training_reads_the_first_ones_result(course, tmp_path, monkeyp
 
 def test_fresh_trains_again(course, tmp_path, monkeypatch):
     trained(course, Store(tmp_path))
-    monkeypatch.setattr("pipeline.stored_training.train", None)
+    monkeypatch.setattr("pipeline.stages.train.train", None)
     with pytest.raises(TypeError):
         trained(course, Store(tmp_path, fresh=True))
 

@@ -1,0 +1,1 @@
+"""The stages of a run: baseline, approximate, train, quantize, evaluate, export, verify, report."""
