@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.commands import Action, read_command_line
-from pipeline.exits import failure_of
+from pipeline.failure import failure_of
 from pipeline.logs import log_to_stderr
 from pipeline.options.options import PROGRAM
 from pipeline.peek import log_format_of, report_refusal
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after the program's name; those of the process by default.
 
     Returns:
-        The exit code; ``pipeline.exits.EXIT_CODES`` says what each means.
+        The exit code; ``pipeline.failure.EXIT_CODES`` says what each means.
     """
     words = sys.argv[1:] if argv is None else argv
     log_to_stderr(log_format_of(words))

@@ -5,16 +5,19 @@ import logging
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BusyError
-from pipeline.exits import Failure, failure_of
-from pipeline.facts import SCHEMA_VERSION, run_facts
+from basis.errors import CompressionError
+from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
 from pipeline.gate import judge
 from pipeline.options.options import Options
+from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
+from pipeline.runtime.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from reports.files import write_atomically
+from reports.reading import SCHEMA_VERSION
 from reports.write import to_json
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] 
     """The report of a run that has no result.
 
     Args:
-        facts: Its ``run``, see ``pipeline.facts``.
+        facts: Its ``run``, see ``pipeline.failure``.
         failure: What ended it.
         gate: The limits that were set, not judged; None where they are not known.
     """
@@ -106,3 +109,99 @@ def _finished(path: Path) -> bytes | None:
         return content
     failed = isinstance(report, dict) and report.get("status") in ("failed", "interrupted")
     return None if failed else content
+
+
+EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA = 0, 1, 2, 3, 4
+
+EXIT_CODES = {
+    EXIT_DONE: "done",
+    EXIT_INTERNAL: "internal error, a folder that cannot be written, or one that another run did not free in time",
+    EXIT_OPTIONS: "wrong arguments or options",
+    EXIT_GATE: "a gate missed; the report is written",
+    EXIT_DATA: "data or weights missing or damaged",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+    EXIT_TERMINATED: "terminated (SIGTERM)",
+}
+"""Every exit code and what it means."""
+
+_RESUME = "to go on from the last checkpoint, run the same command again"
+_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits
+    (OptionsError, EXIT_OPTIONS),
+    (BusyError, EXIT_INTERNAL),
+    (ClusterError, EXIT_INTERNAL),
+    (LostProcessError, EXIT_INTERNAL),
+    (CompressionError, EXIT_DATA),
+    (OSError, EXIT_INTERNAL),
+    (KeyboardInterrupt, EXIT_INTERRUPTED),
+    (Terminated, EXIT_TERMINATED),
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a run before it was done.
+
+    Attributes:
+        type: The name of the exception's class.
+        message: One sentence.
+        exit_code: See ``EXIT_CODES``.
+        known: Whether the sentence tells all of it; otherwise it is a defect, to be shown with its traceback.
+    """
+
+    type: str
+    message: str
+    exit_code: int
+    known: bool
+
+    @property
+    def status(self) -> str:
+        """The report's word for it: ``failed`` or ``interrupted``."""
+        return "interrupted" if self.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) else "failed"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an exception that ended a run comes to."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    sentence = f"internal error: {type(error).__name__}: {error}" if code is None else _sentence(error)
+    name, known = type(error).__name__, code is not None
+    return Failure(name, " ".join(sentence.split()), EXIT_INTERNAL if code is None else code, known)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {_RESUME}"
+    if isinstance(error, Terminated):
+        return f"terminated; {_RESUME}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return str(error)
+
+
+__all__ = ["SCHEMA_VERSION", "run_facts"]
+
+
+def run_facts(command: str, options: Options | None) -> dict[str, Any]:
+    """The report's ``run``, with None for what only the stages find out.
+
+    Args:
+        command: The command line that repeats the run.
+        options: The run's options; None where they could not be read.
+    """
+    return {
+        "command": command,
+        "model": options.model if options else None,
+        "weights": None,
+        "dataset": None,
+        "seed": options.seed if options else None,
+        "device": None,
+        "precision": None,
+        "processes": 1,
+        "hardware": hardware(),
+        "git_commit": git_commit(),
+        "versions": library_versions(),
+        "options": options.model_dump(mode="json") if options else None,
+        "out": str(options.out) if options else None,
+        "calibration_images": None,
+        "stages": [],
+        "duration_s": None,
+    }

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import OptionsError
-from pipeline.exits import failure_of
-from pipeline.facts import run_facts
-from pipeline.failure import failed_report, write_failure
+from pipeline.failure import failed_report, failure_of, run_facts, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.values import CHOICES, flag_name, parse_text
 from pipeline.runtime.launcher import speaker

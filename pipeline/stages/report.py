@@ -15,8 +15,7 @@ from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
-from pipeline.exits import EXIT_DONE, EXIT_GATE
-from pipeline.facts import SCHEMA_VERSION, run_facts
+from pipeline.failure import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, run_facts
 from pipeline.gate import judge
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.exits import EXIT_CODES, EXIT_DONE
+from pipeline.failure import EXIT_CODES, EXIT_DONE
 from pipeline.flags import read_flags
 from pipeline.options.options import Options, options_from
 

@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.exits import EXIT_CODES, EXIT_DONE
+from pipeline.failure import EXIT_CODES, EXIT_DONE
 from pipeline.flags import read_flags
 from pipeline.options.options import Options, options_from
 

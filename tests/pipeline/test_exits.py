@@ -2,7 +2,7 @@ import pytest
 
 from basis.errors import CompressionError
 from pipeline.errors import BusyError, ClusterError, DataError, OptionsError
-from pipeline.exits import EXIT_CODES, Failure, failure_of
+from pipeline.failure import EXIT_CODES, Failure, failure_of
 from pipeline.runtime.signals import Terminated
 
 RESUME = "to go on from the last checkpoint, run the same command again"

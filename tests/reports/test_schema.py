@@ -4,8 +4,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.exits import EXIT_CODES
-from pipeline.facts import run_facts
+from pipeline.failure import EXIT_CODES, run_facts
 from pipeline.options.options import Options
 from reports.write import to_json
 from tests.support.report_schema import SCHEMA, mistakes
