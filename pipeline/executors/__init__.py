@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from pipeline.stages.context import Bench
     from pipeline.stages.variant import VariantResult
 
-EXECUTORS = {"local": "pipeline.executors.local", "ray": "pipeline.executors.ray_cluster"}
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pipeline.executors import Executor
+from pipeline.options.grid import Variant
+from pipeline.options.options import Options
+from pipeline.runtime.signals import Interruption
+from pipeline.stages.context import Bench
+from pipeline.stages.variant import VariantResult, run_variant
+
+EXECUTORS = {"local": "pipeline.executors", "ray": "pipeline.executors.ray_executor"}
 """Name -> the module."""
 _ALONE = "local"
 
@@ -62,3 +72,14 @@ def executor(options: "Options", interruption: "Interruption") -> AbstractContex
             f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_ALONE}"
         )
     return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)
+
+
+@contextmanager
+def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
+    """There is nothing to prepare."""
+    yield _run
+
+
+def _run(options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    for variant in variants:
+        yield run_variant(options, variant, bench)

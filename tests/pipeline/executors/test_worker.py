@@ -11,8 +11,7 @@ import torch
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
-from pipeline.executors.shared import share
-from pipeline.executors.worker import LOGGERS, compute
+from pipeline.executors.worker import LOGGERS, compute, share
 from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options

@@ -8,8 +8,8 @@ import ray.exceptions
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_tasks
-from pipeline.executors.lines import LineStream
-from pipeline.executors.ray_tasks import Board
+from pipeline.executors.ray_executor import Board
+from pipeline.executors.worker import LineStream
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
