@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.options.options import Options
 from pipeline.tracking import process, tracking
+from pipeline.tracking.backends import check_reachable
 from pipeline.tracking.background import hide_password
-from pipeline.tracking.reachable import check_reachable
 from pipeline.training.state import EpochFigures
 from tests.pipeline.tracking.conftest import REPORT, Server, free_port, wait_for
 
