@@ -219,7 +219,7 @@ def check_document(document: Path, root: Path, parse: Parse) -> list[str]:
 
 def parse_options(arguments: list[str]) -> object:
     """Read a command line as the program does; imported late, for the project must be on the path."""
-    from pipeline.commands import read_command_line
+    from pipeline.cli.entry import read_command_line
 
     return read_command_line(arguments)
 

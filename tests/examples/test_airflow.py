@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.arguments import read_flags
 from pipeline.failure import EXIT_CODES, EXIT_DONE
-from pipeline.flags import read_flags
 from pipeline.options.options import Options, options_from
 
 FILE = Path(__file__).parents[2] / "examples" / "airflow" / "dag.py"

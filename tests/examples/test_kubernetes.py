@@ -7,8 +7,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipeline.cli.arguments import read_flags
 from pipeline.failure import EXIT_CODES, EXIT_DONE
-from pipeline.flags import read_flags
 from pipeline.options.options import Options, options_from
 
 FILE = Path(__file__).parents[2] / "examples" / "kubernetes" / "job.yaml"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from basis import BASES
+from pipeline.cli.arguments import read_flags
 from pipeline.errors import OptionsError
 from pipeline.executors import EXECUTORS
-from pipeline.flags import read_flags
 from pipeline.options.options import Options, load_options_file, options_from
 from pipeline.options.values import CHOICES
 from quant.backends import BACKENDS

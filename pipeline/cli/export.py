@@ -6,10 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.commands.flags import FILE_ALLOWED, AllowImport, File
-from pipeline.console import print_result
+from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
+from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 
 SUMMARY = """Write an artifact's network in another format.

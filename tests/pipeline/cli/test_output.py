@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline.logs import JsonProgressLines, log_to_stderr
+from pipeline.cli.output import JsonProgressLines, log_to_stderr
 from pipeline.runtime.progress import LineProgress, make_progress
 
 
@@ -36,14 +36,14 @@ def test_text_is_the_message_and_our_info_is_shown(capsys) -> None:
     log_to_stderr("text")
     logging.getLogger("pipeline.runner").info("read %s", "it")
     logging.getLogger("somebody.else").info("chatter")
-    logging.getLogger("pipeline.cli").error("torn", extra={"exit_code": 4})
+    logging.getLogger("pipeline.cli.entry").error("torn", extra={"exit_code": 4})
     assert capsys.readouterr().err == "read it\nerror: torn\n"
 
 
 def test_json_is_one_object_a_record(capsys) -> None:
     log_to_stderr("json")
     logging.getLogger("pipeline.runner").warning("two\nlines of %s", "“text”")
-    logging.getLogger("pipeline.cli").error("torn", extra={"exit_code": 4})
+    logging.getLogger("pipeline.cli.entry").error("torn", extra={"exit_code": 4})
     warning, error = log_lines(capsys)
     assert is_utc_now(warning.pop("time"))
     assert is_utc_now(error.pop("time"))
@@ -56,7 +56,7 @@ def test_json_is_one_object_a_record(capsys) -> None:
     assert error == {
         "level": "error",
         "event": "error",
-        "logger": "pipeline.cli",
+        "logger": "pipeline.cli.entry",
         "message": "torn",
         "exit_code": 4,
     }
@@ -67,7 +67,7 @@ def test_a_traceback_stays_within_its_line(capsys) -> None:
     try:
         raise ZeroDivisionError("by us")
     except ZeroDivisionError:
-        logging.getLogger("pipeline.cli").exception("internal error")
+        logging.getLogger("pipeline.cli.entry").exception("internal error")
     (line,) = log_lines(capsys)
     assert line["traceback"].startswith("Traceback")
     assert line["traceback"].endswith("ZeroDivisionError: by us\n")

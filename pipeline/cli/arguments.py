@@ -9,8 +9,8 @@ from typing import Annotated, Any, cast
 import typer
 from pydantic.fields import FieldInfo
 
-from pipeline.arguments import read_arguments
-from pipeline.options.values import flag_name
+from pipeline.errors import OptionsError
+from pipeline.options.values import flag_name, parse_device
 
 SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
 
@@ -107,3 +107,90 @@ def _default(field: FieldInfo) -> str:
     if default is True:
         return " (default yes)"
     return f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+Action = Callable[[], int]
+"""Does what the command line asks for and returns the exit code."""
+
+
+DEFAULT = "run"
+
+
+COMMANDS = {
+    "run": "compress a network and report (the default: the word may be left out)",
+    "inspect": "show an artifact's header, its layers and what its bytes are spent on",
+    "evaluate": "measure an artifact's Top-1, and how often it agrees with another",
+    "verify": "check an artifact's every byte",
+    "report": "merge the reports of several runs into one",
+    "cache": "show or clear out the results that runs have left for later ones",
+    "export": "write an artifact's network as ONNX, or as a state dict for PyTorch",
+    "schema": "print the JSON Schema of report.json",
+}
+"""Name -> what the command does, for ``--help``."""
+
+
+def commands_help() -> str:
+    """One line per command, for ``--help``."""
+    return "\n\n".join(f"{name}: {what}." for name, what in COMMANDS.items())
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="an artifact", show_default=False)]
+AllowImport = Annotated[
+    bool, typer.Option("--allow-import", help="import and call the module:callable that the file names")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps", metavar="TEXT")]
+
+FILE_ALLOWED = "one FILE, and the flags that --help shows"
+
+
+def check_device(device: str) -> str:
+    """Return a device's name.
+
+    Raises:
+        OptionsError: It has no device's form.
+    """
+    try:
+        return parse_device(device)
+    except ValueError:
+        raise OptionsError(f"--device: got {device!r}; allowed: auto, cpu, cuda, cuda:N, mps") from None
+
+
+FLAGS_ALLOWED = "flags with one value each, lists written with commas"
+
+
+def read_arguments(
+    signature: Callable[..., Any], argv: list[str], program: str, summary: str, allowed: str = FLAGS_ALLOWED
+) -> Any:
+    """Read the words after a program's name.
+
+    Args:
+        signature: A function whose annotated parameters are typer's arguments and options; it is called with them.
+        argv: The words.
+        program: The program's name in ``--help``.
+        summary: What ``--help`` says of the program.
+        allowed: What an error message says is allowed.
+
+    Returns:
+        What ``signature`` returns, or None when ``--help`` was asked for and has been printed.
+
+    Raises:
+        OptionsError: A flag does not exist or lacks its value, or a word is missing or one too many.
+    """
+    app = typer.Typer(add_completion=False)
+    app.command(help=summary)(signature)
+    try:
+        given = typer.main.get_command(app).main(argv, prog_name=program, standalone_mode=False)
+    except typer.TyperException as error:
+        raise OptionsError(_sentence(error, allowed)) from None
+    return None if isinstance(given, int) else given  # typer gives --help's exit code
+
+
+def _sentence(error: typer.TyperException, allowed: str) -> str:
+    name = getattr(error, "option_name", None)
+    message = error.format_message().rstrip(".")
+    if name and message.startswith("No such option"):
+        nearest = getattr(error, "possibilities", None)
+        return f"there is no flag {name}; " + (
+            f"did you mean {nearest[0]}?" if nearest else "see --help for all of them"
+        )
+    return f"{message[0].lower()}{message[1:]}; allowed: {allowed}"

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.commands.flags import FILE_ALLOWED, File
-from pipeline.console import print_result
+from pipeline.cli.arguments import FILE_ALLOWED, Action, File, read_arguments
+from pipeline.cli.output import print_result
 
 if TYPE_CHECKING:
     from pipeline.artifact.header import LayerEntry

@@ -4,10 +4,8 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.commands.flags import FILE_ALLOWED, AllowImport, File
-from pipeline.console import print_result
+from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
+from pipeline.cli.output import print_result
 
 SUMMARY = """Check an artifact: its checksums, every value, and its tensors against the network that it names.
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.console import print_result
+from pipeline.cli.arguments import Action, read_arguments
+from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
 
 if TYPE_CHECKING:

@@ -3,11 +3,9 @@
 import sys
 from functools import partial
 
-from pipeline.commands import Action, commands_help
-from pipeline.console import print_result
+from pipeline.cli.arguments import Action, commands_help, read_flags
+from pipeline.cli.output import JsonProgressLines, print_result
 from pipeline.failure import FailureReporter
-from pipeline.flags import read_flags
-from pipeline.logs import JsonProgressLines
 from pipeline.options.options import Options, options_from
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import make_progress

@@ -12,7 +12,7 @@ import pytest
 import pipeline
 from basis.errors import CompressionError
 from pipeline.cli import main
-from pipeline.commands import COMMANDS
+from pipeline.cli.arguments import COMMANDS
 from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.options.options import Options
 
@@ -92,7 +92,7 @@ def test_every_command_explains_itself(name: str, capsys: Any) -> None:
 
 
 def test_nothing_heavy_is_imported_for_the_command_line() -> None:
-    code = "import sys, pipeline.cli, pipeline.runtime.progress; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.cli.entry, pipeline.runtime.progress; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -167,7 +167,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import sys, types; r = types.ModuleType('pipeline.stages.dry_run'); r.plan_text = lambda o: 'x' * 10**6;"
         "import pipeline; pipeline.stages.dry_run = sys.modules['pipeline.stages.dry_run'] = r;"
-        f"from pipeline.cli import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
+        f"from pipeline.cli.entry import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
     )
     read, write = os.pipe()
     os.close(read)

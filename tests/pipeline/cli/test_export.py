@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.artifact import load, write_artifact
 from pipeline.artifact.record import record_network
-from pipeline.commands.export import read
+from pipeline.cli.export import read
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.registry import build_model
 from pipeline.stages.export import export_onnx, export_torch

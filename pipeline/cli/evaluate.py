@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.commands.flags import FILE_ALLOWED, AllowImport, Device, File, check_device
-from pipeline.console import print_result
+from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, Device, File, check_device, read_arguments
+from pipeline.cli.output import print_result
 
 if TYPE_CHECKING:
     import torch

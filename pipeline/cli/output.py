@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pipeline.runtime.launcher import speaker
+from pipeline.runtime.launcher import launched, speaker
 from pipeline.runtime.progress import Task, task_words
 
 OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
@@ -78,3 +79,17 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+def print_result(text: str) -> None:
+    """Print to stdout, once where a launcher started several processes.
+
+    A reader that has gone away, as in ``| head``, is no error of ours.
+    """
+    if not launched().is_main:
+        return
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more as it exits, which would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,9 +2,8 @@
 
 from importlib import resources
 
-from pipeline.arguments import read_arguments
-from pipeline.commands import Action
-from pipeline.console import print_result
+from pipeline.cli.arguments import Action, read_arguments
+from pipeline.cli.output import print_result
 
 SUMMARY = "Print the JSON Schema (draft 2020-12) of report.json, of runs that were done and of those that failed."
 

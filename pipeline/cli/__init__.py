@@ -1,0 +1,5 @@
+"""The command line: from words to an exit code."""
+
+from pipeline.cli.entry import main, program
+
+__all__ = ["main", "program"]

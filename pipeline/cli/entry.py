@@ -1,0 +1,174 @@
+"""The program: find the command, do what it asks for, turn what went wrong into an exit code."""
+
+import difflib
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
+from pipeline.cli.output import log_to_stderr
+from pipeline.errors import OptionsError
+from pipeline.failure import failed_report, failure_of, run_facts, write_failure
+from pipeline.options.file import parse_options_file
+from pipeline.options.options import PROGRAM
+from pipeline.options.values import CHOICES, flag_name, parse_text
+from pipeline.runtime.launcher import is_told, leave_others, speaker
+from pipeline.runtime.signals import ignore_signals, on_signals
+
+logger = logging.getLogger(__name__)
+
+
+def program() -> int:
+    """Run the program as a process of its own: once its work is done, no signal changes its exit code.
+
+    Returns:
+        The exit code.
+    """
+    code = main()
+    ignore_signals()
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: The words after the program's name; those of the process by default.
+
+    Returns:
+        The exit code; ``pipeline.failure.EXIT_CODES`` says what each means.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    log_to_stderr(log_format_of(words))
+    code = _exit_code(words)
+    if code:
+        leave_others(code)
+    return code
+
+
+def _exit_code(words: list[str]) -> int:
+    try:
+        with on_signals():
+            action = _read(words)
+            return 0 if action is None else action()
+    except BaseException as error:
+        return _fail(error)
+
+
+def _read(argv: list[str]) -> Action | None:
+    program = _program()
+    try:
+        return read_command_line(argv, program)
+    except BaseException as error:
+        report_refusal(argv, error, program.split())
+        raise
+
+
+def _fail(error: BaseException) -> int:
+    failure = failure_of(error)
+    if not is_told(error):
+        what = f"{speaker()}{failure.message}"
+        logger.error("%s", what, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
+    return failure.exit_code
+
+
+def _program() -> str:
+    return " ".join(PROGRAM) if Path(sys.argv[0]).name == PROGRAM[-1] else "seriesquant"
+
+
+DEFAULT = CHOICES["log_format"][0]
+
+
+def log_format_of(argv: Sequence[str]) -> str:
+    """What a run's command line, or its options file, says of ``--log-format``; the default where it says nothing."""
+    said = _said(argv, "log_format") if _is_run(argv) else None
+    return said if said in CHOICES["log_format"] else DEFAULT
+
+
+def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[str]) -> None:
+    """Write the failed report of a run whose options could not be read, if they name an output folder.
+
+    Of several processes that run a command together, the main one writes it.
+
+    Args:
+        argv: The words after the program's name.
+        error: Why they were refused.
+        program: The words before them.
+    """
+    out = _said(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
+    if out is None or speaker():
+        return
+    facts = run_facts(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
+    write_failure(Path(out), failed_report(facts, failure_of(error)))
+
+
+def _is_run(argv: Sequence[str]) -> bool:
+    return bool(argv) and (argv[0].startswith("-") or argv[0] == "run")
+
+
+def _said(argv: Sequence[str], option: str) -> str | None:
+    """An option's value, from the flags or else from the options file; None where it is in neither, or no text."""
+    value: object = _flag(argv, flag_name(option))
+    if value is None and (file := _flag(argv, "--options")) is not None:
+        value = _in_file(Path(file), option)
+    try:
+        return parse_text(value)
+    except ValueError:
+        return None
+
+
+def _flag(argv: Sequence[str], name: str) -> str | None:
+    """The last value given to a flag, as ``--out FOLDER`` or ``--out=FOLDER``."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == name and following and not following.startswith("--"):
+            found = following
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found
+
+
+def _in_file(path: Path, option: str) -> object:
+    try:
+        content = parse_options_file(path)
+    except OptionsError:
+        return None
+    return content.get(option, content.get(option.replace("_", "-")))
+
+
+class Command(Protocol):
+    """What the module of a command offers."""
+
+    def read(self, argv: list[str], program: str) -> Action | None:
+        """Read the words after the command's name."""
+
+
+def read_command_line(argv: list[str], program: str = "seriesquant") -> Action | None:
+    """Find the command and let it read the rest of the command line.
+
+    Args:
+        argv: The words after the program's name.
+        program: The program's name in ``--help``.
+
+    Returns:
+        What is to be done, or None when ``--help`` was asked for and has been printed.
+
+    Raises:
+        OptionsError: The command does not exist, or its words are wrong.
+    """
+    if not argv or argv[0].startswith("-"):
+        return _command(DEFAULT).read(argv, program)
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise OptionsError(f"there is no command {name!r}; {hint}allowed: {', '.join(COMMANDS)}, or flags alone")
+    return _command(name).read(rest, f"{program} {name}")
+
+
+def _command(name: str) -> Command:
+    return cast(Command, import_module(f"pipeline.cli.entry.{name}"))
