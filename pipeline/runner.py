@@ -25,8 +25,8 @@ from pipeline.runtime.signals import Interruption
 from pipeline.runtime.turns import TURNS, GivingWay
 from pipeline.stages.baseline import start_baseline, train_baseline
 from pipeline.stages.context import Bench, check_configs, make_bench, open_store
-from pipeline.stages.report import _written_report
-from pipeline.stages.variant import VariantResult, write_files
+from pipeline.stages.report import VariantResult, _written_report
+from pipeline.stages.variant import write_files
 from pipeline.stages.verify import Measured, _check_reload
 from pipeline.store.locks import locked
 from pipeline.store.store import Store

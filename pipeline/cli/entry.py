@@ -80,13 +80,10 @@ def _program() -> str:
     return " ".join(PROGRAM) if Path(sys.argv[0]).name == PROGRAM[-1] else "seriesquant"
 
 
-DEFAULT = CHOICES["log_format"][0]
-
-
 def log_format_of(argv: Sequence[str]) -> str:
     """What a run's command line, or its options file, says of ``--log-format``; the default where it says nothing."""
     said = _said(argv, "log_format") if _is_run(argv) else None
-    return said if said in CHOICES["log_format"] else DEFAULT
+    return said if said in CHOICES["log_format"] else CHOICES["log_format"][0]
 
 
 def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[str]) -> None:
@@ -171,4 +168,4 @@ def read_command_line(argv: list[str], program: str = "seriesquant") -> Action |
 
 
 def _command(name: str) -> Command:
-    return cast(Command, import_module(f"pipeline.cli.entry.{name}"))
+    return cast(Command, import_module(f"pipeline.cli.{name}"))

@@ -5,29 +5,18 @@ and at the end leaves nothing running. It loads nothing heavy before that.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from pipeline.errors import OptionsError
-from pipeline.runtime.launcher import launched
-
-if TYPE_CHECKING:
-    from pipeline.options.grid import Variant
-    from pipeline.options.options import Options
-    from pipeline.runtime.signals import Interruption
-    from pipeline.stages.context import Bench
-    from pipeline.stages.variant import VariantResult
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from pipeline.executors import Executor
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import Bench
-from pipeline.stages.variant import VariantResult, run_variant
+from pipeline.stages.report import VariantResult
+from pipeline.stages.variant import run_variant
 
 EXECUTORS = {"local": "pipeline.executors", "ray": "pipeline.executors.ray_executor"}
 """Name -> the module."""
@@ -37,7 +26,7 @@ _ALONE = "local"
 class Executor(Protocol):
     """Computes variants."""
 
-    def __call__(self, options: "Options", bench: "Bench", variants: "Sequence[Variant]") -> "Iterator[VariantResult]":
+    def __call__(self, options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
         """Give the result of each variant, in their order.
 
         Args:
@@ -52,10 +41,10 @@ class Executor(Protocol):
 
 
 class _Module(Protocol):
-    def opened(self, options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]: ...
+    def opened(self, options: Options, interruption: Interruption) -> AbstractContextManager[Executor]: ...
 
 
-def executor(options: "Options", interruption: "Interruption") -> AbstractContextManager[Executor]:
+def executor(options: Options, interruption: Interruption) -> AbstractContextManager[Executor]:
     """The executor that the options name.
 
     Args:

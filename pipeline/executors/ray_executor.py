@@ -19,7 +19,7 @@ from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import Bench
-from pipeline.stages.variant import VariantResult
+from pipeline.stages.report import VariantResult
 
 LOCAL = "local"
 SECONDS_TO_CONNECT = 10.0
@@ -34,9 +34,6 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
         OptionsError: No variant would fit into the machine.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # else a report of the cluster goes to Ray's makers
-    import ray
-
-    pass
 
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
     tasks = RayTasks()
@@ -56,8 +53,6 @@ def cpus() -> int:
 
 
 def _connect(address: str, options: Options) -> None:
-    import ray
-
     resources: dict[str, Any] = {}
     if address == LOCAL:
         resources = {"num_cpus": cpus()}

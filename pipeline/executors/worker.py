@@ -23,13 +23,50 @@ from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import Bench, make_bench, open_store
-from pipeline.stages.variant import VariantResult, run_variant
+from pipeline.stages.report import VariantResult
+from pipeline.stages.variant import run_variant
 from pipeline.store.store import Stage
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures
 
 LOGGERS = ("basis", "pipeline", "quant")
 _benches: dict[str, Bench] = {}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The same for all variants of a run; sent once.
+
+    Attributes:
+        options: The run's options.
+        baseline: The uncompressed network's state dict, on the CPU.
+        top1: The baseline's Top-1, in percent.
+        store: The store's folder; a worker on another machine uses the folder of that name there.
+        device: The kind of device that the driver computes on.
+        threads: Threads that a worker computes with.
+        folder: The driver's working folder, which the options' paths start from.
+        search_path: The driver's search path for modules, where a user's network is found.
+        run_id: Tells this run from the others of a worker.
+    """
+
+    options: Options
+    baseline: dict[str, Tensor]
+    top1: float
+    store: Path
+    device: str
+    threads: int
+    folder: str = field(default_factory=os.getcwd)
+    search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's name."""
+
+    result: VariantResult
+    stages: list[Stage]
+    epochs: list[tuple[str, EpochFigures]]
 
 
 def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Finished:
@@ -96,42 +133,6 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     progress, tracker = LineProgress(stream), RecordingTracker()
     bench = make_bench(options, data, network, accelerator, store, progress, Interruption(), tracker)
     return replace(bench, known_top1=shared.top1)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The same for all variants of a run; sent once.
-
-    Attributes:
-        options: The run's options.
-        baseline: The uncompressed network's state dict, on the CPU.
-        top1: The baseline's Top-1, in percent.
-        store: The store's folder; a worker on another machine uses the folder of that name there.
-        device: The kind of device that the driver computes on.
-        threads: Threads that a worker computes with.
-        folder: The driver's working folder, which the options' paths start from.
-        search_path: The driver's search path for modules, where a user's network is found.
-        run_id: Tells this run from the others of a worker.
-    """
-
-    options: Options
-    baseline: dict[str, Tensor]
-    top1: float
-    store: Path
-    device: str
-    threads: int
-    folder: str = field(default_factory=os.getcwd)
-    search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's name."""
-
-    result: VariantResult
-    stages: list[Stage]
-    epochs: list[tuple[str, EpochFigures]]
 
 
 def share(options: Options, bench: Bench, threads: int) -> Shared:

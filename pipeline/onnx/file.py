@@ -9,16 +9,10 @@ from torch import nn
 
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, stored_tensors
-from pipeline.data.dataset import Split
 from pipeline.errors import OnnxError
-from pipeline.onnx.file import onnx_file
 from pipeline.onnx.fold_batchnorm import Array, fold_norms
-from pipeline.onnx.session import open_session
 from pipeline.onnx.trace import OPSET, TracedNetwork, trace
-from pipeline.onnx.weights import GraphParts, add_packed, dense, onnx_bits, opset_needed
-from pipeline.runtime.processes import ALONE, Processes
-from pipeline.stages.evaluate import Evaluation, measure_together
-from pipeline.stages.export import OnnxFigures, evaluate_onnx
+from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
 
 METADATA_KEY = "seriesquant"
 
@@ -139,39 +133,6 @@ class OnnxExporter:
         if isinstance(self._traced, OnnxError):
             raise self._traced
         return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
-
-    def measured_file(
-        self,
-        record: NetworkRecord,
-        network: nn.Module,
-        identity: Identity,
-        *,
-        images: Split,
-        measured: Evaluation,
-        processes: Processes = ALONE,
-    ) -> tuple[bytes | None, OnnxFigures]:
-        """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
-
-        Args:
-            record: The row's integers.
-            network: The network that ``build_network`` made of them.
-            identity: What the file says of the network.
-            images: Test images.
-            measured: PyTorch's logits of these images.
-            processes: They share the images.
-
-        Returns:
-            The file's content, or None, and its figures.
-        """
-        try:
-            content = self.file(record, network, identity)
-            session = open_session(content)
-            found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
-        except OnnxError as error:
-            return None, OnnxFigures(reason=str(error))
-        differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
-        bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
-        return content, OnnxFigures(found.top1, differing, bits)
 
 
 def _facts(identity: Identity) -> dict[str, Any]:

@@ -9,12 +9,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pipeline.artifact import Identity
 from pipeline.artifact.loading import load_parts
-from pipeline.data.dataset import Images
+from pipeline.artifact.record import NetworkRecord
+from pipeline.data.dataset import Images, Split
 from pipeline.errors import OnnxError, OptionsError
 from pipeline.onnx.file import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
-from pipeline.stages.evaluate import Evaluation, measure
+from pipeline.onnx.weights import onnx_bits
+from pipeline.runtime.processes import ALONE, Processes
+from pipeline.stages.evaluate import Evaluation, measure, measure_together
 from reports.files import write_atomically
 
 _CHECKED_IMAGES = 4
@@ -108,3 +112,38 @@ def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Eval
         OnnxError: onnxruntime cannot compute the network.
     """
     return measure(partial(run_session, session), images, device=torch.device("cpu"))
+
+
+def measured_file(
+    exporter: OnnxExporter,
+    record: NetworkRecord,
+    network: nn.Module,
+    identity: Identity,
+    *,
+    images: Split,
+    measured: Evaluation,
+    processes: Processes = ALONE,
+) -> tuple[bytes | None, OnnxFigures]:
+    """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
+
+    Args:
+        exporter: Holds the architecture's traced graph.
+        record: The row's integers.
+        network: The network that ``build_network`` made of them.
+        identity: What the file says of the network.
+        images: Test images.
+        measured: PyTorch's logits of these images.
+        processes: They share the images.
+
+    Returns:
+        The file's content, or None, and its figures.
+    """
+    try:
+        content = exporter.file(record, network, identity)
+        session = open_session(content)
+        found = measure_together(lambda part: evaluate_onnx(session, part), images, processes)
+    except OnnxError as error:
+        return None, OnnxFigures(reason=str(error))
+    differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
+    bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
+    return content, OnnxFigures(found.top1, differing, bits)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Round a network, write its artifact and ONNX file in memory, and measure the network that the artifact holds."""
 
 import copy
 import hashlib
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from pipeline.artifact import serialize
 from pipeline.artifact.record import build_network, record_network
 from pipeline.stages.context import Bench
-from pipeline.stages.export import OnnxFigures
+from pipeline.stages.evaluate import images_to_reload
+from pipeline.stages.export import OnnxFigures, measured_file
 from pipeline.stages.keys import WidthSteps
 from pipeline.stages.train import Training
-from pipeline.stages.verify import images_to_reload
 from pipeline.store.entry import Entry, as_bytes, as_tensor
 from quant.backends import Backend, get_backend
 from quant.calibration import round_layers
@@ -82,8 +82,14 @@ def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str
     record = record_network(model, quantize_network(model, steps.format, backend, rounded))
     network = build_network(record, bench.copy_of_baseline())
     measured = bench.evaluation_of(network)
-    portable, figures = bench.onnx.measured_file(
-        record, network, bench.identity, images=bench.data.test, measured=measured, processes=bench.processes
+    portable, figures = measured_file(
+        bench.onnx,
+        record,
+        network,
+        bench.identity,
+        images=bench.data.test,
+        measured=measured,
+        processes=bench.processes,
     )
     tensors = {
         "artifact": as_tensor(serialize(record, bench.identity)),

@@ -1,5 +1,6 @@
 """The figures of a run as the report's dictionary (report.json, schema 1)."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,14 +21,15 @@ from pipeline.gate import judge
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
-from pipeline.runner import logger
 from pipeline.runtime.environment import hardware
-from pipeline.stages.approximate import Approximation, Quantized
+from pipeline.stages.approximate import Approximation
 from pipeline.stages.context import Bench
-from pipeline.stages.variant import VariantResult
+from pipeline.stages.quantize import Quantized
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
 from reports import write_report
+
+logger = logging.getLogger(__name__)
 
 DIGITS = 4
 

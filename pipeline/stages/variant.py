@@ -5,9 +5,10 @@ from pathlib import Path
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
-from pipeline.stages.approximate import Approximation, Quantized, approximate, quantize
+from pipeline.stages.approximate import Approximation, approximate
 from pipeline.stages.context import Bench
 from pipeline.stages.keys import WidthSteps, variant_steps
+from pipeline.stages.quantize import Quantized, quantize
 from pipeline.stages.report import VariantResult, kernel_figure, layer_rows, row
 from pipeline.stages.verify import Measured
 from quant.counting import count_params

@@ -23,12 +23,11 @@ from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.options.options import Options
-from pipeline.runner import logger
 from pipeline.runtime.launcher import without_launch
 from pipeline.runtime.share import WHOLE, Share
 from pipeline.stages.context import Bench
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate, images_to_reload
-from pipeline.stages.variant import VariantResult
+from pipeline.stages.report import VariantResult
 from pipeline.store.entry import Entry
 from pipeline.store.store import Step
 

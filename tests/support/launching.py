@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.runtime.launcher import without_launch
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 300
 
 

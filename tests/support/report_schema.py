@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "reports" / "schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[2] / "reports" / "schema.json").read_text(encoding="utf-8"))
 
 
 def mistakes(report: Any) -> list[str]:

@@ -167,7 +167,7 @@ def test_the_program_reads_an_artifact_as_a_process(here):
 
 def test_a_commands_mistake_loads_nothing_heavy():
     code = (
-        "import sys; from pipeline.cli.entry import main; main(['evaluate', 'x', '--device', 'tpu']); main(['inspect']);"
+        "import sys; from pipeline.cli import main; main(['evaluate', 'x', '--device', 'tpu']); main(['inspect']);"
         "main(['verify', '--help']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0

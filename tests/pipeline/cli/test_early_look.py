@@ -11,7 +11,7 @@ from pipeline.cli import main
 from pipeline.cli.entry import log_format_of
 from tests.support.report_schema import read_report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_error_line_is_json_where_that_was_asked_for(capsys, argv) -> None:
 def test_torch_is_not_loaded_to_answer_at_once(tmp_path, argv) -> None:
     heavy = ["torch", "accelerate", "onnx", "onnxruntime", "sklearn", "matplotlib", "brevitas"]
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli.entry import main; main({argv!r});"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli import main; main({argv!r});"
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 import pipeline
+import pipeline.stages
 from basis.errors import CompressionError
 from pipeline.cli import main
 from pipeline.cli.arguments import COMMANDS
 from pipeline.errors import BusyError, DataError, OptionsError
 from pipeline.options.options import Options
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RESUME = "to go on from the last checkpoint, run the same command again"
 COMMAND = ["--config", "3,3,3,2", "--bits", "4"]
 
@@ -34,9 +35,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Any]]
         runner, plan = ModuleType("pipeline.runner"), ModuleType("pipeline.stages.dry_run")
         runner.__dict__.update(run=lambda options, progress, interruption: run(options))
         plan.__dict__.update(plan_text=lambda options: "the plan")
-        for name, module in (("runner", runner), ("dry_run", plan)):
-            monkeypatch.setitem(sys.modules, f"pipeline.{name}", module)
-            monkeypatch.setattr(pipeline, name, module, raising=False)
+        for parent, name, module in ((pipeline, "runner", runner), (pipeline.stages, "dry_run", plan)):
+            monkeypatch.setitem(sys.modules, f"{parent.__name__}.{name}", module)
+            monkeypatch.setattr(parent, name, module, raising=False)
 
     return install
 
@@ -166,8 +167,8 @@ def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import sys, types; r = types.ModuleType('pipeline.stages.dry_run'); r.plan_text = lambda o: 'x' * 10**6;"
-        "import pipeline; pipeline.stages.dry_run = sys.modules['pipeline.stages.dry_run'] = r;"
-        f"from pipeline.cli.entry import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
+        "import pipeline.stages; pipeline.stages.dry_run = sys.modules['pipeline.stages.dry_run'] = r;"
+        f"from pipeline.cli import main; sys.exit(main({[*COMMAND, '--dry-run']!r}))"
     )
     read, write = os.pipe()
     os.close(read)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.runtime import environment
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def git(folder: Path, *arguments: str) -> str:

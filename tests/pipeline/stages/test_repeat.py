@@ -11,7 +11,7 @@ from tests.support.networks import write_module, write_npz
 from tests.support.program import run_program
 from tests.support.report_schema import read_report
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
