@@ -22,7 +22,7 @@ LIBRARIES = (
     "onnxscript",
     "onnxruntime",
 )
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 2.0
 
 

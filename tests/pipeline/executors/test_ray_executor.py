@@ -7,7 +7,7 @@ import ray
 import ray.exceptions
 
 from pipeline.errors import ClusterError, OptionsError
-from pipeline.executors import executor, ray_tasks
+from pipeline.executors import executor, ray_executor
 from pipeline.executors.ray_executor import Board
 from pipeline.executors.worker import LineStream
 from pipeline.options.grid import Variant
@@ -22,11 +22,11 @@ def test_a_task_that_loses_every_worker_is_an_error_that_names_it(monkeypatch):
     def get(reference):
         raise ray.exceptions.WorkerCrashedError
 
-    monkeypatch.setattr(ray_tasks.ray, "get", get)
+    monkeypatch.setattr(ray_executor.ray, "get", get)
     with pytest.raises(
         ClusterError, match=r"--executor: cosine 3,2,2 was lost with its worker 4 times: The worker died"
     ):
-        ray_tasks._result(None, VARIANT)
+        ray_executor._result(None, VARIANT)
 
 
 @pytest.mark.parametrize("error", [SystemExit(15), Exception("The current node timed out"), ConnectionError("none")])
@@ -34,7 +34,7 @@ def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch, error):
     def init(*words, **options):
         raise error
 
-    monkeypatch.setattr(ray_tasks.ray, "init", init)
+    monkeypatch.setattr(ray_executor.ray, "init", init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     opened = executor(Options(config="3,3,3,2", executor="ray"), Interruption())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.options.options import Options
-from pipeline.tracking import process, tracking
+from pipeline.tracking import background, tracking
 from pipeline.tracking.backends import check_reachable
 from pipeline.tracking.background import hide_password
 from pipeline.training.state import EpochFigures
@@ -121,7 +121,7 @@ def test_a_process_that_cannot_be_started(finished, caplog, monkeypatch) -> None
 
 
 def test_a_process_that_dies(finished, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(process, "_CODE", "import os; os.abort()")
+    monkeypatch.setattr(background, "_CODE", "import os; os.abort()")
     assert track("http://127.0.0.1:9", finished) < MOST_SECONDS
     assert caplog.messages == [warning("http://127.0.0.1:9", "its process ended unexpectedly")]
 
