@@ -24,7 +24,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.runtime.turns import TURNS, GivingWay
 from pipeline.stages.baseline import start_baseline, train_baseline
-from pipeline.stages.context import Bench, check_configs, make_bench, open_store
+from pipeline.stages.context import RunContext, check_configs, make_context, open_store
 from pipeline.stages.report import VariantResult, _written_report
 from pipeline.stages.variant import write_files
 from pipeline.stages.verify import Measured, _check_reload
@@ -88,15 +88,15 @@ def _run(
             executor(options, interruption) as compute,
         ):
             processes.on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))
-            bench, origin = _prepare(options, data, accelerator, progress, interruption, tracker)
+            context, origin = _prepare(options, data, accelerator, progress, interruption, tracker)
             results: list[VariantResult] = []
             measured: list[Measured] = []
-            for result in compute(options, bench, variants(options)):
+            for result in compute(options, context, variants(options)):
                 results.append(result)
                 measured += processes.on_main(partial(write_files, result, options.out))
-            _check_reload(results, measured, options, bench)
-            report, path = processes.on_main(lambda: _written_report(options, bench, results, origin, started))
-            _say_what_was_stored(bench.store)
+            _check_reload(results, measured, options, context)
+            report, path = processes.on_main(lambda: _written_report(options, context, results, origin, started))
+            _say_what_was_stored(context.store)
     return RunResult(report, path, result_table(report), report["exit_code"])
 
 
@@ -120,7 +120,7 @@ def _prepare(
     progress: Progress,
     interruption: Interruption,
     tracker: Tracker,
-) -> tuple[Bench, str]:
+) -> tuple[RunContext, str]:
     """The baseline, its Top-1, and where its weights are from."""
     store = open_store(options, accelerator)
     progress.stage(f"baseline: {options.model} on {data.name}")
@@ -129,9 +129,9 @@ def _prepare(
             options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
         )
     baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
-    bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
-    progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
-    return bench, start.origin
+    context = make_context(options, data, baseline, accelerator, store, progress, interruption, tracker)
+    progress.stage(f"baseline: Top-1 {context.top1:.2f}")
+    return context, start.origin
 
 
 def _say_what_was_stored(store: Store) -> None:

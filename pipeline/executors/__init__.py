@@ -14,7 +14,7 @@ from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import Bench
+from pipeline.stages.context import RunContext
 from pipeline.stages.report import VariantResult
 from pipeline.stages.variant import run_variant
 
@@ -26,12 +26,12 @@ _ALONE = "local"
 class Executor(Protocol):
     """Computes variants."""
 
-    def __call__(self, options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    def __call__(self, options: Options, context: RunContext, variants: Sequence[Variant]) -> Iterator[VariantResult]:
         """Give the result of each variant, in their order.
 
         Args:
             options: The run's options.
-            bench: What the stages share; its store gets to know the stages of every variant and its tracker the
+            context: What the stages share; its store gets to know the stages of every variant and its tracker the
                 epochs, in the same order.
             variants: What to compute.
 
@@ -69,6 +69,6 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     yield _run
 
 
-def _run(options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+def _run(options: Options, context: RunContext, variants: Sequence[Variant]) -> Iterator[VariantResult]:
     for variant in variants:
-        yield run_variant(options, variant, bench)
+        yield run_variant(options, variant, context)

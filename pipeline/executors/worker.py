@@ -22,15 +22,15 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import Bench, make_bench, open_store
+from pipeline.stages.context import RunContext, make_context, open_store
 from pipeline.stages.report import VariantResult
 from pipeline.stages.variant import run_variant
-from pipeline.store.store import Stage
+from pipeline.store.store import StageRecord
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures
 
 LOGGERS = ("basis", "pipeline", "quant")
-_benches: dict[str, Bench] = {}
+_contexts: dict[str, RunContext] = {}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Finished:
     """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's name."""
 
     result: VariantResult
-    stages: list[Stage]
+    stages: list[StageRecord]
     epochs: list[tuple[str, EpochFigures]]
 
 
@@ -80,23 +80,23 @@ def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Fini
     Raises:
         CompressionError: The data is not here, or the variant cannot be computed.
     """
-    bench = _bench(shared, say)
-    tracker = cast(RecordingTracker, bench.tracker)
-    stages, epochs = len(bench.store.stages), len(tracker.epochs)
+    context = _context(shared, say)
+    tracker = cast(RecordingTracker, context.tracker)
+    stages, epochs = len(context.store.stages), len(tracker.epochs)
     with deterministic_algorithms():
-        result = run_variant(shared.options, variant, bench)
-    return Finished(result, bench.store.stages[stages:], tracker.epochs[epochs:])
+        result = run_variant(shared.options, variant, context)
+    return Finished(result, context.store.stages[stages:], tracker.epochs[epochs:])
 
 
-def _bench(shared: Shared, say: Callable[[str], Any]) -> Bench:
-    """The run's bench, made when the first of its variants comes."""
-    if shared.run_id not in _benches:
-        _benches.clear()
+def _context(shared: Shared, say: Callable[[str], Any]) -> RunContext:
+    """The run's context, made when the first of its variants comes."""
+    if shared.run_id not in _contexts:
+        _contexts.clear()
         _enter(shared)
         stream = cast(TextIO, LineStream(say))
         _log_to(stream)
-        _benches[shared.run_id] = _made(shared, stream)
-    return _benches[shared.run_id]
+        _contexts[shared.run_id] = _made(shared, stream)
+    return _contexts[shared.run_id]
 
 
 def _enter(shared: Shared) -> None:
@@ -116,7 +116,7 @@ def _log_to(stream: TextIO) -> None:
         logger.propagate = False
 
 
-def _made(shared: Shared, stream: TextIO) -> Bench:
+def _made(shared: Shared, stream: TextIO) -> RunContext:
     options = shared.options.model_copy(update={"cache_dir": shared.store})
     accelerator = make_accelerator(options.device)
     if accelerator.device.type != shared.device:
@@ -131,20 +131,22 @@ def _made(shared: Shared, stream: TextIO) -> Bench:
     network.load_state_dict(shared.baseline)
     store = open_store(options, accelerator)
     progress, tracker = LineProgress(stream), RecordingTracker()
-    bench = make_bench(options, data, network, accelerator, store, progress, Interruption(), tracker)
-    return replace(bench, known_top1=shared.top1)
+    context = make_context(options, data, network, accelerator, store, progress, Interruption(), tracker)
+    return replace(context, known_top1=shared.top1)
 
 
-def share(options: Options, bench: Bench, threads: int) -> Shared:
+def share(options: Options, context: RunContext, threads: int) -> Shared:
     """What workers need of a run.
 
     Args:
         options: The run's options.
-        bench: What the driver's stages share.
+        context: What the driver's stages share.
         threads: Threads that a worker computes with.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in bench.baseline.state_dict().items()}
-    return Shared(options, state, bench.top1, bench.store.folder.absolute(), bench.accelerator.device.type, threads)
+    state = {name: tensor.detach().cpu() for name, tensor in context.baseline.state_dict().items()}
+    return Shared(
+        options, state, context.top1, context.store.folder.absolute(), context.accelerator.device.type, threads
+    )
 
 
 class LineStream(TextIOBase):

@@ -16,8 +16,8 @@ from pipeline.runtime.device import Accelerator
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.train import Course, train_once
-from pipeline.store.store import Step, Store
+from pipeline.stages.train import TrainingJob, train_once
+from pipeline.store.store import StageKey, Store
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training.loop import Schedule
 
@@ -37,8 +37,8 @@ class Start:
 
     model: nn.Module
     origin: str
-    course: Course | None = None
-    training: Step | None = None
+    course: TrainingJob | None = None
+    training: StageKey | None = None
 
 
 def start_baseline(
@@ -61,7 +61,7 @@ def start_baseline(
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
         if known is None:
-            return _to_train(model_name, Course(data, BASELINE_SCHEDULE, accelerator, seed), store)
+            return _to_train(model_name, TrainingJob(data, BASELINE_SCHEDULE, accelerator, seed), store)
         weights = known
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
         model = _initial(model_name, data, seed)
@@ -105,7 +105,7 @@ def _initial(model_name: str, data: Dataset, seed: int) -> nn.Module:
     return model
 
 
-def _to_train(model_name: str, course: Course, store: Store) -> Start:
+def _to_train(model_name: str, course: TrainingJob, store: Store) -> Start:
     model = _initial(model_name, course.data, course.seed)
     name = course.data.name
     training = course.step(store, network_digest(model_name, model), f"baseline: training {model_name} on {name}")

@@ -25,17 +25,17 @@ from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.evaluate import Evaluation, evaluate_together
-from pipeline.stages.train import Course, Training, curve_of, train_once
+from pipeline.stages.train import TrainingJob, TrainingSummary, curve_of, train_once
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import store_folder
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training.loop import Schedule
 from pipeline.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunContext:
     """The uncompressed network, the data, where to compute and where results are kept.
 
     Attributes:
@@ -99,7 +99,7 @@ class Bench:
         return {"data": self.data.train.digest, "count": self.calibration, "seed": self.seed}
 
     @property
-    def baseline_step(self) -> Step:
+    def baseline_step(self) -> StageKey:
         """The measurement of the baseline."""
         return self.top1_step("baseline", self.digest)
 
@@ -108,11 +108,11 @@ class Bench:
         """The baseline's Top-1 on the test images, in percent."""
         return self.top1_once(self.baseline, self.baseline_step) if self.known_top1 is None else self.known_top1
 
-    def course(self, schedule: Schedule, first_epoch: int) -> Course:
+    def course(self, schedule: Schedule, first_epoch: int) -> TrainingJob:
         """A training of the run."""
-        return Course(self.data, schedule, self.accelerator, self.seed, self.teacher, first_epoch)
+        return TrainingJob(self.data, schedule, self.accelerator, self.seed, self.teacher, first_epoch)
 
-    def train_once(self, model: nn.Module, course: Course, step: Step) -> Training:
+    def train_once(self, model: nn.Module, course: TrainingJob, step: StageKey) -> TrainingSummary:
         """Train a network in place; see ``pipeline.stages.train.train_once``."""
         return train_once(
             model,
@@ -124,7 +124,7 @@ class Bench:
             on_epoch=partial(self.tracker.epoch, step.name),
         )
 
-    def retell(self, training: Step) -> None:
+    def retell(self, training: StageKey) -> None:
         """Tell the tracker of a training that nobody asks for again, because what it led to is stored.
 
         Args:
@@ -134,20 +134,20 @@ class Bench:
         for figures in curve_of(entry) if entry else []:
             self.tracker.epoch(training.name, figures)
 
-    def top1_step(self, name: str, network: str) -> Step:
+    def top1_step(self, name: str, network: str) -> StageKey:
         """The measurement of a network on the test images.
 
         Args:
             name: What the network is called.
             network: What decides it: the key of the stage that made it, or its digest.
         """
-        return Step(f"{name}: Top-1", self.store.key("top1", network=network, test=self.data.test.digest))
+        return StageKey(f"{name}: Top-1", self.store.key("top1", network=network, test=self.data.test.digest))
 
     def evaluation_of(self, model: nn.Module) -> Evaluation:
         """What a network says of the test images."""
         return evaluate_together(model, self.data.test, self.processes)
 
-    def top1_once(self, model: nn.Module, step: Step) -> float:
+    def top1_once(self, model: nn.Module, step: StageKey) -> float:
         """Top-1 of a network on the test images, in percent, measured or read from the store."""
 
         def make() -> Entry:
@@ -157,7 +157,7 @@ class Bench:
         return top1
 
 
-def make_bench(
+def make_context(
     options: Options,
     data: Dataset,
     baseline: nn.Module,
@@ -166,9 +166,9 @@ def make_bench(
     progress: Progress,
     interruption: Interruption,
     tracker: Tracker | None = None,
-) -> Bench:
-    """Put together what a run's stages share; the arguments are those of ``Bench``."""
-    return Bench(
+) -> RunContext:
+    """Put together what a run's stages share; the arguments are those of ``RunContext``."""
+    return RunContext(
         placed(baseline, accelerator.device).eval(),
         network_digest(options.model, baseline),
         data,
@@ -189,7 +189,7 @@ def open_store(options: Options, accelerator: Accelerator) -> Store:
     folder = store_folder(options.cache_dir)
     return Store(
         folder,
-        conditions(accelerator),
+        cache_environment(accelerator),
         fresh=options.fresh,
         lock_timeout=options.lock_timeout,
         processes=processes_of(accelerator),
@@ -215,7 +215,7 @@ def _calibration_size(options: Options, data: Dataset) -> int:
     return min(options.calibration_size, len(data.train), images_at_once(data.image_size))
 
 
-def conditions(accelerator: Accelerator) -> dict[str, Any]:
+def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the figures of the same options depend on: two results under the same conditions are the same numbers."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -20,8 +20,8 @@ from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Start, start_baseline
-from pipeline.stages.context import Bench, check_configs, make_bench, open_store
-from pipeline.stages.keys import variant_steps
+from pipeline.stages.context import RunContext, check_configs, make_context, open_store
+from pipeline.stages.keys import variant_keys
 from pipeline.store.store import Store
 from quant.backends import get_backend
 from quant.counting import count_params
@@ -48,11 +48,11 @@ def plan_text(options: Options) -> str:
         options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
     )
     network = _as_stored(start, store)
-    bench = make_bench(options, data, network, accelerator, store, SilentProgress(), Interruption())
+    context = make_context(options, data, network, accelerator, store, SilentProgress(), Interruption())
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
     for variant in variants(options):
-        lines += ["", *_sizes(options, variant, bench)]
-    return "\n".join([*lines, "", *_stages(options, start, bench)])
+        lines += ["", *_sizes(options, variant, context)]
+    return "\n".join([*lines, "", *_stages(options, start, context)])
 
 
 def _as_stored(start: Start, store: Store) -> nn.Module:
@@ -63,21 +63,21 @@ def _as_stored(start: Start, store: Store) -> nn.Module:
     return start.model.eval()
 
 
-def _stages(options: Options, start: Start, bench: Bench) -> list[str]:
+def _stages(options: Options, start: Start, context: RunContext) -> list[str]:
     steps = [start.training] if start.training else []
-    steps.append(bench.baseline_step)
+    steps.append(context.baseline_step)
     for variant in variants(options):
-        steps += variant_steps(options, variant, bench)
-    rows = [(step.name, _WORDS[bench.store.state(step)]) for step in steps]
+        steps += variant_keys(options, variant, context)
+    rows = [(step.name, _WORDS[context.store.state(step)]) for step in steps]
     stored = sum(words == _WORDS["stored"] for _, words in rows)
     table = tabulate(rows, ("Stage", "State"), disable_numparse=True)
-    return [table, "", f"{stored} of {len(rows)} stages are in the store {bench.store.folder}"]
+    return [table, "", f"{stored} of {len(rows)} stages are in the store {context.store.folder}"]
 
 
-def _sizes(options: Options, variant: Variant, bench: Bench) -> list[str]:
+def _sizes(options: Options, variant: Variant, context: RunContext) -> list[str]:
     """A line for every width, and a table of the layers."""
     with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(options.model, bench.data.classes)
+        model = build_model(options.model, context.data.classes)
     plan = plan_layers(model, variant.config, options.model)
     orders = orders_of(plan)
     if orders:
@@ -86,7 +86,7 @@ def _sizes(options: Options, variant: Variant, bench: Bench) -> list[str]:
     for bits in variant.bits:
         format = get_format(options.scheme, bits)
         record = record_network(model, quantize_network(model, format, get_backend(options.backend)))
-        size = len(serialize(record, bench.identity)) / 1e6
+        size = len(serialize(record, context.identity)) / 1e6
         facts = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
         lines += [f"{basis} {variant.config.text}, {format}: {facts}" for basis in variant.bases]
         records[f"MB, {format}"] = record

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from pipeline.artifact import serialize
 from pipeline.artifact.record import build_network, record_network
-from pipeline.stages.context import Bench
+from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import images_to_reload
 from pipeline.stages.export import OnnxFigures, measured_file
-from pipeline.stages.keys import WidthSteps
-from pipeline.stages.train import Training
+from pipeline.stages.keys import WidthKeys
+from pipeline.stages.train import TrainingSummary
 from pipeline.store.entry import Entry, as_bytes, as_tensor
 from quant.backends import Backend, get_backend
 from quant.calibration import round_layers
@@ -20,7 +20,7 @@ from quant.network import attach_fake_quantizers, quantize_network
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedNetwork:
     """A network in few bits.
 
     Attributes:
@@ -38,7 +38,7 @@ class Quantized:
     top1: float
     logits: Tensor
     rounding_errors: dict[str, float]
-    training: Training
+    training: TrainingSummary
     onnx: OnnxFigures
 
     @property
@@ -47,53 +47,53 @@ class Quantized:
         return hashlib.sha256(self.artifact).hexdigest()
 
 
-def quantize(bench: Bench, model: nn.Module, backend: str, rounding: str, steps: WidthSteps) -> Quantized:
+def quantize(context: RunContext, model: nn.Module, backend: str, rounding: str, steps: WidthKeys) -> QuantizedNetwork:
     """Quantize a network, make its artifact and its ONNX file, and measure the network that the artifact holds.
 
     Args:
-        bench: The run's network, data and device.
+        context: The run's network, data and device.
         model: The float network; it is left as it is.
         backend: ``brevitas`` or ``torch.ao``.
         rounding: ``gptq`` or ``nearest``.
         steps: The width's stages; training through the rounding starts from the rounded values.
     """
-    entry = bench.store.once(steps.artifact, lambda: _quantize(bench, model, get_backend(backend), rounding, steps))
-    if steps.training is not None and bench.store.stages[-1].cached:
-        bench.retell(steps.training)
+    entry = context.store.once(steps.artifact, lambda: _quantize(context, model, get_backend(backend), rounding, steps))
+    if steps.training is not None and context.store.stages[-1].cached:
+        context.retell(steps.training)
     files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
     facts = {
         **entry.facts,
         "onnx": OnnxFigures(**entry.facts["onnx"]),
-        "training": Training(**entry.facts["training"]),
+        "training": TrainingSummary(**entry.facts["training"]),
     }
-    return Quantized(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
+    return QuantizedNetwork(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
 
 
-def _quantize(bench: Bench, original: nn.Module, backend: Backend, rounding: str, steps: WidthSteps) -> Entry:
-    model, training = copy.deepcopy(original), Training()
-    images = bench.calibration_images()
+def _quantize(context: RunContext, original: nn.Module, backend: Backend, rounding: str, steps: WidthKeys) -> Entry:
+    model, training = copy.deepcopy(original), TrainingSummary()
+    images = context.calibration_images()
     found = round_layers(
-        model, images, steps.format, backend, rounding=rounding, seed=bench.seed, portion=bench.portion
+        model, images, steps.format, backend, rounding=rounding, seed=context.seed, portion=context.portion
     )
     rounded = found.layers
     if steps.training is not None:
         attach_fake_quantizers(model, steps.format, backend, rounded)
-        training, rounded = bench.train_once(model, steps.course, steps.training), {}
+        training, rounded = context.train_once(model, steps.course, steps.training), {}
     record = record_network(model, quantize_network(model, steps.format, backend, rounded))
-    network = build_network(record, bench.copy_of_baseline())
-    measured = bench.evaluation_of(network)
+    network = build_network(record, context.copy_of_baseline())
+    measured = context.evaluation_of(network)
     portable, figures = measured_file(
-        bench.onnx,
+        context.onnx,
         record,
         network,
-        bench.identity,
-        images=bench.data.test,
+        context.identity,
+        images=context.data.test,
         measured=measured,
-        processes=bench.processes,
+        processes=context.processes,
     )
     tensors = {
-        "artifact": as_tensor(serialize(record, bench.identity)),
-        "logits": measured.logits[: images_to_reload(bench.data)].clone(),
+        "artifact": as_tensor(serialize(record, context.identity)),
+        "logits": measured.logits[: images_to_reload(context.data)].clone(),
     }
     if portable is not None:
         tensors["portable"] = as_tensor(portable)

@@ -22,9 +22,9 @@ from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
 from pipeline.runtime.environment import hardware
-from pipeline.stages.approximate import Approximation
-from pipeline.stages.context import Bench
-from pipeline.stages.quantize import Quantized
+from pipeline.stages.approximate import ApproximatedNetwork
+from pipeline.stages.context import RunContext
+from pipeline.stages.quantize import QuantizedNetwork
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
 from reports import write_report
@@ -35,7 +35,13 @@ DIGITS = 4
 
 
 def row(
-    options: Options, config: Config, basis: str, bits: int, network: Approximation, written: Quantized, **places: Any
+    options: Options,
+    config: Config,
+    basis: str,
+    bits: int,
+    network: ApproximatedNetwork,
+    written: QuantizedNetwork,
+    **places: Any,
 ) -> dict[str, Any]:
     """One row of the report: a combination of config, basis and bits; its sizes are null until its files are written.
 
@@ -82,7 +88,7 @@ def row(
     }
 
 
-def _onnx_fields(written: Quantized, artifact: str) -> dict[str, Any]:
+def _onnx_fields(written: QuantizedNetwork, artifact: str) -> dict[str, Any]:
     """The figures of the ONNX file, which has the artifact's name; all null, and the reason, where there is none."""
     return {
         "onnx": None if written.portable is None else str(PurePosixPath(artifact).with_suffix(".onnx")),
@@ -100,7 +106,7 @@ def _points(value: float | None) -> float | None:
 
 
 def layer_rows(
-    network: Approximation, written: Mapping[int, Quantized], config: Config, basis: str
+    network: ApproximatedNetwork, written: Mapping[int, QuantizedNetwork], config: Config, basis: str
 ) -> list[dict[str, Any]]:
     """What happened to each layer of one combination of config and basis, and how its outputs changed.
 
@@ -166,17 +172,17 @@ BASELINE_PATH = "artifacts/baseline.safetensors"
 
 
 def _written_report(
-    options: Options, bench: Bench, results: list[VariantResult], origin: str, started: float
+    options: Options, context: RunContext, results: list[VariantResult], origin: str, started: float
 ) -> tuple[dict[str, Any], Path]:
     """Write the baseline's artifact and the report, and give the report and where it is."""
-    write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
-    report = _report(options, bench, results, origin)
+    write_artifact(record_network(context.baseline, {}), context.identity, options.out / BASELINE_PATH)
+    report = _report(options, context, results, origin)
     report["run"]["duration_s"] = round(time.monotonic() - started, 1)
     return report, write_report(report, options.out)
 
 
-def _report(options: Options, bench: Bench, results: list[VariantResult], origin: str) -> dict[str, Any]:
-    rows, top1 = [row for result in results for row in result.rows], round(bench.top1, DIGITS)
+def _report(options: Options, context: RunContext, results: list[VariantResult], origin: str) -> dict[str, Any]:
+    rows, top1 = [row for result in results for row in result.rows], round(context.top1, DIGITS)
     gate = judge(rows, top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
     for failure in gate["failures"]:
         logger.warning("gate missed: %s", failure)
@@ -185,10 +191,10 @@ def _report(options: Options, bench: Bench, results: list[VariantResult], origin
         "status": "done",
         "error": None,
         "exit_code": EXIT_GATE if gate["passed"] is False else EXIT_DONE,
-        "run": _run_facts(options, bench, origin),
+        "run": _run_facts(options, context, origin),
         "baseline": {
             "top1": top1,
-            "params": count_params(bench.baseline),
+            "params": count_params(context.baseline),
             "size_mb": (options.out / BASELINE_PATH).stat().st_size / 1e6,
             "artifact": BASELINE_PATH,
         },
@@ -199,8 +205,8 @@ def _report(options: Options, bench: Bench, results: list[VariantResult], origin
     }
 
 
-def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
-    data = bench.data
+def _run_facts(options: Options, context: RunContext, origin: str) -> dict[str, Any]:
+    data = context.data
     return run_facts(options.command(), options) | {
         "weights": origin,
         "dataset": {
@@ -209,12 +215,12 @@ def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
             "test_images": len(data.test),
             "classes": data.classes,
         },
-        "device": _device_name(bench.accelerator.device),
-        "precision": bench.accelerator.mixed_precision,
-        "processes": bench.processes.count,
-        "hardware": hardware(str(bench.accelerator.device)),
-        "calibration_images": bench.calibration,
-        "stages": [asdict(stage) for stage in bench.store.stages],
+        "device": _device_name(context.accelerator.device),
+        "precision": context.accelerator.mixed_precision,
+        "processes": context.processes.count,
+        "hardware": hardware(str(context.accelerator.device)),
+        "calibration_images": context.calibration,
+        "stages": [asdict(stage) for stage in context.store.stages],
     }
 
 

@@ -13,9 +13,9 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry, state_of
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import TEACHING, OnEpoch, Schedule, train
-from pipeline.training.state import EpochFigures, Position
+from pipeline.training.state import EpochFigures, TrainingProgress
 from pipeline.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ IMAGES_TO_JUDGE: Final = 500
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSummary:
     """What is told of a training.
 
     Attributes:
@@ -39,7 +39,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingJob:
     """Everything that training depends on besides the network that it starts from.
 
     Attributes:
@@ -58,12 +58,12 @@ class Course:
     teacher: Teacher | None = None
     first_epoch: int = 0
 
-    def train(self, model: nn.Module, **told: Any) -> Position:
+    def train(self, model: nn.Module, **told: Any) -> TrainingProgress:
         """Train a network in place; ``told`` is what ``pipeline.training.loop.train`` takes besides."""
         who = {"accelerator": self.accelerator, "seed": self.seed, "teacher": self.teacher}
         return train(model, self.data.train, self.schedule, first_epoch=self.first_epoch, **who, **told)
 
-    def step(self, store: Store, start: str, name: str) -> Step:
+    def step(self, store: Store, start: str, name: str) -> StageKey:
         """The stage that it makes of a network.
 
         Args:
@@ -80,19 +80,19 @@ class Course:
             first_epoch=self.first_epoch,
             teacher=None if self.teacher is None else [self.teacher.digest, *TEACHING],
         )
-        return Step(name, key)
+        return StageKey(name, key)
 
 
 def train_once(
     model: nn.Module,
-    course: Course,
+    course: TrainingJob,
     store: Store,
-    step: Step,
+    step: StageKey,
     *,
     progress: Progress | None = None,
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
-) -> Training:
+) -> TrainingSummary:
     """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
 
     Training that lost more than ``MOST_LOST`` points of Top-1 on training images is undone, with a warning.
@@ -130,7 +130,7 @@ def train_once(
     model.to(course.accelerator.device).eval()
     for figures in curve_of(entry)[len(shown) :]:
         show(figures)
-    return Training(entry.seconds, entry.facts["undone"])
+    return TrainingSummary(entry.seconds, entry.facts["undone"])
 
 
 def curve_of(entry: Entry) -> list[EpochFigures]:
@@ -138,7 +138,7 @@ def curve_of(entry: Entry) -> list[EpochFigures]:
     return [EpochFigures(**figures) for figures in entry.facts["curve"]]
 
 
-def _seen_top1(model: nn.Module, course: Course) -> float:
+def _seen_top1(model: nn.Module, course: TrainingJob) -> float:
     """Top-1 on the first training images, in percent; the network's mode is restored."""
     training, images = model.training, course.data.train.part(0, IMAGES_TO_JUDGE)
     try:
@@ -147,7 +147,9 @@ def _seen_top1(model: nn.Module, course: Course) -> float:
         model.train(training)
 
 
-def _undo_harm(model: nn.Module, course: Course, step: Step, start: Mapping[str, Tensor], before: float) -> bool:
+def _undo_harm(
+    model: nn.Module, course: TrainingJob, step: StageKey, start: Mapping[str, Tensor], before: float
+) -> bool:
     """Put a network back to its start where training made it worse on images that it was trained on; says whether."""
     lost = before - _seen_top1(model, course)
     if lost > MOST_LOST:

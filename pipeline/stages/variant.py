@@ -5,45 +5,45 @@ from pathlib import Path
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import Config
-from pipeline.stages.approximate import Approximation, approximate
-from pipeline.stages.context import Bench
-from pipeline.stages.keys import WidthSteps, variant_steps
-from pipeline.stages.quantize import Quantized, quantize
+from pipeline.stages.approximate import ApproximatedNetwork, approximate
+from pipeline.stages.context import RunContext
+from pipeline.stages.keys import WidthKeys, variant_keys
+from pipeline.stages.quantize import QuantizedNetwork, quantize
 from pipeline.stages.report import VariantResult, kernel_figure, layer_rows, row
 from pipeline.stages.verify import Measured
 from quant.counting import count_params
 from reports.files import write_atomically
 
 
-def run_variant(options: Options, variant: Variant, bench: Bench) -> VariantResult:
+def run_variant(options: Options, variant: Variant, context: RunContext) -> VariantResult:
     """Approximate and fine-tune a network once, and quantize it to every width.
 
     Args:
         options: The run's options.
         variant: The network: its config, basis and widths.
-        bench: What the run's stages share.
+        context: What the run's stages share.
 
     Raises:
         CompressionError: The config does not fit the network, or training diverged.
     """
-    bench.progress.stage(f"{variant.name}: approximate")
-    steps = variant_steps(options, variant, bench)
-    network = approximate(bench, variant, options.fit, steps)
-    bench.progress.stage(f"{variant.name}: {_top1_words(network)}")
-    written = {bits: _quantized(options, network, width, bench) for bits, width in steps.widths.items()}
-    params = count_params(bench.baseline)
+    context.progress.stage(f"{variant.name}: approximate")
+    steps = variant_keys(options, variant, context)
+    network = approximate(context, variant, options.fit, steps)
+    context.progress.stage(f"{variant.name}: {_top1_words(network)}")
+    written = {bits: _quantized(options, network, width, context) for bits, width in steps.widths.items()}
+    params = count_params(context.baseline)
     rows, layers, files = [], [], {}
     for basis in variant.bases:
         for bits, each in written.items():
             artifact = artifact_path(variant.config, basis, bits)
-            places = {"artifact": artifact, "baseline_top1": bench.top1, "baseline_params": params}
+            places = {"artifact": artifact, "baseline_top1": context.top1, "baseline_params": params}
             rows.append(row(options, variant.config, basis, bits, network, each, **places))
             files[artifact] = each.artifact
             if each.portable is not None:
                 files[rows[-1]["onnx"]] = each.portable
         layers += layer_rows(network, written, variant.config, basis)
     logits = {each.sha256: each.logits for each in written.values()}
-    return VariantResult(rows, layers, kernel_figure(bench.baseline, network.layers), files, logits)
+    return VariantResult(rows, layers, kernel_figure(context.baseline, network.layers), files, logits)
 
 
 def write_files(result: VariantResult, folder: Path) -> list[Measured]:
@@ -76,13 +76,15 @@ def artifact_path(config: Config, basis: str, bits: int) -> str:
     return f"artifacts/{basis}-{config.text}-{bits}.safetensors"
 
 
-def _quantized(options: Options, network: Approximation, steps: WidthSteps, bench: Bench) -> Quantized:
-    written = quantize(bench, network.model, options.backend, options.rounding, steps)
-    bench.progress.stage(f"{steps.name}: Top-1 {written.top1:.2f}, {len(written.artifact) / 1e6:.3f} MB")
+def _quantized(
+    options: Options, network: ApproximatedNetwork, steps: WidthKeys, context: RunContext
+) -> QuantizedNetwork:
+    written = quantize(context, network.model, options.backend, options.rounding, steps)
+    context.progress.stage(f"{steps.name}: Top-1 {written.top1:.2f}, {len(written.artifact) / 1e6:.3f} MB")
     return written
 
 
-def _top1_words(network: Approximation) -> str:
+def _top1_words(network: ApproximatedNetwork) -> str:
     if network.top1_pre is None:
         return f"no series, Top-1 {network.top1_post:.2f}"
     return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"

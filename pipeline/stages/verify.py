@@ -25,11 +25,11 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.options.options import Options
 from pipeline.runtime.launcher import without_launch
 from pipeline.runtime.share import WHOLE, Share
-from pipeline.stages.context import Bench
+from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate, images_to_reload
 from pipeline.stages.report import VariantResult
 from pipeline.store.entry import Entry
-from pipeline.store.store import Step
+from pipeline.store.store import StageKey
 
 logger = logging.getLogger(__name__)
 
@@ -157,18 +157,20 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason was given"])[-1]
 
 
-def _check_reload(results: list[VariantResult], measured: list[Measured], options: Options, bench: Bench) -> None:
+def _check_reload(
+    results: list[VariantResult], measured: list[Measured], options: Options, context: RunContext
+) -> None:
     """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
 
     def make() -> Entry:
-        bench.progress.stage("artifacts: reload in a fresh process")
-        device = bench.accelerator.device
-        found = bench.processes.on_main(lambda: reload_differences(measured, bench.data, options.model, device))
+        context.progress.stage("artifacts: reload in a fresh process")
+        device = context.accelerator.device
+        found = context.processes.on_main(lambda: reload_differences(measured, context.data, options.model, device))
         return Entry(facts={"differences": found})
 
     digests = [each.sha256 for each in measured]
-    key = bench.store.key("reload", artifacts=digests, network=bench.digest, test=bench.data.test.digest)
-    found = bench.store.once(Step("artifacts: reload", key), make).facts["differences"]
+    key = context.store.key("reload", artifacts=digests, network=context.digest, test=context.data.test.digest)
+    found = context.store.once(StageKey("artifacts: reload", key), make).facts["differences"]
     if found is not None:
         differences = dict(zip(digests, found, strict=True))
         for each in (row for result in results for row in result.rows):

@@ -23,7 +23,7 @@ FORMAT: Final = 5
 
 
 @dataclass(frozen=True)
-class Step:
+class StageKey:
     """A stage of a run: what messages call it, and the key of its result."""
 
     name: str
@@ -31,7 +31,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRecord:
     """A stage that is done: whether its result was in the store already.
 
     ``seconds`` is what making it took, now or then.
@@ -65,7 +65,7 @@ class Store:
     fresh: bool = False
     lock_timeout: float = 3600.0
     processes: Processes = ALONE
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
     _made: set[str] = field(default_factory=set)
 
     def key(self, stage: str, **inputs: object) -> str:
@@ -77,7 +77,7 @@ class Store:
         """
         return store_key(format=FORMAT, stage=stage, conditions=self.conditions, inputs=inputs)
 
-    def once(self, step: Step, make: Callable[[], Entry]) -> Entry:
+    def once(self, step: StageKey, make: Callable[[], Entry]) -> Entry:
         """Give the stored result, or make it and store it.
 
         Args:
@@ -93,7 +93,7 @@ class Store:
                 entry = self.find(step.key)
                 if entry is None:
                     entry, cached = self._make(step, make), False
-        self.stages.append(Stage(step.name, step.key, cached, entry.seconds))
+        self.stages.append(StageRecord(step.name, step.key, cached, entry.seconds))
         return entry
 
     def find(self, key: str) -> Entry | None:
@@ -102,7 +102,7 @@ class Store:
             return None
         return self._read(key, RESULT)
 
-    def state(self, step: Step) -> Literal["stored", "begun", "to do"]:
+    def state(self, step: StageKey) -> Literal["stored", "begun", "to do"]:
         """What ``once`` would find: a result, a checkpoint, or nothing; as far as can be said without reading it."""
         if self.fresh:
             return "to do"
@@ -110,11 +110,11 @@ class Store:
             return "stored"
         return "begun" if self._path(step.key, CHECKPOINT).is_file() else "to do"
 
-    def checkpoint(self, step: Step) -> "CheckpointFile":
+    def checkpoint(self, step: StageKey) -> "CheckpointFile":
         """Where a stage under way keeps what it has so far, while the process holds the key's lock."""
         return CheckpointFile(self, step)
 
-    def _make(self, step: Step, make: Callable[[], Entry]) -> Entry:
+    def _make(self, step: StageKey, make: Callable[[], Entry]) -> Entry:
         if self.fresh:
             self._remove(step.key, CHECKPOINT)
         started = time.monotonic()
@@ -156,7 +156,7 @@ class Store:
             logger.warning("%s is not removed: %s", self._path(key, suffix), error)
 
     @contextmanager
-    def _lock(self, step: Step) -> Generator[None]:
+    def _lock(self, step: StageKey) -> Generator[None]:
         """Hold the key's lock and clear away what a killed holder left half written; without a folder, hold nothing."""
         with ExitStack() as held:
             with self.processes.together():
@@ -164,7 +164,7 @@ class Store:
                     self._acquire(step, held)
             yield
 
-    def _acquire(self, step: Step, held: ExitStack) -> None:
+    def _acquire(self, step: StageKey, held: ExitStack) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(self._path(step.key, LOCK), f"the stage {step.name!r}", self.lock_timeout))
@@ -179,7 +179,7 @@ class CheckpointFile:
     """The state of one stage under way; removed when its result is stored."""
 
     store: Store
-    step: Step
+    step: StageKey
 
     def read(self) -> Entry | None:
         """What was saved last, by this run or one before; None where there is nothing."""

@@ -11,7 +11,7 @@ import torch
 from pipeline.errors import BusyError
 from pipeline.store.entry import Entry
 from pipeline.store.locks import locked
-from pipeline.store.store import Stage, Step, Store, store_key
+from pipeline.store.store import StageKey, StageRecord, Store, store_key
 
 
 class Maker:
@@ -25,7 +25,7 @@ class Maker:
         return Entry({"x": torch.tensor([self.value])}, {"calls": self.calls})
 
 
-STEP = Step("a stage", "0" * 32)
+STEP = StageKey("a stage", "0" * 32)
 
 
 def test_a_stage_runs_once(tmp_path):
@@ -35,7 +35,7 @@ def test_a_stage_runs_once(tmp_path):
     assert make.calls == 1
     assert [float(entry.tensors["x"]) for entry in entries] == [1.0] * 3
     assert [stage.cached for stage in first.stages + second.stages] == [False, True, True]
-    assert second.stages == [Stage("a stage", STEP.key, True, entries[0].seconds)]
+    assert second.stages == [StageRecord("a stage", STEP.key, True, entries[0].seconds)]
 
 
 def test_fresh_makes_it_anew_once_and_replaces_it(tmp_path):
@@ -114,7 +114,7 @@ def test_a_store_that_cannot_be_written_only_warns(tmp_path, caplog):
 
 def test_a_full_disk_only_warns_and_leaves_the_rest(tmp_path, caplog, monkeypatch):
     store = Store(tmp_path)
-    store.once(Step("before", "2" * 32), Maker())
+    store.once(StageKey("before", "2" * 32), Maker())
 
     def full(path, data):
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import Schedule, train
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
@@ -24,7 +24,7 @@ from tests.support.networks import tiny_network, write_npz
 
 SCHEDULE = Schedule(3, lr=0.02, batch_size=32)
 STEPS = 9
-STEP = Step("t", "0" * 32)
+STEP = StageKey("t", "0" * 32)
 
 
 @pytest.fixture(scope="module")
