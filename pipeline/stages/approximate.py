@@ -76,5 +76,5 @@ def _fit_once(context: RunContext, fit: str, model: nn.Module, step: StageKey) -
 
     entry = context.store.once(step, make)
     model.load_state_dict(entry.tensors)
-    errors: dict[str, float] = entry.facts["errors"]
+    errors: dict[str, float] = entry.metadata["errors"]
     return errors

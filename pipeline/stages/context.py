@@ -151,9 +151,9 @@ class RunContext:
         """Top-1 of a network on the test images, in percent, measured or read from the store."""
 
         def make() -> Entry:
-            return Entry(facts={"top1": self.evaluation_of(model).top1})
+            return Entry(metadata={"top1": self.evaluation_of(model).top1})
 
-        top1: float = self.store.once(step, make).facts["top1"]
+        top1: float = self.store.once(step, make).metadata["top1"]
         return top1
 
 

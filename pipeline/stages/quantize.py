@@ -62,9 +62,9 @@ def quantize(context: RunContext, model: nn.Module, backend: str, rounding: str,
         context.retell(steps.training)
     files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
     facts = {
-        **entry.facts,
-        "onnx": OnnxFigures(**entry.facts["onnx"]),
-        "training": TrainingSummary(**entry.facts["training"]),
+        **entry.metadata,
+        "onnx": OnnxFigures(**entry.metadata["onnx"]),
+        "training": TrainingSummary(**entry.metadata["training"]),
     }
     return QuantizedNetwork(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
 

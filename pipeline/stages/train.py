@@ -130,12 +130,12 @@ def train_once(
     model.to(course.accelerator.device).eval()
     for figures in curve_of(entry)[len(shown) :]:
         show(figures)
-    return TrainingSummary(entry.seconds, entry.facts["undone"])
+    return TrainingSummary(entry.seconds, entry.metadata["undone"])
 
 
 def curve_of(entry: Entry) -> list[EpochFigures]:
     """The epochs of a training that is stored."""
-    return [EpochFigures(**figures) for figures in entry.facts["curve"]]
+    return [EpochFigures(**figures) for figures in entry.metadata["curve"]]
 
 
 def _seen_top1(model: nn.Module, course: TrainingJob) -> float:

@@ -166,11 +166,11 @@ def _check_reload(
         context.progress.stage("artifacts: reload in a fresh process")
         device = context.accelerator.device
         found = context.processes.on_main(lambda: reload_differences(measured, context.data, options.model, device))
-        return Entry(facts={"differences": found})
+        return Entry(metadata={"differences": found})
 
     digests = [each.sha256 for each in measured]
     key = context.store.key("reload", artifacts=digests, network=context.digest, test=context.data.test.digest)
-    found = context.store.once(StageKey("artifacts: reload", key), make).facts["differences"]
+    found = context.store.once(StageKey("artifacts: reload", key), make).metadata["differences"]
     if found is not None:
         differences = dict(zip(digests, found, strict=True))
         for each in (row for result in results for row in result.rows):

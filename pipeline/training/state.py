@@ -170,8 +170,8 @@ def restore(
         if name in momentum:
             optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])
     random.state = generators
-    position = TrainingProgress(**entry.facts)
-    position.curve = [EpochFigures(**figures) for figures in entry.facts["curve"]]
+    position = TrainingProgress(**entry.metadata)
+    position.curve = [EpochFigures(**figures) for figures in entry.metadata["curve"]]
     return position
 
 
