@@ -3,8 +3,8 @@
 from typing import Any
 
 from reports import cells
-from reports.names import model_name, row_name, settings_name
 from reports.rows import Report, unique_rows
+from reports.text import model_name, row_name, settings_name
 
 
 def baseline_table(report: Report, style: cells.Style = "markdown") -> str:

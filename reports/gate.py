@@ -1,8 +1,8 @@
 """What the report says of its gate: the limits, and which rows miss them."""
 
 from reports import cells
-from reports.names import listed, row_name
 from reports.rows import Report, Row, loss, unique_rows
+from reports.text import listed, row_name
 
 
 def gate_words(report: Report) -> str:

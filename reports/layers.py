@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from reports import cells
-from reports.names import basis_name, config_name, with_settings
 from reports.rows import Report, Row
+from reports.text import basis_name, config_name, with_settings
 
 Group = tuple[str, list[str], list[list[Row]]]
 """A config's name with the settings of its run, its bases, and for each basis the layers in network order."""

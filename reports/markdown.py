@@ -7,15 +7,15 @@ from reports.facts import artifact_table, baseline_table, environment_table, opt
 from reports.gate import gate_list
 from reports.intervals import wilson
 from reports.layers import layer_tables
-from reports.names import model_name, stored_bits
+from reports.merging.seeds import seed_table
 from reports.plots import plot_names
 from reports.portable import onnx_notes, onnx_table
 from reports.poster import SOURCE, poster_table
 from reports.poster_quantization import poster_quantization_table
 from reports.rows import Report
-from reports.seeds import seed_table
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
+from reports.text import model_name, stored_bits
 from reports.undone import undone_list
 from reports.verdict import verdict_table
 

@@ -1,8 +1,8 @@
 """The ONNX files of a run: their sizes, and what onnxruntime says of the test images beside PyTorch."""
 
 from reports import cells
-from reports.names import row_name
 from reports.rows import Report, Row, unique_rows
+from reports.text import row_name
 
 _HEADERS = ("Row", "File", "Model size (MB)", "Stored bits", "Top1, PyTorch", "Top1, onnxruntime", "Other predictions")
 

@@ -9,8 +9,8 @@ import re
 from typing import NamedTuple
 
 from reports import cells
-from reports.names import basis_name, with_settings
 from reports.rows import Report, is_dense, unique_rows
+from reports.text import basis_name, with_settings
 
 SOURCE = "Costain and Prisacariu, BMVC 2022, arXiv 2210.08951"
 

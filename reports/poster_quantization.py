@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from reports import cells
-from reports.names import basis_name, config_name, stored_bits, with_settings
 from reports.poster import is_imagenet
 from reports.rows import Report, Row, is_dense, unique_rows
+from reports.text import basis_name, config_name, stored_bits, with_settings
 
 POSTER_EXTRA_BITS = 8
 """A sign and seven exponent bits."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from reports.names import DENSE, settings_name, stored_bits
+from reports.text import DENSE, settings_name, stored_bits
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]

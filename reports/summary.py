@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from reports import cells
 from reports.gate import gate_words
-from reports.names import DENSE, LISTED, listed, model_name, row_name
 from reports.rows import Report, Row, baseline_top1, is_dense, loss, measured, unique_rows
+from reports.text import DENSE, LISTED, listed, model_name, row_name
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0

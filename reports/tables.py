@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reports import cells
-from reports.names import DENSE, basis_name, config_name, settings_name, width_name
 from reports.rows import Report, Row, baseline_top1, bases, is_dense, side_by_side
+from reports.text import DENSE, basis_name, config_name, settings_name, width_name
 
 Column = tuple[str, Callable[[Any], str], str]
 

@@ -1,8 +1,8 @@
 """Training that did harm and was undone."""
 
 from reports import cells
-from reports.names import row_name
 from reports.rows import Report, unique_rows
+from reports.text import row_name
 
 _TRAININGS = {"finetune_undone": "fine-tuning", "qat_undone": "quantization-aware training"}
 

@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from reports import cells
 from reports.intervals import wilson
-from reports.names import row_name
 from reports.rows import Report, Row, is_dense, measured, unique_rows
+from reports.text import row_name
 
 
 class Outcome(StrEnum):

@@ -15,8 +15,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reports.names import width_name
-from reports.seeds import STAGES, by_seed, spreads
+from reports.merging.seeds import STAGES, by_seed, spreads
+from reports.text import width_name
 
 START, END = "<!-- results: written by tools/results.py -->", "<!-- end of results -->"
 HEADERS = ["Basis", "Config", "Bits", "Pre", "Post", "Quantized", "Size (MB)", "Training (min)"]

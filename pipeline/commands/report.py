@@ -16,7 +16,7 @@ from pipeline.errors import DataError, OptionsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reports.reading import Source
+    from reports.merging.reading import Source
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,9 @@ def read(argv: list[str], program: str) -> Action | None:
 
 def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
     from reports import result_table, write_report  # only now: numpy and matplotlib
-    from reports.merge import MergeError
-    from reports.reading import ReportError, report_file
-    from reports.relocation import missing_files
+    from reports.merging.merge import MergeError
+    from reports.merging.reading import ReportError, report_file
+    from reports.merging.relocation import missing_files
 
     try:
         folder = report_file(places[0]).parent if out is None else out
@@ -73,9 +73,9 @@ def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
 
 def _report(places: list[Path], folder: Path, *, copy: bool) -> dict[str, Any]:
     """The report that the folder is to hold."""
-    from reports.merge import merge
-    from reports.reading import read_report, sources
-    from reports.relocation import Copied, Linked, relative, relocated
+    from reports.merging.merge import merge
+    from reports.merging.reading import read_report, sources
+    from reports.merging.relocation import Copied, Linked, relative, relocated
 
     read = [(place, read_report(place)) for place in places]
     runs = {relative(run.path, folder): run for place, report in read for run in sources(report, place)}
@@ -95,7 +95,7 @@ def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]"
     Raises:
         OptionsError: The folder is that of a run.
     """
-    from reports.reading import ReportError, read_report
+    from reports.merging.reading import ReportError, read_report
 
     try:
         there = read_report(folder)
@@ -113,7 +113,7 @@ def _without_out(run: "Mapping[str, Any]") -> dict[str, Any]:
 
 
 def _is_folder_of(folder: Path, place: Path) -> bool:
-    from reports.reading import report_file
+    from reports.merging.reading import report_file
 
     return folder.resolve() == report_file(place).parent.resolve()
 

@@ -3,10 +3,10 @@ import hashlib
 
 import pytest
 
-from reports.merge import merge
-from reports.reading import ReportError
-from reports.relocation import Copied, Linked, missing_files, relocated
-from tests.reports.merging import make_run
+from reports.merging.merge import merge
+from reports.merging.reading import ReportError
+from reports.merging.relocation import Copied, Linked, missing_files, relocated
+from tests.support.merging import make_run
 
 A, B = ("cosine", "3,3,3,2", 4, 98.5), ("cosine", "3,3,2,2", 4, 97.5)
 

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from reports import cells
-from reports.names import basis_name, config_name, settings_name, width_name
 from reports.rows import Report, Row, unique_rows
+from reports.text import basis_name, config_name, settings_name, width_name
 
 STAGES = ("pre", "post", "quant")
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from reports.files import write_atomically
-from reports.reading import ReportError, Source
+from reports.merging.reading import ReportError, Source
 from reports.rows import Report, Row
 
 FILES = ("artifact", "onnx")
@@ -26,7 +26,7 @@ def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: 
     """The report as another folder holds it, with the paths of its files as they are seen from there.
 
     Args:
-        report: Of one run, or of several by `reports.merge`.
+        report: Of one run, or of several by `reports.merging.merge`.
         runs: The runs by name.
         place: Where a file of a run is found.
         folder: The other folder.

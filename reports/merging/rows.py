@@ -5,10 +5,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.names import settings_name, stored_bits
-from reports.reading import Source
+from reports.merging.reading import Source
 from reports.rows import Row
 from reports.settings import Settings, agreed
+from reports.text import settings_name, stored_bits
 
 AllSettings = Mapping[str, Settings]
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports import look
 from reports.layers import Group, layer_groups, rounding_bits, rounding_error
-from reports.names import basis_name
+from reports.plots import style
 from reports.rows import Report, Row
+from reports.text import basis_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def layer_figure(report: Report) -> "Figure":
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
     height = 1.2 + down * (0.5 + 0.22 * max(len(shown) for _, shown in panels))
-    figure = look.new_figure(2.2 + 3.1 * max(across, 1.7), height)
+    figure = style.new_figure(2.2 + 3.1 * max(across, 1.7), height)
     axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
     for place, (axis, (group, shown)) in enumerate(zip(axes, panels, strict=False)):
         _panel(axis, group, shown)
@@ -71,15 +71,15 @@ def _marks(group: Group) -> list[Mark]:
     marks: list[Mark] = []
     for basis, own in zip(bases, layers, strict=True):
         name, shape = (f"{basis_name(basis)} ", basis) if len(bases) > 1 else ("", "cosine")
-        marks.append((f"{name}fit", look.INK, shape, [layer.get("fit_error") for layer in own]))
+        marks.append((f"{name}fit", style.INK, shape, [layer.get("fit_error") for layer in own]))
         for bits in rounding_bits(own):
             errors = [rounding_error(layer, bits) for layer in own]
-            marks.append((f"{name}rounding to {bits} bits", look.bits_color(bits), shape, errors))
+            marks.append((f"{name}rounding to {bits} bits", style.bits_color(bits), shape, errors))
     return [mark for mark in marks if any(error is not None for error in mark[3])]
 
 
 def _shape(basis: str) -> dict[str, Any]:
-    return {"marker": look.basis_marker(basis), "markersize": 0.9 * look.basis_size(basis)}
+    return {"marker": style.basis_marker(basis), "markersize": 0.9 * style.basis_size(basis)}
 
 
 def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
@@ -89,8 +89,8 @@ def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
     axis.set_yticks(range(len(shown)), _names((group, shown)), fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.set_xscale("log")
-    axis.set_title(group[0], fontsize=10, color=look.INK)
-    axis.grid(color=look.GRID, linewidth=0.8)
+    axis.set_title(group[0], fontsize=10, color=style.INK)
+    axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)

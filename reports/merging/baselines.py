@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.reading import Source
+from reports.merging.reading import Source
 
 _DIGITS = 6
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from reports.reading import ReportError, read_report, sources
+from reports.merging.reading import ReportError, read_report, sources
 
 COS = "cosine"
 

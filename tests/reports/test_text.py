@@ -1,6 +1,6 @@
 import pytest
 
-from reports.names import model_name, row_name, stored_bits, width_name
+from reports.text import model_name, row_name, stored_bits, width_name
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports import look
 from reports.intervals import wilson
-from reports.labels import Label, place_labels
-from reports.names import basis_name, bits_name, model_name
+from reports.plots import style
+from reports.plots.labels import Label, place_labels
 from reports.rows import Report, Row, bases, frontier, is_dense, measured, unique_rows
+from reports.text import basis_name, bits_name, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _PLAIN: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
 _MARK = _PLAIN | {"elinewidth": 0.9, "capsize": 2, "zorder": 3}
-_DENSE = _MARK | {"marker": "^", "markersize": 8, "color": look.DENSE_COLOR, "ecolor": (look.DENSE_COLOR, 0.45)}
+_DENSE = _MARK | {"marker": "^", "markersize": 8, "color": style.DENSE_COLOR, "ecolor": (style.DENSE_COLOR, 0.45)}
 _STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4}
 
 LOG_RANGE = 8
@@ -27,7 +27,7 @@ def size_figure(report: Report) -> "Figure":
 
     Lines join the rows that no other row of their kind beats in both size and Top-1.
     """
-    figure = look.new_figure(9, 5.8)
+    figure = style.new_figure(9, 5.8)
     axis = figure.subplots()
     rows = measured(unique_rows(report))
     dense, series = [row for row in rows if is_dense(row)], [row for row in rows if not is_dense(row)]
@@ -35,8 +35,8 @@ def size_figure(report: Report) -> "Figure":
         own = [row for row in series if row["basis"] == basis]
         _draw_rows(axis, own, report, _basis_style(basis), basis_name(basis))
     _draw_rows(axis, dense, report, _DENSE, "Conv2D (dense), quantized")
-    _draw_frontier(axis, series, look.INK, "-", "Series frontier")
-    _draw_frontier(axis, dense, look.DENSE_COLOR, "--", "Dense frontier")
+    _draw_frontier(axis, series, style.INK, "-", "Series frontier")
+    _draw_frontier(axis, dense, style.DENSE_COLOR, "--", "Dense frontier")
     base = _draw_baseline(axis, report)
     _dress(axis, [row["size_mb"] for row in rows] + base, report)
     place_labels(axis, _labels(rows))
@@ -44,8 +44,8 @@ def size_figure(report: Report) -> "Figure":
 
 
 def _basis_style(basis: str) -> dict[str, Any]:
-    color = look.basis_color(basis)
-    shape = {"marker": look.basis_marker(basis), "markersize": look.basis_size(basis)}
+    color = style.basis_color(basis)
+    shape = {"marker": style.basis_marker(basis), "markersize": style.basis_size(basis)}
     return _MARK | shape | {"color": color, "ecolor": (color, 0.45)}
 
 
@@ -90,10 +90,10 @@ def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
     axis.set_ylim(low, min(high, 100 + 0.05 * (100 - low)))
     data = report["run"].get("dataset") or {}
     images = f", {data['test_images']:,} test images" if data.get("test_images") else ""
-    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=look.INK)
-    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=look.INK)
+    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=style.INK)
+    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=style.INK)
     axis.set_title(f"{model_name(report['run']['model'])} on {data.get('name', 'unnamed data')}{images}", fontsize=11)
-    axis.grid(color=look.GRID, linewidth=0.8)
+    axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)

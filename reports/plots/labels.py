@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reports import look
+from reports.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,8 @@ Array = npt.NDArray[np.float64]
 
 _STYLE: dict[str, Any] = {
     "fontsize": 8,
-    "color": look.INK,
-    "arrowprops": {"arrowstyle": "-", "color": look.MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
+    "color": style.INK,
+    "arrowprops": {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
     "zorder": 5,
 }
 _MARK, _LINE = 9, 2

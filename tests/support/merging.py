@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from reports.reading import Source, sources
+from reports.merging.reading import Source, sources
 from tests.reports.conftest import make_report, make_row
 
 OPTIONS = {"fit": "activations", "epochs": 5, "distill": True, "lr": None}

@@ -44,9 +44,9 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def _drawers() -> dict[str, Callable[[Report], "Figure"]]:
-    from reports.kernel_plot import kernel_figure
-    from reports.layer_plot import layer_figure
-    from reports.size_plot import size_figure
+    from reports.plots.kernels import kernel_figure
+    from reports.plots.layers import layer_figure
+    from reports.plots.size import size_figure
 
     return {"size_top1.png": size_figure, "kernels.png": kernel_figure, "layer_errors.png": layer_figure}
 

@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from reports.seeds import by_seed, seed_table, spread
+from reports.merging.seeds import by_seed, seed_table, spread
 
 
 def test_spread_is_mean_and_sample_deviation() -> None:

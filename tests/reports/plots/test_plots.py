@@ -45,7 +45,7 @@ def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
 def test_labels_stay_inside_and_apart(report, many) -> None:
     from matplotlib.text import Text
 
-    from reports.size_plot import size_figure
+    from reports.plots.size import size_figure
 
     figure = size_figure(report(many([COS])))
     figure.draw_without_rendering()

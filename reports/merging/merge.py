@@ -7,9 +7,9 @@ what tells the runs of the others apart, their settings, is each row's label.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.baselines import baseline_difference, merged_baseline
-from reports.merged_rows import is_ambiguous, merged_layers, merged_rows
-from reports.reading import SCHEMA_VERSION, Source
+from reports.merging.baselines import baseline_difference, merged_baseline
+from reports.merging.reading import SCHEMA_VERSION, Source
+from reports.merging.rows import is_ambiguous, merged_layers, merged_rows
 from reports.settings import differing
 
 LIMITS = ("max_drop", "max_size_mb")
@@ -28,7 +28,7 @@ def merge(runs: Mapping[str, Source], command: str) -> dict[str, Any]:
 
     Returns:
         The report, schema 1. Beyond that of one run it has `sources`, and its rows and layers `runs` and `settings`.
-        Files are named as in the runs' own reports; `reports.relocation` says where they are.
+        Files are named as in the runs' own reports; `reports.merging.relocation` says where they are.
 
     Raises:
         MergeError: The runs are not of one network and one data set.

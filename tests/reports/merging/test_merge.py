@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from reports.markdown import render
-from reports.merge import MergeError, merge
-from reports.reading import sources
-from reports.seeds import seed_table
+from reports.merging.merge import MergeError, merge
+from reports.merging.reading import sources
+from reports.merging.seeds import seed_table
 from reports.summary import summarise
 from reports.tables import quantization_table
 from reports.verdict import verdicts
-from tests.reports.merging import make_run
+from tests.support.merging import make_run
 
 COS, CHEB = "cosine", "chebyshev"
 A, B = (COS, "3,3,3,2", 4, 98.5), (COS, "3,3,2,2", 4, 97.5)

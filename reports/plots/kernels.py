@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from reports import look
-from reports.names import basis_name
+from reports.plots import style
 from reports.rows import Report
+from reports.text import basis_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +27,13 @@ def kernel_figure(report: Report) -> "Figure":
     original = np.asarray(data["original"], dtype=np.float64)
     fits = {basis: np.asarray(values, dtype=np.float64) for basis, values in data["fits"].items()}
     limit = max(np.abs(values).max() for values in (original, *fits.values())) or 1.0
-    figure = look.new_figure(2.7 * (1 + len(fits)) + 0.9, 3.4)
+    figure = style.new_figure(2.7 * (1 + len(fits)) + 0.9, 3.4)
     axes = figure.subplots(1, 1 + len(fits), squeeze=False)[0]
     _heat_map(axes[0], original, limit, f"Original\n{_size(original.shape)} weights")
     for axis, (basis, values) in zip(axes[1:], fits.items(), strict=True):
         _heat_map(axis, values, limit, _fit_title(basis, data["orders"], original, values))
     figure.colorbar(axes[0].images[0], ax=list(axes), label="Weight", shrink=0.85)
-    figure.suptitle(f"One filter of {data['layer']}", fontsize=11, color=look.INK)
+    figure.suptitle(f"One filter of {data['layer']}", fontsize=11, color=style.INK)
     return figure
 
 
@@ -49,10 +49,10 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _heat_map(axis: "Axes", values: npt.NDArray[np.float64], limit: float, title: str) -> None:
     axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axis.set_title(title, fontsize=10, color=look.INK)
+    axis.set_title(title, fontsize=10, color=style.INK)
     axis.set_xticks([])
     axis.set_yticks([])
     if max(values.shape) <= _NAMED_CELLS:
         for (row, column), value in np.ndenumerate(values):
-            color = "white" if abs(value) > 0.6 * limit else look.INK
+            color = "white" if abs(value) > 0.6 * limit else style.INK
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
