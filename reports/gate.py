@@ -1,6 +1,6 @@
 """What the report says of its gate: the limits, and which rows miss them."""
 
-from reports import cells
+from reports import text
 from reports.rows import Report, Row, loss, unique_rows
 from reports.text import listed, row_name
 
@@ -24,7 +24,7 @@ def gate_words(report: Report) -> str:
 
 def gate_list(report: Report) -> str:
     """Every row that misses, as markdown; empty where none does."""
-    return "\n".join(f"- {cells.escape(failure)}" for failure in (report.get("gate") or {}).get("failures") or [])
+    return "\n".join(f"- {text.escape(failure)}" for failure in (report.get("gate") or {}).get("failures") or [])
 
 
 def _both(points: str | None, size: float | None, drop_words: str, size_words: str, joint: str = "and") -> str:
@@ -36,5 +36,5 @@ def _both(points: str | None, size: float | None, drop_words: str, size_words: s
 def _misses(report: Report, row: Row, drop: float | None, size: float | None) -> str:
     lost, taken = loss(report, row), row.get("size_mb")
     words = [f"loses {lost:.2f}"] if drop is not None and lost is not None and lost > drop else []
-    words += [f"takes {cells.megabytes(taken)} MB"] if size is not None and taken is not None and taken > size else []
+    words += [f"takes {text.megabytes(taken)} MB"] if size is not None and taken is not None and taken > size else []
     return " and ".join(words)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reports import cells
+from reports import text
 from reports.rows import Report, Row
 from reports.text import basis_name, config_name, with_settings
 
@@ -10,7 +10,7 @@ Group = tuple[str, list[str], list[list[Row]]]
 """A config's name with the settings of its run, its bases, and for each basis the layers in network order."""
 
 
-def layer_tables(report: Report, style: cells.Style = "markdown") -> dict[str, str]:
+def layer_tables(report: Report, style: text.Style = "markdown") -> dict[str, str]:
     """One table a config, under its title; configs and bases with the same table share one.
 
     Returns:
@@ -58,21 +58,21 @@ def _structure(layers: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _description(layer: Row) -> list[str]:
     sizes = (_size(layer.get("kernel")), _size(layer.get("order")))
-    return [layer["name"], *sizes, layer["status"], layer.get("reason") or cells.MISSING]
+    return [layer["name"], *sizes, layer["status"], layer.get("reason") or text.MISSING]
 
 
 def _size(pair: Sequence[int] | None) -> str:
-    return cells.MISSING if pair is None else "x".join(str(side) for side in pair)
+    return text.MISSING if pair is None else "x".join(str(side) for side in pair)
 
 
-def _table(group: Group, style: cells.Style) -> str:
+def _table(group: Group, style: text.Style) -> str:
     _, bases, layers = group
     headers = ["Layer", "Kernel", "Order", "Status", "Why"]
     rows = [_description(layer) for layer in layers[0]]
     for titles, columns in _error_columns(bases, layers):
         headers += titles
         rows = [row + list(errors) for row, errors in zip(rows, columns, strict=True)]
-    return cells.draw(headers, rows, 5, style)
+    return text.draw(headers, rows, 5, style)
 
 
 def _error_columns(bases: list[str], layers: list[list[Row]]) -> list[tuple[list[str], list[tuple[str, ...]]]]:
@@ -97,8 +97,7 @@ def _errors(layers: list[Row]) -> tuple[list[str], list[tuple[str, ...]]]:
     titles = ["fit error"] * fitted + [f"{width}-bit error" for width in bits]
     rows = [
         tuple(
-            [cells.error(layer.get("fit_error"))] * fitted
-            + [cells.error(rounding_error(layer, width)) for width in bits]
+            [text.error(layer.get("fit_error"))] * fitted + [text.error(rounding_error(layer, width)) for width in bits]
         )
         for layer in layers
     ]

@@ -2,22 +2,25 @@
 
 import re
 
-from reports.cells import escape
-from reports.facts import artifact_table, baseline_table, environment_table, options_table, runs_table
+from reports.facts import (
+    artifact_table,
+    baseline_table,
+    environment_table,
+    onnx_notes,
+    onnx_table,
+    options_table,
+    runs_table,
+)
 from reports.gate import gate_list
-from reports.intervals import wilson
 from reports.layers import layer_tables
 from reports.merging.seeds import seed_table
 from reports.plots import plot_names
-from reports.portable import onnx_notes, onnx_table
-from reports.poster import SOURCE, poster_table
-from reports.poster_quantization import poster_quantization_table
-from reports.rows import Report
+from reports.poster import SOURCE, poster_quantization_table, poster_table
+from reports.rows import Report, unique_rows
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
-from reports.text import model_name, stored_bits
-from reports.undone import undone_list
-from reports.verdict import verdict_table
+from reports.text import escape, model_name, row_name, stored_bits
+from reports.verdict import verdict_table, wilson
 
 PLOTS = "plots"
 """Folder of the plots, beside report.md."""
@@ -41,6 +44,8 @@ _DEFINITIONS = (
     "`-` stands for a figure that was not measured. A slash parts CosConv's figure from ChebConv's where they differ.",
 )
 
+_TRAININGS = {"finetune_undone": "fine-tuning", "qat_undone": "quantization-aware training"}
+
 
 def render(report: Report) -> str:
     """Turn a report into markdown.
@@ -53,7 +58,7 @@ def render(report: Report) -> str:
     """
     sections = [
         ("Rows that miss the gate", gate_list(report)),
-        ("Training that was undone", undone_list(report)),
+        ("Training that was undone", _undone(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report)),
         ("Several seeds", _seeds(report)),
@@ -75,6 +80,19 @@ def render(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _undone(report: Report) -> str:
+    """Every training that was undone, as markdown; empty where none was."""
+    rows = unique_rows(report)
+    lines = [
+        f"- {escape(row_name(row))}: {name} lost Top-1 on training images and was undone; the figures are those "
+        "without it. Another --lr, or more --epochs, may help."
+        for row in rows
+        for field, name in _TRAININGS.items()
+        if row.get(field)
+    ]
+    return "\n".join(lines)
+
+
 def _title(report: Report) -> str:
     data = (report["run"].get("dataset") or {}).get("name")
     return escape(model_name(report["run"]["model"]) + (f" on {data}" if data else "") + ", compressed")
@@ -84,8 +102,8 @@ def _seeds(report: Report) -> str:
     table = seed_table(report)
     own = "Every seed trained a baseline of its own: a row's Δ is against that of its seed."
     note = own if report["baseline"].get("top1_by_seed") else ""
-    text = f"Mean ± standard deviation (of a sample) of the rows that were run with several seeds. {note}".strip()
-    return f"{text}\n\n{table}" if table else ""
+    intro = f"Mean ± standard deviation (of a sample) of the rows that were run with several seeds. {note}".strip()
+    return f"{intro}\n\n{table}" if table else ""
 
 
 def _commands(report: Report) -> str:

@@ -6,11 +6,12 @@ checkpoint of it measures 92.63. The ConvNeXt-T table names no basis, so its fig
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from reports import cells
-from reports.rows import Report, is_dense, unique_rows
-from reports.text import basis_name, with_settings
+from reports import text
+from reports.rows import Report, Row, is_dense, unique_rows
+from reports.text import basis_name, config_name, stored_bits, with_settings
 
 SOURCE = "Costain and Prisacariu, BMVC 2022, arXiv 2210.08951"
 
@@ -25,7 +26,7 @@ class PosterFigures(NamedTuple):
 _Both = tuple[tuple[float, float], tuple[float, float]]
 """(Pre, Post) of CosConv, then of ChebConv."""
 
-_CIFAR10: dict[str, dict[str, _Both]] = {
+POSTER_CIFAR10: dict[str, dict[str, _Both]] = {
     "resnet20": {
         "3,3,3,2": ((87.22, 90.75), (87.22, 90.76)),
         "3,3,2,2": ((51.43, 89.55), (51.43, 89.83)),
@@ -39,7 +40,7 @@ _CIFAR10: dict[str, dict[str, _Both]] = {
         "2,2,2,2": ((15.39, 87.87), (15.39, 88.16)),
     },
 }
-_IMAGENET: dict[str, dict[str, _Both]] = {
+POSTER_IMAGENET: dict[str, dict[str, _Both]] = {
     "resnet18": {
         "6,3,3,3,3": ((69.46, 70.19), (69.32, 70.11)),
         "6,3,3,3,2": ((64.33, 68.97), (64.11, 68.62)),
@@ -57,6 +58,30 @@ _IMAGENET: dict[str, dict[str, _Both]] = {
         "6x3,6x3,6x9,6x3": ((24.75, 76.26), (24.75, 76.26)),
         "5x3,5x3,5x9,5x3": ((14.94, 77.29), (14.94, 77.29)),
     },
+}
+
+POSTER_EXTRA_BITS = 8
+"""A sign and seven exponent bits."""
+
+
+class PosterQuantization(NamedTuple):
+    """Basis -> Top-1 in percent after quantization, and the size in MB that the bases share."""
+
+    top1: Mapping[str, float]
+    size_mb: float
+
+
+def _figures(cosine: float, chebyshev: float, size_mb: float) -> PosterQuantization:
+    return PosterQuantization({"cosine": cosine, "chebyshev": chebyshev}, size_mb)
+
+
+POSTER_QUANTIZATION = {
+    (8, "dense"): _figures(69.74, 69.74, 23.4),
+    (8, "6,3,3,3,2"): _figures(68.12, 67.39, 14.2),
+    (8, "6,3,3,2,2"): _figures(65.23, 65.20, 11.9),
+    (4, "dense"): _figures(69.28, 69.28, 17.5),
+    (4, "6,3,3,3,2"): _figures(66.70, 66.50, 10.6),
+    (4, "6,3,3,2,2"): _figures(64.10, 63.88, 8.9),
 }
 _COLUMNS = {"cosine": 0, "chebyshev": 1}
 
@@ -81,7 +106,7 @@ def poster_row(model: str, dataset_name: str, classes: int, basis: str, config: 
     return None
 
 
-def poster_table(report: Report, style: cells.Style = "markdown") -> str:
+def poster_table(report: Report, style: text.Style = "markdown") -> str:
     """This run beside the poster, one line a config and basis that both have; empty where there is none."""
     run = report["run"]
     lines: dict[tuple[str, ...], None] = {}
@@ -91,11 +116,23 @@ def poster_table(report: Report, style: cells.Style = "markdown") -> str:
         printed = None if is_dense(row) else poster_row(run["model"], name, classes, row["basis"], row["config"])
         if printed is None:
             continue
-        pre = [cells.points(printed.pre_top1), cells.points(row.get("top1_pre"))]
-        post = [cells.points(printed.post_top1), cells.points(row.get("top1_post"))]
+        pre = [text.points(printed.pre_top1), text.points(row.get("top1_pre"))]
+        post = [text.points(printed.post_top1), text.points(row.get("top1_post"))]
         lines[(with_settings(row["config"], row), basis_name(row["basis"]), *pre, *post)] = None
     headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1", "Poster, Post Top1", "Here, Post Top1"]
-    return cells.draw(headers, list(lines), 2, style) if lines else ""
+    return text.draw(headers, list(lines), 2, style) if lines else ""
+
+
+def poster_quantization_table(report: Report, style: text.Style = "markdown") -> str:
+    """This run beside the poster's quantization table; empty where the poster has none of its rows.
+
+    Where the run has minifloat rows they alone are shown, like for like; else its integers, with their stored bits.
+    """
+    both = _both(report)
+    like = [(row, printed) for row, printed in both if row.get("scheme") == "minifloat"]
+    headers = ["Bits", "Config", "Basis", "Poster, stored bits", "Here, stored bits"]
+    headers += ["Poster, Quant. Top1", "Here, Quant. Top1", "Poster, size (MB)", "Here, size (MB)"]
+    return text.draw(headers, [_line(row, printed) for row, printed in like or both], (1, 2), style) if both else ""
 
 
 def is_imagenet(dataset_name: str, classes: int) -> bool:
@@ -107,8 +144,8 @@ def is_imagenet(dataset_name: str, classes: int) -> bool:
 def _printed(model: str, dataset_name: str, classes: int) -> dict[str, _Both]:
     name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
     if re.match(r"cifar10(?!0)", name) and classes == 10:
-        return _CIFAR10.get(model, {})
-    return _IMAGENET.get(model, {}) if is_imagenet(dataset_name, classes) else {}
+        return POSTER_CIFAR10.get(model, {})
+    return POSTER_IMAGENET.get(model, {}) if is_imagenet(dataset_name, classes) else {}
 
 
 def _orders(config: str) -> tuple[int, ...] | None:
@@ -119,3 +156,20 @@ def _orders(config: str) -> tuple[int, ...] | None:
     if len(found) < len(tokens):
         return None
     return tuple(order for order, blocks in found for _ in range(blocks))
+
+
+def _line(row: Row, printed: PosterQuantization) -> list[str]:
+    basis = text.MISSING if is_dense(row) else basis_name(row["basis"])
+    stored = [str(row["bits"] + POSTER_EXTRA_BITS), str(stored_bits(row))]
+    tops = [text.points(printed.top1.get(row["basis"])), text.points(row.get("top1_quant"))]
+    sizes = [text.megabytes(printed.size_mb), text.megabytes(row.get("size_mb"))]
+    return [str(row["bits"]), with_settings(config_name(row["config"]), row), basis, *stored, *tops, *sizes]
+
+
+def _both(report: Report) -> list[tuple[Row, PosterQuantization]]:
+    """The rows that the poster has too, each with its figures."""
+    run, data = report["run"], report["run"].get("dataset") or {}
+    if run["model"] != "resnet18" or not is_imagenet(data.get("name") or "", data.get("classes") or 0):
+        return []
+    found = [(row, POSTER_QUANTIZATION.get((row["bits"], row["config"]))) for row in unique_rows(report)]
+    return [(row, printed) for row, printed in found if printed is not None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reports import cells
+from reports import text
 from reports.gate import gate_words
 from reports.rows import Report, Row, baseline_top1, is_dense, loss, measured, unique_rows
 from reports.text import DENSE, LISTED, listed, model_name, row_name
@@ -48,20 +48,20 @@ def _keeps_top1(report: Report, row: Row) -> bool:
 
 def _headline(report: Report, row: Row) -> str:
     base, lost = report["baseline"], loss(report, row)
-    before, after = cells.megabytes(base.get("size_mb")), cells.megabytes(row["size_mb"])
+    before, after = text.megabytes(base.get("size_mb")), text.megabytes(row["size_mb"])
     how = f"{row_name(row)}, no series" if is_dense(row) else row_name(row)
     sizes = f"{model_name(report['run']['model'])} went from {before} MB to {after} MB"
     if base.get("size_mb") is None:
         sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
     change = "" if lost is None else f" ({_points(-lost)})"
-    top1 = f"{cells.points(baseline_top1(report, row))} to {cells.points(row['top1_quant'])}"
+    top1 = f"{text.points(baseline_top1(report, row))} to {text.points(row['top1_quant'])}"
     if baseline_top1(report, row) is None:
-        top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
+        top1 = f"{text.points(row['top1_quant'])} (no baseline measured)"
     return f"{sizes}{_ratio(base.get('size_mb'), row['size_mb'])}, Top-1 {top1}{change}: {how}."
 
 
 def _points(change: float) -> str:
-    return "unchanged" if cells.signed(change) == "0.00" else f"{cells.signed(change)} points"
+    return "unchanged" if text.signed(change) == "0.00" else f"{text.signed(change)} points"
 
 
 def _ratio(before: float | None, after: float) -> str:
@@ -90,7 +90,7 @@ def _against_dense(report: Report) -> str:
 
 def _cases(group: Sequence[Verdict], total: int) -> str:
     """Where one outcome was found: each row if the report has few, else their number, sizes and best row."""
-    sizes = [cells.megabytes(one.row["size_mb"]) for one in group]
+    sizes = [text.megabytes(one.row["size_mb"]) for one in group]
     if total <= LISTED:
         each = [f"{size} MB ({_case(one)})" for size, one in zip(sizes, group, strict=True)]
         return f"at {listed(each)}"
@@ -102,8 +102,8 @@ def _cases(group: Sequence[Verdict], total: int) -> str:
 def _case(verdict: Verdict) -> str:
     """One row and the dense row that decided: `CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in ...`."""
     row, dense = verdict.row, verdict.decisive
-    own = f"{row_name(row)}, {cells.points(row['top1_quant'])}"
+    own = f"{row_name(row)}, {text.points(row['top1_quant'])}"
     if dense is None:
         return own
-    size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
+    size, top1 = text.megabytes(dense["size_mb"]), text.points(dense["top1_quant"])
     return f"{own}; {row_name(dense)} has {top1} in {size} MB"

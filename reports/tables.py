@@ -3,35 +3,35 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reports import cells
+from reports import text
 from reports.rows import Report, Row, baseline_top1, bases, is_dense, side_by_side
 from reports.text import DENSE, basis_name, config_name, settings_name, width_name
 
 Column = tuple[str, Callable[[Any], str], str]
 
 _QUANTIZATION: tuple[Column, ...] = (
-    ("Top1", cells.points, "top1_post"),
-    ("Quant. Top1", cells.points, "top1_quant"),
-    ("Δ", cells.signed, "delta_quant"),
+    ("Top1", text.points, "top1_post"),
+    ("Quant. Top1", text.points, "top1_quant"),
+    ("Δ", text.signed, "delta_quant"),
 )
 _PRE_POST: tuple[Column, ...] = (
-    ("Pre Top1", cells.points, "top1_pre"),
-    ("Post Top1", cells.points, "top1_post"),
-    ("Δ", cells.signed, "delta_post"),
+    ("Pre Top1", text.points, "top1_pre"),
+    ("Post Top1", text.points, "top1_post"),
+    ("Δ", text.signed, "delta_post"),
 )
 _SIZES: tuple[Column, ...] = (
-    ("#Params", cells.count, "params"),
-    ("Model size (MB)", cells.megabytes, "size_mb"),
-    ("Poster's formula (MB)", cells.megabytes, "poster_size_mb"),
+    ("#Params", text.count, "params"),
+    ("Model size (MB)", text.megabytes, "size_mb"),
+    ("Poster's formula (MB)", text.megabytes, "poster_size_mb"),
 )
 _SHARES: tuple[Column, ...] = (
-    ("#Params", cells.count, "params"),
-    ("%", cells.points, "params_percent"),
-    ("#Comp. params", cells.count, "compressible_params"),
+    ("#Params", text.count, "params"),
+    ("%", text.points, "params_percent"),
+    ("#Comp. params", text.count, "compressible_params"),
 )
 
 
-def quantization_table(report: Report, style: cells.Style = "markdown") -> str:
+def quantization_table(report: Report, style: text.Style = "markdown") -> str:
     """The poster's quantization table, CosConv and ChebConv side by side where both were run.
 
     The baseline comes first, in 32-bit floating point. Minifloats show their stored bits beside their bits. `Δ` is
@@ -46,14 +46,14 @@ def quantization_table(report: Report, style: cells.Style = "markdown") -> str:
         "32",
         "Conv2D",
         *map(_no_label, labels),
-        *[cells.points(base.get("top1")), "-", "-"] * len(columns),
+        *[text.points(base.get("top1")), "-", "-"] * len(columns),
         *_values(_SIZES, [base]),
     ]
     rows = [_quantized_line(line, columns, labels) for line in side_by_side(report)]
-    return cells.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
+    return text.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
 
 
-def pre_post_table(report: Report, style: cells.Style = "markdown") -> str:
+def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
     """The poster's Pre/Post table: Top-1 after the fit, and after fine-tuning, with Δ against the baseline."""
     columns = bases(report) or [DENSE]
     shares = [column for column in _SHARES if column[2] != "compressible_params" or _has_compressible(report)]
@@ -63,12 +63,12 @@ def pre_post_table(report: Report, style: cells.Style = "markdown") -> str:
     first = [
         "Conv2D",
         *map(_no_label, labels),
-        *["-", cells.points(base.get("top1")), "-"] * len(columns),
+        *["-", text.points(base.get("top1")), "-"] * len(columns),
         *_values(shares, [base]),
     ]
     lines = [_pre_post_line(line, columns, labels, shares) for line in side_by_side(report) if _trained(line, report)]
     lines = [list(line) for line in dict.fromkeys(map(tuple, lines))]
-    return cells.draw(headers, [first, *lines], 1 + len(labels), style)
+    return text.draw(headers, [first, *lines], 1 + len(labels), style)
 
 
 def result_table(report: Report) -> str:
@@ -76,7 +76,7 @@ def result_table(report: Report) -> str:
     return quantization_table(report, "plain")
 
 
-def _titles(group: Sequence[Column], columns: Sequence[str], style: cells.Style) -> list[str]:
+def _titles(group: Sequence[Column], columns: Sequence[str], style: text.Style) -> list[str]:
     """The group's titles once a basis, each with the basis' name; on two lines in plain text."""
     gap = "\n" if style == "plain" else " "
     return [
@@ -90,11 +90,11 @@ def _names(group: Sequence[Column]) -> list[str]:
 
 def _values(group: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     """One cell a column: the figure that the rows share, or the different ones with a slash between them."""
-    return [" / ".join(dict.fromkeys(text(row.get(key)) for row in rows)) for _, text, key in group]
+    return [" / ".join(dict.fromkeys(show(row.get(key)) for row in rows)) for _, show, key in group]
 
 
 def _per_basis(group: Sequence[Column], line: dict[str, Row], columns: Sequence[str]) -> list[str]:
-    return [text(line.get(basis, {}).get(key)) for basis in columns for _, text, key in group]
+    return [show(line.get(basis, {}).get(key)) for basis in columns for _, show, key in group]
 
 
 def _labels(report: Report) -> list[str]:
@@ -103,11 +103,11 @@ def _labels(report: Report) -> list[str]:
 
 
 def _no_label(title: str) -> str:
-    return cells.MISSING
+    return text.MISSING
 
 
 def _label(labels: Sequence[str], row: Row) -> list[str]:
-    return [settings_name(row) or cells.MISSING] * len(labels)
+    return [settings_name(row) or text.MISSING] * len(labels)
 
 
 def _in_order(line: dict[str, Row], columns: Sequence[str]) -> list[Row]:

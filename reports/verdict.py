@@ -6,14 +6,16 @@ against those in files as large or larger. A difference in Top-1 counts only whe
 is held against the dense rows of its own seed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from reports import cells
-from reports.intervals import wilson
+from reports import text
 from reports.rows import Report, Row, is_dense, measured, unique_rows
 from reports.text import row_name
+
+Z_95 = 1.959963984540054
 
 
 class Outcome(StrEnum):
@@ -60,22 +62,47 @@ def verdicts(report: Report) -> list[Verdict]:
     return [_judge(row, own, images) for row, own in zip(series, rivals, strict=True) if own]
 
 
-def verdict_table(report: Report, style: cells.Style = "markdown") -> str:
+def verdict_table(report: Report, style: text.Style = "markdown") -> str:
     """One line a series row: itself, the dense rows on either side of its size, and the outcome."""
     headers = ["Series row", "MB", "Top1", "95 % interval", "Best dense row, no larger", "Dense row, larger", "Outcome"]
     rows = [
         [
             row_name(verdict.row),
-            cells.megabytes(verdict.row["size_mb"]),
-            cells.points(verdict.row["top1_quant"]),
-            cells.MISSING if verdict.interval is None else "{:.2f} to {:.2f}".format(*verdict.interval),
+            text.megabytes(verdict.row["size_mb"]),
+            text.points(verdict.row["top1_quant"]),
+            text.MISSING if verdict.interval is None else "{:.2f} to {:.2f}".format(*verdict.interval),
             _against(verdict.smaller, verdict.row),
             _against(verdict.larger, verdict.row),
             verdict.outcome.value,
         ]
         for verdict in verdicts(report)
     ]
-    return cells.draw(headers, rows, (0, 4, 5, 6), style) if rows else ""
+    return text.draw(headers, rows, (0, 4, 5, 6), style) if rows else ""
+
+
+def wilson(top1: float, images: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a binomial proportion (Wilson 1927), in percent.
+
+    Unlike the normal interval it stays inside 0 to 100 and keeps its coverage near the ends, where Top-1 often is.
+
+    Args:
+        top1: Measured Top-1, in percent.
+        images: Number of test images it was measured on.
+        z: Quantile of the normal distribution; the default gives 95 %.
+
+    Returns:
+        The lower and the upper end, in percent.
+
+    Raises:
+        ValueError: `images` is not positive, or `top1` is not between 0 and 100.
+    """
+    if images < 1 or not 0 <= top1 <= 100:
+        raise ValueError(f"wilson: got top1 {top1} on {images} images; 0 to 100 percent of 1 or more are allowed.")
+    share = top1 / 100
+    scale = 1 + z * z / images
+    centre = (share + z * z / (2 * images)) / scale
+    half = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images)) / scale
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
 def _same_seed(row: Row, other: Row) -> bool:
@@ -110,7 +137,7 @@ def _outcome(low: float, high: float, smaller: Row | None, reached: Row | None) 
 
 def _against(dense: Row | None, row: Row) -> str:
     if dense is None:
-        return cells.MISSING
-    change = cells.signed(row["top1_quant"] - dense["top1_quant"])
-    size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
+        return text.MISSING
+    change = text.signed(row["top1_quant"] - dense["top1_quant"])
+    size, top1 = text.megabytes(dense["size_mb"]), text.points(dense["top1_quant"])
     return f"{row_name(dense)}: {size} MB, {top1} (series {change})"

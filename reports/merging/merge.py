@@ -9,8 +9,7 @@ from typing import Any
 
 from reports.merging.baselines import baseline_difference, merged_baseline
 from reports.merging.reading import SCHEMA_VERSION, Source
-from reports.merging.rows import is_ambiguous, merged_layers, merged_rows
-from reports.settings import differing
+from reports.merging.rows import differing, is_ambiguous, merged_layers, merged_rows
 
 LIMITS = ("max_drop", "max_size_mb")
 

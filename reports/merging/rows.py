@@ -7,8 +7,22 @@ from typing import Any
 
 from reports.merging.reading import Source
 from reports.rows import Row
-from reports.settings import Settings, agreed
 from reports.text import settings_name, stored_bits
+
+Settings = dict[str, Any]
+
+_OPTIONS = (
+    "fit",
+    "rounding",
+    "backend",
+    "calibration_size",
+    "epochs",
+    "distill",
+    "qat_epochs",
+    "batch_size",
+    "lr",
+)
+_FACTS = ("seed", "device", "precision")
 
 AllSettings = Mapping[str, Settings]
 
@@ -55,6 +69,23 @@ def is_ambiguous(rows: Sequence[Row], layers: Sequence[Row]) -> bool:
     )
     named.update((r["basis"], r["config"], r["name"], settings_name(r)) for r in layers)
     return max(named.values(), default=0) > 1
+
+
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[Settings]:
+    """For each run its values of the settings that are not the same in all of them.
+
+    Args:
+        runs: What the reports say of their runs: `run` of report.json.
+    """
+    found = [_settings(run) for run in runs]
+    names = [name for name in found[0] if len({each[name] for each in found}) > 1]
+    return [{name: each[name] for name in names} for each in found]
+
+
+def agreed(settings: Sequence[Settings]) -> Settings:
+    """The settings whose values are the same in all."""
+    first, *rest = settings
+    return {name: value for name, value in first.items() if all(name in s and s[name] == value for s in rest)}
 
 
 @dataclass
@@ -104,3 +135,8 @@ def _baseline_top1(runs: Mapping[str, Source], source: Source) -> dict[str, Any]
     """The row's own baseline, where not all runs have the same Top-1 there."""
     tops = {each.baseline.get("top1") for each in runs.values()}
     return {"baseline_top1": source.baseline.get("top1")} if len(tops) > 1 else {}
+
+
+def _settings(run: Mapping[str, Any]) -> Settings:
+    options = run.get("options") or {}
+    return {name: run.get(name) for name in _FACTS} | {name: options.get(name) for name in _OPTIONS}

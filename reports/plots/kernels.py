@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED_CELLS = 5
-"""Largest kernel whose values are also written into the cells."""
+"""Largest kernel whose values are also written into the text."""
 
 
 def kernel_figure(report: Report) -> "Figure":

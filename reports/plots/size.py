@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.intervals import wilson
 from reports.plots import style
 from reports.plots.labels import Label, place_labels
 from reports.rows import Report, Row, bases, frontier, is_dense, measured, unique_rows
 from reports.text import basis_name, bits_name, model_name
+from reports.verdict import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

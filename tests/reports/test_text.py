@@ -1,5 +1,6 @@
 import pytest
 
+from reports import text
 from reports.text import model_name, row_name, stored_bits, width_name
 
 
@@ -35,3 +36,38 @@ def test_a_report_without_stored_bits_has_integers(row) -> None:
     old = row("cosine", "dense", 4, 90.0)
     del old["stored_bits"]
     assert stored_bits(old) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (44.69, "44.7"),
+        (2.834, "2.83"),
+        (0.07812, "0.0781"),
+        (9.996, "10.0"),
+        (1234.5, "1230"),
+        (0.0, "0.00"),
+        (None, "-"),
+    ],
+)
+def test_megabytes_have_three_significant_digits(value: float | None, shown: str) -> None:
+    assert text.megabytes(value) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.556, "-0.56"), (0.3, "+0.30"), (-0.001, "0.00"), (None, "-")])
+def test_signed_shows_the_sign_unless_it_rounds_to_zero(value: float | None, shown: str) -> None:
+    assert text.signed(value) == shown
+
+
+def test_figures_not_measured_are_a_dash() -> None:
+    assert [text.points(None), text.count(None), text.error(None)] == ["-", "-", "-"]
+
+
+def test_markup_in_a_cell_is_escaped_and_lines_are_joined() -> None:
+    assert text.escape("a|b\n*c* `d` <e> [f] _g_ conv_1") == r"a\|b \*c\* \`d\` \<e\> \[f\] \_g\_ conv_1"
+
+
+def test_a_pipe_does_not_add_a_column() -> None:
+    table = text.draw(["a", "b"], [["x|y", "1"]])
+    assert table.splitlines()[2].replace("\\|", "").count("|") == 3
+    assert "x|y" in text.draw(["a", "b"], [["x|y", "1"]], style="plain")

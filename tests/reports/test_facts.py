@@ -1,5 +1,5 @@
+from reports.facts import onnx_notes, onnx_table
 from reports.markdown import render
-from reports.portable import onnx_notes, onnx_table
 
 COS = "cosine"
 
