@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from basis.errors import CompressionError
 from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
 from pipeline.interruption import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from reports.model import EXIT_DONE, EXIT_GATE
 
-EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA = 0, 1, 2, 3, 4
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
 
 EXIT_CODES = {
     EXIT_DONE: "done",

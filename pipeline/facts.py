@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.environment import git_commit, hardware, library_versions
 from pipeline.options import Options
-from reports.merging.reading import SCHEMA_VERSION
+from reports.model import SCHEMA_VERSION
 
 __all__ = ["SCHEMA_VERSION", "run_facts"]
 

@@ -11,11 +11,12 @@ from typing import Any
 from pipeline.errors import BusyError
 from pipeline.exits import Failure, failure_of
 from pipeline.facts import SCHEMA_VERSION, run_facts
-from pipeline.gate import judge
 from pipeline.launcher import launched
 from pipeline.options import Options
+from reports.fields import to_json
 from reports.files import write_atomically
-from reports.write import to_json
+from reports.gate import judge
+from reports.model import Gate
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class FailureReporter:
         write_failure(options.out, failed_report(facts, failure, gate))
 
 
-def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] | None = None) -> dict[str, Any]:
+def failed_report(facts: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
     """The report of a run that has no result.
 
     Args:
@@ -73,7 +74,7 @@ def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] 
         "baseline": None,
         "rows": [],
         "layers": [],
-        "gate": gate or judge([], None),
+        "gate": (gate or judge([], None)).model_dump(),
         "kernels": None,
     }
 

@@ -20,10 +20,8 @@ from pipeline.data.sources import is_imagenet, load_dataset
 from pipeline.determinism import deterministic_algorithms
 from pipeline.environment import hardware
 from pipeline.executors import executor
-from pipeline.exits import EXIT_DONE, EXIT_GATE
 from pipeline.facts import SCHEMA_VERSION, run_facts
 from pipeline.failure import FailureReporter
-from pipeline.gate import judge
 from pipeline.grid import variants
 from pipeline.interruption import Interruption
 from pipeline.launcher import launched
@@ -43,6 +41,8 @@ from pipeline.variant_run import VariantResult, write_files
 from quant.counting import count_params
 from reports import result_table, write_report
 from reports.files import remove_parts
+from reports.gate import judge
+from reports.model import Report, Row
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _run(
             _check_reload(results, measured, options, bench)
             report, path = processes.on_main(lambda: _written_report(options, bench, results, origin, started))
             _say_what_was_stored(bench.store)
-    return RunResult(report, path, result_table(report), report["exit_code"])
+    return RunResult(report.model_dump(), path, result_table(report), report.exit_code)
 
 
 @contextmanager
@@ -165,24 +165,27 @@ def _check_reload(results: list[VariantResult], measured: list[Measured], option
 
 def _written_report(
     options: Options, bench: Bench, results: list[VariantResult], origin: str, started: float
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Report, Path]:
     """Write the baseline's artifact and the report, and give the report and where it is."""
     write_artifact(record_network(bench.baseline, {}), bench.identity, options.out / BASELINE_PATH)
-    report = _report(options, bench, results, origin)
-    report["run"]["duration_s"] = round(time.monotonic() - started, 1)
+    content = _report(options, bench, results, origin)
+    content["run"]["duration_s"] = round(time.monotonic() - started, 1)
+    report = Report.model_validate(content)
     return report, write_report(report, options.out)
 
 
 def _report(options: Options, bench: Bench, results: list[VariantResult], origin: str) -> dict[str, Any]:
     rows, top1 = [row for result in results for row in result.rows], round(bench.top1, DIGITS)
-    gate = judge(rows, top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
-    for failure in gate["failures"]:
+    gate = judge(
+        [Row.model_validate(row) for row in rows], top1, max_drop=options.max_drop, max_size_mb=options.max_size_mb
+    )
+    for failure in gate.failures:
         logger.warning("gate missed: %s", failure)
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "done",
         "error": None,
-        "exit_code": EXIT_GATE if gate["passed"] is False else EXIT_DONE,
+        "exit_code": gate.exit_code,
         "run": _run_facts(options, bench, origin),
         "baseline": {
             "top1": top1,

@@ -5,15 +5,19 @@ Every function of a figure accepts None for a figure that was not measured and r
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 from tabulate import tabulate
 
-DENSE = "dense"
+from reports.fields import Settings
+from reports.model import DENSE, Layer, Row
 
-LISTED = 3
-"""Items that a sentence lists before it only counts them."""
+Style = Literal["markdown", "plain"]
+
+MISSING: Final = "-"
+LISTED: Final = 3
+"""Number of items that a sentence lists before it only counts the others."""
 
 _BASES = {"cosine": "CosConv", "chebyshev": "ChebConv"}
 _CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
@@ -32,8 +36,13 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 )
 
 
-def model_name(name: str) -> str:
-    """The name of a network as papers print it; a name that is not known is given back as it is."""
+def model_name(name: str | None) -> str:
+    """Return the name of a network as papers print it: `ResNet-18` for `resnet18`.
+
+    An unknown name is returned unchanged.
+    """
+    if name is None:
+        return "Network"
     if name.startswith("convnext_") and name.removeprefix("convnext_") in _CONVNEXT:
         return f"ConvNeXt-{_CONVNEXT[name.removeprefix('convnext_')]}"
     for pattern, printed in _PATTERNS:
@@ -44,74 +53,56 @@ def model_name(name: str) -> str:
 
 
 def basis_name(basis: str) -> str:
-    """The poster's name of a basis: CosConv, ChebConv."""
+    """Return the poster's name of a basis: CosConv or ChebConv."""
     return _BASES.get(basis, basis)
 
 
 def config_name(config: str) -> str:
-    """The poster's name of a config: `dense` is Conv2D, orders stay as they are."""
+    """Return the poster's name of a config: Conv2D for `dense`; orders are returned unchanged."""
     return "Conv2D" if config == DENSE else config
 
 
-def stored_bits(row: Mapping[str, Any]) -> int:
-    """Bits that a value of the row takes in its file; a report that does not say has integers of `bits` bits."""
-    return int(row.get("stored_bits") or row["bits"])
+def width_name(row: Row) -> str:
+    """Return the row's bits, followed by its stored bits if they differ: `4`, `4 (12 stored)`."""
+    return str(row.bits) if row.stored_bits == row.bits else f"{row.bits} ({row.stored_bits} stored)"
 
 
-def width_name(row: Mapping[str, Any]) -> str:
-    """The row's bits, with those that are stored where they are others: `4`, `4 (12 stored)`."""
-    bits, stored = row["bits"], stored_bits(row)
-    return str(bits) if stored == bits else f"{bits} ({stored} stored)"
-
-
-def bits_name(row: Mapping[str, Any]) -> str:
-    """The row's bits in words, as in `width_name`: `4 bits`, `4 bits (12 stored)`."""
+def bits_name(row: Row) -> str:
+    """Return the row's bits in words: `4 bits`, `4 bits (12 stored)`."""
     bits, _, stored = width_name(row).partition(" ")
     return f"{bits} bits {stored}".rstrip()
 
 
-def settings_name(row: Mapping[str, Any]) -> str:
-    """What tells a row of a merged report from those of other runs: `seed 1, qat epochs 5`; empty if nothing does."""
-    return ", ".join(_setting(name, value) for name, value in (row.get("settings") or {}).items())
+def settings_name(settings: Settings | None) -> str:
+    """Return the settings of a run as a label: `seed 1, qat epochs 5`; empty if there are none."""
+    return ", ".join(_setting(name, value) for name, value in (settings or {}).items())
 
 
-def with_settings(text: str, row: Mapping[str, Any]) -> str:
-    """The text, with the row's settings behind it where it has any: `3,3,2,2 (seed 1)`."""
-    settings = settings_name(row)
+def with_settings(text: str, part: Row | Layer) -> str:
+    """Return the text, followed by the settings of the row or layer if there are any: `3,3,2,2 (seed 1)`."""
+    settings = settings_name(part.settings)
     return f"{text} ({settings})" if settings else text
 
 
-def row_name(row: Mapping[str, Any]) -> str:
-    """One row of the report in a few words: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
-    what = DENSE if row["config"] == DENSE else f"{basis_name(row['basis'])} {row['config']}"
+def row_name(row: Row) -> str:
+    """Return a short name of a row: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
+    what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"
     return with_settings(f"{what} at {bits_name(row)}", row)
 
 
 def listed(items: Sequence[str], shown: int = LISTED) -> str:
-    """The first few items, and how many more there are."""
+    """Join the first `shown` items with commas, followed by the number of further items."""
     text = ", ".join(items[:shown])
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
-def _setting(name: str, value: Any) -> str:
-    words = name.replace("_", " ")
-    if isinstance(value, bool):
-        return words if value else f"no {words}"
-    return f"{words} {'by default' if value is None else value}"
-
-
-Style = Literal["markdown", "plain"]
-
-MISSING = "-"
-
-
 def points(value: float | None) -> str:
-    """Top-1 or another percentage, two decimals: `91.73`."""
+    """Format Top-1 or another percentage with two decimals: `91.73`."""
     return MISSING if value is None else f"{value:.2f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference in percentage points, always with its sign unless it rounds to zero: `-0.56`."""
+    """Format a difference in percentage points with its sign, unless it rounds to zero: `-0.56`."""
     if value is None:
         return MISSING
     text = f"{value:+.2f}"
@@ -119,7 +110,7 @@ def signed(value: float | None) -> str:
 
 
 def megabytes(value: float | None) -> str:
-    """A size in MB (10^6 bytes) with three significant digits: `44.7`, `2.83`, `0.0781`."""
+    """Format a size in MB (10^6 bytes) with three significant digits: `44.7`, `2.83`, `0.0781`."""
     if value is None:
         return MISSING
     if value <= 0:
@@ -129,19 +120,33 @@ def megabytes(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """A whole number with thousands marked: `11,172,032`."""
+    """Format a whole number with commas between thousands: `11,172,032`."""
     return MISSING if value is None else f"{value:,}"
 
 
 def error(value: float | None) -> str:
-    """A relative error with three significant digits: `0.0132`, `1.2e-05`."""
+    """Format a relative error with three significant digits: `0.0132`, `1.2e-05`."""
     return MISSING if value is None else f"{value:.3g}"
 
 
-def escape(text: str) -> str:
-    """Make any text safe in one cell of a markdown table: shown as it is, never read as markup.
+def seconds(value: float | None) -> str:
+    """Format a duration with one decimal: `71.2 s`."""
+    return MISSING if value is None else f"{value:.1f} s"
 
-    Underscores inside words stay bare, as GitHub's markdown reads them literally there.
+
+def plain(value: Any) -> str:
+    """Format any value; list items are joined with semicolons, and None and empty values become `-`."""
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, list | tuple):
+        return "; ".join(plain(item) for item in value) or MISSING
+    return str(value)
+
+
+def escape(text: str) -> str:
+    """Escape markdown's markup in a text, so that one table cell shows it unchanged.
+
+    Underscores inside words are not escaped, because GitHub's markdown shows them unchanged.
     """
     flat = " ".join(text.split())
     flat = re.sub(r"([\\`*|<>\[\]~])", r"\\\1", flat)
@@ -154,12 +159,13 @@ def draw(
     text_columns: int | Sequence[int] = 1,
     style: Style = "markdown",
 ) -> str:
-    """Draw a table with tabulate.
+    """Draw a table.
 
     Args:
-        headers: One title a column.
-        rows: The cells, already turned into text by the functions above.
-        text_columns: How many leading columns are text (left-aligned), or which ones; the others hold figures.
+        headers: One title per column.
+        rows: The cells, formatted by the functions above.
+        text_columns: Number of leading columns that are left-aligned, or their positions; the other columns are
+            right-aligned figures.
         style: `markdown` escapes the cells; `plain` is for a terminal.
 
     Returns:
@@ -172,3 +178,10 @@ def draw(
     escaped = [[escape(cell) for cell in row] for row in rows]
     titles = [escape(header) for header in headers]
     return tabulate(escaped, titles, "pipe", disable_numparse=True, colalign=align if rows else None)
+
+
+def _setting(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {'by default' if value is None else value}"

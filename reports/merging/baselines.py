@@ -1,7 +1,7 @@
-"""Whether several runs started from the same network, and what stands for it in their merged report.
+"""Baselines of merged runs: check that they are comparable, and merge them.
 
-Where a baseline was trained with its run's own seed, runs of other seeds have other baselines of the same kind: their
-rows belong together all the same, each beside the baseline of its seed.
+If a baseline was trained with its run's seed, runs of other seeds have other baselines of the same kind. Their rows are
+merged all the same, and each row is compared with the baseline of its seed.
 """
 
 import re
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.merging.reading import Source
+from reports.model import Baseline
 
 _DIGITS = 6
 
 
 def baseline_difference(runs: Mapping[str, Source]) -> str | None:
-    """In words, the first thing in which two runs differ that makes them runs of other networks or data.
+    """Describe the first difference of network or data between two runs; None if there is none.
 
     Args:
         runs: The runs by name.
@@ -29,53 +30,51 @@ def baseline_difference(runs: Mapping[str, Source]) -> str | None:
 
 
 def own_baselines(runs: Mapping[str, Source]) -> bool:
-    """Whether every seed trained a baseline of its own."""
-    return len({source.run.get("weights") for source in runs.values()}) > 1
+    """Return True if every seed trained a baseline of its own."""
+    return len({source.run.weights for source in runs.values()}) > 1
 
 
-def merged_baseline(runs: Mapping[str, Source]) -> dict[str, Any]:
-    """The baseline that the runs share, or the mean of those that their seeds trained.
+def merged_baseline(runs: Mapping[str, Source]) -> Baseline:
+    """Return the baseline that the runs share, or the mean of the baselines that their seeds trained.
 
     Args:
-        runs: The runs by name, between which `baseline_difference` finds nothing.
+        runs: The runs by name, for which `baseline_difference` returns None.
     """
-    baseline = dict(next(iter(runs.values())).baseline)
+    baseline = next(iter(runs.values())).baseline
     if not own_baselines(runs):
         return baseline
-    by_seed = {str(source.seed): source.baseline for source in runs.values()}
-    means = {name: _mean([each.get(name) for each in by_seed.values()]) for name in ("top1", "size_mb")}
-    return {
-        **baseline,
-        **means,
-        "artifact": None,
-        **({"sha256": None} if "sha256" in baseline else {}),
-        "top1_by_seed": {seed: each.get("top1") for seed, each in by_seed.items()},
-    }
+    by_seed = {str(source.run.seed): source.baseline for source in runs.values()}
+    return Baseline(
+        top1=_mean([each.top1 for each in by_seed.values()]),
+        params=baseline.params,
+        size_mb=_mean([each.size_mb for each in by_seed.values()]),
+        artifact=None,
+        top1_by_seed={seed: each.top1 for seed, each in by_seed.items()},
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None where one is not known."""
+    """Return the mean; None if a value was not measured."""
     known = [value for value in values if value is not None]
     return round(statistics.mean(known), _DIGITS) if len(known) == len(values) else None
 
 
 def _facts(first: Source, other: Source) -> list[tuple[str, Any, Any]]:
-    """What must be the same in two runs, in words, with the value of each."""
-    data, before = other.run.get("dataset") or {}, first.run.get("dataset") or {}
-    facts: list[tuple[str, Any, Any]] = [("the model", first.run.get("model"), other.run.get("model"))]
+    """Return the name and both values of each fact that must be equal in two runs."""
+    data, before = (source.run.dataset.model_dump() if source.run.dataset else {} for source in (other, first))
+    facts: list[tuple[str, Any, Any]] = [("the model", first.run.model, other.run.model)]
     facts += [(f"the data ({key})", before[key], data[key]) for key in before if key in data]
     facts.append(("the weights", _origin(first), _origin(other)))
-    keys = ["params"]
-    if first.run.get("weights") == other.run.get("weights"):
-        digests = first.baseline.get("sha256"), other.baseline.get("sha256")
-        keys.append("top1" if None in digests else "sha256")
-    return facts + [(f"the baseline's {key}", first.baseline.get(key), other.baseline.get(key)) for key in keys]
+    facts.append(("the baseline's params", first.baseline.params, other.baseline.params))
+    if first.run.weights == other.run.weights:
+        facts.append(("the baseline's top1", first.baseline.top1, other.baseline.top1))
+    return facts
 
 
 def _origin(source: Source) -> str | None:
-    """Where the weights are from; the run's own seed, with which they may have been trained, does not matter."""
-    weights = source.run.get("weights")
-    return weights and re.sub(rf"\bseed {source.seed}\b", "the run's seed", weights)
+    """Return the origin of the weights, without the run's own seed, which may have trained them."""
+    weights = source.run.weights
+    return weights and re.sub(rf"\bseed {source.run.seed}\b", "the run's seed", weights)
 
 
 def _shown(value: Any) -> str:

@@ -1,19 +1,20 @@
-"""Reading the reports that are merged: a run's report.json, or that of an earlier merge, run by run."""
+"""Reading of reports to be merged: the report.json of a run or of an earlier merge, as one source per run."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.rows import Report, Row
+from pydantic import ValidationError
 
-SCHEMA_VERSION = 1
+from reports.model import SCHEMA_VERSION, Baseline, Gate, Kernels, Layer, Report, Row, Run
+from reports.rows import baseline
+
 FILE = "report.json"
 
 
 class ReportError(ValueError):
-    """A report that is missing, damaged, or of a run that did not end well."""
+    """A report is missing or damaged, or its run failed."""
 
 
 @dataclass(frozen=True)
@@ -21,107 +22,112 @@ class Source:
     """One run of a report.
 
     Attributes:
-        path: The run's folder.
-        folder: The folder that the rows' file names are relative to.
-        run: What the report says of the run.
-        baseline: Its uncompressed network.
-        gate: Its limits, and whether they were kept.
-        rows: Its rows.
-        layers: Its layers.
+        path: Folder of the run.
+        folder: Folder that the rows' file names are relative to.
+        run: How the run was made.
+        baseline: Uncompressed network of the run.
+        gate: Limits of the run.
+        rows: Rows of the run.
+        layers: Layers of the run.
         kernels: One filter and its fits, or None.
     """
 
     path: Path
     folder: Path
-    run: Mapping[str, Any]
-    baseline: Mapping[str, Any]
-    gate: Mapping[str, Any]
-    rows: Sequence[Row]
-    layers: Sequence[Row]
-    kernels: Mapping[str, Any] | None
-
-    @property
-    def seed(self) -> int | None:
-        """The seed of the run."""
-        return self.run.get("seed")
+    run: Run
+    baseline: Baseline
+    gate: Gate
+    rows: list[Row]
+    layers: list[Layer]
+    kernels: Kernels | None
 
 
-def read_report(place: Path) -> dict[str, Any]:
-    """Read a report.
+def read_report(place: Path) -> Report:
+    """Read the report of a finished run.
 
     Args:
         place: The output folder of a run, or the report.json in it.
 
     Raises:
-        ReportError: It is missing or damaged, or its run failed.
+        ReportError: If the report is missing or damaged, or its run failed.
     """
     file = report_file(place)
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"report: {place} has no {FILE}; allowed: the output folder of a finished run") from None
     except (OSError, ValueError) as error:
         raise ReportError(f"report: {file} cannot be read: {error}; allowed: the {FILE} of a finished run") from None
-    _check(report, file)
-    return dict(report)
+    _check(content, file)
+    try:
+        return Report.model_validate(_completed(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ReportError(
+            f"report: {file} has a wrong field {field}: {first['msg']}; allowed: the {FILE} of a finished run"
+        ) from None
 
 
 def report_file(place: Path) -> Path:
-    """The report.json of an output folder; a path that ends in that name is the file itself."""
+    """Return the report.json of an output folder; a path that ends in that name is returned unchanged."""
     return place if place.name == FILE else place / FILE
 
 
 def sources(report: Report, place: Path) -> list[Source]:
-    """The runs that a report is about: one, or for a merged report those that were merged.
+    """Return the runs of a report: one, or the merged runs of a merged report.
 
     Args:
-        report: What was read.
+        report: The report.
         place: Where it was read.
     """
     folder = report_file(place).parent
-    if "sources" not in report:
-        facts = {key: report[key] for key in ("run", "baseline", "gate", "rows", "layers")}
-        return [Source(folder, folder, **facts, kernels=report.get("kernels"))]
-    return [_part(report, folder, each) for each in report["sources"]]
+    if report.sources is None:
+        own = (report.run, baseline(report), report.gate, report.rows, report.layers, report.kernels)
+        return [Source(folder, folder, *own)]
+    return [
+        Source(
+            path=folder / each.name,
+            folder=folder,
+            run=each.run,
+            baseline=each.baseline,
+            gate=each.gate,
+            rows=[
+                row.model_copy(update=dict.fromkeys(Row.MERGED_ONLY))
+                for row in report.rows
+                if each.name in (row.runs or [])
+            ],
+            layers=[
+                layer.model_copy(update=dict.fromkeys(Layer.MERGED_ONLY))
+                for layer in report.layers
+                if each.name in (layer.runs or [])
+            ],
+            kernels=report.kernels,
+        )
+        for each in report.sources
+    ]
 
 
-def _part(report: Report, folder: Path, source: Mapping[str, Any]) -> Source:
-    """One run of a merged report, without what the merge added."""
-    rows, layers = ([_unmarked(each) for each in report[key] if source["name"] in each["runs"]] for key in _LISTS)
-    facts = {key: source[key] for key in ("run", "baseline", "gate")}
-    return Source(folder / source["name"], folder, **facts, rows=rows, layers=layers, kernels=report.get("kernels"))
-
-
-_LISTS = ("rows", "layers")
-MARKS = ("runs", "settings", "baseline_top1")
-"""What a merge adds to a row or layer."""
-
-
-_SHAPE: dict[str, type] = {"run": dict, "baseline": dict, "rows": list, "layers": list, "gate": dict}
-_NAMED = {"rows": ("basis", "config", "bits"), "layers": ("basis", "config", "name")}
-
-
-def _unmarked(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key not in MARKS}
-
-
-def _check(report: Any, file: Path) -> None:
-    if not isinstance(report, dict) or "schema_version" not in report:
+def _check(content: Any, file: Path) -> None:
+    """Refuse JSON that is not the report of a finished run."""
+    if not isinstance(content, dict) or "schema_version" not in content:
         raise ReportError(f"report: {file} is no report; allowed: the {FILE} of a finished run")
-    if report["schema_version"] != SCHEMA_VERSION:
-        version = report["schema_version"]
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION:
         raise ReportError(f"report: {file} has schema_version {version}; allowed: {SCHEMA_VERSION}")
-    status = report.get("status", "done")
+    status = content.get("status", "done")
     if status != "done":
-        reason = f" ({report['error']['message']})" if report.get("error") else ""
+        reason = f" ({content['error']['message']})" if content.get("error") else ""
         raise ReportError(f"report: the run of {file} is {status}{reason}; allowed: runs that are done")
-    if wrong := [
-        key for key, kind in _SHAPE.items() if not isinstance(report.get(key), kind) or not _named(report, key)
-    ]:
-        raise ReportError(f"report: {file} has no {wrong[0]} as a report has; allowed: the {FILE} of a finished run")
+    if content.get("baseline") is None:
+        raise ReportError(f"report: {file} has no baseline; allowed: the {FILE} of a finished run")
 
 
-def _named(report: Report, key: str) -> bool:
-    """Whether every row or layer says which it is."""
-    needed = _NAMED.get(key, ())
-    return not needed or all(isinstance(row, dict) and all(name in row for name in needed) for row in report[key])
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    """Add the stored bits to integer rows of an early version, which stored `bits` bits."""
+    rows = content.get("rows")
+    if not isinstance(rows, list):
+        return content
+    return content | {
+        "rows": [{"stored_bits": row.get("bits"), **row} if isinstance(row, dict) else row for row in rows]
+    }

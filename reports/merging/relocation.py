@@ -1,79 +1,84 @@
-"""Where a report in another folder finds the files that a run's report names: at their place, or as copies."""
+"""Paths of a run's files in a report in another folder: links to the files, or copies of them."""
 
 import hashlib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Protocol
 
 from reports.files import write_atomically
 from reports.merging.reading import ReportError, Source
-from reports.rows import Report, Row
-
-FILES = ("artifact", "onnx")
-"""The fields of a row that name files."""
+from reports.model import Baseline, Report, Row
+from reports.rows import baseline
 
 
 class Place(Protocol):
-    """Says where a merged report finds a file of a run."""
+    """Function that locates a file of a run for a merged report."""
 
     def __call__(self, source: Source, file: str | None, sha256: str | None = None) -> str | None:
-        """The path from the report's folder, with forward slashes; None for a file that there is not."""
+        """Return the path from the report's folder, with forward slashes; None for None."""
 
 
-def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: Path) -> dict[str, Any]:
-    """The report as another folder holds it, with the paths of its files as they are seen from there.
+def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: Path) -> Report:
+    """Return the report for another folder, with the paths of its files relative to that folder.
 
     Args:
-        report: Of one run, or of several by `reports.merging.merge`.
+        report: Report of one run, or of several runs from `reports.merging.merge`.
         runs: The runs by name.
-        place: Where a file of a run is found.
+        place: Function that locates a file of a run.
         folder: The other folder.
+
+    Raises:
+        ReportError: If `place` cannot locate a file.
     """
     first = next(iter(runs.values()))
-    moved = {
-        **report,
-        "run": {**report["run"], "out": str(folder)},
-        "baseline": _placed(report["baseline"], first, place),
-        "rows": [_placed(row, runs[row["runs"][0]] if "runs" in row else first, place) for row in report["rows"]],
-    }
-    if "sources" in report:
-        named = [(source, runs[source["name"]]) for source in report["sources"]]
-        moved["sources"] = [{**each, "baseline": _placed(each["baseline"], run, place)} for each, run in named]
-    return moved
+    sources = report.sources and [
+        source.model_copy(update={"baseline": _placed_baseline(source.baseline, runs[source.name], place)})
+        for source in report.sources
+    ]
+    return report.model_copy(
+        update={
+            "run": report.run.model_copy(update={"out": str(folder)}),
+            "baseline": _placed_baseline(baseline(report), first, place),
+            "rows": [_placed_row(row, runs[row.runs[0]] if row.runs else first, place) for row in report.rows],
+            "sources": sources,
+        }
+    )
 
 
-def _placed(row: Row, source: Source, place: Place) -> dict[str, Any]:
-    digests = {"artifact": row.get("sha256")}
-    return {**row, **{name: place(source, row[name], digests.get(name)) for name in FILES if name in row}}
+def _placed_baseline(own: Baseline, source: Source, place: Place) -> Baseline:
+    return own.model_copy(update={"artifact": place(source, own.artifact)})
+
+
+def _placed_row(row: Row, source: Source, place: Place) -> Row:
+    artifact, onnx = place(source, row.artifact, row.sha256), place(source, row.onnx)
+    return row.model_copy(update={"artifact": artifact, "onnx": onnx})
 
 
 class Linked:
-    """Leaves the files where they are: the report names them by relative paths.
+    """Leaves the files in their folders; the report names them by relative paths.
 
     Args:
         folder: The report's folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep the folder."""
         self._folder = folder
 
     def __call__(self, source: Source, file: str | None, sha256: str | None = None) -> str | None:
-        """The relative path from the report's folder to the file."""
+        """Return the relative path from the report's folder to the file."""
         return None if file is None else relative(source.folder / file, self._folder)
 
 
 class Copied:
-    """Copies the files into `artifacts/` of the report's folder, those of each run into a folder of its own.
+    """Copies the files into `artifacts/` of the report's folder, with one subfolder per run.
 
     Args:
         folder: The report's folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Copy nothing yet."""
         self._folder = folder
         self._names: dict[Path, str] = {}
 
@@ -81,7 +86,7 @@ class Copied:
         """Copy the file.
 
         Raises:
-            ReportError: It is missing, or is not the file that was reported.
+            ReportError: If the file is missing, or its SHA-256 differs from the report's.
         """
         if file is None:
             return None
@@ -90,7 +95,7 @@ class Copied:
         return target.as_posix()
 
     def _name(self, run: Path) -> str:
-        """The run's name as a folder, with a number where two runs have the same."""
+        """Return the run's name as a folder name, with a number if another run has the same name."""
         if run not in self._names:
             plain = re.sub(r"[^\w.,-]+", "-", run.resolve().name) or "run"
             taken = set(self._names.values())
@@ -100,16 +105,15 @@ class Copied:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The path from a folder to a file or folder, with forward slashes."""
+    """Return the path from a folder to a file or folder, with forward slashes."""
     return PurePath(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def missing_files(report: Report, folder: Path) -> list[str]:
-    """The files that the report names and that are not there."""
-    named: list[tuple[Mapping[str, Any], str]] = [(report["baseline"], "artifact")]
-    named += [(row, name) for row in report["rows"] for name in FILES]
-    files = dict.fromkeys(each[name] for each, name in named if each.get(name))
-    # Normalized, because a folder that is still to be written cannot be left by `..`.
+    """Return the files that the report names and that do not exist."""
+    named = [baseline(report).artifact, *(file for row in report.rows for file in (row.artifact, row.onnx))]
+    files = dict.fromkeys(file for file in named if file)
+    # Normalized, because `..` cannot leave a folder that does not exist yet.
     return [file for file in files if not Path(os.path.normpath(folder.resolve() / file)).is_file()]
 
 

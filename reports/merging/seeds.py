@@ -1,4 +1,4 @@
-"""Rows that were run with several seeds: their mean and spread."""
+"""Rows that were run with several seeds: their mean and standard deviation."""
 
 import statistics
 from collections import defaultdict
@@ -6,59 +6,60 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from reports import text
-from reports.rows import Report, Row, unique_rows
-from reports.text import basis_name, config_name, settings_name, width_name
-
-STAGES = ("pre", "post", "quant")
+from reports.model import Report, Row
+from reports.rows import baseline, unique_rows
+from reports.text import MISSING, basis_name, config_name, settings_name, width_name
 
 _Key = TypeVar("_Key", bound=Hashable)
+_Item = TypeVar("_Item")
 
 
-def by_seed(rows: Iterable[tuple[_Key, int, Row]]) -> dict[_Key, dict[int, Row]]:
-    """The rows of each key that was run with more than one seed.
+def by_seed(rows: Iterable[tuple[_Key, int | None, _Item]]) -> dict[_Key, dict[int | None, _Item]]:
+    """Return the rows of each key that was run with more than one seed.
 
     Args:
-        rows: What a row shares with those of other seeds, its seed, and the row.
+        rows: For each row the fields that it shares with rows of other seeds, its seed, and the row.
     """
-    found: defaultdict[_Key, dict[int, Row]] = defaultdict(dict)
+    found: defaultdict[_Key, dict[int | None, _Item]] = defaultdict(dict)
     for key, seed, row in rows:
         found[key][seed] = row
     return {key: seeds for key, seeds in found.items() if len(seeds) > 1}
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Mean and sample standard deviation: `90.20 ± 0.15`; a dash where one was not measured."""
+    """Format mean and sample standard deviation: `90.20 ± 0.15`; a dash if a value was not measured."""
     known = [value for value in values if value is not None]
     if len(known) < max(2, len(values)):
-        return text.MISSING
+        return MISSING
     return f"{statistics.mean(known):.2f} ± {statistics.stdev(known):.2f}"
 
 
 def spreads(rows: Sequence[Row]) -> list[str]:
-    """`spread` of Top-1 before and after fine-tuning and after quantization."""
-    return [spread([row.get(f"top1_{stage}") for row in rows]) for stage in STAGES]
+    """Format the spread of Top-1 after the fit, after fine-tuning and after quantization."""
+    return [
+        spread([row.top1_pre for row in rows]),
+        spread([row.top1_post for row in rows]),
+        spread([row.top1_quant for row in rows]),
+    ]
 
 
 def seed_table(report: Report, style: text.Style = "markdown") -> str:
-    """One line for each row of a merged report that was run with several seeds; empty where none was."""
-    seeds = {source["name"]: source["run"].get("seed") for source in report.get("sources") or []}
-    rows = [(_key(row), seeds[run], row) for row in unique_rows(report) for run in row.get("runs") or ()]
+    """Draw one line for each row of a merged report that was run with several seeds; empty if there is none."""
+    seeds = {source.name: source.run.seed for source in report.sources or []}
+    rows = [(_key(row), seeds[run], row) for row in unique_rows(report) for run in row.runs or []]
     lines = [[*key, str(len(same)), *spreads(list(same.values()))] for key, same in by_seed(rows).items()]
     headers = ["Basis", "Config", "Bits", "Settings", "Seeds", "Pre Top1", "Post Top1", "Quant. Top1"]
-    return text.draw(headers, [*_baseline(report), *lines], (0, 1, 3), style) if lines else ""
+    return text.draw(headers, [*_baseline_line(report), *lines], (0, 1, 3), style) if lines else ""
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    others = {name: value for name, value in row["settings"].items() if name not in ("seed", "run")}
-    dense = config_name(row["config"]) != row["config"]
-    basis = text.MISSING if dense else basis_name(row["basis"])
-    return basis, config_name(row["config"]), width_name(row), settings_name({"settings": others}) or text.MISSING
+    others = {name: value for name, value in (row.settings or {}).items() if name not in ("seed", "run")}
+    basis = MISSING if row.is_dense else basis_name(row.basis)
+    return basis, config_name(row.config), width_name(row), settings_name(others) or MISSING
 
 
-def _baseline(report: Report) -> list[list[str]]:
-    """The line of the baselines, where every seed trained its own."""
-    top1 = report["baseline"].get("top1_by_seed") or {}
+def _baseline_line(report: Report) -> list[list[str]]:
+    top1 = baseline(report).top1_by_seed
     if not top1:
         return []
-    dash = text.MISSING
-    return [[dash, "baseline", "32", dash, str(len(top1)), dash, spread(list(top1.values())), dash]]
+    return [[MISSING, "baseline", "32", MISSING, str(len(top1)), MISSING, spread(list(top1.values())), MISSING]]

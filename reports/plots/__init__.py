@@ -1,6 +1,6 @@
-"""The plots of a report, as PNG files whose bytes depend on the report alone.
+"""Plots of a report, as PNG files whose bytes depend on the report alone.
 
-matplotlib is imported only when a plot is drawn, and only its object interface is used: no pyplot, no global state.
+matplotlib is imported only when a plot is drawn. Only its object interface is used, without pyplot's global state.
 """
 
 import io
@@ -9,32 +9,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reports.files import write_atomically
-from reports.layers import layer_groups, rounding_bits
-from reports.rows import Report, measured
+from reports.layers import rounding_bits
+from reports.model import Report
+from reports.rows import measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def plot_names(report: Report) -> list[str]:
-    """The file names of the plots that this report has the figures for, in the order they are shown."""
+    """Return the file names of the plots for which the report has figures, in the order of report.md."""
     has = {
-        "size_top1.png": bool(measured(report["rows"])),
-        "kernels.png": bool(report.get("kernels")),
+        "size_top1.png": bool(measured(report.rows)),
+        "kernels.png": report.kernels is not None,
         "layer_errors.png": _errors_measured(report),
     }
     return [name for name, drawn in has.items() if drawn]
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
-    """Draw the plots of a report into a folder, and remove those of an earlier report that this one lacks.
+    """Draw the plots of a report into a folder, and remove an earlier report's plots that this report lacks.
 
     Args:
-        report: The report, as in report.json.
-        folder: Where the PNG files go; made if it is missing.
+        report: The report.
+        folder: Folder of the PNG files; created if it is missing.
 
     Returns:
-        The files written, in the order they are shown.
+        The written files, in the order of report.md.
+
+    Raises:
+        OSError: If a file cannot be written.
     """
     names = plot_names(report)
     for name in _drawers():
@@ -52,12 +56,11 @@ def _drawers() -> dict[str, Callable[[Report], "Figure"]]:
 
 
 def _png(figure: "Figure") -> bytes:
-    """The figure as PNG, without the metadata that would tie the bytes to a library's version."""
+    """Encode the figure as PNG without metadata, because metadata would change with the library's version."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _errors_measured(report: Report) -> bool:
-    layers = [layer for _, _, each in layer_groups(report) for own in each for layer in own]
-    return bool(rounding_bits(layers)) or any(layer.get("fit_error") is not None for layer in layers)
+    return bool(rounding_bits(report.layers)) or any(layer.fit_error is not None for layer in report.layers)

@@ -1,12 +1,12 @@
-"""The poster's kernel figure: one filter as trained, and as each basis gives it back."""
+"""The poster's kernel figure: one filter as trained, and its reconstruction in each basis."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from reports.model import Report
 from reports.plots import style
-from reports.rows import Report
 from reports.text import basis_name
 
 if TYPE_CHECKING:
@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED_CELLS = 5
-"""Largest kernel whose values are also written into the text."""
+"""Largest kernel side with values written into the cells."""
 
 
 def kernel_figure(report: Report) -> "Figure":
-    """Heat maps of the original filter and its fits on one colour scale, white at zero.
+    """Draw heat maps of the original filter and its fits on one colour scale that is white at zero.
 
-    Args:
-        report: Its `kernels` holds the original (kh x kw), the fits by basis, the orders and the layer's name.
+    Raises:
+        ValueError: If the report has no kernels.
     """
-    data = report["kernels"]
-    original = np.asarray(data["original"], dtype=np.float64)
-    fits = {basis: np.asarray(values, dtype=np.float64) for basis, values in data["fits"].items()}
+    data = report.kernels
+    if data is None:
+        raise ValueError("kernel_figure: got a report without kernels; allowed: a report with kernels")
+    original = np.asarray(data.original, dtype=np.float64)
+    fits = {basis: np.asarray(values, dtype=np.float64) for basis, values in data.fits.items()}
     limit = max(np.abs(values).max() for values in (original, *fits.values())) or 1.0
     figure = style.new_figure(2.7 * (1 + len(fits)) + 0.9, 3.4)
     axes = figure.subplots(1, 1 + len(fits), squeeze=False)[0]
     _heat_map(axes[0], original, limit, f"Original\n{_size(original.shape)} weights")
     for axis, (basis, values) in zip(axes[1:], fits.items(), strict=True):
-        _heat_map(axis, values, limit, _fit_title(basis, data["orders"], original, values))
+        _heat_map(axis, values, limit, _fit_title(basis, data.orders, original, values))
     figure.colorbar(axes[0].images[0], ax=list(axes), label="Weight", shrink=0.85)
-    figure.suptitle(f"One filter of {data['layer']}", fontsize=11, color=style.INK)
+    figure.suptitle(f"One filter of {data.layer}", fontsize=11, color=style.INK)
     return figure
 
 

@@ -1,6 +1,6 @@
-"""Labels beside the marks of a plot, placed so that they cover neither each other nor the marks where possible.
+"""Placement of text labels beside the marks of a plot, so that labels overlap neither each other nor the marks.
 
-A box is four numbers in pixels: left, bottom, right, top; boxes are the rows of one array.
+Boxes are arrays of shape (n, 4) in pixels: left, bottom, right, top.
 """
 
 import itertools
@@ -24,18 +24,18 @@ _STYLE: dict[str, Any] = {
     "zorder": 5,
 }
 _MARK, _LINE = 9, 2
-"""Half the side of the square that a mark, and a point of a line, is taken to cover, in pixels."""
+"""Half the side of the square covered by a mark and by a point of a line, in pixels."""
 _STEP = 6
-"""Distance between the points of a line that are looked at, in pixels."""
+"""Distance between the sampled points of a line, in pixels."""
 _RINGS = (9, 16, 26, 38, 52, 68, 86, 106)
-"""Distances from mark to label that are tried, in points."""
+"""Candidate distances from mark to label, in points."""
 _SIDES = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
 _CORNERS = ((1, 1.6), (-1, 1.6), (1, -1.6), (-1, -1.6))
 _PLACES = np.array([(ring, *direction) for ring in _RINGS for direction in _SIDES + _CORNERS], dtype=np.float64)
 
 
 class Label(NamedTuple):
-    """A text for the mark at (x, y), in data coordinates."""
+    """Text of the mark at (x, y), in data coordinates."""
 
     text: str
     x: float
@@ -43,10 +43,10 @@ class Label(NamedTuple):
 
 
 def place_labels(axis: "Axes", labels: Sequence[Label]) -> None:
-    """Write each label at the nearest of a fixed list of places where it covers least, with a thin line to its mark.
+    """Write each label at the candidate place of least overlap and distance, with a thin line to its mark.
 
-    Greedy and deterministic: the labels are placed from the top of the plot down. Call it after everything else is
-    drawn and the axes have their final limits.
+    The placement is greedy and deterministic, from the top of the plot down. Call this function after everything else
+    is drawn and the axes have their final limits.
     """
     axis.figure.get_figure(root=True).draw_without_rendering()
     axis.set_xlim(axis.get_xlim())
@@ -57,7 +57,7 @@ def place_labels(axis: "Axes", labels: Sequence[Label]) -> None:
 
 
 def _covered(axis: "Axes") -> Array:
-    """What the marks cover, and thinly what the lines and error bars between them do."""
+    """Return boxes around the marks, and thin boxes along the lines and error bars."""
     lines = [np.asarray(line.get_xydata()) for line in axis.lines]
     bars = [np.asarray(bar) for each in axis.collections for bar in getattr(each, "get_segments", list)()]
     runs: list[Array] = [axis.transData.transform(run) for run in (*lines, *bars) if len(run)]
@@ -66,7 +66,7 @@ def _covered(axis: "Axes") -> Array:
 
 
 def _sampled(run: Array) -> Array:
-    """Points every few pixels along a line through the given ones."""
+    """Return points every `_STEP` pixels along the line through the given points."""
     pairs = itertools.pairwise(run)
     steps = [np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / _STEP)) for start, end in pairs]
     return np.concatenate(steps) if steps else np.empty((0, 2))
@@ -77,7 +77,7 @@ def _around(points: Array, half: float) -> Array:
 
 
 def _place(axis: "Axes", label: Label, taken: Array) -> Array:
-    """Write one label where it costs least, and give back what it covers."""
+    """Write one label at the place of least cost, and return its box."""
     text = axis.annotate(label.text, (label.x, label.y), (0, 0), textcoords="offset points", **_STYLE)
     extent, frame = text.get_window_extent(), axis.get_window_extent()
     mark = axis.transData.transform((label.x, label.y))
@@ -91,7 +91,7 @@ def _place(axis: "Axes", label: Label, taken: Array) -> Array:
 
 
 def _candidates(mark: Array, width: float, height: float, scale: float) -> Array:
-    """The label's box at every place around its mark, the nearest first."""
+    """Return the label's box at every candidate place around its mark, nearest first."""
     ring, across, up = scale * _PLACES[:, 0], _PLACES[:, 1], _PLACES[:, 2]
     left = mark[0] + across * ring - width * (1 - across) / 2
     bottom = mark[1] + up * ring - height * (1 - np.sign(up)) / 2
@@ -99,7 +99,7 @@ def _candidates(mark: Array, width: float, height: float, scale: float) -> Array
 
 
 def _overlap(boxes: Array, others: Array) -> Array:
-    """For each box the area that it shares with the others together, in square pixels."""
+    """Return the total overlap of each box with the other boxes, in square pixels."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     area: Array = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)

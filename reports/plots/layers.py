@@ -1,11 +1,11 @@
-"""Where the error comes from: the relative output error of fit and rounding, layer by layer."""
+"""Plot of the relative output errors of fit and rounding, layer by layer."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reports.layers import Group, layer_groups, rounding_bits, rounding_error
+from reports.model import Layer, Report
 from reports.plots import style
-from reports.rows import Report, Row
 from reports.text import basis_name
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLOOR = 1e-5
-"""Smaller errors are drawn here: they are rounding of floating point, not of the method."""
+"""Smallest drawn error; smaller errors are floating-point noise and are drawn here."""
 
-_MARK: dict[str, Any] = {
+_MARK_STYLE: dict[str, Any] = {
     "linestyle": "none",
     "markeredgecolor": "white",
     "markeredgewidth": 0.6,
@@ -23,16 +23,22 @@ _MARK: dict[str, Any] = {
 }
 
 _ACROSS = 4
-"""Panels in a line."""
+"""Largest number of panels in a line."""
 
-Mark = tuple[str, str, str, list[float | None]]
-"""Name, colour, basis whose mark it takes, and one error a layer."""
+
+class _Mark(NamedTuple):
+    """One kind of error: its legend, colour, the basis that sets its shape, and one error per layer."""
+
+    name: str
+    color: str
+    shape: str
+    errors: list[float | None]
 
 
 def layer_figure(report: Report) -> "Figure":
-    """A panel a config, a line a layer in network order, a mark for each measured error, on a logarithmic axis.
+    """Draw one panel per config and one line per layer, with a mark for each measured error on a logarithmic axis.
 
-    The colour says which error it is, the shape of the mark which basis.
+    The colour distinguishes the errors, and the shape of the mark distinguishes the bases.
     """
     panels = [(group, shown) for group in layer_groups(report) if (shown := _shown(group))]
     across = min(_ACROSS, len(panels))
@@ -51,31 +57,29 @@ def layer_figure(report: Report) -> "Figure":
 
 
 def _shown(group: Group) -> list[int]:
-    """Positions of the layers with at least one measured error."""
-    _, _, layers = group
-    return [place for place in range(len(layers[0])) if any(_measured(own[place]) for own in layers)]
+    """Return the positions of the layers with at least one measured error."""
+    return [place for place in range(len(group.layers[0])) if any(_measured(own[place]) for own in group.layers)]
 
 
-def _measured(layer: Row) -> bool:
-    return layer.get("fit_error") is not None or bool(rounding_bits([layer]))
+def _measured(layer: Layer) -> bool:
+    return layer.fit_error is not None or bool(rounding_bits([layer]))
 
 
 def _names(panel: tuple[Group, list[int]]) -> list[str]:
-    (_, _, layers), shown = panel
-    return [layers[0][place]["name"] for place in shown]
+    group, shown = panel
+    return [group.layers[0][place].name for place in shown]
 
 
-def _marks(group: Group) -> list[Mark]:
-    """Every kind of error that was measured in the group."""
-    _, bases, layers = group
-    marks: list[Mark] = []
-    for basis, own in zip(bases, layers, strict=True):
-        name, shape = (f"{basis_name(basis)} ", basis) if len(bases) > 1 else ("", "cosine")
-        marks.append((f"{name}fit", style.INK, shape, [layer.get("fit_error") for layer in own]))
+def _marks(group: Group) -> list[_Mark]:
+    """Return every kind of error that was measured in the group."""
+    marks: list[_Mark] = []
+    for basis, own in zip(group.bases, group.layers, strict=True):
+        name, shape = (f"{basis_name(basis)} ", basis) if len(group.bases) > 1 else ("", "cosine")
+        marks.append(_Mark(f"{name}fit", style.INK, shape, [layer.fit_error for layer in own]))
         for bits in rounding_bits(own):
             errors = [rounding_error(layer, bits) for layer in own]
-            marks.append((f"{name}rounding to {bits} bits", style.bits_color(bits), shape, errors))
-    return [mark for mark in marks if any(error is not None for error in mark[3])]
+            marks.append(_Mark(f"{name}rounding to {bits} bits", style.bits_color(bits), shape, errors))
+    return [mark for mark in marks if any(error is not None for error in mark.errors)]
 
 
 def _shape(basis: str) -> dict[str, Any]:
@@ -85,11 +89,11 @@ def _shape(basis: str) -> dict[str, Any]:
 def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
     for name, color, basis, errors in _marks(group):
         found = [(max(error, FLOOR), line) for line, place in enumerate(shown) if (error := errors[place]) is not None]
-        axis.plot(*zip(*found, strict=True), color=color, label=name, **_MARK, **_shape(basis))
+        axis.plot(*zip(*found, strict=True), color=color, label=name, **_MARK_STYLE, **_shape(basis))
     axis.set_yticks(range(len(shown)), _names((group, shown)), fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.set_xscale("log")
-    axis.set_title(group[0], fontsize=10, color=style.INK)
+    axis.set_title(group.title, fontsize=10, color=style.INK)
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -98,7 +102,7 @@ def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
 
 
 def _finish(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """One title for the shared axis, and one legend for all panels."""
+    """Draw one title for the shared axis, and one legend for all panels."""
     named = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.supxlabel(f"Relative error of the layer's output (below {FLOOR:g} drawn at {FLOOR:g})", fontsize=10)
     figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=3, frameon=False, fontsize=9)

@@ -1,5 +1,6 @@
-from reports.facts import onnx_notes, onnx_table
+from reports.facts import onnx_notes, onnx_table, stages_table
 from reports.markdown import render
+from tests.report_schema import mistakes
 
 COS = "cosine"
 
@@ -29,6 +30,13 @@ def test_a_row_without_file_says_why(report, row, parse) -> None:
 
 
 def test_a_report_of_a_run_without_onnx_has_no_section(report, row) -> None:
+    assert "## ONNX" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61, onnx=None, onnx_reason=None)]))
+
+
+def test_every_stage_has_its_duration(report, row, parse) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
-    data["rows"] = [{k: v for k, v in each.items() if not k.startswith("onnx")} for each in data["rows"]]
-    assert "## ONNX" not in render(data)
+    assert mistakes(data.model_dump()) == []
+    headers, lines = parse(stages_table(data))
+    assert headers == ["Stage", "Duration", "From the store"]
+    assert lines == [["baseline: Top-1", "3.5 s", "yes"], ["cosine 6,3,3,2,2: fit", "2.2 s", "no"]]
+    assert stages_table(data) in render(data)

@@ -14,6 +14,7 @@ from reports.poster import (
     poster_row,
     poster_table,
 )
+from tests.support.reports import make_dataset
 
 
 def test_a_printed_row_is_found() -> None:
@@ -53,7 +54,7 @@ def test_what_the_poster_does_not_print_is_none(model, name, classes, basis, con
 def test_the_table_stands_beside_this_run_only_where_both_have_figures(report, row, parse) -> None:
     same = {"top1_pre": 87.22, "top1_post": 91.46}
     rows = [row("cosine", "3,3,3,2", bits, 90.0, **same) for bits in (8, 4)] + [row("cosine", "3,3,3,1", 4, 80.0)]
-    data = report(rows, model="resnet20", dataset={"name": "cifar10", "classes": 10, "test_images": 10_000})
+    data = report(rows, model="resnet20", dataset=make_dataset("cifar10", 10))
     _, lines = parse(poster_table(data))
     assert lines == [["3,3,3,2", "CosConv", "87.22", "87.22", "90.75", "91.46"]]
     assert poster_table(report(rows)) == ""
@@ -93,7 +94,7 @@ def test_every_top1_is_the_posters() -> None:
 
 
 COS, CHEB = "cosine", "chebyshev"
-IMAGENET = {"dataset": {"name": "imagenet", "classes": 1000, "test_images": 50_000}}
+IMAGENET = {"dataset": make_dataset("imagenet", 1000, 50_000)}
 MINIFLOAT = {"scheme": "minifloat", "stored_bits": 12}
 
 
@@ -119,8 +120,8 @@ def test_integers_alone_show_that_they_store_fewer_bits(report, row, parse) -> N
     "run",
     [
         {"model": "resnet34", **IMAGENET},
-        {"dataset": {"name": "imagenet", "classes": 100, "test_images": 50}},
-        {"dataset": {"name": "digits", "classes": 1000, "test_images": 50}},
+        {"dataset": make_dataset("imagenet", 100)},
+        {"dataset": make_dataset("digits", 1000)},
     ],
 )
 def test_it_is_empty_where_the_poster_has_no_such_row(report, row, run) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from reports import text
-from reports.text import model_name, row_name, stored_bits, width_name
+from reports.text import model_name, row_name, width_name
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,6 @@ def test_stored_bits_stand_beside_bits_that_are_others(row) -> None:
     assert row_name(minifloat) == "dense at 4 bits (12 stored)"
     assert width_name(minifloat) == "4 (12 stored)"
     assert width_name(row("cosine", "dense", 4, 90.0)) == "4"
-
-
-def test_a_report_without_stored_bits_has_integers(row) -> None:
-    old = row("cosine", "dense", 4, 90.0)
-    del old["stored_bits"]
-    assert stored_bits(old) == 4
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import pytest
 from scipy.stats import binomtest
 
 from reports.verdict import Outcome, verdict_table, verdicts, wilson
+from tests.support.reports import make_dataset
 
 DENSE_3, DENSE_2 = (0.10, 90.2), (0.067, 83.1)
 
@@ -9,7 +10,7 @@ DENSE_3, DENSE_2 = (0.10, 90.2), (0.067, 83.1)
 def judged(report, row, series: tuple[float, float], dense: list[tuple[float, float]], images: int | None = 10_000):
     rows = [row("cosine", "dense", 3, top1, size_mb=size) for size, top1 in dense]
     rows.append(row("cosine", "3,3,3,2", 4, series[1], size_mb=series[0]))
-    data = report(rows, dataset={"name": "cifar10", "test_images": images, "train_images": None, "classes": 10})
+    data = report(rows, dataset=images and make_dataset("cifar10", 10, images))
     return verdicts(data)[0]
 
 
@@ -43,7 +44,7 @@ def test_the_rows_on_either_side_are_named(report, row) -> None:
     verdict = judged(report, row, (0.078, 90.2), [DENSE_3, DENSE_2, (0.3, 92.0)])
     assert verdict.smaller is not None
     assert verdict.larger is not None
-    assert (verdict.smaller["size_mb"], verdict.larger["size_mb"]) == (0.067, 0.10)
+    assert (verdict.smaller.size_mb, verdict.larger.size_mb) == (0.067, 0.10)
     assert verdict.decisive is verdict.larger
 
 

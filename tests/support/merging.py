@@ -1,17 +1,16 @@
 """Made-up runs for the tests of merging."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from reports.merging.reading import Source, sources
-from tests.reports.conftest import make_report, make_row
-
-OPTIONS = {"fit": "activations", "epochs": 5, "distill": True, "lr": None}
+from tests.support.reports import OPTIONS, make_report, make_row
 
 
 def digest(*words: object) -> str:
-    """Something like a digest, another one for other words."""
-    return "-".join(map(str, words))
+    """SHA-256 of the words."""
+    return hashlib.sha256("-".join(map(str, words)).encode()).hexdigest()
 
 
 def make_run(

@@ -2,6 +2,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from reports.model import Kernels
 from reports.plots import plot_names, write_plots
 
 COS, CHEB = "cosine", "chebyshev"
@@ -27,18 +28,19 @@ def test_the_same_report_gives_the_same_bytes(report, many, tmp_path) -> None:
 def test_only_plots_with_figures_are_drawn(report, row, tmp_path) -> None:
     data = report([row(COS, "3,3,3,2", 4, 90.0)], errors=True)
     write_plots(data, tmp_path)
-    bare = report([row(COS, "3,3,3,2", 4, 90.0, top1_quant=None)]) | {"kernels": None}
+    bare = report([row(COS, "3,3,3,2", 4, 90.0, top1_quant=None)])
+    bare.kernels = None
     assert plot_names(bare) == []
     assert write_plots(bare, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
-    rows = [row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row("legendre", "a", 5, 100.0)]
-    data = report(rows, errors=True, dataset={"name": "x", "test_images": None})
-    data["baseline"] |= {"top1": None}
-    data["kernels"] |= {"original": [[0.0, 0.0]], "fits": {}, "orders": [1, 2]}
-    data["layers"][0] |= {"fit_error": 0.0, "rounding_error": {"5": None, "3": 0.0}}
+    rows = [row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row(CHEB, "a", 5, 100.0)]
+    data = report(rows, errors=True, dataset=None)
+    data.baseline.top1 = None
+    data.kernels = Kernels(layer="conv1", original=[[0.0, 0.0]], fits={}, orders=[1, 2])
+    data.layers[0].fit_error, data.layers[0].rounding_error = 0.0, {"5": None, "3": 0.0}
     assert [path.name for path in write_plots(data, tmp_path)] == ALL
 
 
