@@ -1,8 +1,9 @@
 """Tables of a run's baseline, files, ONNX files, environment and options."""
 
 from reports import text
-from reports.model import Report, Row, Run
+from reports.model import Report, Row
 from reports.rows import baseline, unique_rows
+from reports.run import Run
 from reports.text import MISSING, model_name, row_name, settings_name
 
 _ONNX_HEADERS = (

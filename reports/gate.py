@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from reports import text
 from reports.model import Gate, Report, Row
-from reports.rows import baseline_top1, unique_rows
+from reports.rows import baseline_top1 as baseline_top1_of
+from reports.rows import unique_rows
 from reports.text import listed, row_name
 
 _ROUNDING = 1e-9
@@ -120,6 +121,6 @@ def _both(points: str | None, size: float | None, drop_words: str, size_words: s
 
 def _failed(report: Report) -> str:
     """Return the failed rows with their reasons in short."""
-    rows = [(row, _misses(row, baseline_top1(report, row), report.gate)) for row in unique_rows(report)]
+    rows = [(row, _misses(row, baseline_top1_of(report, row), report.gate)) for row in unique_rows(report)]
     words = [f"{row_name(row)} {' and '.join(miss.short for miss in found)}" for row, found in rows if found]
     return listed(words or report.gate.failures)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reports.merging.reading import Source
-    from reports.model import Report, Run
+    from reports.model import Report
+    from reports.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from reports.gate import judge
 from reports.merging.baselines import baseline_difference, merged_baseline
 from reports.merging.reading import Source
 from reports.merging.rows import differing, is_ambiguous, merged_layers, merged_rows
-from reports.model import SCHEMA_VERSION, Gate, Report, Run
+from reports.model import SCHEMA_VERSION, Gate, Report
 from reports.model import Source as ReportSource
+from reports.run import Run
 
 
 class MergeError(ValueError):

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reports.model import SCHEMA_VERSION, Baseline, Gate, Kernels, Layer, Report, Row, Run
+from reports.model import SCHEMA_VERSION, Baseline, Gate, Kernels, Layer, Report, Row
 from reports.rows import baseline
+from reports.run import Run
 
 FILE = "report.json"
 

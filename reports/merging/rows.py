@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from reports.fields import RoundingErrors, Settings
 from reports.merging.reading import Source
-from reports.model import Layer, Row, Run
+from reports.model import Layer, Row
+from reports.run import Run
 from reports.text import settings_name
 
 AllSettings = Mapping[str, Settings]

@@ -13,7 +13,7 @@ def test_a_line_has_both_top1_and_the_width_that_is_stored(report, row, parse) -
     assert (line["Top1, PyTorch"], line["Top1, onnxruntime"]) == ("98.61", "98.60")
 
 
-def test_the_notes_say_which_width_onnx_lacks(report, row) -> None:
+def test_the_notes_name_the_widths_that_onnx_lacks(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61) for bits in (8, 4, 3)]
     assert [note[:28] for note in onnx_notes(report(rows))] == ["ONNX has no 3-bit integers, "]
     assert onnx_notes(report(rows[:2])) == []
@@ -21,7 +21,7 @@ def test_the_notes_say_which_width_onnx_lacks(report, row) -> None:
     assert onnx_notes(report(floats)) == ["ONNX has no minifloats, so these rows are stored in 32-bit floats."]
 
 
-def test_a_row_without_file_says_why(report, row, parse) -> None:
+def test_a_row_without_a_file_has_a_reason(report, row, parse) -> None:
     none = dict.fromkeys(("onnx", "onnx_size_mb", "onnx_top1", "onnx_differing_predictions", "onnx_bits"))
     data = report([row(COS, "6,3,3,2,2", 4, 98.61, **none, onnx_reason="onnx: it loops over the batch")])
     text = render(data)

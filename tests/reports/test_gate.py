@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from reports.gate import gate_list, gate_words, judge
@@ -65,6 +67,11 @@ def test_a_reloaded_network_that_differs_fails_with_and_without_limits(row, rows
     (failure,) = gate.failures
     assert "cosine 3,3,2,2 at 4 bits" in failure
     assert "0.00391" in failure
+
+
+@pytest.mark.parametrize("difference", [math.nan, math.inf])
+def test_logits_that_are_not_finite_fail(row, difference) -> None:
+    assert judge([row("cosine", "a", 4, 91.0, reloaded_logits_max_abs_diff=difference)], 91.73).passed is False
 
 
 @pytest.mark.parametrize("difference", [0.0, None])

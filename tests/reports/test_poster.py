@@ -47,11 +47,11 @@ def test_cifar10_is_known_in_any_spelling(name: str) -> None:
         ("resnet20", "cifar10", 10, "cosine", ""),
     ],
 )
-def test_what_the_poster_does_not_print_is_none(model, name, classes, basis, config) -> None:
+def test_other_rows_have_no_figures(model, name, classes, basis, config) -> None:
     assert poster_row(model, name, classes, basis, config) is None
 
 
-def test_the_table_stands_beside_this_run_only_where_both_have_figures(report, row, parse) -> None:
+def test_the_table_has_the_rows_that_both_have(report, row, parse) -> None:
     same = {"top1_pre": 87.22, "top1_post": 91.46}
     rows = [row("cosine", "3,3,3,2", bits, 90.0, **same) for bits in (8, 4)] + [row("cosine", "3,3,3,1", 4, 80.0)]
     data = report(rows, model="resnet20", dataset=make_dataset("cifar10", 10))
@@ -124,7 +124,7 @@ def test_integers_alone_show_that_they_store_fewer_bits(report, row, parse) -> N
         {"dataset": make_dataset("digits", 1000)},
     ],
 )
-def test_it_is_empty_where_the_poster_has_no_such_row(report, row, run) -> None:
+def test_it_is_empty_for_other_rows(report, row, run) -> None:
     assert poster_quantization_table(report([row(COS, "6,3,3,2,2", 4, 65.0)], **run)) == ""
     assert poster_quantization_table(report([row(COS, "6,3,3,2,2", 3, 65.0)], **IMAGENET)) == ""
 

@@ -1,4 +1,4 @@
-"""The generated JSON Schema of report.json: whether it accepts and refuses what the models and the program do."""
+"""The generated JSON Schema of report.json, and its agreement with the models."""
 
 import copy
 
@@ -101,20 +101,20 @@ def test_the_schema_refuses_contradictions(done, place, value) -> None:
     assert mistakes(changed(done, place, value))
 
 
-def test_a_gate_fails_without_a_limit_where_a_reloaded_network_differs(done) -> None:
+def test_a_gate_without_limits_may_fail(done) -> None:
     done["gate"] |= {"passed": False, "failures": ["cosine differs"]}
     assert mistakes(done)  # with exit code 0
     assert mistakes(done | {"exit_code": 3}) == []
 
 
 @pytest.mark.parametrize("key", ["status", "error", "exit_code", "run", "gate", "rows"])
-def test_it_misses_nothing(done, key) -> None:
+def test_no_field_may_be_missing(done, key) -> None:
     without = copy.deepcopy(done)
     del without[key]
     assert mistakes(without)
 
 
-def test_a_failed_report_says_why_and_an_interrupted_one_has_its_codes(done) -> None:
+def test_a_failed_report_has_an_error_and_an_interrupted_one_its_codes(done) -> None:
     assert mistakes(failed(done) | {"error": None})
     assert mistakes(failed(done) | {"exit_code": 0})
     assert mistakes(failed(done) | {"status": "interrupted"})

@@ -73,6 +73,6 @@ def test_wilson_agrees_with_scipy(right: int, images: int) -> None:
 
 
 @pytest.mark.parametrize(("top1", "images"), [(50.0, 0), (101.0, 10), (-1.0, 10)])
-def test_wilson_refuses_what_is_no_share(top1: float, images: int) -> None:
-    with pytest.raises(ValueError, match=r"wilson: got top1 .* 0 to 100 percent of 1 or more"):
+def test_wilson_refuses_impossible_proportions(top1: float, images: int) -> None:
+    with pytest.raises(ValueError, match=rf"{top1} on {images} images.*allowed"):
         wilson(top1, images)

@@ -36,12 +36,12 @@ def test_figures_that_are_not_finite_become_null(report, row, tmp_path) -> None:
     assert "nan" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_to_json_knows_numpy_tuples_and_paths() -> None:
+def test_to_json_converts_numpy_tuples_and_paths() -> None:
     value = {"a": np.int64(3), "b": (np.float32(0.5), Path("x")), "c": np.array([[1.0, np.nan]]), 4: True}
     assert to_json(value) == {"a": 3, "b": [0.5, "x"], "c": [[1.0, None]], "4": True}
 
 
-def test_writing_twice_gives_the_same_bytes(report, row, tmp_path) -> None:
+def test_writing_twice_leaves_the_same_bytes(report, row, tmp_path) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     write_report(data, tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}

@@ -1,4 +1,4 @@
-"""Reports made up for the tests: the shape of report.json with figures that are easy to tell apart."""
+"""Made-up reports with distinct figures."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -43,7 +43,7 @@ def test_links_lead_from_the_report_to_the_files(runs, tmp_path) -> None:
     assert [source.baseline.artifact[:13] for source in report.sources] == ["../../x/run/a", "../../y/run/a"]
 
 
-def test_copies_are_told_apart_by_the_names_of_their_runs(runs, tmp_path) -> None:
+def test_copies_of_several_runs_have_separate_folders(runs, tmp_path) -> None:
     out = tmp_path / "out"
     report = relocated(merge(runs, "merge"), runs, Copied(out), out)
     assert [row.artifact for row in report.rows] == [
@@ -54,7 +54,7 @@ def test_copies_are_told_apart_by_the_names_of_their_runs(runs, tmp_path) -> Non
     assert missing_files(report, out) == []
 
 
-def test_a_file_that_is_gone_is_known(runs, tmp_path) -> None:
+def test_a_missing_file_is_listed_and_not_copied(runs, tmp_path) -> None:
     (tmp_path / "x/run" / runs["x/run"].rows[0].onnx).unlink()
     report = relocated(merge(runs, "merge"), runs, Linked(tmp_path / "out"), tmp_path / "out")
     assert missing_files(report, tmp_path / "out") == ["../x/run/artifacts/cosine-3,3,3,2-4.onnx"]

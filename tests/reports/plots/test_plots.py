@@ -19,7 +19,7 @@ def test_plots_open_and_are_not_blank(report, many, tmp_path, bases) -> None:
         assert len(np.unique(image[::2, ::2, :3] @ [1.0, 300.0, 90_000.0])) > 20
 
 
-def test_the_same_report_gives_the_same_bytes(report, many, tmp_path) -> None:
+def test_equal_reports_have_equal_bytes(report, many, tmp_path) -> None:
     data = report(many([COS, CHEB]), errors=True)
     first, second = (write_plots(data, tmp_path / name) for name in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
