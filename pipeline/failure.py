@@ -11,21 +11,21 @@ from typing import Any
 
 from basis.errors import CompressionError
 from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
-from pipeline.gate import judge
 from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from reports.fields import to_json
 from reports.files import write_atomically
-from reports.reading import SCHEMA_VERSION
-from reports.write import to_json
+from reports.gate import judge
+from reports.model import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, Gate
 
 logger = logging.getLogger(__name__)
 
 REPORT, PREVIOUS = "report.json", "previous-report.json"
 
 
-EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA = 0, 1, 2, 3, 4
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
 
 EXIT_CODES = {
     EXIT_DONE: "done",
@@ -115,7 +115,7 @@ class FailureReporter:
         write_failure(options.out, failed_report(facts, failure, gate))
 
 
-def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] | None = None) -> dict[str, Any]:
+def failed_report(facts: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
     """The report of a run that has no result.
 
     Args:
@@ -132,7 +132,7 @@ def failed_report(facts: dict[str, Any], failure: Failure, gate: dict[str, Any] 
         "baseline": None,
         "rows": [],
         "layers": [],
-        "gate": gate or judge([], None),
+        "gate": (gate or judge([], None)).model_dump(),
         "kernels": None,
     }
 
@@ -177,7 +177,6 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
-__all__ = ["SCHEMA_VERSION", "run_facts"]
 
 
 def run_facts(command: str, options: Options | None) -> dict[str, Any]:
