@@ -177,8 +177,6 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
-
-
 def run_facts(command: str, options: Options | None) -> dict[str, Any]:
     """The report's ``run``, with None for what only the stages find out.
 

@@ -29,6 +29,21 @@ class EpochFigures:
     lr: float
 
 
+@dataclass(frozen=True)
+class TrainingLabel:
+    """The name of a training in metrics.
+
+    Attributes:
+        network: The network: ``baseline``, or basis and config.
+        stage: ``training``, ``finetune`` or ``qat``.
+        bits: The width of quantization-aware training; None for float training.
+    """
+
+    network: str
+    stage: str
+    bits: int | None = None
+
+
 @dataclass
 class TrainingProgress:
     """How far training is.
