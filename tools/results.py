@@ -1,8 +1,8 @@
 """Write the results' tables into a document from the report.json files of runs, so that no figure is typed.
 
-Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. What stands between the two marker
-lines of the document is replaced: for each run its command, its cost and its rows, and for what ran with several seeds
-their mean and spread.
+Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. The text between the two marker
+lines of the document is replaced. Each run gets its command, duration and rows. Rows with several seeds also get their
+mean and standard deviation.
 """
 
 import json
@@ -24,7 +24,7 @@ SEED_HEADERS = ["Basis", "Config", "Bits", "QAT epochs", "Seeds", "Pre", "Post",
 
 
 def section(report: dict[str, Any]) -> str:
-    """One run in markdown: baseline, command, duration, rows; training that was read from the store keeps its cost."""
+    """Format one run in markdown: baseline, command, duration, rows; training that was read from the store keeps its cost."""
     run, base = report["run"], report["baseline"]
     rows = [_cells(row) for row in report["rows"]]
     table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 6)
@@ -36,14 +36,14 @@ def section(report: dict[str, Any]) -> str:
 
 
 def portable(command: str) -> str:
-    """The command as others can run it: the data's folder by its variable, and no output folder of this run."""
+    """Return the command in a portable form: the data's folder by its variable, and no output folder of this run."""
     folder = os.environ.get("SERIESQUANT_DATA", "").rstrip("/")
     without_out = re.sub(r" --out \S+", "", command)
     return without_out.replace(f"{folder}/", "$SERIESQUANT_DATA/") if folder else without_out
 
 
 def row_words(report: dict[str, Any]) -> str:
-    """What the rows have in common: fit, rounding, epochs, seed."""
+    """Return the settings that all rows share: fit, rounding, epochs, seed."""
     options = report["run"]["options"]
     words = f"fit {options['fit']}, rounding {options['rounding']}, {options['epochs']} epochs"
     return f"{words}, {options['qat_epochs']} QAT epochs, seed {options['seed']}"
@@ -56,7 +56,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def seeds_section(reports: list[dict[str, Any]]) -> str:
-    """Mean and sample standard deviation of every row that was run with several seeds; empty where none was."""
+    """Format mean and sample standard deviation of every row that has several seeds; empty if there is none."""
     rows = [(_same(report, row), report["run"]["options"]["seed"], row) for report in reports for row in report["rows"]]
     found = {key: list(same.values()) for key, same in by_seed(rows).items()}
     lines = [[*map(str, key[-4:]), str(len(same)), *spreads(same)] for key, same in found.items()]
@@ -68,17 +68,17 @@ def seeds_section(reports: list[dict[str, Any]]) -> str:
 
 
 def _same(report: dict[str, Any], row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the rows of several seeds have in common, that which the table shows last."""
+    """Return the key that rows of several seeds share. Its last four fields are columns of the table."""
     options = report["run"]["options"]
     unshown = (report["run"]["model"], *(options[name] for name in ("fit", "rounding", "epochs")))
     return (*unshown, row["basis"], row["config"], width_name(row), options["qat_epochs"])
 
 
 def rewrite(document: str, sections: list[str]) -> str:
-    """The document with the sections between its markers.
+    """Return the document with the sections between its markers.
 
     Raises:
-        ValueError: It does not have each marker once.
+        ValueError: If the document does not have each marker exactly once.
     """
     if document.count(START) != 1 or document.count(END) != 1:
         raise ValueError(f"the document must have the lines {START} and {END} once each")
@@ -91,7 +91,7 @@ def _points(value: float | None) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the document named first from the run folders named after it."""
+    """Rewrite the document in the first argument from the run folders in the others. Return the exit code."""
     if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2
