@@ -24,7 +24,7 @@ SEED_HEADERS = ["Basis", "Config", "Bits", "QAT epochs", "Seeds", "Pre", "Post",
 
 
 def section(report: dict[str, Any]) -> str:
-    """Format one run in markdown: baseline, command, duration, rows; training that was read from the store keeps its cost."""
+    """Format one run in markdown: baseline, command, duration, rows. Training read from the store keeps its cost."""
     run, base = report["run"], report["baseline"]
     rows = [_cells(row) for row in report["rows"]]
     table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 2 + ["right"] * 6)
