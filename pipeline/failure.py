@@ -110,7 +110,7 @@ class FailureReporter:
 
     def _write(self, failure: Failure) -> None:
         options, seconds = self._options, round(time.monotonic() - self._started, 1)
-        facts = run_facts(options.command(), options) | {"duration_s": seconds}
+        facts = run_header(options.command(), options) | {"duration_s": seconds}
         gate = judge([], None, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
         write_failure(options.out, failed_report(facts, failure, gate))
 
@@ -177,10 +177,10 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
-__all__ = ["SCHEMA_VERSION", "run_facts"]
+__all__ = ["SCHEMA_VERSION", "run_header"]
 
 
-def run_facts(command: str, options: Options | None) -> dict[str, Any]:
+def run_header(command: str, options: Options | None) -> dict[str, Any]:
     """The report's ``run``, with None for what only the stages find out.
 
     Args:

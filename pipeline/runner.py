@@ -22,7 +22,7 @@ from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.runtime.turns import TURNS, GivingWay
+from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import start_baseline, train_baseline
 from pipeline.stages.context import Bench, check_configs, make_bench, open_store
 from pipeline.stages.report import VariantResult, _written_report
@@ -64,7 +64,7 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
     """
     reporter, main = FailureReporter(options), launched().is_main
     with reporter.watching(), tracking(options) if main else nullcontext(NullTracker()) as tracker:
-        shown = GivingWay(progress or SilentProgress())
+        shown = YieldingProgress(progress or SilentProgress())
         result = _run(options, shown, interruption or Interruption(), tracker, reporter)
         tracker.finish(result.report, options.out)
     return result

@@ -12,11 +12,11 @@ from typing import Protocol, cast
 from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
 from pipeline.cli.output import log_to_stderr
 from pipeline.errors import OptionsError
-from pipeline.failure import failed_report, failure_of, run_facts, write_failure
+from pipeline.failure import failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
 from pipeline.options.values import CHOICES, flag_name, parse_text
-from pipeline.runtime.launcher import is_told, leave_others, speaker
+from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     log_to_stderr(log_format_of(words))
     code = _exit_code(words)
     if code:
-        leave_others(code)
+        exit_if_distributed(code)
     return code
 
 
@@ -70,8 +70,8 @@ def _read(argv: list[str]) -> Action | None:
 
 def _fail(error: BaseException) -> int:
     failure = failure_of(error)
-    if not is_told(error):
-        what = f"{speaker()}{failure.message}"
+    if not is_reported_elsewhere(error):
+        what = f"{rank_prefix()}{failure.message}"
         logger.error("%s", what, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
     return failure.exit_code
 
@@ -97,9 +97,9 @@ def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[
         program: The words before them.
     """
     out = _said(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
-    if out is None or speaker():
+    if out is None or rank_prefix():
         return
-    facts = run_facts(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
+    facts = run_header(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
     write_failure(Path(out), failed_report(facts, failure_of(error)))
 
 

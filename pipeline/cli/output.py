@@ -8,7 +8,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pipeline.runtime.launcher import launched, speaker
+from pipeline.runtime.launcher import launched, rank_prefix
 from pipeline.runtime.progress import Task, task_words
 
 OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
@@ -24,7 +24,7 @@ def log_to_stderr(log_format: str) -> None:
     """
     handler = _StderrHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    others, ours = (logging.ERROR, logging.ERROR) if speaker() else (logging.WARNING, logging.INFO)
+    others, ours = (logging.ERROR, logging.ERROR) if rank_prefix() else (logging.WARNING, logging.INFO)
     logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.captureWarnings(log_format == "json")
     for name in OUR_LOGGERS:

@@ -28,9 +28,9 @@ def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
             from pipeline import runner  # noqa: F401 # it takes seconds, in which a signal may come
-    from pipeline.runtime.processes import leaving_together  # only now: it imports torch
+    from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
-    with leaving_together():
+    with exit_barrier():
         return _plan(options) if dry_run else _run(options)
 
 

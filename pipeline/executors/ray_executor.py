@@ -38,7 +38,7 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
     tasks = RayTasks()
     try:
-        with interruption.step(), _as_it_was():  # a step, because Ray loses what a signal's handler raises within it
+        with interruption.deferred(), _as_it_was():  # Ray swallows what a signal handler raises inside it
             _connect(address, options)
         interruption.check()
         yield tasks
@@ -142,14 +142,14 @@ class RayTasks:
             ClusterError: A task lost its worker more than ``RETRIES`` times.
         """
         # Steps, because Ray loses what a signal's handler raises within it.
-        with bench.interruption.step():
+        with bench.interruption.deferred():
             board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
             self._submit(options, bench, variants, board)
         found: dict[int, Finished] = {}
         for number in range(len(variants)):
             while number not in found:
                 bench.interruption.check()
-                with bench.interruption.step():
+                with bench.interruption.deferred():
                     found |= self._finished(variants)
                     _show(board, bench)
             finished = found.pop(number)

@@ -60,7 +60,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch(rank, count, local_rank)
 
 
-def speaker(environment: Mapping[str, str] = os.environ) -> str:
+def rank_prefix(environment: Mapping[str, str] = os.environ) -> str:
     """What messages begin with: who says it, or nothing where that is the main process."""
     try:
         launch = launched(environment)
@@ -69,17 +69,17 @@ def speaker(environment: Mapping[str, str] = os.environ) -> str:
     return "" if launch.is_main else f"process {launch.rank} of {launch.count}: "
 
 
-def mark_told(error: Exception, rank: int) -> None:
+def mark_reported_by(error: Exception, rank: int) -> None:
     """Note on an error that another process tells it too, so that the program's user reads it once."""
     error.add_note(f"{_TOLD} {rank}")
 
 
-def is_told(error: BaseException | None) -> bool:
+def is_reported_elsewhere(error: BaseException | None) -> bool:
     """Whether another process tells this error."""
     return any(note.startswith(_TOLD) for note in getattr(error, "__notes__", ()))
 
 
-def leave_others(code: int) -> None:
+def exit_if_distributed(code: int) -> None:
     """End this process now if it failed as one of several; the interpreter's own end might wait for their answers."""
     try:
         several = launched().count > 1

@@ -11,8 +11,8 @@ from torch import Tensor, distributed, nn
 from basis.errors import CompressionError
 from basis.portion import Portion
 from pipeline.errors import BusyError, DataError, LostProcessError, OptionsError
-from pipeline.runtime.launcher import mark_told
-from pipeline.runtime.share import Share
+from pipeline.runtime.launcher import mark_reported_by
+from pipeline.runtime.share import RankSlice
 
 Value = TypeVar("Value")
 _CPU = torch.device("cpu")
@@ -43,9 +43,9 @@ class Processes:
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
+    def share(self) -> RankSlice:
         """How this process' part of anything is cut."""
-        return Share(self.rank, self.count)
+        return RankSlice(self.rank, self.count)
 
     def portion(self, images: int) -> Portion | None:
         """Which of so many calibration images this process has, for the fit and for rounding.
@@ -162,7 +162,7 @@ class Processes:
         if failed:
             raised = caught or cast(Exception, errors[failed[0]])
             if not self.is_main and failed[0] != self.rank:
-                mark_told(raised, failed[0])
+                mark_reported_by(raised, failed[0])
             raise raised
 
 
@@ -170,7 +170,7 @@ ALONE = Processes()
 
 
 @contextmanager
-def leaving_together() -> Generator[None]:
+def exit_barrier() -> Generator[None]:
     """For a program: once a process has done its work, it waits for the others, which a launcher might else end.
 
     Raises:

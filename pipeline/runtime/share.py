@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """Number ``rank`` of ``count`` parts, which are neighbours and differ in size by one at the most."""
 
     rank: int = 0
@@ -35,4 +35,4 @@ class Share:
         return length >= 2 * self.count
 
 
-WHOLE = Share()
+WHOLE = RankSlice()

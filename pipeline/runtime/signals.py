@@ -51,12 +51,12 @@ class Interruption:
         return self._wanted is not None
 
     @property
-    def in_step(self) -> bool:
+    def is_deferred(self) -> bool:
         """Whether a step is under way."""
         return self._busy
 
     @contextmanager
-    def step(self) -> Generator[None]:
+    def deferred(self) -> Generator[None]:
         """Mark a stretch of code that leaves something half changed when it is broken off."""
         self._busy = True
         try:
@@ -97,7 +97,7 @@ def on_signals() -> Generator[Interruption]:
         if os.getpid() != owner:  # a worker that was forked from us
             os._exit(128 + number)
         if number == signal.SIGALRM:
-            if interruption.in_step:
+            if interruption.is_deferred:
                 interruption.check()
             return
         again = interruption.requested

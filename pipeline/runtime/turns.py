@@ -32,7 +32,7 @@ class Turns:
             self._leave()
 
     @contextmanager
-    def resting(self) -> Generator[None]:
+    def released(self) -> Generator[None]:
         """Do not compute for a while, where this thread did: for waiting for something that another run holds."""
         computed = self._leave()
         try:
@@ -42,9 +42,9 @@ class Turns:
                 self._enter()
 
     @contextmanager
-    def alone(self) -> Generator[None]:
+    def exclusive(self) -> Generator[None]:
         """Have the process to this thread, as soon as every other one that computes has given way."""
-        with self.resting():
+        with self.released():
             with self._changed:
                 self._waiting += 1
                 try:
@@ -60,10 +60,10 @@ class Turns:
                     self._alone = False
                     self._changed.notify_all()
 
-    def give_way(self) -> None:
+    def yield_to_exclusive(self) -> None:
         """Let a thread that waits to be alone go first."""
         if self._waiting:
-            with self.resting():
+            with self.released():
                 pass
 
     def _enter(self) -> None:
@@ -84,7 +84,7 @@ TURNS = Turns()
 """Those of this process: what torch patches is the process's."""
 
 
-class GivingWay:
+class YieldingProgress:
     """Progress that gives way at every word.
 
     Args:
@@ -97,7 +97,7 @@ class GivingWay:
 
     def stage(self, name: str) -> None:
         """Give way, and say that a stage begins."""
-        TURNS.give_way()
+        TURNS.yield_to_exclusive()
         self._progress.stage(name)
 
     @contextmanager
@@ -107,6 +107,6 @@ class GivingWay:
 
             def advance(steps: int, status: str) -> None:
                 told(steps, status)
-                TURNS.give_way()
+                TURNS.yield_to_exclusive()
 
             yield advance

@@ -16,7 +16,7 @@ from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
-from pipeline.failure import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, run_facts
+from pipeline.failure import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, run_header
 from pipeline.gate import judge
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
@@ -201,7 +201,7 @@ def _report(options: Options, bench: Bench, results: list[VariantResult], origin
 
 def _run_facts(options: Options, bench: Bench, origin: str) -> dict[str, Any]:
     data = bench.data
-    return run_facts(options.command(), options) | {
+    return run_header(options.command(), options) | {
         "weights": origin,
         "dataset": {
             "name": "imagenet" if is_imagenet(data) else data.name,

@@ -24,7 +24,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.options.options import Options
 from pipeline.runtime.launcher import without_launch
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.stages.context import Bench
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate, images_to_reload
 from pipeline.stages.report import VariantResult
@@ -137,7 +137,7 @@ class _SavedImages:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
-        share: Share = WHOLE,
+        share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for x in self._batches[start:]:
             yield x.to(device, memory_format=torch.channels_last), torch.zeros(len(x), device=device)

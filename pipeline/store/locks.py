@@ -46,7 +46,7 @@ def _acquire(lock: FileLock, path: Path, what: str, timeout: float) -> None:
     except Timeout:
         logger.info("%s is in use by %s: waiting, %g s at the most", what, _holder(path), timeout)
     try:
-        with TURNS.resting():  # who holds it may be a thread that waits to be alone
+        with TURNS.released():  # who holds it may be a thread that waits to be alone
             lock.acquire(timeout=timeout, poll_interval=SECONDS_BETWEEN_TRIES)
     except Timeout:
         raise BusyError(

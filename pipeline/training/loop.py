@@ -17,7 +17,7 @@ from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, 
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import RandomStream
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.training.features import Taps, feature_loss
 from pipeline.training.state import Checkpoint, EpochFigures, Keeper, Position
@@ -146,7 +146,7 @@ def train(
     steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
     steered = preconditioned_gradients(model, _moments(model, images, teacher, steps, seed, processes))
-    with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
+    with stop.deferred(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
@@ -166,7 +166,7 @@ def _lessons(
     seed: int,
     first_epoch: int,
     teacher: Teacher | None,
-    share: Share,
+    share: RankSlice,
 ) -> Iterator[Lesson]:
     """This share of every batch from the position to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch

@@ -4,7 +4,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.failure import EXIT_CODES, run_facts
+from pipeline.failure import EXIT_CODES, run_header
 from pipeline.options.options import Options
 from reports.write import to_json
 from tests.support.report_schema import SCHEMA, mistakes
@@ -21,7 +21,7 @@ def done(report, row) -> dict:
         errors=True,
     )
     known = {key: value for key, value in made["run"].items() if key in ("weights", "dataset", "device", "precision")}
-    facts = run_facts(options.command(), options) | known | {"calibration_images": 1000, "duration_s": 71.2}
+    facts = run_header(options.command(), options) | known | {"calibration_images": 1000, "duration_s": 71.2}
     facts["stages"] = [{"name": "baseline", "key": "ab12", "cached": True, "seconds": 3.5}]
     gate = {"max_drop": None, "max_size_mb": None, "passed": None, "failures": []}
     head = {"schema_version": 1, "status": "done", "error": None, "exit_code": 0}

@@ -43,7 +43,7 @@ def test_outside_of_a_step_a_signal_raises_at_once(number, error):
 def test_a_step_is_finished_first(number, error):
     done = []
     with on_signals() as stop:
-        with stop.step():
+        with stop.deferred():
             send(number)
             done.append("step")
         assert stop.requested
@@ -56,7 +56,7 @@ def test_a_second_signal_does_not_wait_for_the_step():
     passed = []
 
     def be_signalled():
-        with on_signals() as stop, stop.step():
+        with on_signals() as stop, stop.deferred():
             for number in (signal.SIGINT, signal.SIGTERM):
                 send(number)
                 passed.append(number)
@@ -71,7 +71,7 @@ def test_a_step_that_takes_too_long_is_given_up(monkeypatch):
     passed = []
 
     def be_signalled():
-        with on_signals() as stop, stop.step():
+        with on_signals() as stop, stop.deferred():
             send(signal.SIGTERM)
             passed.append("the signal")
             time.sleep(5)
@@ -99,7 +99,7 @@ def test_a_library_caller_asks_without_signals():
     stop = Interruption()
     stop.check()
     assert not stop.request()
-    with stop.step():
+    with stop.deferred():
         assert stop.request(ValueError("enough"))
     with pytest.raises(ValueError, match="enough"):
         stop.check()
@@ -108,7 +108,7 @@ def test_a_library_caller_asks_without_signals():
 def test_a_step_that_ended_in_time_is_not_broken_off_later(monkeypatch):
     monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)
     with on_signals() as stop:
-        with stop.step():
+        with stop.deferred():
             send(signal.SIGTERM)
         with pytest.raises(Terminated):
             stop.check()

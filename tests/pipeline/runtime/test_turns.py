@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.runtime.progress import SilentProgress
-from pipeline.runtime.turns import TURNS, GivingWay, Turns
+from pipeline.runtime.turns import TURNS, Turns, YieldingProgress
 
 SECONDS = 20.0
 
@@ -41,7 +41,7 @@ def test_one_is_alone_only_when_the_others_give_way() -> None:
 
     def trace() -> None:
         with turns.computing():
-            with turns.alone():
+            with turns.exclusive():
                 events.append("alone")
                 time.sleep(0.05)
                 events.append("alone no more")
@@ -51,7 +51,7 @@ def test_one_is_alone_only_when_the_others_give_way() -> None:
         thread = started(trace)
         until(lambda: turns._waiting == 1)
         events.append("computes")
-        turns.give_way()
+        turns.yield_to_exclusive()
         events.append("goes on")
     thread.join(SECONDS)
     assert events[:3] == ["computes", "alone", "alone no more"]
@@ -64,7 +64,7 @@ def test_two_are_never_alone_together() -> None:
     def trace() -> None:
         with turns.computing():
             for _ in range(20):
-                with turns.alone():
+                with turns.exclusive():
                     inside.append(1)
                     most.append(len(inside))
                     time.sleep(0.001)
@@ -80,19 +80,19 @@ def test_a_rest_lets_another_be_alone() -> None:
     turns, done = Turns(), threading.Event()
 
     def trace() -> None:
-        with turns.alone():
+        with turns.exclusive():
             done.set()
 
-    with turns.computing(), turns.resting():
+    with turns.computing(), turns.released():
         started(trace)
         assert done.wait(SECONDS)
 
 
 def test_an_error_gives_the_turn_back() -> None:
     turns = Turns()
-    with pytest.raises(KeyError), turns.computing(), turns.alone():
+    with pytest.raises(KeyError), turns.computing(), turns.exclusive():
         raise KeyError
-    with turns.alone():
+    with turns.exclusive():
         pass
 
 
@@ -104,10 +104,10 @@ def test_progress_gives_way_at_each_word() -> None:
             said.append(name)
 
     def trace() -> None:
-        with TURNS.alone():
+        with TURNS.exclusive():
             alone.set()
 
-    progress = GivingWay(Words())
+    progress = YieldingProgress(Words())
     with TURNS.computing(), progress.track("task", 2) as advance:
         started(trace)
         until(lambda: TURNS._waiting == 1)
