@@ -130,7 +130,7 @@ def _prepare(
         )
     baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
     bench = make_bench(options, data, baseline, accelerator, store, progress, interruption, tracker)
-    progress.stage(f"baseline: Top-1 {bench.top1:.2f}")
+    progress.result(f"baseline: Top-1 {bench.top1:.2f}")
     return bench, start.origin
 
 

@@ -13,8 +13,13 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 DONE = 0
-RETRY = {1: "an internal error, or a folder that cannot be written", 130: "interrupted", 143: "terminated"}
-FAIL = {2: "wrong options", 3: "a gate missed", 4: "data or weights missing or damaged"}
+RETRY = {
+    1: "an internal error, or a folder that cannot be written",
+    129: "hung up",
+    130: "interrupted",
+    143: "terminated",
+}
+FAIL = {2: "wrong options", 3: "a gate missed", 4: "data or weights missing or damaged", 5: "a numerical failure"}
 
 OUT = Path("/srv/seriesquant/runs/resnet20")
 COMMAND = [

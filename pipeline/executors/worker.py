@@ -19,6 +19,7 @@ from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
@@ -29,7 +30,6 @@ from pipeline.store.store import Stage
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures
 
-LOGGERS = ("basis", "pipeline", "quant")
 _benches: dict[str, Bench] = {}
 
 

@@ -16,7 +16,7 @@ from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
-from pipeline.failure import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, run_header
+from pipeline.failure import EXIT_DONE, EXIT_GATE, run_header
 from pipeline.gate import judge
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.options import Options
@@ -28,6 +28,7 @@ from pipeline.stages.quantize import Quantized
 from quant.counting import compressible_params, count_params, poster_size_mb
 from quant.schemes import get_format
 from reports import write_report
+from reports.reading import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
 

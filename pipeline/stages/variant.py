@@ -29,7 +29,7 @@ def run_variant(options: Options, variant: Variant, bench: Bench) -> VariantResu
     bench.progress.stage(f"{variant.name}: approximate")
     steps = variant_steps(options, variant, bench)
     network = approximate(bench, variant, options.fit, steps)
-    bench.progress.stage(f"{variant.name}: {_top1_words(network)}")
+    bench.progress.result(f"{variant.name}: {_top1_words(network)}")
     written = {bits: _quantized(options, network, width, bench) for bits, width in steps.widths.items()}
     params = count_params(bench.baseline)
     rows, layers, files = [], [], {}
@@ -78,7 +78,7 @@ def artifact_path(config: Config, basis: str, bits: int) -> str:
 
 def _quantized(options: Options, network: Approximation, steps: WidthSteps, bench: Bench) -> Quantized:
     written = quantize(bench, network.model, options.backend, options.rounding, steps)
-    bench.progress.stage(f"{steps.name}: Top-1 {written.top1:.2f}, {len(written.artifact) / 1e6:.3f} MB")
+    bench.progress.result(f"{steps.name}: Top-1 {written.top1:.2f}, {len(written.artifact) / 1e6:.3f} MB")
     return written
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
 
-from basis.errors import CompressionError
+from basis.errors import NumericalError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
@@ -133,7 +133,7 @@ def train(
         Where training ended, with the epochs' figures; the network is in evaluation mode.
 
     Raises:
-        CompressionError: The loss became NaN or infinite.
+        NumericalError: The loss became NaN or infinite.
         BaseException: The interruption's reason.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
@@ -259,7 +259,7 @@ def training_step(
         The loss of the whole batch.
 
     Raises:
-        CompressionError: It is NaN or infinite.
+        NumericalError: It is NaN or infinite.
     """
     with random.drawn_from():
         logits = model(lesson.images)
@@ -267,7 +267,7 @@ def training_step(
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
-        raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
+        raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
     optimizer.step()

@@ -58,7 +58,7 @@ def test_done_and_failed_reports_keep_to_it(done) -> None:
 
 CHANGES = [
     (("status",), "finished"),
-    (("exit_code",), 5),
+    (("exit_code",), 6),
     (("exit_code",), 3),  # without a gate that was missed
     (("error",), {"type": "E", "message": "m", "exit_code": 1}),  # in a report that is done
     (("rows",), []),

@@ -158,5 +158,5 @@ def test_files_that_are_gone_are_a_warning(here):
     done = process(here, "report", "other", "--out", "incomplete")
     assert done.returncode == 0
     assert done.stderr == (
-        "of the files that the report names these are not there: ../other/artifacts/baseline.safetensors and 1 more\n"
+        "the report names files that do not exist: ../other/artifacts/baseline.safetensors and 1 more\n"
     )

@@ -11,10 +11,11 @@ import torch
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
-from pipeline.executors.worker import LOGGERS, compute, share
+from pipeline.executors.worker import compute, share
 from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption

@@ -36,7 +36,7 @@ def test_several_compute_at_once() -> None:
     thread.join(SECONDS)
 
 
-def test_one_is_alone_only_when_the_others_give_way() -> None:
+def test_exclusive_access_waits_until_the_others_yield() -> None:
     turns, events = Turns(), []
 
     def trace() -> None:
@@ -49,7 +49,7 @@ def test_one_is_alone_only_when_the_others_give_way() -> None:
 
     with turns.computing():
         thread = started(trace)
-        until(lambda: turns._waiting == 1)
+        until(lambda: turns.waiting == 1)
         events.append("computes")
         turns.yield_to_exclusive()
         events.append("goes on")
@@ -58,7 +58,7 @@ def test_one_is_alone_only_when_the_others_give_way() -> None:
     assert set(events[3:]) == {"goes on", "computes again"}
 
 
-def test_two_are_never_alone_together() -> None:
+def test_exclusive_access_is_of_one_thread() -> None:
     turns, inside, most = Turns(), [], []
 
     def trace() -> None:
@@ -76,7 +76,7 @@ def test_two_are_never_alone_together() -> None:
     assert (set(most), len(most)) == ({1}, 80)
 
 
-def test_a_rest_lets_another_be_alone() -> None:
+def test_a_released_turn_allows_exclusive_access() -> None:
     turns, done = Turns(), threading.Event()
 
     def trace() -> None:
@@ -96,12 +96,15 @@ def test_an_error_gives_the_turn_back() -> None:
         pass
 
 
-def test_progress_gives_way_at_each_word() -> None:
+def test_progress_yields_at_each_call() -> None:
     said, alone = [], threading.Event()
 
     class Words(SilentProgress):
         def stage(self, name: str) -> None:
             said.append(name)
+
+        def result(self, text: str) -> None:
+            said.append(text)
 
     def trace() -> None:
         with TURNS.exclusive():
@@ -110,9 +113,10 @@ def test_progress_gives_way_at_each_word() -> None:
     progress = YieldingProgress(Words())
     with TURNS.computing(), progress.track("task", 2) as advance:
         started(trace)
-        until(lambda: TURNS._waiting == 1)
+        until(lambda: TURNS.waiting == 1)
         assert not alone.is_set()
         advance(1, "")
         assert alone.wait(SECONDS)
         progress.stage("next")
-    assert said == ["next"]
+        progress.result("Top-1 91.2")
+    assert said == ["next", "Top-1 91.2"]
