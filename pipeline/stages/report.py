@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from basis.families import BASES
 from basis.fit import fit, reconstruct
-from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
@@ -127,6 +127,15 @@ def layer_rows(
     ]
 
 
+def merged_layers(layers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
+    merged: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for layer in layers:
+        known = merged.setdefault((layer["basis"], layer["config"], layer["name"]), layer)
+        known["rounding_error"] |= layer["rounding_error"]
+    return list(merged.values())
+
+
 def _error(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
@@ -194,7 +203,7 @@ def _report(options: Options, bench: Bench, results: list[VariantResult], origin
             "artifact": BASELINE_PATH,
         },
         "rows": rows,
-        "layers": [layer for result in results for layer in result.layers],
+        "layers": merged_layers(layer for result in results for layer in result.layers),
         "gate": gate,
         "kernels": next((result.kernels for result in results if result.kernels), None),
     }

@@ -14,7 +14,7 @@ from basis import preconditioning
 from basis.conv import SeriesConv2d
 from basis.portion import Portion
 from basis.preconditioning import INPUT_DAMPING, inverse_moments, preconditioned_gradients
-from basis.series import BASES
+from basis.families import BASES
 
 
 def moved_filters(conv, wanted, lr=0.1, precondition=True):

@@ -15,8 +15,8 @@ from pipeline.executors.worker import compute, share
 from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
-from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import make_bench, open_store
