@@ -11,20 +11,22 @@ from typing import Any, Final
 
 from basis.errors import CompressionError, NumericalError
 from pipeline.errors import BusyError, ClusterError, DataError, LostProcessError
-from pipeline.gate import judge
 from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import HungUp, Terminated
+from reports.fields import to_json
 from reports.files import write_atomically
-from reports.reading import SCHEMA_VERSION
-from reports.write import to_json
+from reports.gate import judge
+from reports.model import EXIT_DONE as EXIT_DONE
+from reports.model import EXIT_GATE as EXIT_GATE
+from reports.model import SCHEMA_VERSION, Gate
 
 logger = logging.getLogger(__name__)
 
 REPORT, PREVIOUS = "report.json", "previous-report.json"
 
-EXIT_DONE, EXIT_INTERNAL, EXIT_OPTIONS, EXIT_GATE, EXIT_DATA, EXIT_NUMERICAL = 0, 1, 2, 3, 4, 5
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_NUMERICAL = 1, 2, 4, 5
 EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 129, 130, 143  # 128 + the signal's number, as shells report it
 
 EXIT_CODES: Final = {
@@ -122,7 +124,7 @@ class FailureReporter:
         write_failure(options.out, failed_report(header, failure, gate))
 
 
-def failed_report(header: dict[str, Any], failure: Failure, gate: dict[str, Any] | None = None) -> dict[str, Any]:
+def failed_report(header: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
     """Return the report of a run without results.
 
     Args:

@@ -1,6 +1,6 @@
 """``seriesquant schema``: print the JSON Schema of report.json."""
 
-from importlib import resources
+import json
 
 from pipeline.cli.arguments import Action, read_arguments
 from pipeline.cli.output import print_result
@@ -24,5 +24,7 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute() -> int:
-    print_result(resources.files("reports").joinpath("schema.json").read_text(encoding="utf-8").rstrip("\n"))
+    from reports.schema import report_schema
+
+    print_result(json.dumps(report_schema(), indent=2))
     return EXIT_DONE

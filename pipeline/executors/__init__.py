@@ -14,9 +14,9 @@ from pipeline.options.options import Options
 from pipeline.options.registry import EXECUTORS
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import Bench
-from pipeline.stages.report import VariantResult
-from pipeline.stages.variant import run_variant
+from pipeline.stages.baseline import Baseline
+from pipeline.stages.context import RunContext
+from pipeline.stages.variant import VariantResult, run_variant
 
 _ALONE = "local"
 
@@ -24,14 +24,14 @@ _ALONE = "local"
 class Executor(Protocol):
     """Computes variants."""
 
-    def __call__(self, options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    def __call__(self, context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
         """Give the result of each variant, in their order.
 
         Args:
-            options: The run's options.
-            bench: What the stages share; its store gets to know the stages of every variant and its tracker the
-                epochs, in the same order.
-            variants: What to compute.
+            context: The run; its store gets the finished stages of every variant, and its tracker their epochs, in
+                the order of the variants.
+            baseline: The uncompressed network.
+            variants: The networks to compute.
 
         Raises:
             CompressionError: A variant cannot be computed; the first that is found ends the run.
@@ -67,6 +67,6 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     yield _run
 
 
-def _run(options: Options, bench: Bench, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+def _run(context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
     for variant in variants:
-        yield run_variant(options, variant, bench)
+        yield run_variant(context, baseline, variant)

@@ -19,7 +19,7 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import make_bench, open_store
+from pipeline.stages.context import make_context, open_store
 from pipeline.stages.variant import run_variant
 from tests.support.networks import write_module, write_npz
 
@@ -27,7 +27,7 @@ from tests.support.networks import write_module, write_npz
 @pytest.fixture(autouse=True)
 def _process_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(worker, "_benches", {})
+    monkeypatch.setattr(worker, "_contexts", {})
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(each.handlers, each.level, each.propagate) for each in loggers]
     threads = torch.get_num_threads()
@@ -41,7 +41,7 @@ def _process_is_left_as_it_was(monkeypatch):
 
 @pytest.fixture
 def order(tmp_path, monkeypatch):
-    """A run's options, its bench, and what of it is sent, with a store that holds nothing yet."""
+    """A run's options, its context, and what of it is sent, with a store that holds nothing yet."""
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path / "colours.npz")
     given = {"model": write_module(tmp_path), "data": "colours.npz", "epochs": 2, "workers": 0, "qat_epochs": 1}
@@ -49,18 +49,18 @@ def order(tmp_path, monkeypatch):
     accelerator = make_accelerator("cpu")
     data, store = load_dataset("colours.npz", workers=0), open_store(options, accelerator)
     network = build_model(options.model, data.classes).eval()
-    bench = make_bench(options, data, network, accelerator, store, SilentProgress(), Interruption())
-    shared = dataclasses.replace(share(options, bench, torch.get_num_threads()), store=tmp_path / "elsewhere")
-    return options, bench, pickle.loads(pickle.dumps(shared))
+    context = make_context(options, data, network, accelerator, store, SilentProgress(), Interruption())
+    shared = dataclasses.replace(share(options, context, torch.get_num_threads()), store=tmp_path / "elsewhere")
+    return options, context, pickle.loads(pickle.dumps(shared))
 
 
 def test_a_worker_gives_what_the_driver_would_compute(order):
-    options, bench, shared = order
+    options, context, shared = order
     (variant,) = variants(options)
     lines = []
     found = pickle.loads(pickle.dumps(compute(shared, variant, lines.append)))
-    bench.store.stages.clear()
-    expected = run_variant(options, variant, bench)
+    context.store.stages.clear()
+    expected = run_variant(options, variant, context)
     timeless = [
         [{name: value for name, value in row.items() if not name.endswith("_s")} for row in each.rows]
         for each in (found.result, expected)
@@ -68,7 +68,7 @@ def test_a_worker_gives_what_the_driver_would_compute(order):
     assert timeless[0] == timeless[1]
     assert found.result.files == expected.files
     assert found.result.layers == expected.layers
-    assert [stage.key for stage in found.stages] == [stage.key for stage in bench.store.stages]
+    assert [stage.key for stage in found.stages] == [stage.key for stage in context.store.stages]
     assert not any(stage.cached for stage in found.stages)
     assert [figures.epoch for _, figures in found.epochs] == [1, 2, 1, 1]
     assert "cosine 3,2,2: approximate" in lines

@@ -8,7 +8,7 @@ import pytest
 from pipeline.data.sources import load_dataset
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
-from pipeline.stages.train import Course, train_once
+from pipeline.stages.train import TrainingJob, train_once
 from pipeline.store.store import Store
 from pipeline.training.loop import Schedule, train
 from pipeline.training.teacher import Teacher
@@ -18,7 +18,7 @@ from tests.support.networks import tiny_network, write_npz
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     data = load_dataset(str(write_npz(tmp_path_factory.mktemp("data") / "colours.npz", train=32)))
-    return Course(data, Schedule(2, lr=0.02, batch_size=16), make_accelerator("cpu"), seed=0)
+    return TrainingJob(data, Schedule(2, lr=0.02, batch_size=16), make_accelerator("cpu"), seed=0)
 
 
 def trained(course, store, start="tiny", on_epoch=None):

@@ -10,7 +10,7 @@ from pipeline.cli import main
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import list_store, prune_store
 from pipeline.store.locks import locked
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 
 DAY = 86_400
 
@@ -20,9 +20,9 @@ def folder(tmp_path):
     """Three results of 10, 5 and 1 days, a checkpoint, what a killed writer left, and a file that is not ours."""
     store = Store(tmp_path)
     for key, days in (("a", 10), ("b", 5), ("c", 1)):
-        store.once(Step(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
+        store.once(StageKey(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
         _age(tmp_path / f"{key * 32}.safetensors", days)
-    store.checkpoint(Step("training", "d" * 32)).save(Entry())
+    store.checkpoint(StageKey("training", "d" * 32)).save(Entry())
     (tmp_path / f".{'e' * 32}.safetensors.7-8.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     return tmp_path

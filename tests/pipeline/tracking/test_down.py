@@ -114,7 +114,7 @@ def test_a_server_that_is_killed_in_the_middle(tmp_path_factory, finished, caplo
 
 
 def test_a_process_that_cannot_be_started(finished, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(process.sys, "executable", "/absent/python")
+    monkeypatch.setattr(background.sys, "executable", "/absent/python")
     assert track("http://127.0.0.1:9", finished) < MOST_SECONDS
     (message,) = caplog.messages
     assert "No such file or directory: '/absent/python'; the run goes on without it" in message
