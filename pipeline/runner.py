@@ -21,7 +21,7 @@ from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.runtime.turns import TURNS, GivingWay
+from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, make_context
 from pipeline.stages.report import kernel_figure, layer_rows, write_files, write_run_report
@@ -71,7 +71,7 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
     reporter = FailureReporter(options)
     tracker_of_run = tracking(options) if launched().is_main else nullcontext(NullTracker())
     with reporter.watching(), tracker_of_run as tracker:
-        shown = GivingWay(progress or SilentProgress())
+        shown = YieldingProgress(progress or SilentProgress())
         with TURNS.computing(), deterministic_algorithms():
             report, path = _run_stages(options, shown, interruption or Interruption(), tracker, reporter)
         content = report.model_dump()

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 DONE = 0
 RETRY = {
     1: "an internal error, a folder that cannot be written, or a lost process",
+    129: "hung up",
     130: "interrupted",
     143: "terminated",
 }

@@ -1,4 +1,4 @@
-"""Where the variants of a grid are computed: a table of names, and one module for each.
+"""Executors compute the variants of a grid; ``pipeline.options.registry.EXECUTORS`` names their modules.
 
 An executor's module has one function, ``opened(options, interruption)``: a context that makes an ``Executor`` ready
 and at the end leaves nothing running. It loads nothing heavy before that.
@@ -6,20 +6,18 @@ and at the end leaves nothing running. It loads nothing heavy before that.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
 from typing import Protocol, cast
 
 from pipeline.errors import OptionsError
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.options.registry import EXECUTORS
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.variant import VariantResult, run_variant
 
-EXECUTORS = {"local": "pipeline.executors", "ray": "pipeline.executors.ray_executor"}
-"""Name -> the module."""
 _ALONE = "local"
 
 
@@ -60,7 +58,7 @@ def executor(options: Options, interruption: Interruption) -> AbstractContextMan
         raise OptionsError(
             f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_ALONE}"
         )
-    return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)
+    return cast(_Module, EXECUTORS[options.executor].load()).opened(options, interruption)
 
 
 @contextmanager

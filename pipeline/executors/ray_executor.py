@@ -39,7 +39,10 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
     tasks = RayTasks()
     try:
-        with interruption.step(), _as_it_was():  # a step, because Ray loses what a signal's handler raises within it
+        with (
+            interruption.deferred(),
+            _as_it_was(),
+        ):  # a step, because Ray loses what a signal's handler raises within it
             _connect(address, options)
         interruption.check()
         yield tasks
@@ -143,14 +146,14 @@ class RayTasks:
             ClusterError: A task lost its worker more than ``RETRIES`` times.
         """
         # Steps, because Ray loses what a signal's handler raises within it.
-        with context.interruption.step():
+        with context.interruption.deferred():
             board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
             self._submit(context, baseline, variants, board)
         found: dict[int, Finished] = {}
         for number in range(len(variants)):
             while number not in found:
                 context.interruption.check()
-                with context.interruption.step():
+                with context.interruption.deferred():
                     found |= self._finished(variants)
                     _show(board, context)
             finished = found.pop(number)

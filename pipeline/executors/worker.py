@@ -18,6 +18,7 @@ from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
@@ -28,7 +29,6 @@ from pipeline.store.store import StageRecord
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures, TrainingLabel
 
-LOGGERS = ("basis", "pipeline", "quant")
 _contexts: dict[str, tuple[RunContext, Baseline]] = {}
 
 

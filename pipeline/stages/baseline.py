@@ -77,7 +77,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     model = placed(initial.model, context.device).eval()
     digest = network_digest(context.options.model, model)
     top1 = top1_once(context, model, baseline_key(context, digest))
-    context.progress.stage(f"baseline: Top-1 {top1:.2f}")
+    context.progress.result(f"baseline: Top-1 {top1:.2f}")
     return make_baseline(context, model, initial.origin, top1)
 
 

@@ -2,20 +2,20 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import torch
 
+from basis.families import BASES
 from basis.fit import fit, reconstruct
-from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
-from pipeline.failure import run_facts
+from pipeline.failure import run_header
 from pipeline.options.orders import Config
 from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
@@ -86,6 +86,17 @@ def layer_rows(result: VariantResult) -> list[Layer]:
     ]
 
 
+def merged_layers(layers: Iterable[Layer]) -> list[Layer]:
+    """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
+    merged: dict[tuple[str, str, str], Layer] = {}
+    for layer in layers:
+        key = (layer.basis, layer.config, layer.name)
+        known = merged.get(key)
+        errors = {**((known and known.rounding_error) or {}), **(layer.rounding_error or {})}
+        merged[key] = (known or layer).model_copy(update={"rounding_error": errors})
+    return list(merged.values())
+
+
 def kernel_figure(baseline: Baseline, result: VariantResult) -> Kernels | None:
     """Reconstruct one filter slice in every basis: the largest of the first compressed layer.
 
@@ -141,7 +152,7 @@ def write_run_report(
             top1=top1, params=count_params(baseline.model), size_mb=_size_mb(path), artifact=BASELINE_PATH
         ),
         rows=list(rows),
-        layers=list(layers),
+        layers=merged_layers(layers),
         gate=gate,
         kernels=kernels,
     )
@@ -201,7 +212,7 @@ def _onnx_figures(quantized: QuantizedNetwork) -> dict[str, object]:
 
 def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
     options, data, device = context.options, context.data, context.device
-    known = run_facts(options.command(), options) | {
+    known = run_header(options.command(), options) | {
         "weights": baseline.origin,
         "dataset": Dataset(
             name="imagenet" if is_imagenet(data) else data.name,

@@ -40,11 +40,11 @@ def run_variant(context: RunContext, baseline: Baseline, variant: Variant) -> Va
     context.progress.stage(f"{variant.name}: approximate")
     keys = variant_keys(context, baseline, variant)
     model, network = approximate(context, baseline, variant, keys)
-    context.progress.stage(f"{variant.name}: {_top1_words(network)}")
+    context.progress.result(f"{variant.name}: {_top1_words(network)}")
     quantized = {}
     for bits, width in keys.widths.items():
         each = quantized[bits] = quantize(context, baseline, model, width)
-        context.progress.stage(f"{width.name}: Top-1 {each.top1:.2f}, {len(each.artifact) / 1e6:.3f} MB")
+        context.progress.result(f"{width.name}: Top-1 {each.top1:.2f}, {len(each.artifact) / 1e6:.3f} MB")
     return VariantResult(variant, network, quantized)
 
 

@@ -1,13 +1,13 @@
 """What a run tells of itself while it runs, and to whom."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.options.registry import TRACKERS
 from pipeline.tracking import figures as told
 from pipeline.tracking.background import END, BackgroundTracker, Target
 
@@ -155,11 +155,5 @@ def tracking(options: "Options", *, here: bool = True) -> Iterator[Tracker]:
 
 
 def targets(options: "Options") -> list[Target]:
-    """The trackers of a run, and where each keeps what it is told."""
-    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    given = {"MLFLOW_TRACKING_URI": options.tracking_uri, "MLFLOW_EXPERIMENT_NAME": options.experiment}
-    known = {
-        "mlflow": Target("mlflow", uri, {name: value for name, value in given.items() if value}),
-        "tensorboard": Target("tensorboard", str((options.out / "tensorboard").resolve())),
-    }
-    return [known[kind] for kind in options.track]
+    """Return the trackers of a run, and the place where each stores its data."""
+    return [TRACKERS[kind].load().target(options) for kind in options.track]

@@ -10,14 +10,14 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
 
-from basis.errors import CompressionError
+from basis.errors import NumericalError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import RandomStream
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.training.features import FeatureHooks, feature_loss
 from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
@@ -133,7 +133,7 @@ def train(
         Where training ended, with the epochs' figures; the network is in evaluation mode.
 
     Raises:
-        CompressionError: The loss became NaN or infinite.
+        NumericalError: The loss became NaN or infinite.
         BaseException: The interruption's reason.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
@@ -146,7 +146,7 @@ def train(
     steps, taps = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
     steered = preconditioned_gradients(model, _moments(model, images, teacher, steps, seed, processes))
-    with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
+    with stop.deferred(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
@@ -166,7 +166,7 @@ def _lessons(
     seed: int,
     first_epoch: int,
     teacher: Teacher | None,
-    share: Share,
+    share: RankSlice,
 ) -> Iterator[TrainingBatch]:
     """This share of every batch from the position to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
@@ -259,7 +259,7 @@ def training_step(
         The loss of the whole batch.
 
     Raises:
-        CompressionError: It is NaN or infinite.
+        NumericalError: It is NaN or infinite.
     """
     with random.drawn_from():
         logits = model(lesson.images)
@@ -267,7 +267,7 @@ def training_step(
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
-        raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
+        raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
     optimizer.step()

@@ -10,11 +10,12 @@ import torch
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
-from pipeline.executors.worker import LOGGERS, compute, share
+from pipeline.executors.worker import compute, share
 from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import make_baseline

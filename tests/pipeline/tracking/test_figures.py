@@ -13,7 +13,7 @@ def test_parameters_are_plain_values() -> None:
     found = parameters(options.model_dump(mode="json"))
     assert (found["config"], found["bits"], found["basis"]) == ("3,3,2,2 dense", "8,4", "cosine")
     assert (found["distill"], found["epochs"], found["calibration_size"]) == (False, 0, 1000)
-    assert found["out"] == "runs/resnet20-digits-3,3,2,2"
+    assert found["out"] == "runs/resnet20-digits-3,3,2,2_dense"
     assert not {"lr", "track", "limit_test"} & set(found)
     assert all(isinstance(value, str | int | float) for value in found.values())
 
