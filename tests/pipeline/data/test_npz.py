@@ -1,4 +1,6 @@
-"""`.npz` files, whole and damaged."""
+"""`.npz` files, whole, sorted by class and damaged."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from pipeline.data import load_dataset
 from pipeline.errors import DataError
+from pipeline.stages.train import IMAGES_TO_JUDGE
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +39,63 @@ def test_grey_images_and_column_labels(tmp_path):
     data = load(tmp_path, **grey, y_test=np.array([[0], [1], [2]]))
     assert data.train.images.shape == (6, 8, 8, 3)
     assert data.train.flip is False
-    assert data.test.labels.tolist() == [0, 1, 2]
+    assert sorted(data.test.labels.tolist()) == [0, 1, 2]
+
+
+def by_class(folder, *, shuffled):
+    """Write 2,000 training and 400 test images of 10 classes, whose pixels hold their labels."""
+    content = {}
+    for half, count in (("train", 2000), ("test", 400)):
+        labels = np.sort(np.arange(count) % 10)
+        if shuffled:
+            labels = np.random.default_rng(1).permutation(labels)
+        images = np.broadcast_to(labels[:, None, None, None], (count, 4, 4, 3)).astype(np.uint8)
+        content |= {f"x_{half}": images, f"y_{half}": labels}
+    np.savez(folder / f"shuffled-{shuffled}.npz", **content)
+    return str(folder / f"shuffled-{shuffled}.npz")
+
+
+def kept_labels(split):
+    batches = list(split.batches(64, device=torch.device("cpu")))
+    pixels = torch.cat([images[:, 0, 0, 0] for images, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    stored = (pixels * split.normalization.std[0] + split.normalization.mean[0]) * 255
+    assert torch.equal(stored.round().long(), labels)  # every image keeps its label
+    return labels
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_first_images_hold_all_classes_even_if_the_file_is_sorted(tmp_path, shuffled):
+    source = by_class(tmp_path, shuffled=shuffled)
+    whole, limited = load_dataset(source), load_dataset(source, limit_train=500, limit_test=200)
+    firsts = [limited.train, limited.test, whole.train.part(0, IMAGES_TO_JUDGE), whole.test.head(100)]
+    for split in firsts:
+        shares = torch.bincount(kept_labels(split), minlength=10) / len(split)
+        assert shares.min() > 0.03
+        assert shares.max() < 0.2
+    assert torch.equal(torch.bincount(kept_labels(whole.test)), torch.full((10,), 40))
+    assert torch.equal(kept_labels(whole.train.part(7, 90)), kept_labels(whole.train)[7:90])
+
+
+def test_draws_with_a_seed_do_not_depend_on_the_order_of_the_first_images(tmp_path):
+    train = load_dataset(by_class(tmp_path, shuffled=True)).train
+    stored = dataclasses.replace(train, order=None)
+    device = torch.device("cpu")
+    assert torch.equal(train.sample(9, seed=3, device=device), stored.sample(9, seed=3, device=device))
+    for mixed, plain in zip(
+        train.batches(500, device=device, seed=3), stored.batches(500, device=device, seed=3), strict=True
+    ):
+        assert torch.equal(mixed[0], plain[0])
+        assert torch.equal(mixed[1], plain[1])
+
+
+def test_the_digest_follows_the_order_and_the_kept_images(tmp_path):
+    train = load_dataset(by_class(tmp_path, shuffled=True)).train
+    same = load_dataset(by_class(tmp_path, shuffled=True)).train
+    assert train.digest == same.digest
+    others = [dataclasses.replace(train, order=None), dataclasses.replace(train, order=train.order.flip(0))]
+    digests = [split.digest for split in (train, *others, train.head(500), others[0].head(500))]
+    assert len(set(digests)) == len(digests)
 
 
 def test_limits(tmp_path):
