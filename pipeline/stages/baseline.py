@@ -11,7 +11,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
+from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.runtime.device import Accelerator
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream
@@ -65,7 +65,7 @@ def start_baseline(
         weights = known
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
         model = _initial(model_name, data, seed)
-        load_checkpoint(model, Path(weights))
+        load_weights(model, Path(weights))
         return Start(model.eval(), f"checkpoint {Path(weights).name}")
     model = load_torchvision_weights(model_name, data.classes, weights)
     check_forward(model, data.classes, data.image_size)

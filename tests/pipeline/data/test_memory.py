@@ -88,11 +88,11 @@ def test_head_and_sample():
 
 
 def test_refusals():
-    with pytest.raises(OptionsError, match="limit on the number of images must be 1 or more, got 0"):
+    with pytest.raises(OptionsError, match=r"limit.* 1 or more.* 0"):
         make(3).head(0)
-    with pytest.raises(OptionsError, match="got a batch size of 0"):
+    with pytest.raises(OptionsError, match=r"batch size.* 0"):
         next(make(3).batches(0, device=CPU))
-    with pytest.raises(OptionsError, match="augmented batches need a seed"):
+    with pytest.raises(OptionsError, match=r"augment.* seed"):
         next(make(3).batches(1, device=CPU, augment=True))
 
 

@@ -107,19 +107,19 @@ def test_limits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"y_test": None}, r"lacks y_test; it holds x_train"),
-        ({"x_train": np.zeros((6, 8, 8, 3), np.float32)}, r"x_train of .* must be uint8 .* got float32"),
-        ({"x_train": np.zeros((6, 3, 8, 8), np.uint8)}, r"got \(6, 3, 8, 8\)"),
-        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8)}, r"1 image or more, got the shape \(0, 8, 8, 3\)"),
-        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, r"one shape, got \(8, 8, 3\) and \(4, 4, 3\)"),
-        ({"y_train": np.zeros(6)}, r"must hold integers, got float64"),
-        ({"y_train": np.zeros(5, int)}, r"each of the 6 images, got the shape \(5,\)"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, r"labels of 0 or more, got -1"),
-        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, r"2 classes or more, got 1"),
-        ({"y_test": np.array([0, 1, 10**12])}, r"must be below 100000, got 1000000000000"),
-        ({"class_names": np.array(["a", "b"])}, r"below 2, the number of its class_names, got 2"),
-        ({"class_names": np.array([1, 2, 3])}, r"class_names of .* list of strings, got int64"),
-        ({"x_train": np.array([None] * 6)}, r"cannot be read as an .npz file"),
+        ({"y_test": None}, "lacks y_test.*x_train"),
+        ({"x_train": np.zeros((6, 8, 8, 3), np.float32)}, "x_train.*uint8.*float32"),
+        ({"x_train": np.zeros((6, 3, 8, 8), np.uint8)}, r"x_train.*\(N, H, W, 3\).*\(6, 3, 8, 8\)"),
+        ({"x_train": np.zeros((0, 8, 8, 3), np.uint8)}, r"1 image or more.*\(0, 8, 8, 3\)"),
+        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, r"one shape.*\(8, 8, 3\).*\(4, 4, 3\)"),
+        ({"y_train": np.zeros(6)}, "y_train.*integers.*float64"),
+        ({"y_train": np.zeros(5, int)}, r"y_train.* 6 images.*\(5,\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "y_train.* 0 or more.* -1"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "2 classes or more.* 1$"),
+        ({"y_test": np.array([0, 1, 10**12])}, "below 100000.* 1000000000000"),
+        ({"class_names": np.array(["a", "b"])}, "below 2.*class_names.* 2$"),
+        ({"class_names": np.array([1, 2, 3])}, "class_names.*strings.*int64"),
+        ({"x_train": np.array([None] * 6)}, r"tiny\.npz.*npz file.*damaged"),
     ],
 )
 def test_refusals(tmp_path, changes, words):
@@ -132,7 +132,7 @@ def test_truncated(tmp_path, cut):
     path = tmp_path / "tiny.npz"
     np.savez_compressed(path, **arrays())
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+    with pytest.raises(DataError, match=r"tiny\.npz.*npz file.*damaged"):
         load_dataset(str(path))
 
 
@@ -142,14 +142,14 @@ def test_flipped_bytes(tmp_path):
     content = bytearray(path.read_bytes())
     content[300:320] = bytes(20)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+    with pytest.raises(DataError, match=r"tiny\.npz.*npz file.*damaged"):
         load_dataset(str(path))
 
 
 def test_a_bare_array_is_refused(tmp_path):
     with (tmp_path / "tiny.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(DataError, match=r"cannot be read as an .npz file"):
+    with pytest.raises(DataError, match=r"tiny\.npz.*npz file.*damaged"):
         load_dataset(str(tmp_path / "tiny.npz"))
 
 
