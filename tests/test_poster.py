@@ -12,7 +12,7 @@ from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
-from pipeline.models.weights import load_checkpoint
+from pipeline.models.weights import load_weights
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runner import run
@@ -118,7 +118,7 @@ def cifar(data_folder):
 def test_top1_before_fine_tuning_is_the_posters(data_folder, cifar, model_name):
     """The two bases span the same filters at these orders, so one evaluation stands for both."""
     baseline = build_model(model_name, 10)
-    load_checkpoint(baseline, data_folder / CHECKPOINTS[model_name])
+    load_weights(baseline, data_folder / CHECKPOINTS[model_name])
     cpu = torch.device("cpu")
     assert evaluate(baseline, cifar.test, device=cpu).top1 == pytest.approx(PRE[model_name][0], abs=0.02)
     for config, expected in zip(CIFAR_CONFIGS, PRE[model_name][1:], strict=True):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("a folder with spaces")
-    write_npz(folder / "it's data.npz")
+    write_npz(folder / "it's data.npz", train=384)
     write_module(folder)
     return folder
 
