@@ -39,7 +39,7 @@ def command(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(ROOT / "run_pipeline.py"), "export", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": ""}
     return subprocess.run(
-        program, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
