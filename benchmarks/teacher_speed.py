@@ -13,8 +13,8 @@ from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.randomness import RandomStream
-from pipeline.training.features import Taps
-from pipeline.training.loop import Lesson, training_step
+from pipeline.training.features import FeatureHooks
+from pipeline.training.loop import TrainingBatch, training_step
 from pipeline.training.teacher import Teacher
 
 BATCH, STEPS, BOUND = 128, 12, 1.6
@@ -30,7 +30,7 @@ def main() -> None:
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
-    taps = {"plain": Taps(()), "taught": Taps(teacher.points)}
+    taps = {"plain": FeatureHooks(()), "taught": FeatureHooks(teacher.points)}
     inverses = {"plain": {}, "taught": teacher.inverse_moments(model, images)}
     for step in range(-2, STEPS):  # the first two warm up
         for kind, taken in seconds.items():
@@ -39,7 +39,9 @@ def main() -> None:
                 answer = None
                 if kind == "taught":
                     answer = teacher.answer(images, epoch_seed=step, batch_size=BATCH, batch=0)
-                training_step(prepared, Lesson(images, labels, answer), taps[kind], optimizer, accelerator, random)
+                training_step(
+                    prepared, TrainingBatch(images, labels, answer), taps[kind], optimizer, accelerator, random
+                )
                 if step >= 0:
                     taken.append(time.perf_counter() - start)
     ratio = statistics.median(a / b for a, b in zip(seconds["taught"], seconds["plain"], strict=True))

@@ -1,99 +1,139 @@
-"""The plain facts of a run: its baseline, its files, its environment and its options."""
+"""Tables of a run's baseline, files, ONNX files, environment and options."""
 
-from typing import Any
+from reports import text
+from reports.model import Report, Row
+from reports.rows import baseline, unique_rows
+from reports.run import Run
+from reports.text import MISSING, model_name, row_name, settings_name
 
-from reports import cells
-from reports.names import model_name, row_name, settings_name
-from reports.rows import Report, unique_rows
+_ONNX_HEADERS = (
+    "Row",
+    "File",
+    "Model size (MB)",
+    "Stored bits",
+    "Top1, PyTorch",
+    "Top1, onnxruntime",
+    "Other predictions",
+)
 
 
-def baseline_table(report: Report, style: cells.Style = "markdown") -> str:
-    """The uncompressed network: Top-1, parameters, size of its file."""
-    base, run = report["baseline"], report["run"]
+def baseline_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the uncompressed network's Top-1, number of parameters and file size."""
+    base, run = baseline(report), report.run
     headers = ["Model", "Weights", "Top1", "#Params", "Model size (MB)", "File"]
-    figures = [cells.points(base.get("top1")), cells.count(base.get("params")), cells.megabytes(base.get("size_mb"))]
-    row = [model_name(run["model"]), _text(run.get("weights")), *figures, _text(base.get("artifact"))]
-    return cells.draw(headers, [row], (0, 1, 5), style)
+    figures = [text.points(base.top1), text.count(base.params), text.megabytes(base.size_mb)]
+    row = [model_name(run.model), text.plain(run.weights), *figures, text.plain(base.artifact)]
+    return text.draw(headers, [row], (0, 1, 5), style)
 
 
-def artifact_table(report: Report, style: cells.Style = "markdown") -> str:
-    """The written files: checksum, and how far the logits of the reloaded file are from those that were measured."""
+def artifact_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the written files, their checksums, and the largest difference of a logit after reloading."""
     headers = ["Row", "File", "Model size (MB)", "Reloaded logits, largest difference", "SHA-256"]
     rows = [
         [
             row_name(row),
-            _text(row.get("artifact")),
-            cells.megabytes(row.get("size_mb")),
-            cells.error(row.get("reloaded_logits_max_abs_diff")),
-            _text(row.get("sha256")),
+            text.plain(row.artifact),
+            text.megabytes(row.size_mb),
+            text.error(row.reloaded_logits_max_abs_diff),
+            text.plain(row.sha256),
         ]
         for row in unique_rows(report)
     ]
-    return cells.draw(headers, rows, (0, 1, 4), style)
+    return text.draw(headers, rows, (0, 1, 4), style)
 
 
-def environment_table(report: Report, style: cells.Style = "markdown") -> str:
-    """Where and on what the run was made: data, device, precision, time, machine, commit, versions."""
-    run = report["run"]
-    facts = [("Data", _dataset(run)), ("Calibration images", cells.count(run.get("calibration_images")))]
-    facts += [(name, _text(run.get(name.lower()))) for name in ("Seed", "Device", "Precision")]
-    facts += [("Duration", _seconds(run.get("duration_s")))]
-    facts += [(f"Stage {name}", _seconds(value)) for name, value in (run.get("stage_seconds") or {}).items()]
-    facts += [*_machine(run), ("Code's commit", _text(run.get("git_commit")))]
-    facts += [(name, _text(version)) for name, version in (run.get("versions") or {}).items()]
-    return cells.draw(["What", "Value"], facts, 2, style)
+def environment_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the data, device, precision, duration, machine, commit and library versions of a run."""
+    run = report.run
+    facts = [
+        ("Data", _dataset(run)),
+        ("Calibration images", text.count(run.calibration_images)),
+        ("Seed", text.plain(run.seed)),
+        ("Device", text.plain(run.device)),
+        ("Precision", text.plain(run.precision)),
+        ("Duration", text.seconds(run.duration_s)),
+        *_machine(run),
+        ("Code's commit", text.plain(run.git_commit)),
+        *run.versions.items(),
+    ]
+    return text.draw(["What", "Value"], facts, 2, style)
 
 
-def runs_table(report: Report, style: cells.Style = "markdown") -> str:
-    """The runs of a merged report; empty for the report of one run."""
+def stages_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the duration of every stage, and whether it was read from the store; empty for a merged report."""
+    lines = [[stage.name, text.seconds(stage.seconds), "yes" if stage.cached else "no"] for stage in report.run.stages]
+    return text.draw(["Stage", "Duration", "From the store"], lines, (0, 2), style) if lines else ""
+
+
+def runs_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the runs of a merged report; empty for the report of one run."""
     headers = ["Run", "Settings", "Rows", "Baseline Top1", "Device", "Duration"]
     lines = [
         [
-            source["name"],
-            settings_name(source) or cells.MISSING,
-            str(sum(source["name"] in row["runs"] for row in report["rows"])),
-            cells.points(source["baseline"].get("top1")),
-            _text(source["run"].get("device")),
-            _seconds(source["run"].get("duration_s")),
+            source.name,
+            settings_name(source.settings) or MISSING,
+            str(sum(source.name in (row.runs or []) for row in report.rows)),
+            text.points(source.baseline.top1),
+            text.plain(source.run.device),
+            text.seconds(source.run.duration_s),
         ]
-        for source in report.get("sources") or []
+        for source in report.sources or []
     ]
-    return cells.draw(headers, lines, (0, 1, 4), style) if lines else ""
+    return text.draw(headers, lines, (0, 1, 4), style) if lines else ""
 
 
-def options_table(report: Report, style: cells.Style = "markdown") -> str:
-    """Every option as the run resolved it; empty when the report has none."""
-    options = report["run"].get("options") or {}
-    rows = [(name, _text(value)) for name, value in options.items()]
-    return cells.draw(["Option", "Value"], rows, 2, style) if rows else ""
+def options_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw every option as the run resolved it; empty if the report has no options."""
+    rows = [(name, text.plain(value)) for name, value in (report.run.options or {}).items()]
+    return text.draw(["Option", "Value"], rows, 2, style) if rows else ""
 
 
-def _dataset(run: Report) -> str:
-    data = run.get("dataset") or {}
-    train, test, classes = (cells.count(data.get(key)) for key in ("train_images", "test_images", "classes"))
-    return f"{_text(data.get('name'))}: {train} training and {test} test images, {classes} classes"
+def onnx_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw size, Top-1 and differing predictions of the ONNX files; empty if the run attempted to write none."""
+    rows = [row for row in unique_rows(report) if row.onnx or row.onnx_reason]
+    return text.draw(_ONNX_HEADERS, [_onnx_line(row) for row in rows], 2, style) if rows else ""
 
 
-def _machine(run: Report) -> list[tuple[str, str]]:
-    """The hardware that is known: `AMD EPYC, 2 cores, 2 threads, 25.3 GB`."""
-    machine = run.get("hardware") or {}
-    cpu = [_text(machine["cpu"])] if machine.get("cpu") else []
-    cpu += [f"{machine[key]} {key}" for key in ("cores", "threads") if machine.get(key)]
-    cpu += [f"{machine['memory_gb']:.1f} GB of memory"] if machine.get("memory_gb") else []
+def onnx_notes(report: Report) -> list[str]:
+    """Return sentences about the rows that have no ONNX file, and about formats that ONNX stores in more bits."""
+    rows = unique_rows(report)
+    wide = [row for row in rows if (row.onnx_bits or 0) > row.bits]
+    widths = sorted({row.bits for row in wide if row.scheme == "int"}, reverse=True)
+    wider = [f"ONNX has no {bits}-bit integers, so these rows are stored in the next larger width." for bits in widths]
+    if any(row.scheme != "int" for row in wide):
+        wider.append("ONNX has no minifloats, so these rows are stored in 32-bit floats.")
+    missing = [f"{row_name(row)} has no ONNX file: {row.onnx_reason}" for row in rows if row.onnx_reason]
+    return [*wider, *missing]
+
+
+def _dataset(run: Run) -> str:
+    data = run.dataset
+    if data is None:
+        return MISSING
+    train, test, classes = (text.count(number) for number in (data.train_images, data.test_images, data.classes))
+    return f"{data.name}: {train} training and {test} test images, {classes} classes"
+
+
+def _machine(run: Run) -> list[tuple[str, str]]:
+    """Return the known hardware: `AMD EPYC, 2 cores, 2 threads, 25.3 GB of memory`."""
+    machine = run.hardware
+    cpu = [machine.cpu] if machine.cpu else []
+    cpu += [f"{number} {unit}" for unit, number in (("cores", machine.cores), ("threads", machine.threads)) if number]
+    cpu += [f"{machine.memory_gb:.1f} GB of memory"] if machine.memory_gb else []
     return [
-        ("Machine", ", ".join(cpu) or cells.MISSING),
-        ("Accelerator", _text(machine.get("accelerator"))),
-        ("Processes", cells.count(run.get("processes"))),
+        ("Machine", ", ".join(cpu) or MISSING),
+        ("Accelerator", text.plain(machine.accelerator)),
+        ("Processes", text.count(run.processes)),
     ]
 
 
-def _seconds(value: float | None) -> str:
-    return cells.MISSING if value is None else f"{value:.1f} s"
-
-
-def _text(value: Any) -> str:
-    if value is None or value == "":
-        return cells.MISSING
-    if isinstance(value, list | tuple):
-        return "; ".join(_text(item) for item in value) or cells.MISSING
-    return str(value)
+def _onnx_line(row: Row) -> list[str]:
+    return [
+        row_name(row),
+        row.onnx or MISSING,
+        text.megabytes(row.onnx_size_mb),
+        text.count(row.onnx_bits),
+        text.points(row.top1_quant),
+        text.points(row.onnx_top1),
+        text.count(row.onnx_differing_predictions),
+    ]

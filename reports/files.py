@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees either the old one or all of the new one."""
+"""Atomic writing of files: a reader sees either the old file or the complete new one."""
 
 import os
 import threading
@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Final
 
 PART: Final = ".part"
+"""Suffix of a file that is being written."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
     """Write `data` to a temporary file in the same folder, then rename it to `path`.
 
     Args:
-        path: Where to write; its folder is made if it is missing.
+        path: The file to write; its folder is created if it is missing.
         data: Bytes, or text to be stored as UTF-8.
 
     Returns:
         `path`.
+
+    Raises:
+        OSError: If the file cannot be written; the old file is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
@@ -33,6 +37,9 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed writers left half written in a folder and below; nobody else may be writing there."""
+    """Remove the unfinished files that killed processes left in a folder and its subfolders.
+
+    No other process may be writing there.
+    """
     for part in folder.rglob(f".*{PART}"):
         part.unlink(missing_ok=True)

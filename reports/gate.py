@@ -1,40 +1,126 @@
-"""What the report says of its gate: the limits, and which rows miss them."""
+"""Gate of a report: compare every row with the limits, and describe the rows that fail.
 
-from reports import cells
-from reports.names import listed, row_name
-from reports.rows import Report, Row, loss, unique_rows
+Loss of Top-1 and file size are compared only if a limit is set. A row whose reloaded network differs always fails.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from reports import text
+from reports.model import Gate, Report, Row
+from reports.rows import baseline_top1 as baseline_top1_of
+from reports.rows import unique_rows
+from reports.text import listed, row_name
+
+_ROUNDING = 1e-9
+"""Points of Top-1. Top-1 is a multiple of 100 / images, so a smaller excess is floating-point noise."""
+
+
+def judge(
+    rows: Sequence[Row],
+    baseline_top1: float | None,
+    *,
+    max_drop: float | None = None,
+    max_size_mb: float | None = None,
+) -> Gate:
+    """Compare every row with the limits.
+
+    A row fails if it exceeds a limit, if a figure that a limit needs was not measured, or if its reloaded network
+    differs from the measured one.
+
+    Args:
+        rows: The report's rows.
+        baseline_top1: Top-1 of the uncompressed network, in percent; None if it was not measured.
+        max_drop: Points of Top-1 that a row may lose against the baseline; None sets no limit.
+        max_size_mb: Largest allowed size of a row's artifact, in 10^6 bytes; None sets no limit.
+
+    Returns:
+        The limits, the verdict, and one sentence for each row that fails. `passed` is False if a row fails. Otherwise
+        it is True if a limit was compared with at least one row, else None.
+    """
+    gate = Gate(max_drop=max_drop, max_size_mb=max_size_mb, passed=None)
+    misses = [(row, _misses(row, baseline_top1, gate)) for row in rows]
+    gate.failures = [
+        f"{row.basis} {row.config} at {row.bits} bits {' and '.join(miss.sentence for miss in found)}"
+        for row, found in misses
+        if found
+    ]
+    limited = bool(rows) and (max_drop, max_size_mb) != (None, None)
+    gate.passed = False if gate.failures else True if limited else None
+    return gate
 
 
 def gate_words(report: Report) -> str:
-    """The gate in one sentence for the summary; empty where no limit was set."""
-    gate = report.get("gate") or {}
-    drop, size = gate.get("max_drop"), gate.get("max_size_mb")
-    if drop is None and size is None:
+    """Describe the gate in one sentence for the summary; empty if no limit was set and no row failed."""
+    gate = report.gate
+    drop, size = gate.max_drop, gate.max_size_mb
+    if drop is None and size is None and gate.passed is None:
         return ""
     points = None if drop is None else f"{drop:g} point" if drop == 1 else f"{drop:g} points"
-    if gate.get("passed") is None:
+    if gate.passed is None:
         return f"The gate ({_both(points, size, '{} allowed', '{:g} MB allowed')}) was not checked."
-    if gate["passed"]:
+    if gate.passed:
         kept = _both(points, size, "loses more than {} of Top-1", "takes more than {:g} MB", "or")
         return f"The gate passed: no row {kept}."
     allowed = _both(points, size, "at most {} of Top-1 may be lost", "a file may take at most {:g} MB")
-    misses = [f"{row_name(row)} {words}" for row in unique_rows(report) if (words := _misses(report, row, drop, size))]
-    return f"The gate FAILED: {allowed}; {listed(misses) or 'a Top-1 that it needs was not measured'}."
+    return f"The gate FAILED: {'; '.join(part for part in (allowed, _failed(report)) if part)}."
 
 
 def gate_list(report: Report) -> str:
-    """Every row that misses, as markdown; empty where none does."""
-    return "\n".join(f"- {cells.escape(failure)}" for failure in (report.get("gate") or {}).get("failures") or [])
+    """Return every failure as a markdown list; empty if there is none."""
+    return "\n".join(f"- {text.escape(failure)}" for failure in report.gate.failures)
+
+
+class _Miss(NamedTuple):
+    """One reason why a row fails, as the report's sentence and in short for the summary."""
+
+    sentence: str
+    short: str
+
+
+def _misses(row: Row, baseline_top1: float | None, gate: Gate) -> list[_Miss]:
+    found = (_drop(row, baseline_top1, gate.max_drop), _size(row, gate.max_size_mb), _reload(row))
+    return [miss for miss in found if miss is not None]
+
+
+def _drop(row: Row, baseline_top1: float | None, limit: float | None) -> _Miss | None:
+    if limit is None:
+        return None
+    if baseline_top1 is None or row.top1_quant is None:
+        return _Miss(*2 * ("has no measured change of Top-1",))
+    loss = baseline_top1 - row.top1_quant
+    if loss <= limit + _ROUNDING:
+        return None
+    excess = f"{loss - limit:.4g} more than --max-drop {limit:g} allows"
+    return _Miss(f"loses {loss:.4g} points of Top-1, {excess}", f"loses {loss:.2f}")
+
+
+def _size(row: Row, limit: float | None) -> _Miss | None:
+    if limit is None:
+        return None
+    if row.size_mb is None:
+        return _Miss(*2 * ("has no measured size",))
+    if row.size_mb <= limit:
+        return None
+    excess = f"{row.size_mb - limit:.4g} more than --max-size-mb {limit:g} allows"
+    return _Miss(f"takes {row.size_mb:g} MB, {excess}", f"takes {text.megabytes(row.size_mb)} MB")
+
+
+def _reload(row: Row) -> _Miss | None:
+    if not row.reloaded_logits_max_abs_diff:
+        return None
+    words = f"differs by up to {text.error(row.reloaded_logits_max_abs_diff)} in a logit"
+    return _Miss(f"{words} after its artifact was reloaded; allowed: 0", f"{words} after it was reloaded")
 
 
 def _both(points: str | None, size: float | None, drop_words: str, size_words: str, joint: str = "and") -> str:
-    said = [drop_words.format(points)] if points is not None else []
-    said += [size_words.format(size)] if size is not None else []
-    return f" {joint} ".join(said)
+    limits = [drop_words.format(points)] if points is not None else []
+    limits += [size_words.format(size)] if size is not None else []
+    return f" {joint} ".join(limits)
 
 
-def _misses(report: Report, row: Row, drop: float | None, size: float | None) -> str:
-    lost, taken = loss(report, row), row.get("size_mb")
-    words = [f"loses {lost:.2f}"] if drop is not None and lost is not None and lost > drop else []
-    words += [f"takes {cells.megabytes(taken)} MB"] if size is not None and taken is not None and taken > size else []
-    return " and ".join(words)
+def _failed(report: Report) -> str:
+    """Return the failed rows with their reasons in short."""
+    rows = [(row, _misses(row, baseline_top1_of(report, row), report.gate)) for row in unique_rows(report)]
+    words = [f"{row_name(row)} {' and '.join(miss.short for miss in found)}" for row, found in rows if found]
+    return listed(words or report.gate.failures)

@@ -1,59 +1,68 @@
-"""report.md: the whole report as markdown, from report.json alone."""
+"""Render report.md from the content of report.json."""
 
 import re
 
-from reports.cells import escape
-from reports.facts import artifact_table, baseline_table, environment_table, options_table, runs_table
+from reports.facts import (
+    artifact_table,
+    baseline_table,
+    environment_table,
+    onnx_notes,
+    onnx_table,
+    options_table,
+    runs_table,
+    stages_table,
+)
 from reports.gate import gate_list
-from reports.intervals import wilson
 from reports.layers import layer_tables
-from reports.names import model_name, stored_bits
+from reports.merging.seeds import seed_table
+from reports.model import Report
 from reports.plots import plot_names
-from reports.portable import onnx_notes, onnx_table
-from reports.poster import SOURCE, poster_table
-from reports.poster_quantization import poster_quantization_table
-from reports.rows import Report
-from reports.seeds import seed_table
+from reports.poster import SOURCE, poster_quantization_table, poster_table
+from reports.rows import baseline, unique_rows
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
-from reports.undone import undone_list
-from reports.verdict import verdict_table
+from reports.text import escape, model_name, row_name
+from reports.verdict import verdict_table, wilson
 
 PLOTS = "plots"
-"""Folder of the plots, beside report.md."""
+"""Folder of the plots, in the folder of report.md."""
 
 _CAPTIONS = {
     "size_top1.png": "File size against Top-1, with 95 % intervals",
-    "kernels.png": "One filter as trained, and as each basis gives it back",
+    "kernels.png": "One filter as trained, and its reconstruction in each basis",
     "layer_errors.png": "Relative output error of fit and rounding, layer by layer",
 }
 _DEFINITIONS = (
-    "**Top1** is the share of test images whose first answer is right, in percent. In the quantization table it is "
-    "that of the fine-tuned network before quantization, and **Quant. Top1** that of the written file.",
-    "**Δ** is a difference in percentage points: by quantization alone in the quantization table, against the "
-    "baseline in the Pre/Post table. **Pre** is after the fit, **Post** after fine-tuning.",
-    "**#Params** counts every parameter but those of normalization layers, with coefficients in place of kernels; "
-    "**%** is its share of the baseline's. **#Comp. params** counts only what the method can compress.",
-    "**MB** is 10^6 bytes. **Model size** is that of the file, read after it was written; the baseline's values are "
-    "32-bit. **Poster's formula** is #Params x (bits + 8) / 8 / 10^6, which counts the poster's floating-point "
-    "format; it is not the size of a file.",
-    "**Conv2D** or dense is the network without series. A **config** holds the order kept in each stage.",
-    "`-` stands for a figure that was not measured. A slash parts CosConv's figure from ChebConv's where they differ.",
+    "**Top1** is the share of test images whose top prediction is correct, in percent. In the quantization table it is "
+    "the Top-1 of the fine-tuned network before quantization. **Quant. Top1** is the Top-1 of the written file.",
+    "**Δ** is a difference in percentage points. The quantization table shows the change by quantization alone. The "
+    "Pre/Post table shows the change against the baseline. **Pre** is after the fit, **Post** after fine-tuning.",
+    "**#Params** counts every parameter outside normalization layers, with coefficients in place of kernels. **%** is "
+    "the share of the baseline's #Params. **#Comp. params** counts only what the method can compress.",
+    "**MB** is 10^6 bytes. **Model size** is the size of the written file; the baseline's values are 32-bit. "
+    "**Poster's formula** is #Params x (bits + 8) / 8 / 10^6. It counts the poster's floating-point format and is not "
+    "the size of a file.",
+    "**Conv2D** or dense is the network without series. A **config** lists the order kept in each stage.",
+    "`-` stands for a figure that was not measured. A slash separates the figures of CosConv and ChebConv if they "
+    "differ.",
 )
 
 
 def render(report: Report) -> str:
-    """Turn a report into markdown.
+    """Render a report as markdown.
 
     Args:
-        report: The content of report.json, schema 1.
+        report: The report of a finished run, or of several merged runs.
 
     Returns:
         The text of report.md, ending in one newline. It shows the plots of `plot_names` from the folder `plots/`.
+
+    Raises:
+        ValueError: If the report has no baseline, because its run failed.
     """
     sections = [
-        ("Rows that miss the gate", gate_list(report)),
-        ("Training that was undone", undone_list(report)),
+        ("Rows that fail the gate", gate_list(report)),
+        ("Training that was rolled back", _rolled_back(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report)),
         ("Several seeds", _seeds(report)),
@@ -62,9 +71,10 @@ def render(report: Report) -> str:
         ("Plots", _plots(report)),
         ("Baseline", baseline_table(report)),
         ("Layers", _layers(report)),
-        ("Files", artifact_table(report) if report["rows"] else ""),
+        ("Files", artifact_table(report) if report.rows else ""),
         ("ONNX", _onnx(report)),
         ("Runs", runs_table(report)),
+        ("Stages", stages_table(report)),
         ("Environment", environment_table(report)),
         ("Options", options_table(report)),
         ("Reproduce", _code(_commands(report))),
@@ -76,27 +86,38 @@ def render(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    data = (report["run"].get("dataset") or {}).get("name")
-    return escape(model_name(report["run"]["model"]) + (f" on {data}" if data else "") + ", compressed")
+    data = report.run.dataset
+    return escape(model_name(report.run.model) + (f" on {data.name}" if data else "") + ", compressed")
+
+
+def _rolled_back(report: Report) -> str:
+    """List every training that was rolled back."""
+    trainings = [
+        (row, training)
+        for row in unique_rows(report)
+        for training, undone in (("fine-tuning", row.finetune_undone), ("quantization-aware training", row.qat_undone))
+        if undone
+    ]
+    return "\n".join(
+        f"- {escape(row_name(row))}: {training} lowered Top-1 on training images, so it was rolled back. "
+        "The figures are of the network before it. Another --lr or more --epochs may help."
+        for row, training in trainings
+    )
 
 
 def _seeds(report: Report) -> str:
     table = seed_table(report)
-    own = "Every seed trained a baseline of its own: a row's Δ is against that of its seed."
-    note = own if report["baseline"].get("top1_by_seed") else ""
-    text = f"Mean ± standard deviation (of a sample) of the rows that were run with several seeds. {note}".strip()
-    return f"{text}\n\n{table}" if table else ""
-
-
-def _commands(report: Report) -> str:
-    """The command of the run, or those of the runs that were merged and then that of the merge."""
-    runs = [source["run"] for source in report.get("sources") or []]
-    return "\n".join(run["command"] for run in [*runs, report["run"]])
+    if not table:
+        return ""
+    note = "Mean ± standard deviation (of a sample) of the rows that were run with several seeds."
+    if baseline(report).top1_by_seed:
+        note += " Every seed trained its own baseline; the Δ of a row is against the baseline of its seed."
+    return f"{note}\n\n{table}"
 
 
 def _poster(report: Report) -> str:
     tables = [table for table in (poster_table(report), poster_quantization_table(report)) if table]
-    return "\n\n".join([f"The poster's figures are those of {SOURCE}.", *tables]) if tables else ""
+    return "\n\n".join([f"Source of the poster's figures: {SOURCE}.", *tables]) if tables else ""
 
 
 def _plots(report: Report) -> str:
@@ -116,34 +137,40 @@ def _onnx(report: Report) -> str:
     return "\n\n".join(part for part in (onnx_table(report), notes) if part)
 
 
+def _commands(report: Report) -> str:
+    """Return the command of the run; for a merged report, the commands of its runs and then of the merge."""
+    runs = [source.run for source in report.sources or []]
+    return "\n".join(run.command for run in [*runs, report.run])
+
+
+def _code(command: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks in the command."""
+    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{command}\n{fence}"
+
+
 def _definitions(report: Report) -> str:
     lines = [*_DEFINITIONS, *_stored_note(report), *_interval_note(report)]
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _stored_note(report: Report) -> list[str]:
-    if all(stored_bits(row) == row["bits"] for row in report["rows"]):
+    if all(row.stored_bits == row.bits for row in report.rows):
         return []
     return [
-        "**Bits** with stored bits beside them are the mantissa bits of minifloats, the poster's format: one sign, "
-        "seven exponent and that many mantissa bits are stored of a value, as the poster's formula counts."
+        "**Bits** followed by stored bits are the mantissa bits of minifloats, the poster's format. A value is stored "
+        "as one sign bit, seven exponent bits and that many mantissa bits, as the poster's formula counts."
     ]
 
 
 def _interval_note(report: Report) -> list[str]:
-    images = (report["run"].get("dataset") or {}).get("test_images")
-    top1 = report["baseline"].get("top1")
-    if not images or top1 is None:
+    data, top1 = report.run.dataset, baseline(report).top1
+    if data is None or top1 is None:
         return []
-    low, high = wilson(top1, images)
+    low, high = wilson(top1, data.test_images)
     return [
-        f"The **95 % interval** (Wilson) is what {images:,} test images can tell: the baseline's {top1:.2f} stands for "
-        f"{low:.2f} to {high:.2f}. Rows share the test images, so it is on the cautious side for differences."
+        "The **95 % interval** (Wilson) follows from the number of test images. With "
+        f"{data.test_images:,} test images, the baseline's {top1:.2f} has the interval {low:.2f} to {high:.2f}. All "
+        "rows are measured on the same images, so the interval is cautious for differences between rows."
     ]
-
-
-def _code(command: str) -> str:
-    """A code block whose fence is longer than any run of backticks in the command."""
-    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{command}\n{fence}"

@@ -1,31 +1,35 @@
-"""The poster's Top-1 before and after fine-tuning, for comparison.
+"""Published figures of the poster, and tables that compare a run with them.
 
 Source: Costain and Prisacariu, "Approximating Continuous Convolutions for Deep Network Compression", BMVC 2022,
 arXiv 2210.08951. Every figure is as printed there. The poster's ResNet-32 baseline is 92.78; the authors' public
-checkpoint of it measures 92.63. The ConvNeXt-T table names no basis, so its figures stand beside either.
+checkpoint of it measures 92.63. The ConvNeXt-T table names no basis, so its figures are shown for both bases.
+The poster quantizes ResNet-18 on ImageNet to floats of one sign bit, seven exponent bits and `bits` mantissa bits. Its
+sizes therefore count `bits` + 8 stored bits; they are comparable with minifloat rows.
 """
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from reports import cells
-from reports.names import basis_name, with_settings
-from reports.rows import Report, is_dense, unique_rows
+from reports import text
+from reports.model import Report, Row
+from reports.rows import unique_rows
+from reports.text import basis_name, config_name, with_settings
 
 SOURCE = "Costain and Prisacariu, BMVC 2022, arXiv 2210.08951"
 
 
 class PosterFigures(NamedTuple):
-    """Top-1 in percent as the poster prints it: after the fit, and after fine-tuning."""
+    """Published Top-1 in percent, after the fit and after fine-tuning."""
 
     pre_top1: float
     post_top1: float
 
 
-_Both = tuple[tuple[float, float], tuple[float, float]]
-"""(Pre, Post) of CosConv, then of ChebConv."""
+_BothBases = tuple[tuple[float, float], tuple[float, float]]
+"""(Pre, Post) of CosConv, then (Pre, Post) of ChebConv, in percent."""
 
-_CIFAR10: dict[str, dict[str, _Both]] = {
+POSTER_CIFAR10: dict[str, dict[str, _BothBases]] = {
     "resnet20": {
         "3,3,3,2": ((87.22, 90.75), (87.22, 90.76)),
         "3,3,2,2": ((51.43, 89.55), (51.43, 89.83)),
@@ -39,7 +43,7 @@ _CIFAR10: dict[str, dict[str, _Both]] = {
         "2,2,2,2": ((15.39, 87.87), (15.39, 88.16)),
     },
 }
-_IMAGENET: dict[str, dict[str, _Both]] = {
+POSTER_IMAGENET: dict[str, dict[str, _BothBases]] = {
     "resnet18": {
         "6,3,3,3,3": ((69.46, 70.19), (69.32, 70.11)),
         "6,3,3,3,2": ((64.33, 68.97), (64.11, 68.62)),
@@ -58,19 +62,43 @@ _IMAGENET: dict[str, dict[str, _Both]] = {
         "5x3,5x3,5x9,5x3": ((14.94, 77.29), (14.94, 77.29)),
     },
 }
+
+POSTER_EXTRA_BITS = 8
+"""Sign and exponent bits of the poster's floats: 1 + 7."""
+
+
+class PosterQuantization(NamedTuple):
+    """Published Top-1 in percent after quantization (basis -> Top-1), and the size in MB, which the bases share."""
+
+    top1: Mapping[str, float]
+    size_mb: float
+
+
+def _figures(cosine: float, chebyshev: float, size_mb: float) -> PosterQuantization:
+    return PosterQuantization({"cosine": cosine, "chebyshev": chebyshev}, size_mb)
+
+
+POSTER_QUANTIZATION = {
+    (8, "dense"): _figures(69.74, 69.74, 23.4),
+    (8, "6,3,3,3,2"): _figures(68.12, 67.39, 14.2),
+    (8, "6,3,3,2,2"): _figures(65.23, 65.20, 11.9),
+    (4, "dense"): _figures(69.28, 69.28, 17.5),
+    (4, "6,3,3,3,2"): _figures(66.70, 66.50, 10.6),
+    (4, "6,3,3,2,2"): _figures(64.10, 63.88, 8.9),
+}
 _COLUMNS = {"cosine": 0, "chebyshev": 1}
 
 
 def poster_row(model: str, dataset_name: str, classes: int, basis: str, config: str) -> PosterFigures | None:
-    """The poster's figures of one row, None where it prints none for this model, data, basis and config.
+    """Return the poster's figures of one row; None if the poster has none for this model, data, basis and config.
 
     Args:
-        model: As `--model` names it: `resnet20`.
-        dataset_name: CIFAR-10 in any spelling (`cifar10`, `cifar-10-batches-py`), or a name with `imagenet` or
-            `ilsvrc` in it.
+        model: Name of the model, as for `--model`: `resnet20`.
+        dataset_name: Name of the data: CIFAR-10 in any spelling (`cifar10`, `cifar-10-batches-py`), or a name that
+            contains `imagenet` or `ilsvrc`.
         classes: Number of classes: 10 for CIFAR-10, 1,000 for ImageNet.
         basis: `cosine` or `chebyshev`.
-        config: Orders, with spaces, `×` and any grouping of blocks allowed: `7×3, 7×3, 7×9, 6×3`.
+        config: Orders; spaces, `×` and any grouping of blocks are allowed: `7×3, 7×3, 7×9, 6×3`.
     """
     column, orders = _COLUMNS.get(basis), _orders(config)
     if column is None or orders is None:
@@ -81,41 +109,75 @@ def poster_row(model: str, dataset_name: str, classes: int, basis: str, config: 
     return None
 
 
-def poster_table(report: Report, style: cells.Style = "markdown") -> str:
-    """This run beside the poster, one line a config and basis that both have; empty where there is none."""
-    run = report["run"]
-    lines: dict[tuple[str, ...], None] = {}
-    data = run.get("dataset") or {}
+def poster_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw this run's Top-1 and the poster's, one line per config and basis that both have; empty if there is none."""
+    found: dict[tuple[str, ...], None] = {}
     for row in unique_rows(report):
-        name, classes = data.get("name") or "", data.get("classes") or 0
-        printed = None if is_dense(row) else poster_row(run["model"], name, classes, row["basis"], row["config"])
-        if printed is None:
-            continue
-        pre = [cells.points(printed.pre_top1), cells.points(row.get("top1_pre"))]
-        post = [cells.points(printed.post_top1), cells.points(row.get("top1_post"))]
-        lines[(with_settings(row["config"], row), basis_name(row["basis"]), *pre, *post)] = None
+        printed = None if row.is_dense else _poster_row_of(report, row)
+        if printed is not None:
+            pre = [text.points(printed.pre_top1), text.points(row.top1_pre)]
+            post = [text.points(printed.post_top1), text.points(row.top1_post)]
+            found[(with_settings(row.config, row), basis_name(row.basis), *pre, *post)] = None
     headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1", "Poster, Post Top1", "Here, Post Top1"]
-    return cells.draw(headers, list(lines), 2, style) if lines else ""
+    return text.draw(headers, list(found), 2, style) if found else ""
+
+
+def poster_quantization_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw this run's quantized rows and the poster's; empty if the poster has none of the rows.
+
+    If the run has minifloat rows, only these are shown, because the poster's format is a minifloat. Otherwise its
+    integer rows are shown with their stored bits.
+    """
+    pairs = _quantized_pairs(report)
+    minifloats = [(row, printed) for row, printed in pairs if row.scheme == "minifloat"]
+    headers = ["Bits", "Config", "Basis", "Poster, stored bits", "Here, stored bits"]
+    headers += ["Poster, Quant. Top1", "Here, Quant. Top1", "Poster, size (MB)", "Here, size (MB)"]
+    lines = [_quantized_line(row, printed) for row, printed in minifloats or pairs]
+    return text.draw(headers, lines, (1, 2), style) if lines else ""
 
 
 def is_imagenet(dataset_name: str, classes: int) -> bool:
-    """Whether the data are the 1,000 classes of ImageNet, by any name with `imagenet` or `ilsvrc` in it."""
+    """Return True for 1,000 classes and a name that contains `imagenet` or `ilsvrc`."""
     name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
     return ("imagenet" in name or "ilsvrc" in name) and classes == 1000
 
 
-def _printed(model: str, dataset_name: str, classes: int) -> dict[str, _Both]:
+def _printed(model: str, dataset_name: str, classes: int) -> dict[str, _BothBases]:
     name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
     if re.match(r"cifar10(?!0)", name) and classes == 10:
-        return _CIFAR10.get(model, {})
-    return _IMAGENET.get(model, {}) if is_imagenet(dataset_name, classes) else {}
+        return POSTER_CIFAR10.get(model, {})
+    return POSTER_IMAGENET.get(model, {}) if is_imagenet(dataset_name, classes) else {}
 
 
 def _orders(config: str) -> tuple[int, ...] | None:
-    """One order a stage or, where blocks are counted (`7x3`), one a block; None for anything else."""
+    """Return one order per stage or, if blocks are counted (`7x3`), one per block; None for any other text."""
     tokens = re.sub(r"\s", "", config.replace("×", "x")).split(",")
     matches = [re.fullmatch(r"(\d{1,3})(?:x(\d{1,3}))?", token) for token in tokens]
     found = [(int(match[1]), int(match[2] or 1)) for match in matches if match]
     if len(found) < len(tokens):
         return None
     return tuple(order for order, blocks in found for _ in range(blocks))
+
+
+def _poster_row_of(report: Report, row: Row) -> PosterFigures | None:
+    model, data = report.run.model, report.run.dataset
+    if model is None or data is None:
+        return None
+    return poster_row(model, data.name, data.classes, row.basis, row.config)
+
+
+def _quantized_pairs(report: Report) -> list[tuple[Row, PosterQuantization]]:
+    """Return the rows of the poster's quantization table, each with its published figures."""
+    data = report.run.dataset
+    if report.run.model != "resnet18" or data is None or not is_imagenet(data.name, data.classes):
+        return []
+    found = [(row, POSTER_QUANTIZATION.get((row.bits, row.config))) for row in unique_rows(report)]
+    return [(row, printed) for row, printed in found if printed is not None]
+
+
+def _quantized_line(row: Row, printed: PosterQuantization) -> list[str]:
+    basis = text.MISSING if row.is_dense else basis_name(row.basis)
+    stored = [str(row.bits + POSTER_EXTRA_BITS), str(row.stored_bits)]
+    tops = [text.points(printed.top1.get(row.basis)), text.points(row.top1_quant)]
+    sizes = [text.megabytes(printed.size_mb), text.megabytes(row.size_mb)]
+    return [str(row.bits), with_settings(config_name(row.config), row), basis, *stored, *tops, *sizes]

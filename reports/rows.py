@@ -1,61 +1,69 @@
-"""The rows of a report: grouped, ordered and freed of repeats, before anything is drawn.
+"""Selection, order and pairing of a report's rows.
 
-A row is one combination of basis, config and bits. `dense` rows have no basis, but a run writes them once per basis
-with identical figures; here they count once, and stand in every basis' column. Rows of a merged report also have
-settings: what tells their runs apart.
+A row is one combination of basis, config and bits. A run writes the rows of `dense` once per basis with identical
+figures; the functions here count them once and show them in the column of every basis. In a merged report, the settings
+of a row distinguish rows of different runs.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import NamedTuple
 
-from reports.names import DENSE, settings_name, stored_bits
+from reports.model import DENSE, Baseline, Report, Row
+from reports.text import settings_name
 
-Report = Mapping[str, Any]
-Row = Mapping[str, Any]
 Key = tuple[int, int, str, str, int]
+"""Bits, stored bits, config, settings, and a number that distinguishes rows of one basis with equal other fields."""
 
 
-def is_dense(row: Row) -> bool:
-    """Whether the row is the network without series, only quantized."""
-    return bool(row["config"] == DENSE)
+class MeasuredRow(NamedTuple):
+    """A row whose file size and quantized Top-1 were measured.
+
+    Attributes:
+        row: The row.
+        size_mb: Size of its file, in 10^6 bytes.
+        top1: Top-1 of the quantized network, in percent.
+    """
+
+    row: Row
+    size_mb: float
+    top1: float
+
+
+def baseline(report: Report) -> Baseline:
+    """Return the uncompressed network of a report.
+
+    Raises:
+        ValueError: If the report has none, because its run failed.
+    """
+    if report.baseline is None:
+        raise ValueError(f"baseline: got a report with status {report.status}; allowed: a report with a baseline")
+    return report.baseline
 
 
 def baseline_top1(report: Report, row: Row) -> float | None:
-    """Top-1 of the uncompressed network that the row was made of: in a merged report, of its own run's."""
-    top1: float | None = row.get("baseline_top1", report["baseline"].get("top1"))
-    return top1
+    """Return the Top-1 of the uncompressed network of the row's own run, in percent."""
+    return baseline(report).top1 if row.baseline_top1 is None else row.baseline_top1
 
 
 def bases(report: Report) -> list[str]:
-    """The bases of the series rows, CosConv first as on the poster; empty when every row is dense."""
-    found = dict.fromkeys(row["basis"] for row in report["rows"] if not is_dense(row))
+    """Return the bases of the series rows, CosConv first as on the poster; empty if every row is dense."""
+    found = dict.fromkeys(row.basis for row in report.rows if not row.is_dense)
     return sorted(found, key=lambda basis: (basis != "cosine", basis != "chebyshev"))
 
 
-def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
-    """Each row with (bits, stored bits, config, settings, n); n tells apart rows of a basis that share the others."""
-    seen: Counter[tuple[Any, ...]] = Counter()
-    keyed = []
-    for row in rows:
-        format = (row["bits"], stored_bits(row), row["config"], settings_name(row))
-        place = (row["basis"], *format)
-        keyed.append(((*format, seen[place]), row))
-        seen[place] += 1
-    return keyed
-
-
 def side_by_side(report: Report) -> list[dict[str, Row]]:
-    """Rows as table lines: for each (bits, stored bits, config, settings), the row of each basis.
+    """Group rows into table lines: one line per bits, stored bits, config and settings, with the row of each basis.
 
     Returns:
-        One dict {basis: row} a line, the most bits first, within them dense first, then configs in the run's order.
-        A dense line holds a row for every basis; without any series row its single key is `dense`.
+        One dict {basis: row} per line, ordered from most to fewest bits. Within equal bits, dense comes first and
+        configs keep the run's order. A dense line holds a row for every basis, or the single key `dense` if the report
+        has no series rows.
     """
     lines: dict[Key, dict[str, Row]] = {}
-    for key, row in _keyed(report["rows"]):
-        lines.setdefault(key, {})[row["basis"]] = row
+    for key, row in _keyed(report.rows):
+        lines.setdefault(key, {})[row.basis] = row
     columns = bases(report) or [DENSE]
     for (_, _, config, *_), line in lines.items():
         if config == DENSE:
@@ -65,35 +73,48 @@ def side_by_side(report: Report) -> list[dict[str, Row]]:
 
 
 def unique_rows(report: Report) -> list[Row]:
-    """Every row in the run's order, dense rows once however many bases repeat them."""
+    """Return the rows in the run's order, with each dense row once however many bases repeat it."""
     seen: set[Key] = set()
     kept = []
-    for key, row in _keyed(report["rows"]):
-        if is_dense(row) and key in seen:
+    for key, row in _keyed(report.rows):
+        if row.is_dense and key in seen:
             continue
         seen.add(key)
         kept.append(row)
     return kept
 
 
-def measured(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have both a file size and a quantized Top-1."""
-    return [row for row in rows if row.get("size_mb") is not None and row.get("top1_quant") is not None]
+def measured(rows: Iterable[Row]) -> list[MeasuredRow]:
+    """Return the rows that have both a file size and a quantized Top-1."""
+    return [
+        MeasuredRow(row, row.size_mb, row.top1_quant)
+        for row in rows
+        if row.size_mb is not None and row.top1_quant is not None
+    ]
 
 
-def frontier(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other row beats in both size and Top-1, smallest first.
-
-    Args:
-        rows: Rows with `size_mb` and `top1_quant`, as `measured` gives them.
-    """
-    ordered = sorted(rows, key=lambda row: (row["size_mb"], -row["top1_quant"]))
-    best = accumulate((row["top1_quant"] for row in ordered), max, initial=float("-inf"))
-    return [row for row, before in zip(ordered, best, strict=False) if row["top1_quant"] > before]
+def frontier(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    """Return the Pareto frontier: the rows that no other row beats in both size and Top-1, smallest first."""
+    ordered = sorted(rows, key=lambda row: (row.size_mb, -row.top1))
+    best = accumulate((row.top1 for row in ordered), max, initial=float("-inf"))
+    return [row for row, before in zip(ordered, best, strict=False) if row.top1 > before]
 
 
 def loss(report: Report, row: Row) -> float | None:
-    """Points of Top-1 lost against the baseline, free of the last binary digits; None where either is not measured."""
-    before = baseline_top1(report, row)
-    after = row.get("top1_quant")
+    """Return the points of Top-1 lost against the baseline; None if either Top-1 was not measured.
+
+    The loss is rounded to 6 decimals, because subtraction of two percentages leaves binary noise.
+    """
+    before, after = baseline_top1(report, row), row.top1_quant
     return None if before is None or after is None else round(before - after, 6)
+
+
+def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
+    seen: Counter[tuple[str, int, int, str, str]] = Counter()
+    keyed: list[tuple[Key, Row]] = []
+    for row in rows:
+        label = (row.bits, row.stored_bits, row.config, settings_name(row.settings))
+        place = (row.basis, *label)
+        keyed.append(((*label, seen[place]), row))
+        seen[place] += 1
+    return keyed

@@ -1,15 +1,16 @@
-"""The paragraph a report opens with: what was gained, what was lost, and whether series or dense wins, honestly."""
+"""Opening paragraph of a report: reduction in size, loss of Top-1, gate, and series against dense."""
 
 from collections.abc import Sequence
 
-from reports import cells
+from reports import text
 from reports.gate import gate_words
-from reports.names import DENSE, LISTED, listed, model_name, row_name
-from reports.rows import Report, Row, baseline_top1, is_dense, loss, measured, unique_rows
+from reports.model import DENSE, Report, Row
+from reports.rows import MeasuredRow, baseline, baseline_top1, loss, measured, unique_rows
+from reports.text import LISTED, listed, model_name, row_name
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0
-"""Points of Top-1 that the row named first may lose against the baseline."""
+"""Points of Top-1 that the row named in the summary may lose against the baseline."""
 
 _PHRASES = {
     Outcome.WINS: "series wins",
@@ -21,24 +22,28 @@ _PHRASES = {
 
 
 def summarise(report: Report) -> str:
-    """The summary of a report in one plain paragraph.
+    """Summarise a report in one paragraph.
 
-    The row it names is the smallest file among the rows that lose at most `ALLOWED_LOSS` points of Top-1 against the
-    baseline; where every row loses more, the row with the best Top-1. The rule is said where there are several rows.
+    The paragraph names the row of `chosen_row`. If the report has several rows, it also states the rule of the choice.
     """
-    row = chosen_row(report)
-    parts = [_headline(report, row) if row else "No row has both a written file and a measured Top-1."]
-    parts += [_rule(report, row)] if row and len(unique_rows(report)) > 1 else []
+    chosen = chosen_row(report)
+    if chosen is None:
+        parts = ["No row has both a written file and a measured Top-1."]
+    else:
+        parts = [_headline(report, chosen), _rule(report, chosen.row)]
     return " ".join(part for part in [*parts, gate_words(report), _against_dense(report)] if part)
 
 
-def chosen_row(report: Report) -> Row | None:
-    """The row that the summary names, None when no row was measured."""
+def chosen_row(report: Report) -> MeasuredRow | None:
+    """Return the smallest file among the rows that lose at most `ALLOWED_LOSS` points of Top-1 against the baseline.
+
+    If every row loses more, return the row with the best Top-1; None if no row was measured.
+    """
     rows = measured(unique_rows(report))
-    kept = [row for row in rows if _keeps_top1(report, row)]
+    kept = [each for each in rows if _keeps_top1(report, each.row)]
     if kept:
-        return min(kept, key=lambda row: (row["size_mb"], -row["top1_quant"]))
-    return max(rows, key=lambda row: (row["top1_quant"], -row["size_mb"]), default=None)
+        return min(kept, key=lambda each: (each.size_mb, -each.top1))
+    return max(rows, key=lambda each: (each.top1, -each.size_mb), default=None)
 
 
 def _keeps_top1(report: Report, row: Row) -> bool:
@@ -46,33 +51,33 @@ def _keeps_top1(report: Report, row: Row) -> bool:
     return lost is not None and lost <= ALLOWED_LOSS
 
 
-def _headline(report: Report, row: Row) -> str:
-    base, lost = report["baseline"], loss(report, row)
-    before, after = cells.megabytes(base.get("size_mb")), cells.megabytes(row["size_mb"])
-    how = f"{row_name(row)}, no series" if is_dense(row) else row_name(row)
-    sizes = f"{model_name(report['run']['model'])} went from {before} MB to {after} MB"
-    if base.get("size_mb") is None:
-        sizes = f"{model_name(report['run']['model'])} now takes {after} MB"
-    change = "" if lost is None else f" ({_points(-lost)})"
-    top1 = f"{cells.points(baseline_top1(report, row))} to {cells.points(row['top1_quant'])}"
-    if baseline_top1(report, row) is None:
-        top1 = f"{cells.points(row['top1_quant'])} (no baseline measured)"
-    return f"{sizes}{_ratio(base.get('size_mb'), row['size_mb'])}, Top-1 {top1}{change}: {how}."
+def _headline(report: Report, chosen: MeasuredRow) -> str:
+    row, model = chosen.row, model_name(report.run.model)
+    before, after = baseline(report).size_mb, text.megabytes(chosen.size_mb)
+    sizes = f"{model} now takes {after} MB"
+    if before is not None:
+        sizes = f"{model} went from {text.megabytes(before)} MB to {after} MB{_ratio(before, chosen.size_mb)}"
+    how = f"{row_name(row)}, no series" if row.is_dense else row_name(row)
+    return f"{sizes}, Top-1 {_top1_words(report, chosen)}: {how}."
 
 
-def _points(change: float) -> str:
-    return "unchanged" if cells.signed(change) == "0.00" else f"{cells.signed(change)} points"
+def _top1_words(report: Report, chosen: MeasuredRow) -> str:
+    before, lost = baseline_top1(report, chosen.row), loss(report, chosen.row)
+    if before is None or lost is None:
+        return f"{text.points(chosen.top1)} (no baseline measured)"
+    change = "unchanged" if text.signed(-lost) == "0.00" else f"{text.signed(-lost)} points"
+    return f"{text.points(before)} to {text.points(chosen.top1)} ({change})"
 
 
-def _ratio(before: float | None, after: float) -> str:
-    if not before or not after:
-        return ""
+def _ratio(before: float, after: float) -> str:
     return f" ({before / after:.1f} times smaller)" if before >= after else f" ({after / before:.1f} times larger)"
 
 
 def _rule(report: Report, row: Row) -> str:
-    allowed = f"at most {ALLOWED_LOSS:g} point of Top-1"
     rows = unique_rows(report)
+    if len(rows) == 1:
+        return ""
+    allowed = f"at most {ALLOWED_LOSS:g} point of Top-1"
     if _keeps_top1(report, row):
         return f"Of {len(rows)} rows, this is the smallest file among those that lose {allowed}."
     return f"Of {len(rows)} rows, none is known to lose {allowed}; this is the one with the best Top-1."
@@ -83,27 +88,29 @@ def _against_dense(report: Report) -> str:
     if not found:
         return ""
     groups = [(outcome, [verdict for verdict in found if verdict.outcome is outcome]) for outcome in Outcome]
-    said = [f"{_PHRASES[outcome]} {_cases(group, len(found))}" for outcome, group in groups if group]
+    phrases = [f"{_PHRASES[outcome]} {_cases(group, len(found))}" for outcome, group in groups if group]
     unknown = "" if found[0].interval else " The number of test images is not known, so no interval was applied."
-    return f"Against plain low-bit quantization of the {DENSE} network: {'; '.join(said)}.{unknown}"
+    return f"Against plain low-bit quantization of the {DENSE} network: {'; '.join(phrases)}.{unknown}"
 
 
 def _cases(group: Sequence[Verdict], total: int) -> str:
-    """Where one outcome was found: each row if the report has few, else their number, sizes and best row."""
-    sizes = [cells.megabytes(one.row["size_mb"]) for one in group]
+    """Describe the rows of one outcome: each row of a short report, otherwise their number, sizes and best row."""
+    sizes = [text.megabytes(verdict.series.size_mb) for verdict in group]
     if total <= LISTED:
-        each = [f"{size} MB ({_case(one)})" for size, one in zip(sizes, group, strict=True)]
+        each = [f"{size} MB ({_case(verdict)})" for size, verdict in zip(sizes, group, strict=True)]
         return f"at {listed(each)}"
     span = f"at {sizes[0]} MB" if sizes[0] == sizes[-1] else f"from {sizes[0]} to {sizes[-1]} MB"
-    best = max(group, key=lambda one: float(one.row["top1_quant"]))
+    best = max(group, key=lambda verdict: verdict.series.top1)
     return f"in {len(group)} of {total} series rows, {span} (the best: {_case(best)})"
 
 
 def _case(verdict: Verdict) -> str:
-    """One row and the dense row that decided: `CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in ...`."""
-    row, dense = verdict.row, verdict.decisive
-    own = f"{row_name(row)}, {cells.points(row['top1_quant'])}"
+    """Describe one row and its decisive dense row.
+
+    Example: `CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in 0.101 MB`.
+    """
+    own = f"{row_name(verdict.series.row)}, {text.points(verdict.series.top1)}"
+    dense = verdict.decisive
     if dense is None:
         return own
-    size, top1 = cells.megabytes(dense["size_mb"]), cells.points(dense["top1_quant"])
-    return f"{own}; {row_name(dense)} has {top1} in {size} MB"
+    return f"{own}; {row_name(dense.row)} has {text.points(dense.top1)} in {text.megabytes(dense.size_mb)} MB"

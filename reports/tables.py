@@ -1,83 +1,76 @@
 """The poster's two tables: quantization, and Top-1 before and after fine-tuning."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
-from reports import cells
-from reports.names import DENSE, basis_name, config_name, settings_name, width_name
-from reports.rows import Report, Row, baseline_top1, bases, is_dense, side_by_side
+from reports import text
+from reports.model import DENSE, Baseline, Report, Row
+from reports.rows import baseline, baseline_top1, bases, side_by_side
+from reports.text import MISSING, basis_name, config_name, settings_name, width_name
 
-Column = tuple[str, Callable[[Any], str], str]
 
-_QUANTIZATION: tuple[Column, ...] = (
-    ("Top1", cells.points, "top1_post"),
-    ("Quant. Top1", cells.points, "top1_quant"),
-    ("Δ", cells.signed, "delta_quant"),
+class Column(NamedTuple):
+    """A column of figures: its title, its cell in a row's line, and its cell in the baseline's line."""
+
+    title: str
+    cell: Callable[[Row], str]
+    baseline_cell: Callable[[Baseline], str] = lambda base: MISSING
+
+
+_QUANTIZATION = (
+    Column("Top1", lambda row: text.points(row.top1_post), lambda base: text.points(base.top1)),
+    Column("Quant. Top1", lambda row: text.points(row.top1_quant)),
+    Column("Δ", lambda row: text.signed(row.delta_quant)),
 )
-_PRE_POST: tuple[Column, ...] = (
-    ("Pre Top1", cells.points, "top1_pre"),
-    ("Post Top1", cells.points, "top1_post"),
-    ("Δ", cells.signed, "delta_post"),
+_PRE_POST = (
+    Column("Pre Top1", lambda row: text.points(row.top1_pre)),
+    Column("Post Top1", lambda row: text.points(row.top1_post), lambda base: text.points(base.top1)),
+    Column("Δ", lambda row: text.signed(row.delta_post)),
 )
-_SIZES: tuple[Column, ...] = (
-    ("#Params", cells.count, "params"),
-    ("Model size (MB)", cells.megabytes, "size_mb"),
-    ("Poster's formula (MB)", cells.megabytes, "poster_size_mb"),
+_PARAMS = Column("#Params", lambda row: text.count(row.params), lambda base: text.count(base.params))
+_SIZES = (
+    _PARAMS,
+    Column("Model size (MB)", lambda row: text.megabytes(row.size_mb), lambda base: text.megabytes(base.size_mb)),
+    Column("Poster's formula (MB)", lambda row: text.megabytes(row.poster_size_mb)),
 )
-_SHARES: tuple[Column, ...] = (
-    ("#Params", cells.count, "params"),
-    ("%", cells.points, "params_percent"),
-    ("#Comp. params", cells.count, "compressible_params"),
-)
+_SHARES = (_PARAMS, Column("%", lambda row: text.points(row.params_percent), lambda base: text.points(100.0)))
+_COMPRESSIBLE = Column("#Comp. params", lambda row: text.count(row.compressible_params))
 
 
-def quantization_table(report: Report, style: cells.Style = "markdown") -> str:
-    """The poster's quantization table, CosConv and ChebConv side by side where both were run.
+def quantization_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the poster's quantization table, with CosConv and ChebConv side by side if both were run.
 
-    The baseline comes first, in 32-bit floating point. Minifloats show their stored bits beside their bits. `Δ` is
-    the change by quantization alone. The size is that of the written file; beside it stands the size that the
-    poster's formula gives.
+    The first line is the baseline in 32-bit floating point. Minifloats show their stored bits after their bits. `Δ` is
+    the change of Top-1 by quantization alone. The two sizes are the written file's and the poster's formula's.
     """
     columns = bases(report) or [DENSE]
     labels = _labels(report)
     headers = ["Bits", "Config", *labels, *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
-    base = report["baseline"]
-    first = [
-        "32",
-        "Conv2D",
-        *map(_no_label, labels),
-        *[cells.points(base.get("top1")), "-", "-"] * len(columns),
-        *_values(_SIZES, [base]),
-    ]
     rows = [_quantized_line(line, columns, labels) for line in side_by_side(report)]
-    return cells.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
+    first = ["32", "Conv2D", *_baseline_line(report, columns, labels, _QUANTIZATION, _SIZES)]
+    return text.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
 
 
-def pre_post_table(report: Report, style: cells.Style = "markdown") -> str:
-    """The poster's Pre/Post table: Top-1 after the fit, and after fine-tuning, with Δ against the baseline."""
+def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
+    """Draw the poster's Pre/Post table: Top-1 after the fit and after fine-tuning, with `Δ` against the baseline."""
     columns = bases(report) or [DENSE]
-    shares = [column for column in _SHARES if column[2] != "compressible_params" or _has_compressible(report)]
+    counted = any(row.compressible_params is not None for row in report.rows)
+    shares = (*_SHARES, _COMPRESSIBLE) if counted else _SHARES
     labels = _labels(report)
     headers = ["Config", *labels, *_titles(_PRE_POST, columns, style), *_names(shares)]
-    base = {"params_percent": 100.0, **report["baseline"]}
-    first = [
-        "Conv2D",
-        *map(_no_label, labels),
-        *["-", cells.points(base.get("top1")), "-"] * len(columns),
-        *_values(shares, [base]),
-    ]
+    first = ["Conv2D", *_baseline_line(report, columns, labels, _PRE_POST, shares)]
     lines = [_pre_post_line(line, columns, labels, shares) for line in side_by_side(report) if _trained(line, report)]
     lines = [list(line) for line in dict.fromkeys(map(tuple, lines))]
-    return cells.draw(headers, [first, *lines], 1 + len(labels), style)
+    return text.draw(headers, [first, *lines], 1 + len(labels), style)
 
 
 def result_table(report: Report) -> str:
-    """The final table for a terminal: the quantization table in plain text."""
+    """Draw the quantization table in plain text, for a terminal."""
     return quantization_table(report, "plain")
 
 
-def _titles(group: Sequence[Column], columns: Sequence[str], style: cells.Style) -> list[str]:
-    """The group's titles once a basis, each with the basis' name; on two lines in plain text."""
+def _titles(group: Sequence[Column], columns: Sequence[str], style: text.Style) -> list[str]:
+    """Return the group's titles for each basis, preceded by the basis' name; on two lines in plain text."""
     gap = "\n" if style == "plain" else " "
     return [
         title if basis == DENSE else f"{basis_name(basis)}{gap}{title}" for basis in columns for title in _names(group)
@@ -85,54 +78,58 @@ def _titles(group: Sequence[Column], columns: Sequence[str], style: cells.Style)
 
 
 def _names(group: Sequence[Column]) -> list[str]:
-    return [title for title, _, _ in group]
-
-
-def _values(group: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    """One cell a column: the figure that the rows share, or the different ones with a slash between them."""
-    return [" / ".join(dict.fromkeys(text(row.get(key)) for row in rows)) for _, text, key in group]
-
-
-def _per_basis(group: Sequence[Column], line: dict[str, Row], columns: Sequence[str]) -> list[str]:
-    return [text(line.get(basis, {}).get(key)) for basis in columns for _, text, key in group]
+    return [column.title for column in group]
 
 
 def _labels(report: Report) -> list[str]:
-    """The title of the column that tells the runs of a merged report apart, where they differ in any setting."""
-    return ["Settings"] if any(settings_name(row) for row in report["rows"]) else []
+    """Return the title of the settings column, if any row of a merged report has settings."""
+    return ["Settings"] if any(row.settings for row in report.rows) else []
 
 
-def _no_label(title: str) -> str:
-    return cells.MISSING
-
-
-def _label(labels: Sequence[str], row: Row) -> list[str]:
-    return [settings_name(row) or cells.MISSING] * len(labels)
-
-
-def _in_order(line: dict[str, Row], columns: Sequence[str]) -> list[Row]:
-    return [line[basis] for basis in columns if basis in line]
+def _baseline_line(
+    report: Report,
+    columns: Sequence[str],
+    labels: Sequence[str],
+    per_basis: Sequence[Column],
+    shared: Sequence[Column],
+) -> list[str]:
+    base = baseline(report)
+    figures = [column.baseline_cell(base) for column in per_basis] * len(columns)
+    return [MISSING] * len(labels) + figures + [column.baseline_cell(base) for column in shared]
 
 
 def _quantized_line(line: dict[str, Row], columns: Sequence[str], labels: Sequence[str]) -> list[str]:
     rows = _in_order(line, columns)
-    head = [width_name(rows[0]), config_name(rows[0]["config"]), *_label(labels, rows[0])]
-    return [*head, *_per_basis(_QUANTIZATION, line, columns), *_values(_SIZES, rows)]
+    head = [width_name(rows[0]), config_name(rows[0].config), *_label(labels, rows[0])]
+    return [*head, *_per_basis(_QUANTIZATION, line, columns), *_shared(_SIZES, rows)]
 
 
 def _pre_post_line(
     line: dict[str, Row], columns: Sequence[str], labels: Sequence[str], shares: Sequence[Column]
 ) -> list[str]:
     rows = _in_order(line, columns)
-    name = "Conv2D, fine-tuned" if is_dense(rows[0]) else rows[0]["config"]
-    return [name, *_label(labels, rows[0]), *_per_basis(_PRE_POST, line, columns), *_values(shares, rows)]
+    name = "Conv2D, fine-tuned" if rows[0].is_dense else rows[0].config
+    return [name, *_label(labels, rows[0]), *_per_basis(_PRE_POST, line, columns), *_shared(shares, rows)]
+
+
+def _in_order(line: dict[str, Row], columns: Sequence[str]) -> list[Row]:
+    return [line[basis] for basis in columns if basis in line]
+
+
+def _label(labels: Sequence[str], row: Row) -> list[str]:
+    return [settings_name(row.settings) or MISSING] * len(labels)
+
+
+def _per_basis(group: Sequence[Column], line: dict[str, Row], columns: Sequence[str]) -> list[str]:
+    return [column.cell(line[basis]) if basis in line else MISSING for basis in columns for column in group]
+
+
+def _shared(group: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    """Return one cell per column: the figure that the rows share, or the different figures with slashes between."""
+    return [" / ".join(dict.fromkeys(column.cell(row) for row in rows)) for column in group]
 
 
 def _trained(line: dict[str, Row], report: Report) -> bool:
-    """Whether the line says more than the baseline does: a dense network that was not trained further does not."""
+    """Return True unless the line repeats the baseline: a dense network without further training."""
     rows = line.values()
-    return any(not is_dense(row) or row.get("top1_post") not in (None, baseline_top1(report, row)) for row in rows)
-
-
-def _has_compressible(report: Report) -> bool:
-    return any(row.get("compressible_params") is not None for row in report["rows"])
+    return any(not row.is_dense or row.top1_post not in (None, baseline_top1(report, row)) for row in rows)

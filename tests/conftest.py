@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime.loggers import LOGGERS
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,7 +34,7 @@ LONGEST = (
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Every test has the levels of a library, though the program may have been called in this process before."""
-    root, *ours = (logging.getLogger(name) for name in ("", "basis", "pipeline", "quant", "reports"))
+    root, *ours = (logging.getLogger(name) for name in ("", *LOGGERS))
     before = root.handlers[:]
     root.setLevel(logging.WARNING)
     for logger in ours:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import OptionsError
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 
 IMAGENET_CLASSES: Final = 1000
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
@@ -54,7 +54,7 @@ class Images(Protocol):
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
-        share: Share = WHOLE,
+        share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
 
@@ -91,7 +91,7 @@ class Split(Images, Protocol):
     def normalized(self, normalization: Normalization) -> "Split":
         """The same images for a network of another normalization."""
 
-    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images (or all) without labels or augmentation, and give a share of them.
 
         Args:

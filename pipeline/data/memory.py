@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.augment import random_crop, random_flip, random_resized_crop
 from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 
 SMALL: Final = 96
 """Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
@@ -47,7 +47,7 @@ class MemorySplit:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
-        share: Share = WHOLE,
+        share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`."""
         generator = None if seed is None else seeded(seed)
@@ -83,7 +83,7 @@ class MemorySplit:
         """The same images for a network of another normalization."""
         return replace(self, normalization=normalization)
 
-    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`."""
         index = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         return self.normalization.apply(self.images[index[share.of(len(index))]], device)

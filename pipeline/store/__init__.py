@@ -1,1 +1,1 @@
-"""The store of stage results: what was computed once is read back, whichever run asks for it."""
+"""The store of stage results: a later run with the same inputs reads them instead of computing them."""

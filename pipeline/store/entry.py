@@ -1,4 +1,4 @@
-"""What a stage leaves: tensors, and facts that JSON can hold, in one safetensors file."""
+"""The result of a stage: tensors and JSON metadata in one safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-_FACTS, _STAGE, _SECONDS = "facts", "stage", "seconds"
+_METADATA, _STAGE, _SECONDS = "metadata", "stage", "seconds"
 
 
 @dataclass(frozen=True)
@@ -21,39 +21,39 @@ class Entry:
 
     Attributes:
         tensors: Name -> tensor, on the CPU.
-        facts: What JSON can hold.
-        seconds: What making it took; known once it was stored.
+        metadata: Name -> value that JSON can hold.
+        seconds: Time that the stage took; 0 until the entry is stored.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """A network's state dict as tensors that an entry can hold: on the CPU, each with memory of its own."""
+    """Copy a network's state dict to the CPU, each tensor with memory of its own."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    """Whether a state has the names and shapes of a network's own."""
+    """Return True if a state has the names and shapes of the network's state dict."""
     own = model.state_dict()
     return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
 
 
 def as_tensor(content: bytes) -> Tensor:
-    """The bytes of a file, uint8, (length,)."""
+    """Convert the bytes of a file to a uint8 tensor, (length,)."""
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
 
 
 def as_bytes(tensor: Tensor) -> bytes:
-    """The inverse of ``as_tensor``."""
+    """Convert a uint8 tensor, (length,), to bytes: the inverse of ``as_tensor``."""
     return tensor.numpy().tobytes()
 
 
 def to_bytes(entry: Entry, stage: str) -> bytes:
-    """The content of an entry's file; ``stage`` says in words what made it."""
-    metadata = {_STAGE: stage, _SECONDS: f"{entry.seconds:.3f}", _FACTS: json.dumps(entry.facts)}
+    """Serialize an entry; ``stage`` is the name that ``seriesquant cache ls`` lists."""
+    metadata = {_STAGE: stage, _SECONDS: f"{entry.seconds:.3f}", _METADATA: json.dumps(entry.metadata)}
     return safetensors.torch.save(dict(entry.tensors), metadata)
 
 
@@ -61,13 +61,13 @@ def read_entry(path: Path) -> Entry:
     """Read an entry's file.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged.
+        OSError: The file cannot be read.
+        ValueError: The file is damaged.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Entry(tensors, json.loads(metadata[_FACTS]), float(metadata[_SECONDS]))
+        return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]))
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"no stored result: {error}") from None

@@ -1,4 +1,4 @@
-"""What is in the store, and clearing it out; loads nothing heavy, and reads no tensors."""
+"""List and remove the files of the store. Loads nothing heavy and reads no tensors."""
 
 import json
 import os
@@ -23,11 +23,11 @@ class StoredFile:
     """A file of the store.
 
     Attributes:
-        path: Where it is.
-        name: The stage that it is of; ``unreadable`` where its header does not say.
+        path: Path of the file.
+        name: The name of its stage; ``unreadable`` if the header is damaged.
         kind: ``result``, ``checkpoint`` or ``half written``.
         size: Bytes.
-        age: Seconds since it was written.
+        age: Seconds since the file was written.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class StoredFile:
 
 
 def list_store(folder: Path) -> list[StoredFile]:
-    """Every file that the store made, the oldest first; none where the folder does not exist.
+    """List the files of a store, the oldest first; none if the folder does not exist.
 
     Raises:
         OSError: The folder cannot be read.
@@ -50,7 +50,9 @@ def list_store(folder: Path) -> list[StoredFile]:
 
 
 def prune_store(files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[StoredFile]]:
-    """Remove files, each with its lock; one that a process is working on stays.
+    """Remove files that no process is working on.
+
+    Lock files stay: a process that waits for a removed lock file would hold a lock that no other process sees.
 
     Returns:
         The files removed, and those that are in use.
@@ -64,8 +66,6 @@ def prune_store(files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[Sto
         try:
             with FileLock(lock, blocking=False):
                 file.path.unlink(missing_ok=True)
-                if not any(lock.with_suffix(suffix).exists() for suffix in (RESULT, CHECKPOINT)):
-                    lock.unlink(missing_ok=True)
             removed.append(file)
         except Timeout:
             used.append(file)
@@ -75,7 +75,7 @@ def prune_store(files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[Sto
 def _described(path: Path) -> StoredFile | None:
     try:
         status = path.stat()
-    except FileNotFoundError:  # another process has just finished with it
+    except FileNotFoundError:  # another process has removed it meanwhile
         return None
     age = max(0.0, time.time() - status.st_mtime)
     return StoredFile(path, _stage(path), _kind(path), status.st_size, age)
@@ -92,7 +92,7 @@ def _key(path: Path) -> str:
 
 
 def _stage(path: Path) -> str:
-    """The stage's name, from the JSON header that a safetensors file begins with."""
+    """Read the stage's name from the JSON header at the beginning of a safetensors file."""
     try:
         with path.open("rb") as file:
             (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
@@ -110,7 +110,7 @@ LOCK: Final = ".lock"
 
 
 def store_folder(chosen: Path | None = None) -> Path:
-    """The folder chosen, or the one that ``SERIESQUANT_CACHE`` names, or the platform's for a user's caches."""
+    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder for user caches."""
     if chosen is not None:
         return chosen
     named = os.environ.get(VARIABLE)

@@ -1,4 +1,4 @@
-"""Locks between processes, which end with the process that holds them, however it ends."""
+"""Locks between processes. The operating system releases a lock when its process ends, however it ends."""
 
 import logging
 import os
@@ -19,16 +19,18 @@ SECONDS_BETWEEN_TRIES = 0.1
 
 @contextmanager
 def locked(path: Path, what: str, timeout: float) -> Generator[None]:
-    """Hold a lock file, which says who holds it. It is left behind: to remove it would split those who wait for it.
+    """Hold a lock file, whose text names the holder.
+
+    The file stays after the release: a process that waits for a removed file would hold a lock that no other sees.
 
     Args:
         path: The lock file; its folder exists.
-        what: What is locked, for messages.
+        what: The name of the locked thing, for messages.
         timeout: Seconds to wait for another process.
 
     Raises:
-        BusyError: Another process held it all that time.
-        OSError: The file cannot be made.
+        BusyError: Another process did not release the lock in time.
+        OSError: The file cannot be created.
     """
     lock = FileLock(path)
     _acquire(lock, path, what, timeout)
@@ -46,7 +48,7 @@ def _acquire(lock: FileLock, path: Path, what: str, timeout: float) -> None:
     except Timeout:
         logger.info("%s is in use by %s: waiting, %g s at the most", what, _holder(path), timeout)
     try:
-        with TURNS.resting():  # who holds it may be a thread that waits to be alone
+        with TURNS.released():  # the holder may be a thread that waits for exclusive use of the process
             lock.acquire(timeout=timeout, poll_interval=SECONDS_BETWEEN_TRIES)
     except Timeout:
         raise BusyError(

@@ -1,4 +1,4 @@
-"""Stages that run once: each result is a file under a key made of the stage's inputs."""
+"""Run each stage once: its result is a file whose name is a hash of the stage's inputs."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
@@ -18,23 +18,24 @@ from reports.files import PART, write_atomically
 
 logger = logging.getLogger(__name__)
 
-# Counted up whenever the same inputs give something else.
-FORMAT: Final = 5
-
 
 @dataclass(frozen=True)
-class Step:
-    """A stage of a run: what messages call it, and the key of its result."""
+class StageKey:
+    """The name of a stage, for messages, and the cache key of its result."""
 
     name: str
     key: str
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage that is done: whether its result was in the store already.
+class StageRecord:
+    """A finished stage.
 
-    ``seconds`` is what making it took, now or then.
+    Attributes:
+        name: See ``StageKey``.
+        key: See ``StageKey``.
+        cached: True if the result was read from the store.
+        seconds: Time that the computation took, in this run or in the run that stored the result.
     """
 
     name: str
@@ -47,106 +48,103 @@ class Stage:
 class Store:
     """A run's view of the store.
 
-    Reading and writing are safe beside other processes: a result appears whole or not at all, and while one process
-    makes it, others that need it wait. Of several processes of one run, the main one alone reads, locks and writes, and
-    all get what it has. A store that cannot be written costs time later, so it only warns.
+    A file appears whole or not at all. While one process computes a result, other processes that need it wait for its
+    lock. With several ranks, rank 0 alone reads, locks and writes, and broadcasts the entry. A store that cannot be
+    written costs time in later runs only, so the run logs a warning and continues.
 
     Attributes:
-        folder: Where the files are; made when the first is written.
-        conditions: What every result depends on: the versions of the libraries, the device.
-        fresh: Make every result anew, once, and replace what earlier runs left.
-        lock_timeout: Seconds to wait for a result that another run makes.
-        processes: Those of the run, which ask for the same results in the same order.
-        stages: What was asked for, in order.
+        folder: Folder of the files; created with the first file.
+        environment: Everything outside a stage's inputs that can change its result: see
+            ``pipeline.stages.context.cache_environment``.
+        fresh: Compute every result once more and replace stored ones.
+        lock_timeout: Seconds to wait for a result that another run computes.
+        processes: The ranks of the run; all of them call ``once`` with the same stages in the same order.
+        stages: The finished stages, in order.
     """
 
     folder: Path
-    conditions: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
     fresh: bool = False
     lock_timeout: float = 3600.0
     processes: Processes = ALONE
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
     _made: set[str] = field(default_factory=set)
 
     def key(self, stage: str, **inputs: object) -> str:
-        """The name of what a stage makes of these inputs here.
+        """Return the cache key of a stage's result: 32 hexadecimal digits.
 
         Args:
             stage: The kind of the stage.
-            inputs: Name -> whatever its result depends on, as JSON can hold it.
+            inputs: Name -> value that JSON can hold; everything that the result depends on.
         """
-        return store_key(format=FORMAT, stage=stage, conditions=self.conditions, inputs=inputs)
+        return store_key(stage=stage, environment=self.environment, inputs=inputs)
 
-    def once(self, step: Step, make: Callable[[], Entry]) -> Entry:
-        """Give the stored result, or make it and store it.
+    def once(self, stage: StageKey, compute: Callable[[], Entry]) -> tuple[Entry, bool]:
+        """Return the stored result, or compute and store it.
 
         Args:
-            step: The stage; its key is from ``key``.
-            make: Computes the result, in all processes of the run.
+            stage: The stage; its key is from ``key``.
+            compute: Computes the result, on all ranks.
+
+        Returns:
+            The result, the same on all ranks, and True if it was read from the store.
 
         Raises:
-            BusyError: Another run makes it, and did not end within ``lock_timeout``.
+            BusyError: Another run computes the same result and did not finish within ``lock_timeout``.
         """
-        entry, cached = self.find(step.key), True
+        entry, cached = self.find(stage.key), True
         if entry is None:
-            with self._lock(step):
-                entry = self.find(step.key)
+            with self._lock(stage):
+                entry = self.find(stage.key)
                 if entry is None:
-                    entry, cached = self._make(step, make), False
-        self.stages.append(Stage(step.name, step.key, cached, entry.seconds))
-        return entry
+                    entry, cached = self._compute(stage, compute), False
+        self.stages.append(StageRecord(stage.name, stage.key, cached, entry.seconds))
+        return entry, cached
 
     def find(self, key: str) -> Entry | None:
-        """What is stored under a key; None where there is nothing, nothing readable, or nothing that is wanted."""
+        """Return a stored result; None if there is none, if it is damaged, or if ``fresh`` replaces it."""
         if self.fresh and key not in self._made:
             return None
-        return self._read(key, RESULT)
+        return self.read(key, RESULT)
 
-    def state(self, step: Step) -> Literal["stored", "begun", "to do"]:
-        """What ``once`` would find: a result, a checkpoint, or nothing; as far as can be said without reading it."""
+    def state(self, stage: StageKey) -> Literal["stored", "begun", "to do"]:
+        """Return what ``once`` would find: a result, a checkpoint or nothing. No file is read."""
         if self.fresh:
             return "to do"
-        if self._path(step.key, RESULT).is_file():
+        if self._path(stage.key, RESULT).is_file():
             return "stored"
-        return "begun" if self._path(step.key, CHECKPOINT).is_file() else "to do"
+        return "begun" if self._path(stage.key, CHECKPOINT).is_file() else "to do"
 
-    def checkpoint(self, step: Step) -> "CheckpointFile":
-        """Where a stage under way keeps what it has so far, while the process holds the key's lock."""
-        return CheckpointFile(self, step)
+    def checkpoint(self, stage: StageKey) -> "CheckpointFile":
+        """Return the checkpoint of a stage under way; used only inside ``once``, which holds the stage's lock."""
+        return CheckpointFile(self, stage)
 
-    def _make(self, step: Step, make: Callable[[], Entry]) -> Entry:
+    def read(self, key: str, suffix: str) -> Entry | None:
+        """Read a file of the store on rank 0 and broadcast it; None if it is missing or damaged."""
+        return self.processes.on_main(lambda: _read_file(self._path(key, suffix)))
+
+    def write(self, stage: StageKey, suffix: str, entry: Entry) -> bool:
+        """Write a file of the store; return False, with a warning, if that fails."""
+        try:
+            write_atomically(self._path(stage.key, suffix), to_bytes(entry, stage.name))
+        except OSError as error:
+            logger.warning("%s is not stored: %s", stage.name, error)
+            return False
+        return True
+
+    def _compute(self, stage: StageKey, compute: Callable[[], Entry]) -> Entry:
         if self.fresh:
-            self._remove(step.key, CHECKPOINT)
+            self._remove(stage.key, CHECKPOINT)
         started = time.monotonic()
-        made = self.processes.broadcast(make())
+        made = self.processes.broadcast(compute())
         entry = replace(made, seconds=round(made.seconds or time.monotonic() - started, 3))
-        if self.processes.on_main(lambda: self._write(step.key, RESULT, step.name, entry)):
-            self._made.add(step.key)
-            self._remove(step.key, CHECKPOINT)
+        if self.processes.on_main(lambda: self.write(stage, RESULT, entry)):
+            self._made.add(stage.key)
+            self._remove(stage.key, CHECKPOINT)
         return entry
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / f"{key}{suffix}"
-
-    def _read(self, key: str, suffix: str) -> Entry | None:
-        return self.processes.on_main(lambda: self._read_file(self._path(key, suffix)))
-
-    def _read_file(self, path: Path) -> Entry | None:
-        if not path.is_file():
-            return None
-        try:
-            return read_entry(path)
-        except (OSError, ValueError) as error:
-            logger.warning("stored result %s cannot be read and is made again: %s", path, error)
-            return None
-
-    def _write(self, key: str, suffix: str, name: str, entry: Entry) -> bool:
-        try:
-            write_atomically(self._path(key, suffix), to_bytes(entry, name))
-        except OSError as error:
-            logger.warning("%s is not stored: %s", name, error)
-            return False
-        return True
 
     def _remove(self, key: str, suffix: str) -> None:
         try:
@@ -156,19 +154,19 @@ class Store:
             logger.warning("%s is not removed: %s", self._path(key, suffix), error)
 
     @contextmanager
-    def _lock(self, step: Step) -> Generator[None]:
-        """Hold the key's lock and clear away what a killed holder left half written; without a folder, hold nothing."""
+    def _lock(self, stage: StageKey) -> Generator[None]:
+        """Hold a stage's lock on rank 0 and remove files that a killed holder left incomplete."""
         with ExitStack() as held:
             with self.processes.together():
                 if self.processes.is_main:
-                    self._acquire(step, held)
+                    self._acquire(stage, held)
             yield
 
-    def _acquire(self, step: Step, held: ExitStack) -> None:
+    def _acquire(self, stage: StageKey, held: ExitStack) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(self._path(step.key, LOCK), f"the stage {step.name!r}", self.lock_timeout))
-            for part in self.folder.glob(f".{step.key}*{PART}"):
+            held.enter_context(locked(self._path(stage.key, LOCK), f"the stage {stage.name!r}", self.lock_timeout))
+            for part in self.folder.glob(f".{stage.key}*{PART}"):
                 part.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the store %s cannot be used: %s", self.folder, error)
@@ -176,25 +174,35 @@ class Store:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """The state of one stage under way; removed when its result is stored."""
+    """The checkpoint of one stage under way; ``Store`` removes it when the stage's result is stored."""
 
     store: Store
-    step: Step
+    stage: StageKey
 
     def read(self) -> Entry | None:
-        """What was saved last, by this run or one before; None where there is nothing."""
-        return self.store._read(self.step.key, CHECKPOINT)
+        """Return the last checkpoint of this run or an earlier one; None if there is none."""
+        return self.store.read(self.stage.key, CHECKPOINT)
 
     def save(self, entry: Entry) -> None:
-        """Replace what was saved last; a store that cannot be written only warns."""
-        if self.store.processes.is_main:  # whenever that one wants to, so the others are not asked
-            self.store._write(self.step.key, CHECKPOINT, self.step.name, entry)
+        """Replace the checkpoint; a store that cannot be written is a warning."""
+        if self.store.processes.is_main:  # without the other ranks: rank 0 saves at times of its own
+            self.store.write(self.stage, CHECKPOINT, entry)
 
 
 def store_key(**inputs: object) -> str:
-    """The name of what these inputs give: 32 hexadecimal digits of their SHA-256.
+    """Hash inputs to a cache key: the first 32 hexadecimal digits of the SHA-256 of their JSON.
 
     Args:
-        inputs: Name -> what JSON knows.
+        inputs: Name -> value that JSON can hold.
     """
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _read_file(path: Path) -> Entry | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_entry(path)
+    except (OSError, ValueError) as error:
+        logger.warning("stored result %s cannot be read and is computed again: %s", path, error)
+        return None

@@ -26,7 +26,7 @@ def feature_points(model: nn.Module) -> tuple[str, ...]:
     return tuple(larger or names)
 
 
-class Taps:
+class FeatureHooks:
     """The last outputs of some modules of a network while it is tapped."""
 
     def __init__(self, points: Sequence[str]) -> None:

@@ -10,18 +10,18 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
 
-from basis.errors import CompressionError
+from basis.errors import NumericalError
 from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import RandomStream
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.runtime.signals import Interruption, Terminated
-from pipeline.training.features import Taps, feature_loss
-from pipeline.training.state import Checkpoint, EpochFigures, Keeper, Position
-from pipeline.training.teacher import Answer, Teacher
+from pipeline.training.features import FeatureHooks, feature_loss
+from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
+from pipeline.training.teacher import Teacher, TeacherOutput
 from quant.fake_quantizer import FakeQuantizer
 
 TEMPERATURE = 4.0
@@ -77,7 +77,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingBatch:
     """What one step trains on: a batch or, with several processes, this one's share of it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Lesson:
 
     images: Tensor
     labels: Tensor
-    answer: Answer | None = None
+    answer: TeacherOutput | None = None
     imitation: float = FEATURE_WEIGHT
     weight: float = 1.0
 
@@ -109,7 +109,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
-) -> Position:
+) -> TrainingProgress:
     """Train a network in place on augmented images; see ``basis.preconditioning`` for its steps.
 
     Args:
@@ -125,7 +125,7 @@ def train(
         first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
         progress: Where epochs are reported.
         title: Their name there.
-        checkpoint: What is found there is gone on from, and training is kept there: see ``Keeper``.
+        checkpoint: What is found there is gone on from, and training is kept there: see ``Checkpointer``.
         interruption: Asked between steps whether to end.
         on_epoch: Called after every epoch, those before a checkpoint included.
 
@@ -133,20 +133,20 @@ def train(
         Where training ended, with the epochs' figures; the network is in evaluation mode.
 
     Raises:
-        CompressionError: The loss became NaN or infinite.
+        NumericalError: The loss became NaN or infinite.
         BaseException: The interruption's reason.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
     optimizer = SGD(_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
     random = RandomStream(seed, device)
-    keeper = Keeper(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
+    keeper = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
     position = keeper.resume(batches_of_epoch(len(images), schedule.batch_size))
     prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
     lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
-    steps, taps = schedule.epochs * position.per_epoch, Taps(teacher.points if teacher else ())
+    steps, taps = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
     steered = preconditioned_gradients(model, _moments(model, images, teacher, steps, seed, processes))
-    with stop.step(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
+    with stop.deferred(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for lesson in lessons:
             rate = schedule.set_rates(optimizer, position.step, steps)
@@ -161,13 +161,13 @@ def train(
 def _lessons(
     images: Split,
     schedule: Schedule,
-    position: Position,
+    position: TrainingProgress,
     device: torch.device,
     seed: int,
     first_epoch: int,
     teacher: Teacher | None,
-    share: Share,
-) -> Iterator[Lesson]:
+    share: RankSlice,
+) -> Iterator[TrainingBatch]:
     """This share of every batch from the position to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
     for epoch in range(position.epoch, schedule.epochs):
@@ -180,7 +180,7 @@ def _lessons(
             if teacher is not None:
                 told = {"epoch_seed": epoch_seed, "batch_size": size, "batch": batch}
                 answer = teacher.answer(x, **told, features=imitation > 0)
-            yield Lesson(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
+            yield TrainingBatch(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
 
 
 def _moments(
@@ -239,8 +239,8 @@ def _rounds(module: nn.Module) -> bool:
 
 def training_step(
     model: nn.Module,
-    lesson: Lesson,
-    taps: Taps,
+    lesson: TrainingBatch,
+    taps: FeatureHooks,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
@@ -259,7 +259,7 @@ def training_step(
         The loss of the whole batch.
 
     Raises:
-        CompressionError: It is NaN or infinite.
+        NumericalError: It is NaN or infinite.
     """
     with random.drawn_from():
         logits = model(lesson.images)
@@ -267,7 +267,7 @@ def training_step(
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
-        raise CompressionError("train: the loss became NaN or infinite; try a smaller --lr")
+        raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
     optimizer.step()
@@ -275,7 +275,7 @@ def training_step(
     return whole
 
 
-def _loss(logits: Tensor, features: Sequence[Tensor], lesson: Lesson) -> Tensor:
+def _loss(logits: Tensor, features: Sequence[Tensor], lesson: TrainingBatch) -> Tensor:
     hard, answer = functional.cross_entropy(logits.float(), lesson.labels), lesson.answer
     if answer is None:
         return hard

@@ -29,8 +29,23 @@ class EpochFigures:
     lr: float
 
 
+@dataclass(frozen=True)
+class TrainingLabel:
+    """The name of a training in metrics.
+
+    Attributes:
+        network: The network: ``baseline``, or basis and config.
+        stage: ``training``, ``finetune`` or ``qat``.
+        bits: The width of quantization-aware training; None for float training.
+    """
+
+    network: str
+    stage: str
+    bits: int | None = None
+
+
 @dataclass
-class Position:
+class TrainingProgress:
     """How far training is.
 
     Attributes:
@@ -78,7 +93,7 @@ class Checkpoint(Protocol):
         """Replace what was saved last."""
 
 
-class Keeper:
+class Checkpointer:
     """Keeps training: after every epoch, every ``SECONDS_BETWEEN`` in long ones, and when somebody asks to end.
 
     Args:
@@ -105,19 +120,19 @@ class Keeper:
         self._before, self._started = 0.0, time.monotonic()
         self._saved = self._started
 
-    def resume(self, per_epoch: int) -> Position:
+    def resume(self, per_epoch: int) -> TrainingProgress:
         """Put training back to the last checkpoint; without one it starts."""
         entry = self._checkpoint.read() if self._checkpoint else None
         position = restore(entry, *self._state) if entry else None
         if position is None:
-            return Position(per_epoch=per_epoch)
+            return TrainingProgress(per_epoch=per_epoch)
         logger.info("%s: goes on after %d epochs and %d batches", self._title, position.epoch, position.batch)
         self._before = position.seconds
         for figures in position.curve:
             self._on_epoch(figures)
         return position
 
-    def after_step(self, position: Position, stop: Interruption) -> None:
+    def after_step(self, position: TrainingProgress, stop: Interruption) -> None:
         """Keep training where it is time to, and end it where that is asked for.
 
         Raises:
@@ -130,18 +145,20 @@ class Keeper:
             self._save(position)
         stop.check()
 
-    def timed(self, position: Position) -> Position:
+    def timed(self, position: TrainingProgress) -> TrainingProgress:
         """The position with the seconds that all of training took, before its checkpoint too."""
         position.seconds = self._before + time.monotonic() - self._started
         return position
 
-    def _save(self, position: Position) -> None:
+    def _save(self, position: TrainingProgress) -> None:
         if self._checkpoint is not None:
             self._checkpoint.save(capture(*self._state, self.timed(position)))
             self._saved = time.monotonic()
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream, position: Position) -> Entry:
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream, position: TrainingProgress
+) -> Entry:
     """Copy all that the next step depends on."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in state_of(model).items()}
     for name, parameter in _trained(model):
@@ -152,7 +169,9 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomSt
     return Entry(tensors, asdict(position))
 
 
-def restore(entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream) -> Position | None:
+def restore(
+    entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream
+) -> TrainingProgress | None:
     """Put training back to where ``capture`` found it.
 
     Returns:
@@ -166,8 +185,8 @@ def restore(entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, ra
         if name in momentum:
             optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])
     random.state = generators
-    position = Position(**entry.facts)
-    position.curve = [EpochFigures(**figures) for figures in entry.facts["curve"]]
+    position = TrainingProgress(**entry.metadata)
+    position.curve = [EpochFigures(**figures) for figures in entry.metadata["curve"]]
     return position
 
 

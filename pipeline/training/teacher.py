@@ -11,14 +11,14 @@ from basis.portion import Portion
 from basis.preconditioning import inverse_moments
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
-from pipeline.training.features import Taps, feature_points
+from pipeline.training.features import FeatureHooks, feature_points
 
 # Answers kept at the most: of some thousand small images. The rest is computed anew whenever it is asked for.
 MEMORY_BYTES = 512_000_000
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherOutput:
     """What the teacher says of a batch.
 
     Attributes:
@@ -34,9 +34,9 @@ class Answer:
         """Bytes of all its tensors."""
         return self.logits.nbytes + sum(feature.nbytes for feature in self.features)
 
-    def to(self, device: torch.device) -> "Answer":
+    def to(self, device: torch.device) -> "TeacherOutput":
         """The same on another device."""
-        return Answer(self.logits.to(device), tuple(feature.to(device) for feature in self.features))
+        return TeacherOutput(self.logits.to(device), tuple(feature.to(device) for feature in self.features))
 
 
 class Teacher:
@@ -57,7 +57,7 @@ class Teacher:
     def __init__(self, network: nn.Module, accelerator: Accelerator, memory: int = MEMORY_BYTES) -> None:
         """Keep no answer yet."""
         self._network, self._accelerator, self._left = network, accelerator, memory
-        self._kept: defaultdict[tuple[int, int, bool], dict[int, Answer]] = defaultdict(dict)
+        self._kept: defaultdict[tuple[int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
         self.points = feature_points(network)
 
     @cached_property
@@ -66,7 +66,9 @@ class Teacher:
         return state_digest(self._network)
 
     @torch.no_grad()
-    def answer(self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int, features: bool = True) -> Answer:
+    def answer(
+        self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int, features: bool = True
+    ) -> TeacherOutput:
         """What the teacher says of one batch of the training images.
 
         Args:
@@ -82,10 +84,10 @@ class Teacher:
         kept = self._kept[epoch_seed, batch_size, features]
         if batch in kept:
             return kept[batch].to(images.device)
-        taps = Taps(self.points if features else ())
+        taps = FeatureHooks(self.points if features else ())
         with taps.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
-            answer = Answer(logits, taps.take())
+            answer = TeacherOutput(logits, taps.take())
         if answer.nbytes <= self._left:
             self._left -= answer.nbytes
             kept[batch] = answer.to(torch.device("cpu"))

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, parametrize
 
 from basis import preconditioning
 from basis.conv import SeriesConv2d
+from basis.families import BASES
 from basis.portion import Portion
 from basis.preconditioning import INPUT_DAMPING, inverse_moments, preconditioned_gradients
-from basis.series import BASES
 
 
 def moved_filters(conv, wanted, lr=0.1, precondition=True):

@@ -1,9 +1,9 @@
-import copy
-import json
 import re
 
 from reports.markdown import render
+from reports.model import Report
 from reports.summary import summarise
+from tests.support.reports import OPTIONS, make_dataset, make_gate
 
 COS, CHEB = "cosine", "chebyshev"
 
@@ -20,20 +20,18 @@ def test_the_summary_comes_first(report, row) -> None:
 
 
 def test_sections_without_figures_are_left_out(report, row) -> None:
-    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)]) | {"layers": [], "kernels": None})
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)]).model_copy(update={"layers": [], "kernels": None}))
     assert headings(text) == [
-        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "ONNX", "Environment"],
-        *["Options", "Reproduce", "How to read this"],
+        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "ONNX", "Stages"],
+        *["Environment", "Options", "Reproduce", "How to read this"],
     ]
 
 
 def test_a_full_report_has_every_section(report, many) -> None:
     rows = many([COS, CHEB])
     for each in rows:
-        each["config"] = each["config"].replace("6,3,3,3,2", "3,3,3,2")
-    data = report(
-        rows, errors=True, model="resnet20", dataset={"name": "cifar10", "classes": 10, "test_images": 10_000}
-    )
+        each.config = each.config.replace("6,3,3,3,2", "3,3,3,2")
+    data = report(rows, errors=True, model="resnet20", dataset=make_dataset("cifar10", 10))
     text = render(data)
     assert {"Series against dense at equal bytes", "Beside the poster", "Layers"} < set(headings(text))
     assert "arXiv 2210.08951" in text
@@ -45,8 +43,8 @@ def test_a_full_report_has_every_section(report, many) -> None:
 
 def test_it_depends_on_the_json_alone(report, many) -> None:
     data = report(many([COS, CHEB]), errors=True)
-    before = copy.deepcopy(data)
-    assert render(json.loads(json.dumps(data))) == render(data)
+    before = data.model_copy(deep=True)
+    assert render(Report.model_validate_json(data.model_dump_json())) == render(data)
     assert data == before
 
 
@@ -57,17 +55,17 @@ def test_the_command_stands_as_it_is_in_a_code_block(report, row) -> None:
 
 
 def test_every_table_is_whole(report, many) -> None:
-    data = report(many([COS, CHEB]), errors=True, options={"data": "x|y", "note": "line\nline"})
-    data["layers"][0]["reason"] = "a|b"
+    data = report(many([COS, CHEB]), errors=True, options=OPTIONS | {"data": "x|y", "note": "line\nline"})
+    data.layers[0].reason = "a|b"
     for block in re.findall(r"(?:^\|.*\n)+", render(data), re.MULTILINE):
         bars = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(bars) == 1, block
 
 
-def test_a_report_without_rows_and_optional_keys_is_still_rendered(report) -> None:
-    data = report([])
-    data["run"] = {"command": "x", "model": "m:f", "dataset": None}
-    data |= {"kernels": None, "layers": None, "gate": None}
+def test_a_report_without_rows_and_data_is_still_rendered(report) -> None:
+    unknown = dict.fromkeys(("dataset", "weights", "seed", "device", "precision", "options", "duration_s"))
+    data = report([], model="m:f", stages=[], **unknown)
+    data.kernels = None
     assert "No row has both a written file and a measured Top-1." in render(data)
 
 
@@ -87,24 +85,28 @@ def test_minifloats_are_explained_where_there_are_any(report, row) -> None:
 
 def test_rows_that_miss_the_gate_are_listed(report, row) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
-    assert "miss the gate" not in render(data)
-    data["gate"] = {"max_drop": 0.1, "max_size_mb": None, "passed": False, "failures": ["cosine a*b loses 1 point"]}
-    assert "## Rows that miss the gate\n\n- cosine a\\*b loses 1 point\n" in render(data)
+    assert "fail the gate" not in render(data)
+    data.gate = make_gate(False, "cosine a*b loses 1 point", max_drop=0.1)
+    assert "## Rows that fail the gate\n\n- cosine a\\*b loses 1 point\n" in render(data)
 
 
-def test_the_environment_tells_the_machine_and_the_commit(report, row) -> None:
+def test_the_environment_shows_the_machine_and_the_commit(report, row) -> None:
+    commit = f"{'ab' * 20}-dirty"
     machine = {"cpu": "CPU|9", "cores": 8, "threads": 4, "memory_gb": 63.98, "accelerator": "GPU"}
-    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)], hardware=machine, git_commit="abc-dirty", processes=2))
-    for cells in ("Machine", "CPU\\|9, 8 cores, 4 threads, 64.0 GB of memory"), ("Code's commit", "abc-dirty"):
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)], hardware=machine, git_commit=commit, processes=2))
+    for cells in ("Machine", "CPU\\|9, 8 cores, 4 threads, 64.0 GB of memory"), ("Code's commit", commit):
         assert re.search(r"\| *" + r" *\| *".join(map(re.escape, cells)) + r" *\|", text)
     assert re.search(r"\| Accelerator +\| GPU +\|", text)
     assert re.search(r"\| Processes +\| 2 +\|", text)
 
 
-def test_training_that_was_undone_is_told(report, row):
+def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61, finetune_undone=True, qat_undone=bits == 4) for bits in (8, 4)]
     text = render(report(rows))
-    assert "## Training that was undone" in text
-    assert text.count(": fine-tuning lost Top-1 on training images and was undone") == 2
-    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training lost Top-1" in text
-    assert "undone" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)]))
+    assert "## Training that was rolled back" in text
+    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning lowered Top-1") == 1
+    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning lowered Top-1") == 1
+    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training lowered Top-1" in text
+    assert "rolled back" not in render(
+        report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)])
+    )

@@ -1,12 +1,13 @@
+"""The generated JSON Schema of report.json, and its agreement with the models."""
+
 import copy
-import json
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
-from pipeline.failure import EXIT_CODES, run_facts
-from pipeline.options.options import Options
-from reports.write import to_json
+from pipeline.failure import EXIT_CODES
+from reports.model import Report
 from tests.support.report_schema import SCHEMA, mistakes
 
 COS = "cosine"
@@ -15,17 +16,7 @@ COS = "cosine"
 @pytest.fixture
 def done(report, row) -> dict:
     """A whole report with made-up figures."""
-    options = Options(config="6,3,3,2,2", bits=4)
-    made = report(
-        [row(COS, "6,3,3,2,2", 4, 98.61, finetune_s=1.0, qat_s=0.0, finetune_undone=False, qat_undone=False)],
-        errors=True,
-    )
-    known = {key: value for key, value in made["run"].items() if key in ("weights", "dataset", "device", "precision")}
-    facts = run_facts(options.command(), options) | known | {"calibration_images": 1000, "duration_s": 71.2}
-    facts["stages"] = [{"name": "baseline", "key": "ab12", "cached": True, "seconds": 3.5}]
-    gate = {"max_drop": None, "max_size_mb": None, "passed": None, "failures": []}
-    head = {"schema_version": 1, "status": "done", "error": None, "exit_code": 0}
-    return json.loads(json.dumps(to_json(head | made | {"run": facts, "gate": gate})))
+    return report([row(COS, "6,3,3,2,2", 4, 98.61)], errors=True).model_dump()
 
 
 def failed(done: dict) -> dict:
@@ -36,34 +27,44 @@ def failed(done: dict) -> dict:
     return done | {"status": "failed", "error": error, "exit_code": 4, "run": run} | nothing
 
 
-# What only a merged report has.
-MERGED = {"row": {"settings", "runs", "baseline_top1"}, "layer": {"settings", "runs"}, "baseline": {"top1_by_seed"}}
+# Fields that only a merged report has.
+MERGED = {
+    "Row": {"settings", "runs", "baseline_top1"},
+    "Layer": {"settings", "runs"},
+    "Baseline": {"top1_by_seed"},
+}
 
 
 def test_the_schema_is_one_and_describes_every_field() -> None:
     Draft202012Validator.check_schema(SCHEMA)
-    for name in ("run", "row", "gate", "error", "hardware", "stage", "baseline", "layer"):
-        definition = SCHEMA["$defs"][name]
+    for name, definition in SCHEMA["$defs"].items():
         assert definition["additionalProperties"] is False
         assert set(definition["properties"]) - set(definition["required"]) == MERGED.get(name, set())
         assert set(definition["required"]) <= set(definition["properties"])
-    assert set(SCHEMA["required"]) <= set(SCHEMA["properties"])
+        assert all(field.get("description") for field in definition["properties"].values())
+    assert set(SCHEMA["properties"]) - set(SCHEMA["required"]) == {"sources"}
     assert SCHEMA["properties"]["exit_code"]["enum"] == sorted(EXIT_CODES)
 
 
 def test_done_and_failed_reports_keep_to_it(done) -> None:
-    assert mistakes(done) == []
-    assert mistakes(failed(done)) == []
+    for content in (done, failed(done)):
+        assert mistakes(content) == []
+        assert Report.model_validate(content).model_dump() == content
 
 
-CHANGES = [
-    (("status",), "finished"),
-    (("exit_code",), 5),
-    (("exit_code",), 3),  # without a gate that was missed
+# Fields that contradict another field; only the schema compares fields.
+CONTRADICTIONS = [
+    (("exit_code",), 3),  # without a gate that failed
     (("error",), {"type": "E", "message": "m", "exit_code": 1}),  # in a report that is done
     (("rows",), []),
     (("baseline",), None),
     (("run", "model"), None),
+    (("gate", "passed"), True),  # without a limit
+    (("gate", "failures"), ["row"]),  # though none failed
+]
+CHANGES = [
+    (("status",), "finished"),
+    (("exit_code",), 5),
     (("run", "git_commit"), "main"),
     (("run", "processes"), 0),
     (("run", "hardware", "cores"), "two"),
@@ -76,29 +77,44 @@ CHANGES = [
     (("rows", 0, "artifact"), "../a.onnx"),
     (("rows", 0, "new_figure"), 1),
     (("layers", 0, "kernel"), [3]),
-    (("gate", "passed"), True),  # without a limit
-    (("gate", "failures"), ["row"]),  # though none was missed
     (("kernels", "original"), [[]]),
 ]
 
 
-@pytest.mark.parametrize(("place", "value"), CHANGES)
-def test_it_refuses(done, place, value) -> None:
-    at = done
+def changed(report: dict, place: tuple, value: object) -> dict:
+    at = report
     for key in place[:-1]:
         at = at[key]
     at[place[-1]] = value
-    assert mistakes(done)
+    return report
+
+
+@pytest.mark.parametrize(("place", "value"), CHANGES)
+def test_schema_and_models_refuse_the_same_values(done, place, value) -> None:
+    assert mistakes(changed(done, place, value))
+    with pytest.raises(ValidationError, match=str(place[-1])):
+        Report.model_validate(done)
+
+
+@pytest.mark.parametrize(("place", "value"), CONTRADICTIONS)
+def test_the_schema_refuses_contradictions(done, place, value) -> None:
+    assert mistakes(changed(done, place, value))
+
+
+def test_a_gate_without_limits_may_fail(done) -> None:
+    done["gate"] |= {"passed": False, "failures": ["cosine differs"]}
+    assert mistakes(done)  # with exit code 0
+    assert mistakes(done | {"exit_code": 3}) == []
 
 
 @pytest.mark.parametrize("key", ["status", "error", "exit_code", "run", "gate", "rows"])
-def test_it_misses_nothing(done, key) -> None:
+def test_no_field_may_be_missing(done, key) -> None:
     without = copy.deepcopy(done)
     del without[key]
     assert mistakes(without)
 
 
-def test_a_failed_report_says_why_and_an_interrupted_one_has_its_codes(done) -> None:
+def test_a_failed_report_has_an_error_and_an_interrupted_one_its_codes(done) -> None:
     assert mistakes(failed(done) | {"error": None})
     assert mistakes(failed(done) | {"exit_code": 0})
     assert mistakes(failed(done) | {"status": "interrupted"})

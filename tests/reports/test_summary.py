@@ -1,11 +1,14 @@
 import pytest
 
+from reports.gate import judge
 from reports.summary import chosen_row, summarise
+from tests.support.reports import make_dataset, make_gate
 
 
-def cifar(report, rows, images: int = 10_000):
-    data = report(rows, model="resnet20", dataset={"name": "cifar10", "test_images": images, "classes": 10})
-    data["baseline"] |= {"top1": 91.73, "size_mb": 1.09}
+def cifar(report, rows, known: bool = True):
+    dataset = make_dataset("cifar10", 10) if known else None
+    data = report(rows, model="resnet20", dataset=dataset)
+    data.baseline.top1, data.baseline.size_mb = 91.73, 1.09
     return data
 
 
@@ -21,14 +24,14 @@ def test_the_smallest_file_within_a_point_is_named(report, row) -> None:
     rows = [row("cosine", "a", 8, 99.0, size_mb=5.0), row("cosine", "b", 4, 98.17, size_mb=3.0)]
     rows.append(row("cosine", "c", 4, 98.16, size_mb=2.0))
     data = report(rows)
-    assert chosen_row(data) is rows[1]
+    assert chosen_row(data).row is rows[1]
     assert "Of 3 rows, this is the smallest file among those that lose at most 1 point of Top-1." in summarise(data)
 
 
-def test_where_every_row_loses_more_the_best_is_named(report, row) -> None:
+def test_if_every_row_loses_more_the_best_is_named(report, row) -> None:
     rows = [row("cosine", "a", 8, 90.0), row("cosine", "b", 4, 95.0), row("cosine", "c", 4, 80.0)]
     text = summarise(report(rows))
-    assert chosen_row(report(rows)) is rows[1]
+    assert chosen_row(report(rows)).row is rows[1]
     assert "none is known to lose at most 1 point of Top-1; this is the one with the best Top-1." in text
 
 
@@ -36,11 +39,11 @@ def test_what_was_not_measured_is_not_invented(report, row) -> None:
     nothing = report([row("cosine", "a", 4, 90.0, top1_quant=None)])
     assert summarise(nothing) == "No row has both a written file and a measured Top-1."
     data = report([row("cosine", "a", 4, 90.0, size_mb=2.0)])
-    data["baseline"] |= {"top1": None, "size_mb": None}
+    data.baseline.top1 = data.baseline.size_mb = None
     assert summarise(data).startswith("ResNet-18 now takes 2.00 MB, Top-1 90.00 (no baseline measured): CosConv a")
 
 
-def test_a_larger_file_and_an_unchanged_top1_are_said(report, row) -> None:
+def test_a_larger_file_and_an_unchanged_top1_are_described(report, row) -> None:
     text = summarise(report([row("cosine", "a", 4, 99.17, size_mb=89.38)]))
     assert "(2.0 times larger), Top-1 99.17 to 99.17 (unchanged)" in text
 
@@ -73,13 +76,20 @@ def test_a_larger_file_and_an_unchanged_top1_are_said(report, row) -> None:
         ),
     ],
 )
-def test_the_gate_is_told(report, row, gate, words) -> None:
-    assert words in summarise(report([row("cosine", "a", 4, 98.17)]) | {"gate": gate})
+def test_the_gate_is_described(report, row, gate, words) -> None:
+    assert words in summarise(report([row("cosine", "a", 4, 98.17)]).model_copy(update={"gate": make_gate(**gate)}))
 
 
-def test_a_gate_that_failed_for_want_of_a_figure_says_so(report, row) -> None:
-    data = report([row("cosine", "a", 4, 98.17, top1_quant=None)]) | {"gate": {"max_drop": 1.0, "passed": False}}
-    assert "a Top-1 that it needs was not measured" in summarise(data)
+def test_a_gate_that_failed_without_a_figure_names_it(report, row) -> None:
+    data = report([row("cosine", "a", 4, 98.17, top1_quant=None)])
+    data.gate = make_gate(False, "cosine a", max_drop=1.0)
+    assert "CosConv a at 4 bits has no measured change of Top-1" in summarise(data)
+
+
+def test_a_reloaded_network_that_differs_is_described_without_a_limit(report, row) -> None:
+    data = report([row("cosine", "a", 4, 98.17, reloaded_logits_max_abs_diff=0.125)])
+    data.gate = judge(data.rows, 99.17)
+    assert "The gate FAILED: CosConv a at 4 bits differs by up to 0.125 in a logit" in summarise(data)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ def test_a_gate_that_failed_for_want_of_a_figure_says_so(report, row) -> None:
         (0.05, 70.0, "neither wins (no dense row is matched in both size and Top-1) at 0.0500 MB"),
     ],
 )
-def test_series_against_dense_is_told_both_ways(report, row, size, top1, words) -> None:
+def test_series_is_compared_with_dense_in_every_outcome(report, row, size, top1, words) -> None:
     rows = [row("cosine", "3,3,3,2", 4, top1, size_mb=size), row("cosine", "dense", 3, 90.2, size_mb=0.101)]
     assert words in summarise(cifar(report, rows))
 
@@ -116,7 +126,7 @@ def test_many_rows_stay_short(report, many) -> None:
     assert "of 24 series rows" in text
 
 
-def test_the_missing_interval_is_told(report, row) -> None:
+def test_a_missing_interval_is_stated(report, row) -> None:
     rows = [row("cosine", "a", 4, 91.0, size_mb=0.078), row("cosine", "dense", 3, 90.2, size_mb=0.101)]
-    data = cifar(report, rows, images=0)
+    data = cifar(report, rows, known=False)
     assert "The number of test images is not known, so no interval was applied." in summarise(data)

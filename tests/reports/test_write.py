@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reports.fields import to_json
 from reports.files import write_atomically
-from reports.write import to_json, write_report
+from reports.write import write_report
 
 COS = "cosine"
 
@@ -18,28 +19,29 @@ def test_the_folder_holds_the_report_and_nothing_else(report, row, tmp_path) -> 
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     assert write_report(data, tmp_path / "out") == tmp_path / "out" / "report.md"
     assert files(tmp_path / "out") == ["plots/kernels.png", "plots/size_top1.png", "report.json", "report.md"]
-    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == data
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == data.model_dump()
 
 
 def test_the_order_of_keys_is_kept(report, row, tmp_path) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     write_report(data, tmp_path)
-    assert list(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))) == list(data)
+    assert list(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))) == list(data.model_dump())
 
 
 def test_figures_that_are_not_finite_become_null(report, row, tmp_path) -> None:
-    write_report(report([row(COS, "a", 4, float("nan"), delta_quant=np.float64("inf"))]), tmp_path)
+    data = report([row(COS, "a", 4, 90.0, top1_quant=float("nan"), delta_quant=np.float64("inf"))])
+    write_report(data, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"][0]
     assert (written["top1_quant"], written["delta_quant"]) == (None, None)
     assert "nan" not in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-def test_to_json_knows_numpy_tuples_and_paths() -> None:
+def test_to_json_converts_numpy_tuples_and_paths() -> None:
     value = {"a": np.int64(3), "b": (np.float32(0.5), Path("x")), "c": np.array([[1.0, np.nan]]), 4: True}
     assert to_json(value) == {"a": 3, "b": [0.5, "x"], "c": [[1.0, None]], "4": True}
 
 
-def test_writing_twice_gives_the_same_bytes(report, row, tmp_path) -> None:
+def test_writing_twice_leaves_the_same_bytes(report, row, tmp_path) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     write_report(data, tmp_path)
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}

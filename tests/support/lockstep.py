@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from basis.portion import Portion
-from pipeline.runtime.share import Share
+from pipeline.runtime.share import RankSlice
 
 PATIENCE = 600
 
@@ -25,7 +25,7 @@ def in_shares(count: int, images: Tensor, work: Callable[[Tensor, Portion], obje
             barrier.wait()
             return total
 
-        mine = Share(rank, count).of(len(images))
+        mine = RankSlice(rank, count).of(len(images))
         try:
             return work(images[mine], Portion(mine.start, mine.stop - mine.start, len(images), reduce))
         except BaseException:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.cli.output import OUR_LOGGERS
+from pipeline.runtime.loggers import LOGGERS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
@@ -47,7 +47,7 @@ def call_program(folder: Path, *arguments: str, **environment: str) -> subproces
 @contextlib.contextmanager
 def _process_state(folder: Path) -> Iterator[None]:
     """Restore the logging and drop the modules that were imported from a folder, which the next folder has as well."""
-    root, ours = logging.getLogger(), [logging.getLogger(name) for name in OUR_LOGGERS]
+    root, ours = logging.getLogger(), [logging.getLogger(name) for name in LOGGERS]
     handlers, level, levels = root.handlers[:], root.level, [each.level for each in ours]
     root.handlers.clear()  # else the program would close them
     try:

@@ -6,7 +6,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "reports" / "schema.json").read_text(encoding="utf-8"))
+from reports import report_schema
+
+SCHEMA = report_schema()
 
 
 def mistakes(report: Any) -> list[str]:

@@ -4,19 +4,16 @@ import json
 
 import pytest
 
+from tests.support.reports import OPTIONS, make_report, make_row
 from tools.results import END, START, main, portable, rewrite, seeds_section
 
 
-def report(top1_pre, seed=3, top1_quant=87.0):
-    options = {"fit": "activations", "rounding": "gptq", "epochs": 0, "qat_epochs": 0, "seed": seed}
-    run = {"model": "resnet20", "options": options, "duration_s": 90.0, "device": "cpu", "precision": "no"}
+def report(top1_pre, seed=3, top1_quant=87.0, **options):
     top1 = {"top1_pre": top1_pre, "top1_post": 88.125, "top1_quant": top1_quant}
-    row = {"basis": "cosine", "config": "3,3", "bits": 4, "finetune_s": 270.0, "qat_s": 30.0} | top1
-    return {
-        "run": run | {"command": "python run_pipeline.py --config 3,3"},
-        "baseline": {"top1": 91.73, "size_mb": 1.09},
-        "rows": [row | {"size_mb": 0.09}],
-    }
+    row = make_row("cosine", "3,3", 4, 87.0, **top1, finetune_s=270.0, qat_s=30.0, size_mb=0.09)
+    chosen = OPTIONS | {"epochs": 0, "seed": seed} | options
+    command = "python run_pipeline.py --config 3,3"
+    return make_report([row], model="resnet20", options=chosen, seed=seed, duration_s=90.0, command=command)
 
 
 def test_the_tables_between_the_markers_are_replaced_and_nothing_else(tmp_path):
@@ -24,7 +21,7 @@ def test_the_tables_between_the_markers_are_replaced_and_nothing_else(tmp_path):
     document.write_text(f"before\n\n{START}\n\nold\n\n{END}\n\nafter\n")
     for name, pre in (("a", 51.43), ("b", None)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "report.json").write_text(json.dumps(report(pre)))
+        (tmp_path / name / "report.json").write_text(json.dumps(report(pre).model_dump()))
     assert main([str(document), str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     text = document.read_text()
     assert text.startswith("before\n")
@@ -53,8 +50,8 @@ def test_seeds_are_summed_up_where_only_they_differ():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells == ["cosine", "3,3", "4", "0", "2", "51.43 ± 0.00", "88.12 ± 0.00", "87.50 ± 0.71"]
     assert seeds_section([report(None), report(None)]) == ""
-    reports[1]["run"]["options"]["epochs"] = 5
-    assert seeds_section(reports) == ""
+    others = [report(51.43, seed=0), report(51.43, seed=1, epochs=5)]
+    assert seeds_section(others) == ""
 
 
 def test_a_document_without_markers_is_refused():

@@ -87,32 +87,32 @@ def test_one_run_is_rendered_again(here):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "sentence"),
+    ("words", "code", "terms"),
     [
         (
             ["a", "other", "--out", "x"],
             2,
-            "report: ../other and ../a differ in the data (test_images): 50 and 61; allowed",
+            ("report", "../other", "../a", "test_images", "50", "61"),
         ),
-        (["a", "b"], 2, "--out: is missing; allowed: a folder, which only one RUN without --copy may leave out"),
-        (["a", "--copy"], 2, "--out: is missing"),
-        (["a", "b", "--out", "c"], 2, "--out: c is the folder of a run; allowed: another folder, or that of a merged"),
-        (["a", "--out", "c"], 2, "--out: c is the folder of a run"),
-        ([], 2, "missing argument 'RUN...'; allowed: one or more RUN folders"),
+        (["a", "b"], 2, ("--out", "missing", "allowed", "--copy")),
+        (["a", "--copy"], 2, ("--out", "missing")),
+        (["a", "b", "--out", "c"], 2, ("--out", "c ", "folder of a run", "allowed", "merged")),
+        (["a", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
+        ([], 2, ("missing", "RUN...", "allowed")),
         (
             ["a", "absent", "--out", "x"],
             4,
-            "report: absent has no report.json; allowed: the output folder of a finished run",
+            ("report", "absent", "report.json", "allowed"),
         ),
-        (["a", "damaged", "--out", "x"], 4, "report: damaged/report.json cannot be read: "),
+        (["a", "damaged", "--out", "x"], 4, ("report", "damaged/report.json", "cannot be read")),
         (
             ["a", "failed", "--out", "x"],
             4,
-            "report: the run of failed/report.json is failed (no space); allowed: runs that",
+            ("report", "failed/report.json", "no space", "allowed"),
         ),
     ],
 )
-def test_what_cannot_be_merged_is_one_sentence(here, words, code, sentence):
+def test_what_cannot_be_merged_is_one_sentence(here, words, code, terms):
     for name in ("damaged", "failed"):
         (here / name).mkdir(exist_ok=True)
     (here / "damaged" / "report.json").write_bytes((here / "a" / "report.json").read_bytes()[:-100])
@@ -122,7 +122,8 @@ def test_what_cannot_be_merged_is_one_sentence(here, words, code, sentence):
     before = (here / "c" / "report.json").read_bytes()
     done = call_program(here, "report", *words)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith(f"error: {sentence}")
+    assert done.stderr.startswith("error: ")
+    assert [term for term in terms if term not in done.stderr] == []
     assert done.stderr.count("\n") == 1
     assert not (here / "x").exists()
     assert (here / "c" / "report.json").read_bytes() == before
@@ -147,6 +148,5 @@ def test_files_that_are_gone_are_a_warning(here):
         (here / "other" / "artifacts" / name).unlink()
     done = call_program(here, "report", "other", "--out", "incomplete")
     assert done.returncode == 0
-    assert done.stderr == (
-        "of the files that the report names these are not there: ../other/artifacts/baseline.safetensors and 1 more\n"
-    )
+    assert all(term in done.stderr for term in ("../other/artifacts/baseline.safetensors", "1 more"))
+    assert done.stderr.count("\n") == 1

@@ -138,11 +138,11 @@ def test_a_killed_worker_is_replaced_and_the_report_is_the_same(here, cluster):
 def test_an_error_of_a_variant_ends_the_run_as_it_does_without_ray(here, cluster):
     words = (*SMALL, "--lr", "1e30", "--batch-size", "16")
     code, out, error = finish(start(here, "diverged", *words, "--executor", "ray", "--ray-address", cluster))
-    assert (code, out) == (4, "")
+    assert (code, out) == (5, "")
     assert error.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in error
     without = finish(start(here, "diverged-local", *words))
-    assert (without[0], without[2].splitlines()[-1]) == (4, error.splitlines()[-1])
+    assert (without[0], without[2].splitlines()[-1]) == (5, error.splitlines()[-1])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -22,8 +22,8 @@ def test_facts_come_back_as_they_were(tmp_path_factory, facts, seconds):
     path = tmp_path_factory.mktemp("entry") / "a"
     path.write_bytes(to_bytes(Entry({}, facts, seconds), "a stage"))
     entry = read_entry(path)
-    assert entry.facts == facts
-    assert list(entry.facts) == list(facts)
+    assert entry.metadata == facts
+    assert list(entry.metadata) == list(facts)
     assert entry.seconds == pytest.approx(seconds, abs=5e-4)
 
 
@@ -38,8 +38,8 @@ def test_tensors_come_back_bit_for_bit(tmp_path, dtype):
 
 
 def test_numbers_that_are_none_come_back(tmp_path):
-    (tmp_path / "a").write_bytes(to_bytes(Entry(facts={"x": math.nan}), "s"))
-    assert math.isnan(read_entry(tmp_path / "a").facts["x"])
+    (tmp_path / "a").write_bytes(to_bytes(Entry(metadata={"x": math.nan}), "s"))
+    assert math.isnan(read_entry(tmp_path / "a").metadata["x"])
 
 
 @given(st.binary(max_size=50))
@@ -59,7 +59,7 @@ def test_another_programs_file_is_refused(tmp_path):
     import safetensors.torch
 
     safetensors.torch.save_file({"x": torch.ones(1)}, tmp_path / "a")
-    with pytest.raises(ValueError, match="no stored result: 'facts'"):
+    with pytest.raises(ValueError, match="no stored result"):
         read_entry(tmp_path / "a")
 
 

@@ -10,7 +10,7 @@ from pipeline.cli import main
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import list_store, prune_store
 from pipeline.store.locks import locked
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 
 DAY = 86_400
 
@@ -20,9 +20,9 @@ def folder(tmp_path):
     """Three results of 10, 5 and 1 days, a checkpoint, what a killed writer left, and a file that is not ours."""
     store = Store(tmp_path)
     for key, days in (("a", 10), ("b", 5), ("c", 1)):
-        store.once(Step(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
+        store.once(StageKey(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
         _age(tmp_path / f"{key * 32}.safetensors", days)
-    store.checkpoint(Step("training", "d" * 32)).save(Entry())
+    store.checkpoint(StageKey("training", "d" * 32)).save(Entry())
     (tmp_path / f".{'e' * 32}.safetensors.7-8.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     return tmp_path
@@ -62,10 +62,20 @@ def test_a_file_in_use_stays(folder):
     assert names(folder) == {"stage a"}
 
 
-def test_prune_leaves_only_what_is_not_the_stores(folder, capsys):
+def test_prune_leaves_only_what_is_not_the_stores_and_the_locks(folder, capsys):
     assert main(["cache", "prune", "--cache-dir", str(folder)]) == 0
     assert "removed 5 files, 0.30" in capsys.readouterr().out
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    left = {path.name for path in folder.iterdir()}
+    assert {name for name in left if not name.endswith(".lock")} == {"notes.txt"}
+    assert {f"{key * 32}.lock" for key in "abc"} <= left
+
+
+def test_a_process_that_waits_for_a_lock_is_never_split_from_the_next_one_by_prune(folder):
+    """A removed lock file would let two processes hold the same lock: one the old file, one a new one."""
+    lock = folder / f"{'a' * 32}.lock"
+    before = lock.stat().st_ino
+    prune_store(list_store(folder))
+    assert lock.stat().st_ino == before
 
 
 def test_prune_by_age(folder, capsys):

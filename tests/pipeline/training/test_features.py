@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.models.registry import build_model
-from pipeline.training.features import Taps, feature_loss, feature_points
+from pipeline.training.features import FeatureHooks, feature_loss, feature_points
 from tests.support.networks import tiny_network
 
 
@@ -26,7 +26,7 @@ def test_the_points_are_the_stages(name, points):
 
 def test_taps_take_the_last_outputs_and_leave_no_hooks():
     network, x = tiny_network(), torch.randn(2, 3, 8, 8)
-    taps = Taps(feature_points(network))
+    taps = FeatureHooks(feature_points(network))
     with taps.on(network), torch.no_grad():
         network(torch.zeros_like(x))
         network(x)
@@ -44,7 +44,7 @@ class Pair(nn.Module):
 
 def test_a_stage_that_gives_no_tensor_is_left_out():
     network = nn.Sequential(Pair())
-    taps = Taps(("0",))
+    taps = FeatureHooks(("0",))
     with taps.on(network):
         network(torch.zeros(1))
         assert taps.take() == ()

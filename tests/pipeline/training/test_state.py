@@ -13,7 +13,7 @@ from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
-from pipeline.store.store import Step, Store
+from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import Schedule, train
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
@@ -24,7 +24,7 @@ from tests.support.networks import tiny_network, write_npz
 
 SCHEDULE = Schedule(3, lr=0.02, batch_size=32)
 STEPS = 9
-STEP = Step("t", "0" * 32)
+STEP = StageKey("t", "0" * 32)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_training_that_is_interrupted_again_and_again_ends_the_same(tmp_path, da
 def test_every_epoch_is_kept(tmp_path, data, monkeypatch):
     saved = []
     store = Store(tmp_path)
-    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append((suffix, entry.facts)))
+    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append((suffix, entry.metadata)))
     trained(data, networks()["series"], store)
     assert [(suffix, facts["epoch"], facts["batch"]) for suffix, facts in saved] == [
         (".checkpoint", epoch, 0) for epoch in (1, 2, 3)
@@ -119,7 +119,7 @@ def test_every_epoch_is_kept(tmp_path, data, monkeypatch):
 def test_long_epochs_are_kept_in_between(tmp_path, data, monkeypatch):
     monkeypatch.setattr("pipeline.training.state.SECONDS_BETWEEN", 0.0)
     saved = []
-    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append(entry.facts["batch"]))
+    monkeypatch.setattr(Store, "_write", lambda self, key, suffix, name, entry: saved.append(entry.metadata["batch"]))
     trained(data, networks()["series"], Store(tmp_path))
     assert saved == [1, 2, 0] * 3
 

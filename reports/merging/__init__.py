@@ -1,0 +1,1 @@
+"""Merging of the reports of several runs: read, compare, join, label and relocate their rows."""

@@ -1,0 +1,139 @@
+"""Rows and layers of several runs in one list, each with its runs and the settings that distinguish them."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from reports.fields import RoundingErrors, Settings
+from reports.merging.reading import Source
+from reports.model import Layer, Row
+from reports.run import Run
+from reports.text import settings_name
+
+AllSettings = Mapping[str, Settings]
+"""Name of a run -> the settings that distinguish it from the other runs."""
+
+_OPTIONS = (
+    "fit",
+    "rounding",
+    "backend",
+    "calibration_size",
+    "epochs",
+    "distill",
+    "qat_epochs",
+    "batch_size",
+    "lr",
+)
+
+
+def differing(runs: Sequence[Run]) -> list[Settings]:
+    """Return for each run its values of the settings that are not equal in all runs."""
+    found = [_settings(run) for run in runs]
+    names = [name for name in found[0] if len({each[name] for each in found}) > 1]
+    return [{name: each[name] for name in names} for each in found]
+
+
+def agreed(settings: Sequence[Settings]) -> Settings:
+    """Return the settings whose values are equal in all."""
+    first, *rest = settings
+    return {name: value for name, value in first.items() if all(name in s and s[name] == value for s in rest)}
+
+
+def merged_rows(runs: Mapping[str, Source], settings: AllSettings) -> list[Row]:
+    """Return every row of every run; rows of the same artifact are returned once.
+
+    Args:
+        runs: The runs by name.
+        settings: The settings of each run.
+    """
+    differ = len({source.baseline.top1 for source in runs.values()}) > 1
+    found: dict[Hashable, list[str]] = {}
+    rows: dict[Hashable, Row] = {}
+    for name, source in runs.items():
+        for number, row in enumerate(source.rows):
+            artifact = (row.basis, row.config, row.bits, row.sha256 or (name, number))
+            found.setdefault(artifact, []).append(name)
+            own = {"baseline_top1": source.baseline.top1} if differ else {}
+            rows.setdefault(artifact, row.model_copy(update=own))
+    return [
+        row.model_copy(update={"runs": found[artifact], "settings": _agreed(found[artifact], settings)})
+        for artifact, row in rows.items()
+    ]
+
+
+def merged_layers(runs: Mapping[str, Source], settings: AllSettings) -> list[Layer]:
+    """Return the layers of every config and basis of every run.
+
+    Layers of runs with equal settings are joined, so that a layer has its error at every width. Layers of runs with
+    different settings are joined only if they are equal in every field.
+
+    Args:
+        runs: The runs by name.
+        settings: The settings of each run.
+    """
+    blocks: list[_Block] = []
+    for name, source in runs.items():
+        for layers in _by_network(source.layers).values():
+            if not any(block.join(layers, name, settings) for block in blocks):
+                blocks.append(_Block([name], layers))
+    return [
+        layer.model_copy(update={"runs": list(block.names), "settings": _agreed(block.names, settings)})
+        for block in blocks
+        for layer in block.layers
+    ]
+
+
+def is_ambiguous(rows: Sequence[Row], layers: Sequence[Layer]) -> bool:
+    """Return True if two different rows or layers have the same name and settings."""
+    named: Counter[Hashable] = Counter(
+        (row.basis, row.config, row.bits, row.stored_bits, settings_name(row.settings)) for row in rows
+    )
+    named.update((layer.basis, layer.config, layer.name, settings_name(layer.settings)) for layer in layers)
+    return max(named.values(), default=0) > 1
+
+
+@dataclass
+class _Block:
+    """Layers of one config and basis, and the names of their runs."""
+
+    names: list[str]
+    layers: list[Layer]
+
+    def join(self, layers: list[Layer], name: str, settings: AllSettings) -> bool:
+        """Join the layers of another run if they fit; return True if they were joined."""
+        alike = settings[name] == _agreed(self.names, settings)
+        if layers != self.layers and not (alike and self._fits(layers)):
+            return False
+        self.names.append(name)
+        self.layers = [_joined(mine, other) for mine, other in zip(self.layers, layers, strict=True)]
+        return True
+
+    def _fits(self, layers: Sequence[Layer]) -> bool:
+        """Return True if the layers differ only in rounding errors of widths that one of both lacks."""
+        if len(layers) != len(self.layers):
+            return False
+        return all(_joined(a, b) == _joined(b, a) for a, b in zip(self.layers, layers, strict=True))
+
+
+def _joined(layer: Layer, other: Layer) -> Layer:
+    """Return the layer with the other's rounding errors added; its own errors take precedence."""
+    known = [each.rounding_error for each in (other, layer) if each.rounding_error is not None]
+    errors: RoundingErrors | None = {width: value for each in known for width, value in each.items()} if known else None
+    return layer.model_copy(update={"rounding_error": errors})
+
+
+def _by_network(layers: Sequence[Layer]) -> dict[tuple[str, str], list[Layer]]:
+    found: dict[tuple[str, str], list[Layer]] = {}
+    for layer in layers:
+        found.setdefault((layer.basis, layer.config), []).append(layer)
+    return found
+
+
+def _agreed(names: Sequence[str], settings: AllSettings) -> Settings:
+    return agreed([settings[name] for name in names])
+
+
+def _settings(run: Run) -> Settings:
+    options = run.options or {}
+    chosen = {name: value for name in _OPTIONS if not isinstance(value := options.get(name), list)}
+    return {"seed": run.seed, "device": run.device, "precision": run.precision, **chosen}

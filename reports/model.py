@@ -1,0 +1,244 @@
+"""Typed content of report.json, schema 1; `reports.schema` generates its JSON Schema from these models.
+
+A figure that was not measured is None. Every object refuses unknown fields. Fields that report.json did not have from
+the beginning have defaults, so that reports of earlier versions can be read.
+"""
+
+import math
+import sys
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, field_validator
+
+from reports.fields import (
+    Basis,
+    Change,
+    Count,
+    Figure,
+    Matrix,
+    Megabytes,
+    Pair,
+    Part,
+    Percent,
+    Positive,
+    RoundingErrors,
+    Settings,
+    Text,
+)
+from reports.run import Run
+
+SCHEMA_VERSION: Final = 1
+DENSE: Final = "dense"
+EXIT_DONE: Final = 0
+EXIT_GATE: Final = 3
+
+
+class Error(Part):
+    """Error that ended a run."""
+
+    type: Text = Field(description="Name of the exception's class.")
+    message: str = Field(
+        min_length=1, pattern=r"^[^\n]*$", description="One sentence: the problem, the value received, what is allowed."
+    )
+    exit_code: Literal[1, 2, 4, 5, 129, 130, 143] = Field(description="Exit code of the process.")
+
+
+class Baseline(Part):
+    """Uncompressed network."""
+
+    MERGED_ONLY = ("top1_by_seed",)
+
+    top1: Percent | None = Field(description="Top-1 of the uncompressed network (percent).")
+    params: Positive = Field(description="Number of parameters without normalization layers.")
+    size_mb: Megabytes | None = Field(description="Size of its float32 file (10^6 bytes).")
+    artifact: str | None = Field(description="Path of its file from this file's folder.")
+    top1_by_seed: dict[str, Percent | None] | None = Field(
+        default=None,
+        description="Only in a merged report whose seeds each trained a baseline: seed -> Top-1 (percent). "
+        "top1 and size_mb are then means.",
+    )
+
+
+class Row(Part):
+    """One combination of config, basis and bits."""
+
+    MERGED_ONLY = ("baseline_top1", "runs", "settings")
+
+    basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
+    config: Text = Field(description="Orders per stage, or dense.")
+    bits: Annotated[int, Field(strict=True, ge=2, le=8)] = Field(
+        description="Bits of a coefficient; for minifloats, the mantissa bits."
+    )
+    scheme: Literal["int", "minifloat"] = Field(description="Number format of the coefficients.")
+    stored_bits: Annotated[int, Field(strict=True, ge=2, le=16)] = Field(
+        description="Bits of one coefficient in the file."
+    )
+    backend: Literal["brevitas", "torch.ao"] = Field(description="Quantization library.")
+    fit: Literal["activations", "weights"] | None = Field(
+        description="Target of the least-squares fit; null for the dense network, which is not approximated."
+    )
+    rounding: Literal["gptq", "nearest"] = Field(description="Rounding method.")
+    epochs: Count = Field(description="Epochs of fine-tuning.")
+    qat_epochs: Count = Field(description="Epochs of quantization-aware training.")
+    finetune_s: Figure | None = Field(
+        default=None, description="Duration of fine-tuning when it was computed (seconds)."
+    )
+    finetune_undone: bool = Field(
+        default=False,
+        strict=True,
+        description="True if fine-tuning lowered Top-1 on training images and was rolled back; top1_post is then the "
+        "Top-1 before it.",
+    )
+    qat_s: Figure | None = Field(
+        default=None, description="Duration of quantization-aware training when it was computed (seconds)."
+    )
+    qat_undone: bool = Field(
+        default=False,
+        strict=True,
+        description="True if quantization-aware training lowered Top-1 on training images and was rolled back.",
+    )
+    top1_pre: Percent | None = Field(description="Top-1 after the fit; null for the dense network (percent).")
+    top1_post: Percent | None = Field(description="Top-1 after fine-tuning (percent).")
+    top1_quant: Percent | None = Field(description="Top-1 of the network in the artifact (percent).")
+    delta_post: Change | None = Field(description="top1_post minus the baseline's Top-1 (percentage points).")
+    delta_quant: Change | None = Field(description="top1_quant minus top1_post (percentage points).")
+    params: Count = Field(
+        description="Number of parameters, with coefficients in place of kernels, without normalization."
+    )
+    params_percent: Figure | None = Field(description="Share of the baseline's params (percent).")
+    compressible_params: Count | None = Field(
+        default=None, description="Number of parameters that the method can compress."
+    )
+    poster_size_mb: Megabytes | None = Field(
+        description="Size by the poster's formula: params x (bits + 8) / 8 (10^6 bytes)."
+    )
+    size_mb: Megabytes | None = Field(description="Size of the written artifact (10^6 bytes).")
+    artifact: Annotated[str, Field(pattern=r"^[^/].*\.safetensors$")] | None = Field(
+        description="Path of the artifact from this file's folder."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(description="SHA-256 of the artifact.")
+    reloaded_logits_max_abs_diff: Figure | None = Field(
+        default=None,
+        description="Largest difference of a logit after a fresh process reloaded the artifact; 0 if none differs.",
+    )
+    onnx: Annotated[str, Field(pattern=r"^[^/].*\.onnx$")] | None = Field(
+        default=None, description="Path of the ONNX file from this file's folder."
+    )
+    onnx_size_mb: Megabytes | None = Field(default=None, description="Size of the written ONNX file (10^6 bytes).")
+    onnx_top1: Percent | None = Field(default=None, description="Top-1 of the ONNX file in onnxruntime (percent).")
+    onnx_differing_predictions: Count | None = Field(
+        default=None, description="Number of test images with another prediction than the artifact's."
+    )
+    onnx_bits: Annotated[int, Field(strict=True, ge=2)] | None = Field(
+        default=None, description="Bits of a stored value in the ONNX file."
+    )
+    onnx_reason: str | None = Field(default=None, description="Reason why there is no ONNX file.")
+    baseline_top1: Percent | None = Field(
+        default=None,
+        description="Only in a merged report whose runs have different ones: Top-1 of the uncompressed network of the "
+        "row's run (percent).",
+    )
+    runs: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="Only in a merged report: names in sources of the runs that made the row."
+    )
+    settings: Settings | None = Field(
+        default=None, description="Only in a merged report: settings that distinguish these runs from the others."
+    )
+
+    @field_validator("reloaded_logits_max_abs_diff", mode="before")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        """Store the largest float for NaN and infinity, because None means that no difference was measured."""
+        return sys.float_info.max if isinstance(value, float) and not math.isfinite(value) else value
+
+    @property
+    def is_dense(self) -> bool:
+        """True for the network without series, which is only quantized."""
+        return self.config == DENSE
+
+
+class Layer(Part):
+    """One layer of one combination of config and basis."""
+
+    MERGED_ONLY = ("runs", "settings")
+
+    basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
+    config: str = Field(description="Config of the rows that the layer belongs to.")
+    name: str = Field(description="Name of the layer in the network.")
+    kernel: Pair | None = Field(description="Height and width of the kernel; null if the layer is no convolution.")
+    order: Pair | None = Field(description="Number of terms kept per axis; null if the layer is no series.")
+    status: Text = Field(description="Treatment of the layer, in a word.")
+    reason: str | None = Field(description="Reason for the treatment.")
+    fit_error: Figure | None = Field(default=None, description="Relative error of the layer's output after the fit.")
+    rounding_error: RoundingErrors | None = Field(
+        default=None, description="Bits -> relative error of the layer's output after rounding."
+    )
+    runs: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="Only in a merged report: names in sources of the runs that have the layer."
+    )
+    settings: Settings | None = Field(
+        default=None, description="Only in a merged report: settings that distinguish these runs from the others."
+    )
+
+
+class Gate(Part):
+    """Limits of a run and the rows that exceed them."""
+
+    max_drop: Figure | None = Field(description="Points of Top-1 that a row may lose; null sets no limit.")
+    max_size_mb: Megabytes | None = Field(
+        default=None, description="Largest allowed size of an artifact (10^6 bytes); null sets no limit."
+    )
+    passed: Annotated[bool, Field(strict=True)] | None = Field(
+        description="False if a row failed; otherwise true if a limit was set and checked, else null."
+    )
+    failures: list[Text] = Field(
+        default_factory=list, description="One sentence for each row that failed, with the amount of each excess."
+    )
+
+    @property
+    def exit_code(self) -> Literal[0, 3]:
+        """Exit code of a process whose report has this gate."""
+        return EXIT_GATE if self.passed is False else EXIT_DONE
+
+
+class Kernels(Part):
+    """One filter slice and its fits, for the plot."""
+
+    layer: str = Field(description="Name of the filter's layer.")
+    original: Matrix = Field(description="Filter as trained.")
+    fits: dict[str, Matrix] = Field(description="Basis -> the filter reconstructed from its series.")
+    orders: Pair = Field(description="Number of terms kept per axis.")
+
+
+class Source(Part):
+    """One run of a merged report."""
+
+    name: Text = Field(description="Path of the run's folder from this file's folder.")
+    settings: Settings = Field(description="Settings that distinguish this run from the others.")
+    run: Run = Field(description="How the run was made.")
+    baseline: Baseline = Field(description="Uncompressed network of the run.")
+    gate: Gate = Field(description="Limits of the run.")
+
+
+class Report(Part):
+    """Content of report.json."""
+
+    MERGED_ONLY = ("sources",)
+
+    schema_version: Literal[1] = Field(description="Version of this schema.")
+    status: Literal["done", "failed", "interrupted"] = Field(
+        default="done", description="done: every row was made, whether or not the gate passed."
+    )
+    error: Error | None = Field(default=None, description="Error that ended a run that is not done.")
+    exit_code: Literal[0, 1, 2, 3, 4, 5, 129, 130, 143] = Field(
+        default=0, description="Exit code of the process; 3 is a failed gate."
+    )
+    run: Run = Field(description="How the run was made.")
+    baseline: Baseline | None = Field(description="Uncompressed network; null if the run failed.")
+    rows: list[Row] = Field(description="One row for each combination of config, basis and bits.")
+    layers: list[Layer] = Field(description="Layers of each combination of config and basis.")
+    gate: Gate = Field(description="Limits of the run, and the rows that exceed them.")
+    kernels: Kernels | None = Field(default=None, description="One filter slice and its fits, for the plot.")
+    sources: Annotated[list[Source], Field(min_length=1)] | None = Field(
+        default=None, description="Only in a merged report: the runs that were merged."
+    )

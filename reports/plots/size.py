@@ -1,0 +1,120 @@
+"""Plot of file size against Top-1: every row, the baseline, and the frontiers of the series and dense rows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from reports.model import DENSE, Report
+from reports.plots import style
+from reports.plots.labels import Label, place_labels
+from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
+from reports.text import basis_name, bits_name, model_name
+from reports.verdict import wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PLAIN: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
+_MARK = _PLAIN | {"elinewidth": 0.9, "capsize": 2, "zorder": 3}
+_DENSE = _MARK | {"marker": "^", "markersize": 8, "color": style.DENSE_COLOR, "ecolor": (style.DENSE_COLOR, 0.45)}
+_STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4}
+
+LOG_RANGE = 8
+"""Largest ratio of two sizes on a linear axis; a wider range is drawn on a logarithmic axis."""
+
+
+def size_figure(report: Report) -> "Figure":
+    """Draw one mark per row: file size in MB on x, Top-1 with its 95 % interval on y.
+
+    Lines join the rows that no other row of their kind beats in both size and Top-1.
+    """
+    figure = style.new_figure(9, 5.8)
+    axis = figure.subplots()
+    rows = measured(unique_rows(report))
+    dense, series = [each for each in rows if each.row.is_dense], [each for each in rows if not each.row.is_dense]
+    for basis in bases(report):
+        own = [each for each in series if each.row.basis == basis]
+        _draw_rows(axis, own, report, _basis_style(basis), basis_name(basis))
+    _draw_rows(axis, dense, report, _DENSE, "Conv2D (dense), quantized")
+    _draw_frontier(axis, series, style.INK, "-", "Series frontier")
+    _draw_frontier(axis, dense, style.DENSE_COLOR, "--", "Dense frontier")
+    base = _draw_baseline(axis, report)
+    _dress(axis, [each.size_mb for each in rows] + base, report)
+    place_labels(axis, _labels(rows))
+    return figure
+
+
+def _basis_style(basis: str) -> dict[str, Any]:
+    color = style.basis_color(basis)
+    shape = {"marker": style.basis_marker(basis), "markersize": style.basis_size(basis)}
+    return _MARK | shape | {"color": color, "ecolor": (color, 0.45)}
+
+
+def _draw_rows(axis: "Axes", rows: Sequence[MeasuredRow], report: Report, look: dict[str, Any], name: str) -> None:
+    if rows:
+        sizes, tops = [each.size_mb for each in rows], [each.top1 for each in rows]
+        axis.errorbar(sizes, tops, yerr=_error_bars(tops, report), label=name, **look)
+
+
+def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
+    """Return the interval's length below and above each Top-1; None if the number of test images is not known."""
+    data = report.run.dataset
+    if data is None:
+        return None
+    ends = [wilson(top1, data.test_images) for top1 in tops]
+    pairs = list(zip(tops, ends, strict=True))
+    return [max(0.0, top1 - low) for top1, (low, _) in pairs], [max(0.0, high - top1) for top1, (_, high) in pairs]
+
+
+def _draw_frontier(axis: "Axes", rows: Sequence[MeasuredRow], color: str, line: str, name: str) -> None:
+    best = frontier(rows)
+    if len(best) > 1:
+        sizes, tops = [each.size_mb for each in best], [each.top1 for each in best]
+        axis.plot(sizes, tops, color=color, linestyle=line, linewidth=1.2, alpha=0.75, label=name, zorder=2)
+
+
+def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
+    """Draw the baseline as a star, and return its size if it was measured."""
+    base = baseline(report)
+    if base.size_mb is None or base.top1 is None:
+        return []
+    axis.plot([base.size_mb], [base.top1], label="Baseline", **_STAR)
+    return [base.size_mb]
+
+
+def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
+    """Set scales, titles, grid and legend."""
+    if min(sizes) > 0 and max(sizes) > LOG_RANGE * min(sizes):
+        _log_ticks(axis)
+    axis.margins(x=0.14, y=0.14)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, 100 + 0.05 * (100 - low)))
+    data = report.run.dataset
+    where = f"{data.name}, {data.test_images:,} test images" if data else "unnamed data"
+    axis.set_xlabel("File size (MB, 10⁶ bytes)", color=style.INK)
+    axis.set_ylabel("Top-1 (%), with its 95 % interval", color=style.INK)
+    axis.set_title(f"{model_name(report.run.model)} on {where}", fontsize=11)
+    axis.grid(color=style.GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+
+
+def _log_ticks(axis: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _labels(rows: Sequence[MeasuredRow]) -> list[Label]:
+    """Return one label per config and bits, at the highest of its marks whatever their basis."""
+    best: dict[tuple[str, str], MeasuredRow] = {}
+    for each in sorted(rows, key=lambda each: each.top1):
+        best[(each.row.config, bits_name(each.row))] = each
+    return [
+        Label(f"{DENSE if each.row.is_dense else config}, {bits}", each.size_mb, each.top1)
+        for (config, bits), each in best.items()
+    ]

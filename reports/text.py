@@ -1,0 +1,187 @@
+"""Text of a report: names of networks, rows and settings, table cells, and drawn tables.
+
+Every function of a figure accepts None for a figure that was not measured and returns `-` for it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from tabulate import tabulate
+
+from reports.fields import Settings
+from reports.model import DENSE, Layer, Row
+
+Style = Literal["markdown", "plain"]
+
+MISSING: Final = "-"
+LISTED: Final = 3
+"""Number of items that a sentence lists before it only counts the others."""
+
+_BASES = {"cosine": "CosConv", "chebyshev": "ChebConv"}
+_CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    (r"wide_resnet(\d+)_(\d+)", r"Wide ResNet-\1-\2"),
+    (r"resnet(\d+)", r"ResNet-\1"),
+    (r"resnext(\d+)_(\w+)", r"ResNeXt-\1 \2"),
+    (r"vgg(\d+)", r"VGG-\1"),
+    (r"vgg(\d+)_bn", r"VGG-\1 BN"),
+    (r"densenet(\d+)", r"DenseNet-\1"),
+    (r"alexnet", "AlexNet"),
+    (r"googlenet", "GoogLeNet"),
+    (r"mobilenet_v2", "MobileNetV2"),
+    (r"mobilenet_v3_(\w+)", r"MobileNetV3 \1"),
+    (r"efficientnet_b(\d)", r"EfficientNet-B\1"),
+)
+
+
+def model_name(name: str | None) -> str:
+    """Return the name of a network as papers print it: `ResNet-18` for `resnet18`.
+
+    An unknown name is returned unchanged.
+    """
+    if name is None:
+        return "Network"
+    if name.startswith("convnext_") and name.removeprefix("convnext_") in _CONVNEXT:
+        return f"ConvNeXt-{_CONVNEXT[name.removeprefix('convnext_')]}"
+    for pattern, printed in _PATTERNS:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(printed)
+    return name
+
+
+def basis_name(basis: str) -> str:
+    """Return the poster's name of a basis: CosConv or ChebConv."""
+    return _BASES.get(basis, basis)
+
+
+def config_name(config: str) -> str:
+    """Return the poster's name of a config: Conv2D for `dense`; orders are returned unchanged."""
+    return "Conv2D" if config == DENSE else config
+
+
+def width_name(row: Row) -> str:
+    """Return the row's bits, followed by its stored bits if they differ: `4`, `4 (12 stored)`."""
+    return str(row.bits) if row.stored_bits == row.bits else f"{row.bits} ({row.stored_bits} stored)"
+
+
+def bits_name(row: Row) -> str:
+    """Return the row's bits in words: `4 bits`, `4 bits (12 stored)`."""
+    bits, _, stored = width_name(row).partition(" ")
+    return f"{bits} bits {stored}".rstrip()
+
+
+def settings_name(settings: Settings | None) -> str:
+    """Return the settings of a run as a label: `seed 1, qat epochs 5`; empty if there are none."""
+    return ", ".join(_setting(name, value) for name, value in (settings or {}).items())
+
+
+def with_settings(text: str, part: Row | Layer) -> str:
+    """Return the text, followed by the settings of the row or layer if there are any: `3,3,2,2 (seed 1)`."""
+    settings = settings_name(part.settings)
+    return f"{text} ({settings})" if settings else text
+
+
+def row_name(row: Row) -> str:
+    """Return a short name of a row: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
+    what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"
+    return with_settings(f"{what} at {bits_name(row)}", row)
+
+
+def listed(items: Sequence[str], shown: int = LISTED) -> str:
+    """Join the first `shown` items with commas, followed by the number of further items."""
+    text = ", ".join(items[:shown])
+    return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
+
+
+def points(value: float | None) -> str:
+    """Format Top-1 or another percentage with two decimals: `91.73`."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def signed(value: float | None) -> str:
+    """Format a difference in percentage points with its sign, unless it rounds to zero: `-0.56`."""
+    if value is None:
+        return MISSING
+    text = f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def megabytes(value: float | None) -> str:
+    """Format a size in MB (10^6 bytes) with three significant digits: `44.7`, `2.83`, `0.0781`."""
+    if value is None:
+        return MISSING
+    if value <= 0:
+        return f"{value:.2f}"
+    rounded = float(f"{value:.2e}")
+    return f"{rounded:.{max(0, 2 - math.floor(math.log10(rounded)))}f}"
+
+
+def count(value: int | None) -> str:
+    """Format a whole number with commas between thousands: `11,172,032`."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def error(value: float | None) -> str:
+    """Format a relative error with three significant digits: `0.0132`, `1.2e-05`."""
+    return MISSING if value is None else f"{value:.3g}"
+
+
+def seconds(value: float | None) -> str:
+    """Format a duration with one decimal: `71.2 s`."""
+    return MISSING if value is None else f"{value:.1f} s"
+
+
+def plain(value: Any) -> str:
+    """Format any value; list items are joined with semicolons, and None and empty values become `-`."""
+    if value is None or value == "":
+        return MISSING
+    if isinstance(value, list | tuple):
+        return "; ".join(plain(item) for item in value) or MISSING
+    return str(value)
+
+
+def escape(text: str) -> str:
+    """Escape markdown's markup in a text, so that one table cell shows it unchanged.
+
+    Underscores inside words are not escaped, because GitHub's markdown shows them unchanged.
+    """
+    flat = " ".join(text.split())
+    flat = re.sub(r"([\\`*|<>\[\]~])", r"\\\1", flat)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", flat)
+
+
+def draw(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: int | Sequence[int] = 1,
+    style: Style = "markdown",
+) -> str:
+    """Draw a table.
+
+    Args:
+        headers: One title per column.
+        rows: The cells, formatted by the functions above.
+        text_columns: Number of leading columns that are left-aligned, or their positions; the other columns are
+            right-aligned figures.
+        style: `markdown` escapes the cells; `plain` is for a terminal.
+
+    Returns:
+        The table, without a final newline.
+    """
+    left = range(text_columns) if isinstance(text_columns, int) else text_columns
+    align = ["left" if column in left else "right" for column in range(len(headers))]
+    if style == "plain":
+        return tabulate(rows, list(headers), "simple", disable_numparse=True, colalign=align if rows else None)
+    escaped = [[escape(cell) for cell in row] for row in rows]
+    titles = [escape(header) for header in headers]
+    return tabulate(escaped, titles, "pipe", disable_numparse=True, colalign=align if rows else None)
+
+
+def _setting(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {'by default' if value is None else value}"

@@ -1,0 +1,59 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+from reports.model import Kernels
+from reports.plots import plot_names, write_plots
+
+COS, CHEB = "cosine", "chebyshev"
+ALL = ["size_top1.png", "kernels.png", "layer_errors.png"]
+
+
+@pytest.mark.parametrize("bases", [[COS], [COS, CHEB]])
+def test_plots_open_and_are_not_blank(report, many, tmp_path, bases) -> None:
+    paths = write_plots(report(many(bases), errors=True), tmp_path / "plots")
+    assert [path.name for path in paths] == ALL
+    for path in paths:
+        image = matplotlib.image.imread(path)
+        assert min(image.shape[:2]) > 300
+        assert len(np.unique(image[::2, ::2, :3] @ [1.0, 300.0, 90_000.0])) > 20
+
+
+def test_equal_reports_have_equal_bytes(report, many, tmp_path) -> None:
+    data = report(many([COS, CHEB]), errors=True)
+    first, second = (write_plots(data, tmp_path / name) for name in ("a", "b"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_only_plots_with_figures_are_drawn(report, row, tmp_path) -> None:
+    data = report([row(COS, "3,3,3,2", 4, 90.0)], errors=True)
+    write_plots(data, tmp_path)
+    bare = report([row(COS, "3,3,3,2", 4, 90.0, top1_quant=None)])
+    bare.kernels = None
+    assert plot_names(bare) == []
+    assert write_plots(bare, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
+    rows = [row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row(COS, "7x3,7x3,7x9,6x3", 4, 0.0), row(CHEB, "a", 5, 100.0)]
+    data = report(rows, errors=True, dataset=None)
+    data.baseline.top1 = None
+    data.kernels = Kernels(layer="conv1", original=[[0.0, 0.0]], fits={}, orders=[1, 2])
+    data.layers[0].fit_error, data.layers[0].rounding_error = 0.0, {"5": None, "3": 0.0}
+    assert [path.name for path in write_plots(data, tmp_path)] == ALL
+
+
+def test_labels_stay_inside_and_apart(report, many) -> None:
+    from matplotlib.text import Text
+
+    from reports.plots.size import size_figure
+
+    figure = size_figure(report(many([COS])))
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    frame = axis.get_window_extent().padded(1)
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    assert len(boxes) == 16
+    assert all(frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) for box in boxes)
+    assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[:place])
