@@ -20,6 +20,7 @@ from pipeline.models.registry import build_model
 from pipeline.stages.export import export_onnx, export_torch
 from tests.pipeline.onnx.graphs import IDENTITY, IMAGES, compressed, run
 from tests.support.networks import tiny_network, with_statistics, write_module
+from tests.support.program import call_program
 
 ROOT = Path(__file__).parents[3]
 FLAGS = {"materialize": False, "allow_import": True}
@@ -73,7 +74,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
 def test_a_mistake_is_one_sentence_and_its_code_and_writes_nothing(artifact, words, code, sentence):
     (artifact.parent / "cut.safetensors").write_bytes(artifact.read_bytes()[:-40])
     before = {path: path.read_bytes() for path in artifact.parent.iterdir() if path.is_file()}
-    done = command(artifact.parent, *words)
+    done = call_program(artifact.parent, "export", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr.lower() or sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
