@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from basis.fit import Size2d, fit, reconstruct
+from basis.least_squares import Size2d, fit, reconstruct
 from basis.series import basis_matrix
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from basis.fit import Size2d
+from basis.least_squares import Size2d
 from basis.series import basis_matrix
 
 

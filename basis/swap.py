@@ -6,7 +6,7 @@ from torch import nn
 
 from basis.conv import SeriesConv2d, is_compressible, require_compressible
 from basis.errors import CompressionError
-from basis.fit import Size2d
+from basis.least_squares import Size2d
 
 
 def compressible_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -53,7 +53,7 @@ def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv
     try:
         return SeriesConv2d(conv, basis, order)
     except CompressionError as error:
-        raise CompressionError(f"swap: layer {name!r}: {error}") from error
+        raise type(error)(f"swap: layer {name!r}: {error}") from error  # a numerical failure remains one
 
 
 def materialize(model: nn.Module) -> nn.Module:

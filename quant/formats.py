@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 
 MIN_BITS = 2
 MAX_BITS = 8
@@ -132,18 +132,20 @@ def per_channel(scale: Tensor, ndim: int) -> Tensor:
 
 
 def check_scale(scale: Tensor, out_channels: int) -> Tensor:
-    """Returns `scale` as detached float32, shape (out_channels,), or says why it cannot be one.
+    """Return ``scale`` as detached float32, shape (out_channels,).
 
     Raises:
-        CompressionError: if the shape differs, or a scale is not finite or below `SMALLEST_SCALE`.
+        CompressionError: The shape differs, or a scale is below ``SMALLEST_SCALE``.
+        NumericalError: A scale is not finite.
     """
     if tuple(scale.shape) != (out_channels,):
         raise CompressionError(
             f"The scale has shape {tuple(scale.shape)}; allowed is one value per output channel, ({out_channels},)."
         )
     scale = scale.detach().to(torch.float32)
-    if not bool(torch.isfinite(scale).all()) or not bool((scale >= SMALLEST_SCALE).all()):
-        raise CompressionError(
+    finite = bool(torch.isfinite(scale).all())
+    if not finite or not bool((scale >= SMALLEST_SCALE).all()):
+        raise (CompressionError if finite else NumericalError)(
             f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed are finite values of "
             f"at least {SMALLEST_SCALE:.1e}."
         )
@@ -151,10 +153,11 @@ def check_scale(scale: Tensor, out_channels: int) -> Tensor:
 
 
 def check_weight(weight: Tensor) -> Tensor:
-    """Returns `weight` as detached float32 of the same shape, or says why it cannot be quantized.
+    """Return ``weight`` as detached float32 of the same shape.
 
     Raises:
-        CompressionError: if it has no axis or no element, or an element is not finite in float32.
+        CompressionError: The weight has no axis or no element.
+        NumericalError: An element is not finite in float32.
     """
     if weight.ndim < 1 or weight.numel() == 0:
         raise CompressionError(
@@ -163,7 +166,7 @@ def check_weight(weight: Tensor) -> Tensor:
     values = weight.detach().to(torch.float32)
     bad = int(values.numel() - torch.isfinite(values).sum())
     if bad:
-        raise CompressionError(
+        raise NumericalError(
             f"Quantizing got a weight of shape {tuple(weight.shape)} with {bad} NaN or infinite values; "
             "allowed are finite values only."
         )

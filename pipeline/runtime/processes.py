@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from basis.errors import CompressionError
-from basis.portion import Portion
+from basis.shard import CalibrationShard
 from pipeline.errors import BusyError, DataError, LostProcessError, OptionsError
 from pipeline.runtime.launcher import mark_told
 from pipeline.runtime.share import Share
@@ -47,7 +47,7 @@ class Processes:
         """How this process' part of anything is cut."""
         return Share(self.rank, self.count)
 
-    def portion(self, images: int) -> Portion | None:
+    def portion(self, images: int) -> CalibrationShard | None:
         """Which of so many calibration images this process has, for the fit and for rounding.
 
         Returns:
@@ -56,7 +56,7 @@ class Processes:
         if self.count == 1 or images < self.count:
             return None
         mine = self.share.of(images)
-        return Portion(mine.start, mine.stop - mine.start, images, self.sum)
+        return CalibrationShard(mine.start, mine.stop - mine.start, images, self.sum)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """A tensor's sum over all processes, on the tensor's device: the same in each of them."""

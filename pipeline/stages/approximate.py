@@ -69,9 +69,7 @@ def _fit_once(context: RunContext, fit: str, model: nn.Module, step: StageKey) -
 
     def make() -> Entry:
         visit = fit_activations if fit == "activations" else output_errors
-        errors = visit(
-            model, context.baseline, context.calibration_images(), seed=context.seed, portion=context.portion
-        )
+        errors = visit(model, context.baseline, context.calibration_images(), seed=context.seed, shard=context.portion)
         return Entry(state_of(model), {"errors": errors})
 
     entry = context.store.once(step, make)

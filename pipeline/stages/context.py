@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basis.portion import Portion
+from basis.shard import CalibrationShard
 from pipeline.artifact import Identity
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.models.digest import network_digest
@@ -84,7 +84,7 @@ class RunContext:
         return processes_of(self.accelerator)
 
     @property
-    def portion(self) -> Portion | None:
+    def portion(self) -> CalibrationShard | None:
         """Which of the calibration images this process has; None: all."""
         return self.processes.portion(self.calibration)
 

@@ -73,7 +73,7 @@ def _quantize(context: RunContext, original: nn.Module, backend: Backend, roundi
     model, training = copy.deepcopy(original), TrainingSummary()
     images = context.calibration_images()
     found = round_layers(
-        model, images, steps.format, backend, rounding=rounding, seed=context.seed, portion=context.portion
+        model, images, steps.format, backend, rounding=rounding, seed=context.seed, shard=context.portion
     )
     rounded = found.layers
     if steps.training is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basis.fit import fit, reconstruct
+from basis.least_squares import fit, reconstruct
 from basis.series import BASES
 from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact

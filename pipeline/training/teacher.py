@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from basis.portion import Portion
-from basis.preconditioning import inverse_moments
+from basis.preconditioning import inverse_input_covariance
+from basis.shard import CalibrationShard
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
 from pipeline.training.features import FeatureHooks, feature_points
@@ -93,6 +93,8 @@ class Teacher:
             kept[batch] = answer.to(torch.device("cpu"))
         return answer
 
-    def inverse_moments(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
+    def inverse_input_covariance(
+        self, model: nn.Module, images: Tensor, portion: CalibrationShard | None = None
+    ) -> dict[str, Tensor]:
         """What the layers of a student are given in the teacher: see ``basis.preconditioning``."""
-        return inverse_moments(model, self._network, images, portion=portion)
+        return inverse_input_covariance(model, self._network, images, shard=portion)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from basis.series import basis_matrix, portable_basis_matrix
 
 Size2d = tuple[int, int]
@@ -43,7 +43,7 @@ def fit(weight: Tensor, basis: str, order: Size2d) -> Tensor:
     if not weight.is_floating_point():
         raise CompressionError(f"fit: the weight's dtype is {weight.dtype}; allowed: a real floating-point dtype")
     if not _is_finite(weight):
-        raise CompressionError("fit: the weight holds NaN or infinite values; allowed: finite numbers")
+        raise NumericalError("fit: the weight holds NaN or infinite values; allowed: finite numbers")
     height, width = weight.shape[-2:]
     inverse_h = torch.linalg.pinv(basis_matrix(basis, height, order[0])).to(weight.device)
     inverse_w = torch.linalg.pinv(basis_matrix(basis, width, order[1])).to(weight.device)
