@@ -1,4 +1,4 @@
-# Every target but `help` and `clean` first creates .venv, when it is missing or older than pyproject.toml.
+# Every target except `help` and `clean` first creates .venv if it is missing or older than pyproject.toml.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,10 +14,10 @@ help:  ## show this list
 run: $(INSTALLED)  ## compress ResNet-18 on the embedded digits and write a report to runs/
 	$(BIN)/python run_pipeline.py --bits 4 --config 6,3,3,2,2
 
-test: $(INSTALLED)  ## run the tests; those on real data too when SERIESQUANT_DATA names its folder
+test: $(INSTALLED)  ## run the tests; with SERIESQUANT_DATA set, those on real data too
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check: $(INSTALLED)  ## lint, format, types, import contracts, the documents' links and commands
+check: $(INSTALLED)  ## lint, format, types, import contracts, links and commands of the documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -31,16 +31,16 @@ format: $(INSTALLED)  ## rewrite the code in the project's format
 build: $(INSTALLED)  ## build the source distribution and the wheel into dist/
 	$(BIN)/python -m build
 
-clean:  ## remove all that these targets create, but for runs/
+clean:  ## remove everything that these targets create, except runs/
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is touched last: an installation that failed or was interrupted is tried again by the next call.
+# The stamp is touched last, so that the next call repeats a failed or interrupted installation.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "seriesquant needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
 	    "choose another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "Installing seriesquant into $(VENV) (minutes the first time, nothing later)"
+	@echo "Installing seriesquant into $(VENV) (minutes the first time; later calls skip it)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@

@@ -1,23 +1,23 @@
 """Series approximation of convolution filters: bases, closed-form fits, the series convolution and its swapping.
 
-The names below load at their first use, so that ``basis.errors`` does not import torch.
+The names below load when first asked for, so that ``basis.errors`` and ``basis.families`` cost no import of torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from basis.errors import CompressionError
+from basis.families import BASES
 
 if TYPE_CHECKING:
     from basis.conv import SeriesConv2d
     from basis.least_squares import fit, reconstruct
-    from basis.series import BASES, basis_matrix
+    from basis.series import basis_matrix
     from basis.swap import swap_convolutions
 
 __all__ = ["BASES", "CompressionError", "SeriesConv2d", "basis_matrix", "fit", "reconstruct", "swap_convolutions"]
 
 _HOMES = {
-    "BASES": "basis.series",
     "SeriesConv2d": "basis.conv",
     "basis_matrix": "basis.series",
     "fit": "basis.least_squares",

@@ -1,48 +1,17 @@
 """Cosine and Chebyshev basis matrices: the first terms of a series, sampled on a kernel's grid."""
 
-from collections.abc import Callable
-from math import pi
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
-
-
-def _cosine_terms(grid: Tensor, order: int) -> Tensor:
-    """cos(i x) for i = 0..order-1, as columns."""
-    return torch.cos(grid[:, None] * torch.arange(order, dtype=grid.dtype))
-
-
-def _chebyshev_terms(grid: Tensor, order: int) -> Tensor:
-    """T_i(x) for i = 0..order-1, as columns, by the recurrence T_i = 2 x T_{i-1} - T_{i-2}."""
-    terms = [torch.ones_like(grid), grid]
-    while len(terms) < order:
-        terms.append(2 * grid * terms[-1] - terms[-2])
-    return torch.stack(terms[:order], dim=1)
-
-
-class Basis(NamedTuple):
-    """A family of functions and the interval on which a kernel's taps sample them."""
-
-    start: float
-    end: float
-    terms: Callable[[Tensor, int], Tensor]
-
-
-BASES: dict[str, Basis] = {
-    # The grid stays clear of 0 and pi, where every cosine is flat.
-    "cosine": Basis(0.2 * pi, 0.8 * pi, _cosine_terms),
-    "chebyshev": Basis(-1.0, 1.0, _chebyshev_terms),
-}
+from basis.families import BASES
 
 
 def basis_matrix(basis: str, size: int, order: int) -> Tensor:
     """Sample the first terms of a series at the taps of a kernel.
 
     Args:
-        basis: A name in ``BASES``.
+        basis: A name in ``basis.families.BASES``.
         size: Taps of the kernel along this axis, at least 1.
         order: Terms kept, 1 to ``size``.
 

@@ -1,9 +1,9 @@
-"""Top-1 of an ONNX file of seriesquant, with onnxruntime and numpy alone.
+"""Measure the Top-1 of an ONNX file of seriesquant with only onnxruntime and numpy.
 
     python onnx_top1.py runs/example/artifacts/cosine-3,3,2,2-4.onnx cifar10.npz [IMAGES]
 
-The data are the .npz that the report was made with: x_test, uint8 (N, H, W, 3), and y_test (N,). IMAGES takes only the
-first so many, as --limit-test does.
+The .npz file must be the one that the report was made with: x_test is (N, H, W, 3) uint8, y_test is (N,) integers.
+IMAGES limits the measurement to the first images of the file.
 """
 
 import json
@@ -17,7 +17,7 @@ BATCH = 250
 
 def main(network: str, data: str, limit: int | None = None) -> None:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # rebuild the filters once, not in every call
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # compute the filters once, not in every call
     session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["seriesquant"])
     mean, std = (np.array(facts[name], dtype=np.float32) * 255 for name in ("mean", "std"))

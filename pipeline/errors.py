@@ -1,27 +1,27 @@
-"""The errors of a run that carry an exit code of their own."""
+"""The exception classes of the package; ``pipeline.failure.EXIT_CODES`` has the exit code of each."""
 
 from basis.errors import CompressionError
 
 
 class OptionsError(CompressionError):
-    """Wrong arguments or options: exit code 2."""
+    """Wrong arguments or options, or a network that cannot be compressed."""
 
 
 class LostProcessError(CompressionError):
-    """Another process of the same run ended: exit code 1."""
+    """Another process of the same run ended."""
 
 
 class DataError(CompressionError):
-    """Data, weights or an artifact that is missing or damaged: exit code 4."""
+    """Data, weights or an artifact that is missing or damaged."""
 
 
 class ClusterError(CompressionError):
-    """A cluster that cannot be used, or that lost a task too often: exit code 1, and worth another try."""
+    """A cluster that cannot be used, or that lost a task too often; a retry may succeed."""
 
 
 class BusyError(CompressionError):
-    """Another process uses the same file or folder, and did not end in time: exit code 1, and worth another try."""
+    """Another process holds the same file or folder, and did not release it in time; a retry may succeed."""
 
 
 class OnnxError(CompressionError):
-    """A network that has no ONNX form, or whose file a runtime refuses."""
+    """A network that cannot be exported to ONNX, or whose file onnxruntime refuses."""

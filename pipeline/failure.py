@@ -1,4 +1,4 @@
-"""The report of a run that did not end well, so that a program finds one on every path. Nothing here loads torch."""
+"""Exit codes, and the report of a run that failed, so that a program finds a report on every path. Imports no torch."""
 
 import json
 import logging
@@ -7,59 +7,66 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from basis.errors import CompressionError
-from pipeline.errors import BusyError, ClusterError, LostProcessError, OptionsError
+from basis.errors import CompressionError, NumericalError
+from pipeline.errors import BusyError, ClusterError, DataError, LostProcessError
 from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
-from pipeline.runtime.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from pipeline.runtime.signals import HungUp, Terminated
 from reports.fields import to_json
 from reports.files import write_atomically
 from reports.gate import judge
-from reports.model import EXIT_DONE, EXIT_GATE, SCHEMA_VERSION, Gate
+from reports.model import EXIT_DONE as EXIT_DONE
+from reports.model import EXIT_GATE as EXIT_GATE
+from reports.model import SCHEMA_VERSION, Gate
 
 logger = logging.getLogger(__name__)
 
 REPORT, PREVIOUS = "report.json", "previous-report.json"
 
+EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_NUMERICAL = 1, 2, 4, 5
+EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 129, 130, 143  # 128 + the signal's number, as shells report it
 
-EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA = 1, 2, 4
-
-EXIT_CODES = {
+EXIT_CODES: Final = {
     EXIT_DONE: "done",
-    EXIT_INTERNAL: "internal error, a folder that cannot be written, or one that another run did not free in time",
-    EXIT_OPTIONS: "wrong arguments or options",
-    EXIT_GATE: "a gate missed; the report is written",
+    EXIT_INTERNAL: "internal error, an output folder that cannot be written or stays locked, a lost cluster or process",
+    EXIT_OPTIONS: "wrong arguments or options, or a network that cannot be compressed",
+    EXIT_GATE: "a gate missed, or a reloaded file whose logits differ; the report is written",
     EXIT_DATA: "data or weights missing or damaged",
+    EXIT_NUMERICAL: "numerical failure: training diverged, values not finite, a matrix that cannot be factored",
+    EXIT_HANGUP: "hung up (SIGHUP)",
     EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
     EXIT_TERMINATED: "terminated (SIGTERM)",
 }
-"""Every exit code and what it means."""
+"""Every exit code and its meaning."""
 
 _RESUME = "to go on from the last checkpoint, run the same command again"
-_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits
-    (OptionsError, EXIT_OPTIONS),
-    (BusyError, EXIT_INTERNAL),
-    (ClusterError, EXIT_INTERNAL),
-    (LostProcessError, EXIT_INTERNAL),
-    (CompressionError, EXIT_DATA),
-    (OSError, EXIT_INTERNAL),
-    (KeyboardInterrupt, EXIT_INTERRUPTED),
-    (Terminated, EXIT_TERMINATED),
-)
+_INTERRUPTIONS: Final = {HungUp: "hung up", KeyboardInterrupt: "interrupted", Terminated: "terminated"}
+_CODE_OF: Final[dict[type, int]] = {  # the nearest base class of an exception decides
+    CompressionError: EXIT_OPTIONS,
+    NumericalError: EXIT_NUMERICAL,
+    DataError: EXIT_DATA,
+    BusyError: EXIT_INTERNAL,
+    ClusterError: EXIT_INTERNAL,
+    LostProcessError: EXIT_INTERNAL,
+    OSError: EXIT_INTERNAL,
+    HungUp: EXIT_HANGUP,
+    KeyboardInterrupt: EXIT_INTERRUPTED,
+    Terminated: EXIT_TERMINATED,
+}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a run before it was done.
+    """The reason why a run ended early.
 
     Attributes:
         type: The name of the exception's class.
         message: One sentence.
         exit_code: See ``EXIT_CODES``.
-        known: Whether the sentence tells all of it; otherwise it is a defect, to be shown with its traceback.
+        known: True if the sentence is complete; False for a bug, which is logged with its traceback.
     """
 
     type: str
@@ -69,79 +76,81 @@ class Failure:
 
     @property
     def status(self) -> str:
-        """The report's word for it: ``failed`` or ``interrupted``."""
-        return "interrupted" if self.exit_code in (EXIT_INTERRUPTED, EXIT_TERMINATED) else "failed"
+        """Return the report's status: ``failed`` or ``interrupted``."""
+        return "interrupted" if self.exit_code in (EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED) else "failed"
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What an exception that ended a run comes to."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
-    sentence = f"internal error: {type(error).__name__}: {error}" if code is None else _sentence(error)
-    name, known = type(error).__name__, code is not None
-    return Failure(name, " ".join(sentence.split()), EXIT_INTERNAL if code is None else code, known)
+    """Return the exit code and the message of an exception that ended a run.
+
+    A ``CompressionError`` of no more specific class is an argument that cannot be used: ``EXIT_OPTIONS``.
+    """
+    name = type(error).__name__
+    code = next((_CODE_OF[kind] for kind in type(error).__mro__ if kind in _CODE_OF), None)
+    sentence = f"internal error: {name}: {error}" if code is None else _sentence(error)
+    return Failure(name, " ".join(sentence.split()), EXIT_INTERNAL if code is None else code, code is not None)
 
 
 class FailureReporter:
-    """Leaves the failed report of a run in its output folder, once.
+    """Writes the failed report of a run into its output folder, once.
 
     Args:
         options: The run's options.
     """
 
     def __init__(self, options: Options) -> None:
-        """The run begins."""
-        self._options, self._started, self._told = options, time.monotonic(), False
+        self._options, self._started, self._written = options, time.monotonic(), False
 
     @contextmanager
     def watching(self, *, holding: bool = False) -> Generator[None]:
-        """Write the report where the block raises, in the main process; the error goes on its way.
+        """Write the report if the block raises, in the main process; the error is raised again.
 
         Args:
-            holding: Whether the run holds the lock of its folder. Where it does not, a folder that is in use
-                (``BusyError``) is left to the run that uses it.
+            holding: True if the run holds the lock of its folder. Without it, no report is written for a
+                ``BusyError``: the folder belongs to the run that holds it.
         """
         try:
             yield
         except BaseException as error:
-            if launched().is_main and not self._told and (holding or not isinstance(error, BusyError)):
-                self._told = True
+            if launched().is_main and not self._written and (holding or not isinstance(error, BusyError)):
+                self._written = True
                 self._write(failure_of(error))
             raise
 
     def _write(self, failure: Failure) -> None:
         options, seconds = self._options, round(time.monotonic() - self._started, 1)
-        facts = run_facts(options.command(), options) | {"duration_s": seconds}
+        header = run_header(options.command(), options) | {"duration_s": seconds}
         gate = judge([], None, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
-        write_failure(options.out, failed_report(facts, failure, gate))
+        write_failure(options.out, failed_report(header, failure, gate))
 
 
-def failed_report(facts: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
-    """The report of a run that has no result.
+def failed_report(header: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
+    """Return the report of a run without results.
 
     Args:
-        facts: Its ``run``, see ``pipeline.failure``.
-        failure: What ended it.
-        gate: The limits that were set, not judged; None where they are not known.
+        header: The report's ``run``, see ``run_header``.
+        failure: The reason why it ended.
+        gate: The limits of the run, not judged; None if they are not known.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "status": failure.status,
         "error": {"type": failure.type, "message": failure.message, "exit_code": failure.exit_code},
         "exit_code": failure.exit_code,
-        "run": facts,
+        "run": header,
         "baseline": None,
         "rows": [],
         "layers": [],
-        "gate": (gate or judge([], None)).model_dump(),
+        "gate": gate or judge([], None),
         "kernels": None,
     }
 
 
 def write_failure(folder: Path, report: dict[str, Any]) -> None:
-    """Write a failed run's report.json, and nothing else of the folder.
+    """Write a failed run's report.json; change no other file of the folder.
 
-    The report of an earlier run that was done is kept beside it as previous-report.json. A folder that cannot be
-    written has no report: the program's last line then tells the error alone.
+    The report of an earlier run that succeeded is kept beside it as previous-report.json. If the folder cannot be
+    written, nothing is written and no error is raised: the program still logs the failure.
     """
     try:
         text = json.dumps(to_json(report), indent=2) + "\n"
@@ -149,42 +158,16 @@ def write_failure(folder: Path, report: dict[str, Any]) -> None:
         if finished is not None:
             write_atomically(folder / PREVIOUS, finished)
         write_atomically(folder / REPORT, text)
-    except (OSError, ValueError) as error:  # ValueError: the folder's name is none
+    except (OSError, ValueError) as error:  # ValueError: the folder's name is invalid
         logger.debug("no failed report in %s: %s", folder, error)
 
 
-def _finished(path: Path) -> bytes | None:
-    """The bytes of a report that does not itself tell of a failure; None where there is no such file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        report = json.loads(content)
-    except ValueError:
-        return content
-    failed = isinstance(report, dict) and report.get("status") in ("failed", "interrupted")
-    return None if failed else content
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return f"interrupted; {_RESUME}"
-    if isinstance(error, Terminated):
-        return f"terminated; {_RESUME}"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    return str(error)
-
-
-
-
-def run_facts(command: str, options: Options | None) -> dict[str, Any]:
-    """The report's ``run``, with None for what only the stages find out.
+def run_header(command: str, options: Options | None) -> dict[str, Any]:
+    """Return the report's ``run``, with None for values that only the stages find out.
 
     Args:
         command: The command line that repeats the run.
-        options: The run's options; None where they could not be read.
+        options: The run's options; None if they could not be read.
     """
     return {
         "command": command,
@@ -204,3 +187,26 @@ def run_facts(command: str, options: Options | None) -> dict[str, Any]:
         "stages": [],
         "duration_s": None,
     }
+
+
+def _finished(path: Path) -> bytes | None:
+    """Return the bytes of a report that is not itself of a failed run; None if there is no such file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        report = json.loads(content)
+    except ValueError:
+        return content
+    failed = isinstance(report, dict) and report.get("status") in ("failed", "interrupted")
+    return None if failed else content
+
+
+def _sentence(error: BaseException) -> str:
+    for kind, word in _INTERRUPTIONS.items():
+        if isinstance(error, kind):
+            return f"{word}; {_RESUME}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return str(error)

@@ -1,4 +1,4 @@
-"""A run: the stages in the order in which one would tell them, and its report."""
+"""A run: its stages in order, and its report."""
 
 import logging
 import time
@@ -7,42 +7,48 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pipeline.data.dataset import Dataset
-from pipeline.data.sources import load_dataset
+from torch import Tensor
+
 from pipeline.executors import executor
 from pipeline.failure import FailureReporter
 from pipeline.options.file import write_options_file
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
-from pipeline.runtime.device import Accelerator, make_accelerator, processes_of
+from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.launcher import launched
-from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.runtime.turns import TURNS, GivingWay
-from pipeline.stages.baseline import start_baseline, train_baseline
-from pipeline.stages.context import RunContext, check_configs, make_context, open_store
-from pipeline.stages.report import VariantResult, _written_report
-from pipeline.stages.variant import write_files
-from pipeline.stages.verify import Measured, _check_reload
+from pipeline.runtime.turns import TURNS, YieldingProgress
+from pipeline.stages.baseline import prepare_baseline
+from pipeline.stages.context import RunContext, make_context
+from pipeline.stages.report import kernel_figure, layer_rows, write_files, write_run_report
+from pipeline.stages.verify import verify_artifacts
 from pipeline.store.locks import locked
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking
 from reports import result_table
 from reports.files import remove_parts
+from reports.model import Kernels, Layer, Report, Row
 
 logger = logging.getLogger(__name__)
 
-OPTIONS_FILE = "options.yaml"
-LOCK = ".seriesquant.lock"
+OPTIONS_FILE: Final = "options.yaml"
+LOCK: Final = ".seriesquant.lock"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: the report, where it was written, its table as text, and 0 or (a gate missed) 3."""
+    """The outcome of a run.
+
+    Attributes:
+        report: Content of report.json.
+        report_path: Path of report.md.
+        text: The quantization table as text.
+        exit_code: 0, or 3 if the gate failed.
+    """
 
     report: dict[str, Any]
     report_path: Path
@@ -55,86 +61,62 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
 
     Args:
         options: The validated options.
-        progress: Where stages and epochs are shown; None shows nothing.
-        interruption: Asked between steps of training whether to end; a later run goes on from there.
+        progress: Shows stages and epochs; None shows nothing.
+        interruption: Pending stop request, checked between training steps; a later run resumes from there.
 
     Raises:
-        CompressionError: Something the caller gave cannot be used; see its subclasses for which.
+        CompressionError: An input cannot be used, or a computation failed; the subclass says which.
         OSError: The output folder cannot be written.
     """
-    reporter, main = FailureReporter(options), launched().is_main
-    with reporter.watching(), tracking(options) if main else nullcontext(NullTracker()) as tracker:
-        shown = GivingWay(progress or SilentProgress())
-        result = _run(options, shown, interruption or Interruption(), tracker, reporter)
-        tracker.finish(result.report, options.out)
-    return result
+    reporter = FailureReporter(options)
+    tracker_of_run = tracking(options) if launched().is_main else nullcontext(NullTracker())
+    with reporter.watching(), tracker_of_run as tracker:
+        shown = YieldingProgress(progress or SilentProgress())
+        with TURNS.computing(), deterministic_algorithms():
+            report, path = _run_stages(options, shown, interruption or Interruption(), tracker, reporter)
+        content = report.model_dump()
+        tracker.finish(content, options.out)
+    return RunResult(content, path, result_table(report), report.exit_code)
 
 
-def _run(
+def _run_stages(
     options: Options, progress: Progress, interruption: Interruption, tracker: Tracker, reporter: FailureReporter
-) -> RunResult:
+) -> tuple[Report, Path]:
     started = time.monotonic()
-    accelerator = make_accelerator(options.device)
-    processes = processes_of(accelerator)
-    with TURNS.computing(), deterministic_algorithms():
-        with processes.together():
-            data = load_dataset(
-                options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
-            )
-            check_configs(options, data)
-        with (
-            _only_one(options, processes),
-            reporter.watching(holding=True),
-            executor(options, interruption) as compute,
-        ):
-            processes.on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))
-            context, origin = _prepare(options, data, accelerator, progress, interruption, tracker)
-            results: list[VariantResult] = []
-            measured: list[Measured] = []
-            for result in compute(options, context, variants(options)):
-                results.append(result)
-                measured += processes.on_main(partial(write_files, result, options.out))
-            _check_reload(results, measured, options, context)
-            report, path = processes.on_main(lambda: _written_report(options, context, results, origin, started))
-            _say_what_was_stored(context.store)
-    return RunResult(report, path, result_table(report), report["exit_code"])
+    context = make_context(options, make_accelerator(options.device), progress, interruption, tracker)
+    on_main = context.processes.on_main
+    with _output_folder(context), reporter.watching(holding=True), executor(options, interruption) as compute:
+        on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))
+        baseline = prepare_baseline(context)
+        rows: list[Row] = []
+        layers: list[Layer] = []
+        kernels: Kernels | None = None
+        logits: dict[str, Tensor] = {}
+        for result in compute(context, baseline, variants(options)):  # approximate, train, quantize, export
+            rows += on_main(partial(write_files, context, baseline, result))
+            layers += layer_rows(result)
+            kernels = kernels or kernel_figure(baseline, result)
+            logits |= {each.sha256: each.logits for each in result.quantized.values()}
+        rows = verify_artifacts(context, baseline, rows, logits)
+        written = on_main(lambda: write_run_report(context, baseline, rows, layers, kernels, started))
+        _log_cached_stages(context.store)
+    return written
 
 
 @contextmanager
-def _only_one(options: Options, processes: Processes) -> Iterator[None]:
-    """Keep other runs out of the output folder, and clear away what a killed one left half written."""
+def _output_folder(context: RunContext) -> Iterator[None]:
+    """Lock the output folder on rank 0 and remove files that a killed run left incomplete."""
+    options, processes = context.options, context.processes
     with ExitStack() as held:
         with processes.together():
             if processes.is_main:
                 options.out.mkdir(parents=True, exist_ok=True)
-                lock, what = options.out / LOCK, f"the output folder {options.out}"
-                held.enter_context(locked(lock, what, options.lock_timeout))
+                held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
                 remove_parts(options.out)
         yield
 
 
-def _prepare(
-    options: Options,
-    data: Dataset,
-    accelerator: Accelerator,
-    progress: Progress,
-    interruption: Interruption,
-    tracker: Tracker,
-) -> tuple[RunContext, str]:
-    """The baseline, its Top-1, and where its weights are from."""
-    store = open_store(options, accelerator)
-    progress.stage(f"baseline: {options.model} on {data.name}")
-    with processes_of(accelerator).together():
-        start = start_baseline(
-            options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
-        )
-    baseline = train_baseline(start, store, progress=progress, interruption=interruption, tracker=tracker)
-    context = make_context(options, data, baseline, accelerator, store, progress, interruption, tracker)
-    progress.stage(f"baseline: Top-1 {context.top1:.2f}")
-    return context, start.origin
-
-
-def _say_what_was_stored(store: Store) -> None:
+def _log_cached_stages(store: Store) -> None:
     cached, count = sum(stage.cached for stage in store.stages), len(store.stages)
     words = f"all {count} stages" if cached == count else f"{cached} of {count} stages"
     logger.info("%s were read from the store %s", words, store.folder)

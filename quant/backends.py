@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer
+from quant.registry import BACKENDS
 from quant.schemes import Format, StoredTensor
 
 
@@ -38,21 +39,6 @@ class Backend(Protocol):
         """
 
 
-def _brevitas() -> Backend:
-    from quant import brevitas_backend
-
-    return brevitas_backend
-
-
-def _torch_ao() -> Backend:
-    from quant import torch_ao_backend
-
-    return torch_ao_backend
-
-
-BACKENDS: dict[str, Callable[[], Backend]] = {"brevitas": _brevitas, "torch.ao": _torch_ao}
-
-
 def get_backend(name: str) -> Backend:
     """Loads a backend.
 
@@ -61,4 +47,4 @@ def get_backend(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise CompressionError(f"There is no backend named {name!r}; allowed are {', '.join(BACKENDS)}.")
-    return BACKENDS[name]()
+    return cast(Backend, import_module(BACKENDS[name]))

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError, NumericalError
-
-MIN_BITS = 2
-MAX_BITS = 8
+from quant.registry import MAX_BITS, MIN_BITS
 
 # Far below any useful weight, yet its inverse and its products with int8 values are ordinary float32 numbers,
 # so that a channel of zeros can have a scale that no kernel turns into infinity or NaN.

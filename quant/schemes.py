@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import TypeAlias
 
 from torch import Tensor
@@ -10,14 +10,10 @@ from torch import Tensor
 from basis.errors import CompressionError
 from quant.formats import IntFormat, QuantizedTensor
 from quant.minifloat import MinifloatFormat, MinifloatTensor
+from quant.registry import SCHEMES
 
 Format: TypeAlias = IntFormat | MinifloatFormat
 StoredTensor: TypeAlias = QuantizedTensor | MinifloatTensor
-
-SCHEMES: dict[str, Callable[[int], Format]] = {
-    IntFormat.scheme: IntFormat,
-    MinifloatFormat.scheme: MinifloatFormat,
-}
 
 
 def get_format(scheme: str, bits: int) -> Format:
@@ -32,7 +28,9 @@ def get_format(scheme: str, bits: int) -> Format:
     """
     if scheme not in SCHEMES:
         raise CompressionError(f"There is no number format named {scheme!r}; allowed are {', '.join(SCHEMES)}.")
-    return SCHEMES[scheme](bits)
+    module, name = SCHEMES[scheme]
+    format: Format = getattr(import_module(module), name)(bits)
+    return format
 
 
 def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> StoredTensor:

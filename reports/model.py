@@ -40,7 +40,7 @@ class Error(Part):
     message: str = Field(
         min_length=1, pattern=r"^[^\n]*$", description="One sentence: the problem, the value received, what is allowed."
     )
-    exit_code: Literal[1, 2, 4, 130, 143] = Field(description="Exit code of the process.")
+    exit_code: Literal[1, 2, 4, 5, 129, 130, 143] = Field(description="Exit code of the process.")
 
 
 class Baseline(Part):
@@ -230,7 +230,7 @@ class Report(Part):
         default="done", description="done: every row was made, whether or not the gate passed."
     )
     error: Error | None = Field(default=None, description="Error that ended a run that is not done.")
-    exit_code: Literal[0, 1, 2, 3, 4, 130, 143] = Field(
+    exit_code: Literal[0, 1, 2, 3, 4, 5, 129, 130, 143] = Field(
         default=0, description="Exit code of the process; 3 is a failed gate."
     )
     run: Run = Field(description="How the run was made.")

@@ -57,8 +57,8 @@ _REPORT_RULES: list[dict[str, Any]] = [
         "if": _OF_ONE_RUN,
         "then": _field("run", properties={name: {"type": kind} for name, kind in _KNOWN_AFTER_A_RUN.items()}),
     },
-    {"if": _field("status", const="interrupted"), "then": _field("exit_code", enum=[130, 143])},
-    {"if": _field("status", const="failed"), "then": _field("exit_code", enum=[1, 2, 4])},
+    {"if": _field("status", const="interrupted"), "then": _field("exit_code", enum=[129, 130, 143])},
+    {"if": _field("status", const="failed"), "then": _field("exit_code", enum=[1, 2, 4, 5])},
     {
         "if": _field("exit_code", const=3),
         "then": _field("gate", **_field("passed", const=False)),

@@ -1,1 +1,1 @@
-"""Programs for those who work on the project; none of them is installed."""
+"""Programs for developers of the project; none of them is installed."""

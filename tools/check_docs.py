@@ -1,14 +1,17 @@
-"""Check that what the documents say still holds: their links, and the commands they show.
+"""Check the links and commands of the documents, and refuse merge-conflict markers in every tracked text file.
 
-Run it from anywhere as `python tools/check_docs.py`; it prints one line per mistake and exits with 1 when there is one.
+Run it from any folder as ``python tools/check_docs.py``. It prints one line per mistake. If there is one, it
+exits with 1.
 
-Links: a relative link must lead to a file inside the project, and its `#anchor` to a heading of that document.
-Commands, in blocks fenced as `sh`, `bash` or `console`: the project's own command line must take the options,
-`make` must have the target, and the scripts and test paths must exist. Nothing is run.
+Links: a relative link must lead to a file inside the project, and its ``#anchor`` to a heading of that document.
+Commands are read from blocks fenced as ``sh``, ``bash`` or ``console``. The project's command line must accept the
+options, the Makefile must have the target, and the scripts and test paths must exist. No command is run.
+Conflict markers: no file that git tracks may hold a line that ``git merge`` left behind.
 """
 
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FOLDERS = ("docs", "benchmarks")
 SHELLS = ("sh", "bash", "console")
+CONFLICT_MARKER = re.compile(r"(<{7}|>{7}|\|{7}) |={7}$|(<{7}|>{7}|\|{7})$")
 PYTEST_OPTIONS_WITH_VALUE = ("-m", "-k", "-p", "-n", "-o", "-c", "-W", "-r")
 
 Parse = Callable[[list[str]], object]
@@ -26,7 +30,7 @@ Parse = Callable[[list[str]], object]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a document; `fence` is None in prose, else the language of the block that it stands in."""
+    """One line of a document. ``fence`` is the language of the enclosing code block, or None in prose."""
 
     number: int
     text: str
@@ -34,14 +38,14 @@ class Line:
 
 
 def documents(root: Path) -> list[Path]:
-    """Every document that is checked, whether it exists or not."""
+    """Return every document to check, including required ones that are missing."""
     return [root / name for name in REQUIRED] + [
         path for name in FOLDERS for path in sorted((root / name).rglob("*.md"))
     ]
 
 
 def read_lines(text: str) -> Iterator[Line]:
-    """Tell prose from fenced blocks; the fences themselves are left out."""
+    """Yield the lines of a document, labelled as prose or code. The fences themselves are left out."""
     opened, language = "", None
     for number, line in enumerate(text.splitlines(), start=1):
         fence = re.match(r"\s*(`{3,}|~{3,})\s*(\S*)", line)
@@ -54,7 +58,7 @@ def read_lines(text: str) -> Iterator[Line]:
 
 
 def links(lines: list[Line]) -> Iterator[tuple[int, str]]:
-    """The target of every link and image in the prose, with its line number."""
+    """Yield the line number and the target of every link and image in the prose."""
     target = re.compile(r"""\]\(\s*<?([^)\s>]+)|^\s*\[[^\]]+\]:\s*<?([^\s>]+)|\b(?:src|href)=["']([^"']+)""")
     for line in lines:
         if line.fence is None:
@@ -63,7 +67,7 @@ def links(lines: list[Line]) -> Iterator[tuple[int, str]]:
 
 
 def anchors(lines: list[Line]) -> set[str]:
-    """The anchors of a document as GitHub makes them from its headings: `## Set-up, twice` is `set-up-twice`."""
+    """Return the anchors of a document, as GitHub derives them: ``## Set-up, twice`` becomes ``set-up-twice``."""
     found: set[str] = set()
     for line in lines:
         if line.fence is not None:
@@ -78,7 +82,7 @@ def anchors(lines: list[Line]) -> set[str]:
 
 
 def check_link(target: str, document: Path, root: Path) -> str | None:
-    """What is wrong with a link, or None; links to other sites are not looked at."""
+    """Return the mistake in a link, or None. Links to other sites are not checked."""
     if re.match(r"[a-z][a-z0-9+.-]*:", target, re.IGNORECASE):
         return None
     name, _, anchor = target.partition("#")
@@ -93,7 +97,7 @@ def check_link(target: str, document: Path, root: Path) -> str | None:
 
 
 def command_lines(lines: list[Line]) -> Iterator[tuple[int, str]]:
-    """Every command line of the shell blocks, its backslash continuations joined, with the number of its first line."""
+    """Yield every command line of the shell blocks with its first line number. Continuation lines are joined."""
     start, joined = 0, ""
     for line in lines:
         if line.fence not in SHELLS:
@@ -118,7 +122,7 @@ def command_lines(lines: list[Line]) -> Iterator[tuple[int, str]]:
 
 
 def simple_commands(line: str) -> Iterator[list[str]]:
-    """Split a line at `&&`, `|` and `;`, without its comments, redirections and leading `NAME=value` words.
+    """Split a line at ``&&``, ``|`` and ``;``. Drop comments, redirections and leading ``NAME=value`` words.
 
     Raises:
         ValueError: If a quotation is not closed.
@@ -142,7 +146,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 
 def check_command(words: list[str], root: Path, parse: Parse) -> str | None:
-    """What is wrong with a command, or None; `parse` raises a ValueError on options that the project does not take."""
+    """Return the mistake in a command, or None. ``parse`` raises ValueError for options that the project rejects."""
     program, arguments = words[0], words[1:]
     name = Path(program).name
     if name == "seriesquant":
@@ -159,7 +163,7 @@ def check_command(words: list[str], root: Path, parse: Parse) -> str | None:
 
 
 def check_options(arguments: list[str], parse: Parse) -> str | None:
-    """Ask the project's own command line; `--help` it always answers, and with it there is nothing to parse."""
+    """Parse the arguments with the project's command line. ``--help`` alone is always accepted."""
     if arguments == ["--help"]:
         return None
     try:
@@ -170,7 +174,7 @@ def check_options(arguments: list[str], parse: Parse) -> str | None:
 
 
 def check_python(arguments: list[str], root: Path, parse: Parse) -> str | None:
-    """A script must exist; `run_pipeline.py` takes the project's options and `-m pytest` takes pytest's."""
+    """Check that a script exists, and check the arguments of ``run_pipeline.py`` and ``-m pytest``."""
     if arguments[:2] == ["-m", "pytest"]:
         return check_pytest(arguments[2:], root)
     if not arguments or not arguments[0].endswith(".py"):
@@ -181,7 +185,7 @@ def check_python(arguments: list[str], root: Path, parse: Parse) -> str | None:
 
 
 def check_pytest(arguments: list[str], root: Path) -> str | None:
-    """Every path to tests must exist."""
+    """Check that every test path exists."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("-") or before in PYTEST_OPTIONS_WITH_VALUE:
             continue
@@ -191,19 +195,19 @@ def check_pytest(arguments: list[str], root: Path) -> str | None:
 
 
 def check_make(arguments: list[str], root: Path) -> str | None:
-    """Every target must be in the Makefile."""
+    """Check that the Makefile has every target."""
     targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     unknown = [word for word in arguments if not word.startswith("-") and "=" not in word and word not in targets]
     return f"the Makefile has no target {', '.join(unknown)}" if unknown else None
 
 
 def missing_path(path: str, root: Path) -> str | None:
-    """A sentence if the path, taken from the project's root, is not there."""
+    """Return the mistake if ``path``, relative to the project's root, does not exist; else None."""
     return None if (root / path).exists() else f"{path} does not exist"
 
 
 def check_document(document: Path, root: Path, parse: Parse) -> list[str]:
-    """Every mistake in one document, as `README.md:12: ...`."""
+    """Return every mistake in one document, as ``README.md:12: ...``."""
     name = document.relative_to(root)
     if not document.is_file():
         return [f"{name}: the file is missing"]
@@ -217,17 +221,38 @@ def check_document(document: Path, root: Path, parse: Parse) -> list[str]:
     return [f"{name}:{number}: {problem}" for number, problem in sorted(found, key=lambda each: each[0]) if problem]
 
 
+def tracked_files(root: Path) -> list[Path]:
+    """Return the existing files that git tracks under ``root``; none if ``root`` is not in a git work tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
+    paths = (root / name for name in listed.stdout.split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def conflict_markers(path: Path, root: Path) -> list[str]:
+    """Return one mistake per merge-conflict marker of a file. Binary files have none."""
+    content = path.read_bytes()
+    if b"\0" in content:
+        return []
+    lines = content.decode("utf-8", errors="replace").split("\n")
+    return [
+        f"{path.relative_to(root)}:{number}: a merge-conflict marker is left: {line.rstrip()}"
+        for number, line in enumerate(lines, start=1)
+        if CONFLICT_MARKER.match(line.rstrip())
+    ]
+
+
 def parse_options(arguments: list[str]) -> object:
-    """Read a command line as the program does; imported late, for the project must be on the path."""
+    """Parse a command line as the program does. Imported late because ``main`` first puts the project on the path."""
     from pipeline.cli.entry import read_command_line
 
     return read_command_line(arguments)
 
 
 def main(root: Path = ROOT, parse: Parse = parse_options) -> int:
-    """Check every document; the exit code is 1 when something is wrong."""
+    """Check every document and tracked file. Return the exit code: 1 if there is a mistake, else 0."""
     checked = documents(root)
     problems = [problem for document in checked for problem in check_document(document, root, parse)]
+    problems += [problem for path in tracked_files(root) for problem in conflict_markers(path, root)]
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(checked)} documents, {len(problems)} mistakes")

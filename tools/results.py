@@ -1,8 +1,8 @@
 """Write the results' tables into a document from the report.json files of runs, so that no figure is typed.
 
-Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. What stands between the two marker
-lines of the document is replaced: for each run its command, its cost and its rows, and for what ran with several seeds
-their mean and spread.
+Usage: `python tools/results.py docs/results.md RUN...`, each RUN an output folder. The text between the two marker
+lines of the document is replaced. Each run gets its command, duration and rows. Rows with several seeds also get their
+mean and standard deviation.
 """
 
 import os
@@ -80,10 +80,10 @@ def _same(report: Report, row: Row) -> tuple[Hashable, ...]:
 
 
 def rewrite(document: str, sections: list[str]) -> str:
-    """The document with the sections between its markers.
+    """Return the document with the sections between its markers.
 
     Raises:
-        ValueError: It does not have each marker once.
+        ValueError: If the document does not have each marker exactly once.
     """
     if document.count(START) != 1 or document.count(END) != 1:
         raise ValueError(f"the document must have the lines {START} and {END} once each")
@@ -92,7 +92,7 @@ def rewrite(document: str, sections: list[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the document named first from the run folders named after it."""
+    """Rewrite the document in the first argument from the run folders in the others. Return the exit code."""
     if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""An Airflow DAG that compresses a network, and fails at once where another try would end the same way.
+"""Compress a network in an Airflow DAG. A failure that a retry cannot mend is not retried.
 
 The worker needs the program `seriesquant`. docs/jobs.md explains the exit codes.
 """
@@ -13,8 +13,13 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 DONE = 0
-RETRY = {1: "an internal error, or a folder that cannot be written", 130: "interrupted", 143: "terminated"}
-FAIL = {2: "wrong options", 3: "a gate missed", 4: "data or weights missing or damaged"}
+RETRY = {
+    1: "an internal error, a folder that cannot be written, or a lost process",
+    129: "hung up",
+    130: "interrupted",
+    143: "terminated",
+}
+FAIL = {2: "wrong options", 3: "a gate missed", 4: "data or weights missing or damaged", 5: "a numerical failure"}
 
 OUT = Path("/srv/seriesquant/runs/resnet20")
 COMMAND = [
@@ -25,11 +30,11 @@ COMMAND = [
     *["--log-format", "json", "--out", str(OUT)],
 ]
 ENVIRONMENT = {"SERIESQUANT_CACHE": "/srv/seriesquant/cache", "OMP_NUM_THREADS": "4"}
-SECONDS_TO_END = 20  # a run that gets SIGTERM is gone within 10
+SECONDS_TO_END = 20  # a run exits within 10 s of SIGTERM
 
 
 def run_command() -> int:
-    """Run the command and give its exit code; a task that is cleared or out of time ends it."""
+    """Run the command and return its exit code. Terminate it if the task is cleared or times out."""
     process = subprocess.Popen(COMMAND, env={**os.environ, **ENVIRONMENT})
     try:
         return process.wait()
@@ -40,11 +45,11 @@ def run_command() -> int:
 
 
 def result(code: int) -> dict[str, float]:
-    """Top-1 of each artifact.
+    """Return the Top-1 of each artifact.
 
     Raises:
-        AirflowFailException: The command failed, and another try would end the same way.
-        AirflowException: It failed or was killed; a retry goes on from the last checkpoint.
+        AirflowFailException: If the command failed and a retry would end the same way.
+        AirflowException: If the command failed or was killed; a retry resumes from the last checkpoint.
     """
     if code not in (DONE, *FAIL):
         raise AirflowException(RETRY.get(code, f"killed: exit code {code}"))
@@ -57,7 +62,7 @@ def result(code: int) -> dict[str, float]:
 
 @dag(schedule=None, start_date=datetime(2026, 1, 1), catchup=False, tags=["seriesquant"])
 def compress_network() -> None:
-    """One task: the command."""
+    """Define the one task, which runs the command."""
 
     @task(
         retries=4,
@@ -65,7 +70,7 @@ def compress_network() -> None:
         retry_exponential_backoff=True,
         execution_timeout=timedelta(hours=12),
         pool="default_pool",
-        pool_slots=4,  # as many as OMP_NUM_THREADS: its share of the worker's cores
+        pool_slots=4,  # equal to OMP_NUM_THREADS
     )
     def compress() -> dict[str, float]:
         return result(run_command())

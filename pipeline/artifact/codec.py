@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
-from basis.series import BASES
+from basis.families import BASES
 from pipeline.artifact import schemes
 from pipeline.artifact.batchnorm import NormalizationRecord
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join

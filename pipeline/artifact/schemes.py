@@ -9,7 +9,8 @@ from torch import Tensor
 from basis.errors import CompressionError
 from quant.formats import IntFormat, QuantizedTensor
 from quant.packing import pack, packed_size, unpack
-from quant.schemes import SCHEMES, Format, StoredTensor, get_format, stored_tensor
+from quant.registry import SCHEMES
+from quant.schemes import Format, StoredTensor, get_format, stored_tensor
 
 
 def format_named(scheme: str, bits: int) -> Format:

@@ -1,4 +1,4 @@
-"""The command line: from words to an exit code."""
+"""The command line: from arguments to an exit code."""
 
 from pipeline.cli.entry import main, program
 

@@ -1,4 +1,4 @@
-"""The command line's grammar: one flag per option, and two that are no options of a run."""
+"""Parse a command line with typer: one flag per option of a run, plus ``--options`` and ``--dry-run``."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,23 +10,25 @@ import typer
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import OptionsError
+from pipeline.failure import EXIT_CODES
 from pipeline.options.values import flag_name, parse_device
 
-SUMMARY = """Compress a trained CNN by series approximation and quantization, and report what it cost.
+SUMMARY = f"""Compress a trained CNN by series approximation and quantization, and report what it cost.
 
-Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits. Exit codes: 0 done, 1 internal error,
-2 wrong options, 3 a gate missed, 4 data or weights missing or damaged, 130 or 143 interrupted."""
+Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits.
+
+Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}."""
 _METAVARS = {"config": "ORDERS", "out": "FOLDER"} | dict.fromkeys(("bits", "dense_bits", "basis", "track"), "LIST")
 
 
 @dataclass(frozen=True)
 class Flags:
-    """A command line as it was written.
+    """The flags of a command line, unchecked.
 
     Attributes:
         values: Option name -> text (a list of texts for ``config``, a bool for switches), for the flags given.
         options_file: The file named by ``--options``, or None.
-        dry_run: Whether only the plan is wanted.
+        dry_run: True with ``--dry-run``: print the plan only.
     """
 
     values: dict[str, object]
@@ -37,19 +39,19 @@ class Flags:
 def read_flags(
     argv: list[str], fields: Mapping[str, FieldInfo], program: str = "seriesquant", commands: str = ""
 ) -> Flags | None:
-    """Split a command line into flags; the values stay text, because the options check them all at once.
+    """Split a command line into flags. The values stay text, because ``Options`` checks them all together.
 
     Args:
-        argv: The words after the program's name.
-        fields: Every option's name and field, which carries its help.
+        argv: The arguments after the program's name.
+        fields: Every option's name and field, which holds its help text.
         program: The program's name in ``--help``.
-        commands: What ``--help`` says of the program's commands.
+        commands: The description of the program's commands in ``--help``.
 
     Returns:
-        The flags, or None when ``--help`` was asked for and has been printed.
+        The flags, or None if ``--help`` was given and printed.
 
     Raises:
-        OptionsError: A flag does not exist or lacks its value, or a word belongs to no flag.
+        OptionsError: A flag does not exist or lacks its value, or an argument belongs to no flag.
     """
     given = read_arguments(_signature(fields), argv, program, f"{SUMMARY}\n\n{commands}")
     if given is None:
@@ -60,7 +62,7 @@ def read_flags(
 
 
 def _signature(fields: Mapping[str, FieldInfo]) -> Callable[..., dict[str, object]]:
-    """A function for typer whose signature is the table of options."""
+    """Return a function for typer whose signature is the table of options."""
 
     def collect(**given: object) -> dict[str, object]:
         return given
@@ -110,11 +112,9 @@ def _default(field: FieldInfo) -> str:
 
 
 Action = Callable[[], int]
-"""Does what the command line asks for and returns the exit code."""
-
+"""Executes a parsed command and returns the exit code."""
 
 DEFAULT = "run"
-
 
 COMMANDS = {
     "run": "compress a network and report (the default: the word may be left out)",
@@ -126,11 +126,11 @@ COMMANDS = {
     "export": "write an artifact's network as ONNX, or as a state dict for PyTorch",
     "schema": "print the JSON Schema of report.json",
 }
-"""Name -> what the command does, for ``--help``."""
+"""Name -> description of the command in ``--help``."""
 
 
 def commands_help() -> str:
-    """One line per command, for ``--help``."""
+    """Return one line per command, for ``--help``."""
     return "\n\n".join(f"{name}: {what}." for name, what in COMMANDS.items())
 
 
@@ -144,10 +144,10 @@ FILE_ALLOWED = "one FILE, and the flags that --help shows"
 
 
 def check_device(device: str) -> str:
-    """Return a device's name.
+    """Return a valid device name unchanged.
 
     Raises:
-        OptionsError: It has no device's form.
+        OptionsError: ``device`` is none of auto, cpu, cuda, cuda:N, mps.
     """
     try:
         return parse_device(device)
@@ -161,20 +161,20 @@ FLAGS_ALLOWED = "flags with one value each, lists written with commas"
 def read_arguments(
     signature: Callable[..., Any], argv: list[str], program: str, summary: str, allowed: str = FLAGS_ALLOWED
 ) -> Any:
-    """Read the words after a program's name.
+    """Parse the arguments after a program's name.
 
     Args:
         signature: A function whose annotated parameters are typer's arguments and options; it is called with them.
-        argv: The words.
+        argv: The arguments.
         program: The program's name in ``--help``.
-        summary: What ``--help`` says of the program.
-        allowed: What an error message says is allowed.
+        summary: The program's description in ``--help``.
+        allowed: The allowed arguments, for error messages.
 
     Returns:
-        What ``signature`` returns, or None when ``--help`` was asked for and has been printed.
+        The result of ``signature``, or None if ``--help`` was given and printed.
 
     Raises:
-        OptionsError: A flag does not exist or lacks its value, or a word is missing or one too many.
+        OptionsError: A flag does not exist or lacks its value, or an argument is missing or one too many.
     """
     app = typer.Typer(add_completion=False)
     app.command(help=summary)(signature)
@@ -182,7 +182,7 @@ def read_arguments(
         given = typer.main.get_command(app).main(argv, prog_name=program, standalone_mode=False)
     except typer.TyperException as error:
         raise OptionsError(_sentence(error, allowed)) from None
-    return None if isinstance(given, int) else given  # typer gives --help's exit code
+    return None if isinstance(given, int) else given  # typer returns the exit code of --help
 
 
 def _sentence(error: typer.TyperException, allowed: str) -> str:

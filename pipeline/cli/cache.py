@@ -1,4 +1,4 @@
-"""``seriesquant cache``: show the results that the store holds, or clear them out."""
+"""``seriesquant cache``: list the stored results of stages, or remove them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,29 +11,31 @@ from tabulate import tabulate
 from pipeline.cli.arguments import Action, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
+from pipeline.failure import EXIT_DONE
 
 if TYPE_CHECKING:
     from pipeline.store.housekeeping import StoredFile
 
-SUMMARY = """Show what the store of stage results holds (ls), or remove files from it (prune).
+SUMMARY = """List the stored results of stages (ls), or remove files from the store (prune).
 
-Without a limit, prune removes everything. A file that a run is working on stays."""
+Without a limit, prune removes everything but the files that a run is using."""
 _ACTIONS = ("ls", "prune")
 _DAY = 86_400.0
 
 What = Annotated[str, typer.Argument(metavar="ls|prune", show_default=False)]
 CacheDir = Annotated[Path | None, typer.Option(metavar="FOLDER", help="the store", show_default=False)]
-Days = Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="prune only what is older", show_default=False)]
+Days = Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="prune only older files", show_default=False)]
 Size = Annotated[
-    float | None, typer.Option(metavar="MB", min=0, help="prune the oldest until so much is left", show_default=False)
+    float | None,
+    typer.Option(metavar="MB", min=0, help="prune the oldest files until this many MB are left", show_default=False),
 ]
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong.
+        OptionsError: An argument is wrong, missing or unknown.
     """
 
     def given(what: What, cache_dir: CacheDir = None, older_than_days: Days = None, keep_mb: Size = None) -> Action:
@@ -41,7 +43,7 @@ def read(argv: list[str], program: str) -> Action | None:
             raise OptionsError(f"cache: got {what!r}; allowed: {', '.join(_ACTIONS)}")
         if what == "ls":
             if older_than_days is not None or keep_mb is not None:
-                raise OptionsError("cache ls: --older-than-days and --keep-mb limit what prune removes; allowed: prune")
+                raise OptionsError("cache ls: --older-than-days and --keep-mb are limits of prune; allowed: prune")
             return partial(_list, cache_dir)
         return partial(_prune, cache_dir, older_than_days, keep_mb)
 
@@ -60,7 +62,7 @@ def _list(chosen: Path | None) -> int:
         heads = ("Stage", "Kind", "MB", "Age", "File")
         print_result(tabulate(rows, heads, disable_numparse=True, colalign=align))
     print_result(f"{_total(files)} in {folder}")
-    return 0
+    return EXIT_DONE
 
 
 def _prune(chosen: Path | None, days: float | None, megabytes: float | None) -> int:
@@ -71,11 +73,11 @@ def _prune(chosen: Path | None, days: float | None, megabytes: float | None) -> 
     print_result(f"removed {_total(removed)} from {folder}")
     if used:
         print_result(f"kept {_total(used)}: in use by a run")
-    return 0
+    return EXIT_DONE
 
 
 def _superfluous(files: Sequence["StoredFile"], days: float | None, megabytes: float | None) -> list["StoredFile"]:
-    """The files, given the oldest first, that a limit leaves over: all of them without a limit."""
+    """Return the files beyond the limits, from files in the order of their age, oldest first; all without a limit."""
     if days is None and megabytes is None:
         return list(files)
     over = sum(each.size for each in files) - (megabytes if megabytes is not None else float("inf")) * 1e6

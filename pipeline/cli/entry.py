@@ -1,4 +1,4 @@
-"""The program: find the command, do what it asks for, turn what went wrong into an exit code."""
+"""The program: find the command, execute it, and turn errors into exit codes."""
 
 import difflib
 import logging
@@ -12,18 +12,18 @@ from typing import Protocol, cast
 from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
 from pipeline.cli.output import log_to_stderr
 from pipeline.errors import OptionsError
-from pipeline.failure import failed_report, failure_of, run_facts, write_failure
+from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
 from pipeline.options.values import CHOICES, flag_name, parse_text
-from pipeline.runtime.launcher import is_told, leave_others, speaker
+from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
 
 logger = logging.getLogger(__name__)
 
 
 def program() -> int:
-    """Run the program as a process of its own: once its work is done, no signal changes its exit code.
+    """Run the program as the whole process: after its work is done, no signal changes its exit code.
 
     Returns:
         The exit code.
@@ -37,24 +37,24 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        argv: The words after the program's name; those of the process by default.
+        argv: The arguments after the program's name; the arguments of the process by default.
 
     Returns:
-        The exit code; ``pipeline.failure.EXIT_CODES`` says what each means.
+        The exit code, see ``pipeline.failure.EXIT_CODES``.
     """
-    words = sys.argv[1:] if argv is None else argv
-    log_to_stderr(log_format_of(words))
-    code = _exit_code(words)
+    arguments = sys.argv[1:] if argv is None else argv
+    log_to_stderr(log_format_of(arguments))
+    code = _exit_code(arguments)
     if code:
-        leave_others(code)
+        exit_if_distributed(code)
     return code
 
 
-def _exit_code(words: list[str]) -> int:
+def _exit_code(arguments: list[str]) -> int:
     try:
         with on_signals():
-            action = _read(words)
-            return 0 if action is None else action()
+            action = _read(arguments)
+            return EXIT_DONE if action is None else action()
     except BaseException as error:
         return _fail(error)
 
@@ -70,9 +70,9 @@ def _read(argv: list[str]) -> Action | None:
 
 def _fail(error: BaseException) -> int:
     failure = failure_of(error)
-    if not is_told(error):
-        what = f"{speaker()}{failure.message}"
-        logger.error("%s", what, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
+    if not is_reported_elsewhere(error):
+        message = f"{rank_prefix()}{failure.message}"
+        logger.error("%s", message, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
     return failure.exit_code
 
 
@@ -81,34 +81,34 @@ def _program() -> str:
 
 
 def log_format_of(argv: Sequence[str]) -> str:
-    """What a run's command line, or its options file, says of ``--log-format``; the default where it says nothing."""
-    said = _said(argv, "log_format") if _is_run(argv) else None
-    return said if said in CHOICES["log_format"] else CHOICES["log_format"][0]
+    """Return a run's ``--log-format``, before its options are checked; the default if it is not given or unknown."""
+    found = _find_option(argv, "log_format") if _is_run(argv) else None
+    return found if found in CHOICES["log_format"] else CHOICES["log_format"][0]
 
 
 def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[str]) -> None:
-    """Write the failed report of a run whose options could not be read, if they name an output folder.
+    """Write the failed report of a run whose options were refused, if they name an output folder.
 
-    Of several processes that run a command together, the main one writes it.
+    Only the main rank writes it.
 
     Args:
-        argv: The words after the program's name.
-        error: Why they were refused.
-        program: The words before them.
+        argv: The arguments after the program's name.
+        error: The error that refused them.
+        program: The program's name, as it was called.
     """
-    out = _said(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
-    if out is None or speaker():
+    out = _find_option(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
+    if out is None or rank_prefix():
         return
-    facts = run_facts(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
-    write_failure(Path(out), failed_report(facts, failure_of(error)))
+    header = run_header(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
+    write_failure(Path(out), failed_report(header, failure_of(error)))
 
 
 def _is_run(argv: Sequence[str]) -> bool:
     return bool(argv) and (argv[0].startswith("-") or argv[0] == "run")
 
 
-def _said(argv: Sequence[str], option: str) -> str | None:
-    """An option's value, from the flags or else from the options file; None where it is in neither, or no text."""
+def _find_option(argv: Sequence[str], option: str) -> str | None:
+    """Return an option's value from the flags, or else from the options file; None if it is missing or not text."""
     value: object = _flag(argv, flag_name(option))
     if value is None and (file := _flag(argv, "--options")) is not None:
         value = _in_file(Path(file), option)
@@ -119,7 +119,7 @@ def _said(argv: Sequence[str], option: str) -> str | None:
 
 
 def _flag(argv: Sequence[str], name: str) -> str | None:
-    """The last value given to a flag, as ``--out FOLDER`` or ``--out=FOLDER``."""
+    """Return the last value of a flag, given as ``--out FOLDER`` or ``--out=FOLDER``."""
     found = None
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         if word == name and following and not following.startswith("--"):
@@ -132,30 +132,30 @@ def _flag(argv: Sequence[str], name: str) -> str | None:
 def _in_file(path: Path, option: str) -> object:
     try:
         content = parse_options_file(path)
-    except OptionsError:
+    except OptionsError:  # the full parse that follows raises it again
         return None
     return content.get(option, content.get(option.replace("_", "-")))
 
 
 class Command(Protocol):
-    """What the module of a command offers."""
+    """The interface of a command's module."""
 
     def read(self, argv: list[str], program: str) -> Action | None:
-        """Read the words after the command's name."""
+        """Parse the arguments after the command's name."""
 
 
 def read_command_line(argv: list[str], program: str = "seriesquant") -> Action | None:
-    """Find the command and let it read the rest of the command line.
+    """Find the command, and parse the rest of the command line with it.
 
     Args:
-        argv: The words after the program's name.
+        argv: The arguments after the program's name.
         program: The program's name in ``--help``.
 
     Returns:
-        What is to be done, or None when ``--help`` was asked for and has been printed.
+        The command, ready to be executed, or None if ``--help`` was given and printed.
 
     Raises:
-        OptionsError: The command does not exist, or its words are wrong.
+        OptionsError: The command does not exist, or an argument is wrong, missing or unknown.
     """
     if not argv or argv[0].startswith("-"):
         return _command(DEFAULT).read(argv, program)

@@ -1,4 +1,4 @@
-"""``seriesquant evaluate``: an artifact's Top-1 on test images, and how often it agrees with another."""
+"""``seriesquant evaluate``: measure an artifact's Top-1, and its agreement with another artifact."""
 
 import logging
 from functools import partial
@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, Device, File, check_device, read_arguments
 from pipeline.cli.output import print_result
+from pipeline.failure import EXIT_DONE
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = """Measure an artifact's Top-1 on test images, and with --against how often another one predicts the same."""
+SUMMARY = """Measure an artifact's Top-1 on test images, and with --against its agreement with another artifact."""
 
 Against = Annotated[Path | None, typer.Option(metavar="FILE2", help="another artifact", show_default=False)]
 Data = Annotated[str, typer.Option(help="digits, an .npz file, or a folder of images or CIFAR")]
@@ -28,10 +29,10 @@ Workers = Annotated[int, typer.Option(metavar="N", help="processes that load ima
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong.
+        OptionsError: An argument is wrong, missing or unknown.
     """
 
     def given(
@@ -58,7 +59,7 @@ def _execute(
     from pipeline.runtime.device import make_accelerator  # only now: it imports torch
 
     for file in files:
-        open_artifact(file)  # before the data are read, which may take long
+        open_artifact(file)  # before the data are read, which may take minutes
     data = load_dataset(source, limit_test=limit, workers=workers)
     place = make_accelerator(device).device
     results = [_evaluated(file, data, place, allow_import) for file in files]
@@ -73,7 +74,7 @@ def _execute(
         same = int((first == second).sum())
         lines.append(f"Agreement: {100 * same / count:.2f} %, {same} of {count} predictions are the same")
     print_result("\n\n".join(lines))
-    return 0
+    return EXIT_DONE
 
 
 def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import: bool) -> "Evaluation":

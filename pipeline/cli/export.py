@@ -1,4 +1,4 @@
-"""``seriesquant export``: an artifact as an ONNX file, or as a state dict for PyTorch code of your own."""
+"""``seriesquant export``: write an artifact as an ONNX file, or as a state dict for PyTorch."""
 
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
+from pipeline.failure import EXIT_DONE
 
 SUMMARY = """Write an artifact's network in another format.
 
@@ -18,7 +19,7 @@ float32, as safetensors, for load_state_dict of the original architecture."""
 SUFFIXES: Final = {"onnx": ".onnx", "torch": ".state_dict.safetensors"}
 _MATERIALIZED = ".float32.onnx"
 
-Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="what to write")]
+Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="format to write")]
 Materialize = Annotated[
     bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4; torch always has them")
 ]
@@ -26,10 +27,10 @@ Out = Annotated[Path | None, typer.Option(metavar="PATH", help="default: beside 
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong, or the output would replace the artifact.
+        OptionsError: An argument is wrong, missing or unknown, or the output would replace the artifact.
     """
 
     def given(
@@ -59,4 +60,4 @@ def _execute(file: Path, format: str, out: Path, *, materialize: bool, allow_imp
         print_result(exports.export_torch(file, out, allow_import=allow_import))
     else:
         print_result(exports.export_onnx(file, out, materialize=materialize, allow_import=allow_import))
-    return 0
+    return EXIT_DONE

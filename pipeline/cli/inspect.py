@@ -1,4 +1,4 @@
-"""``seriesquant inspect``: an artifact's header, its layers, and what its bytes are spent on."""
+"""``seriesquant inspect``: show an artifact's header, its layers and its bytes by kind."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,20 +9,21 @@ from tabulate import tabulate
 
 from pipeline.cli.arguments import FILE_ALLOWED, Action, File, read_arguments
 from pipeline.cli.output import print_result
+from pipeline.failure import EXIT_DONE
 
 if TYPE_CHECKING:
     from pipeline.artifact.header import LayerEntry
     from pipeline.artifact.summary import Summary
 
-SUMMARY = "Show an artifact's header, its layers and what its bytes are spent on. No network is built."
+SUMMARY = "Show an artifact's header, its layers and its bytes by kind. No network is built."
 _MOST_NAMES = 10
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong.
+        OptionsError: An argument is wrong, missing or unknown.
     """
 
     def given(file: File) -> Action:
@@ -38,7 +39,7 @@ def _execute(file: Path) -> int:
     summary = summarize(file)
     tables = (_header_table(file, summary), _layer_table(summary.layers), _kind_table(summary))
     print_result("\n\n".join(table for table in tables if table))
-    return 0
+    return EXIT_DONE
 
 
 def _header_table(file: Path, summary: "Summary") -> str:
@@ -59,24 +60,25 @@ def _header_table(file: Path, summary: "Summary") -> str:
 
 
 def _layer_table(layers: Sequence["LayerEntry"]) -> str:
-    """One line per layer; empty where no layer is quantized."""
+    """Return a table of one line per layer; empty if no layer is quantized."""
     from pipeline.artifact.summary import layer_bytes
+    from pipeline.models.layer_orders import shape_text
 
     heads = ("Layer", "Basis", "Order", "Kernel", "Scheme", "Bits", "Shape", "Code bytes", "Scale bytes")
     rows = [
         (
             layer.name,
             layer.basis or "-",
-            _times(layer.order),
-            _times(layer.kernel),
+            shape_text(layer.order),
+            shape_text(layer.kernel),
             layer.scheme,
             layer.bits,
-            _times(layer.shape),
+            shape_text(layer.shape),
             *layer_bytes(layer),
         )
         for layer in layers
     ]
-    # Text stays text: a layer named 1.10 is not the number 1.1.
+    # Numbers are not parsed: a layer named 1.10 must not become 1.1.
     align = ("left",) * 5 + ("right",) + ("left",) + ("right",) * 2
     return tabulate(rows, heads, disable_numparse=True, colalign=align) if rows else ""
 
@@ -84,7 +86,3 @@ def _layer_table(layers: Sequence["LayerEntry"]) -> str:
 def _kind_table(summary: "Summary") -> str:
     rows = [(kind, size, f"{100 * size / summary.size:.2f}") for kind, size in summary.kinds.items()]
     return tabulate([*rows, ("whole file", summary.size, "100.00")], ("Kind", "Bytes", "%"), floatfmt=".2f")
-
-
-def _times(sizes: Sequence[int] | None) -> str:
-    return "x".join(map(str, sizes)) if sizes else "-"

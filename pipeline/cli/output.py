@@ -1,4 +1,4 @@
-"""What the program says on stderr: plain lines, or one JSON object a line for programs that read them."""
+"""Format logs and progress for stderr, as plain lines or as one JSON object a line; print results to stdout."""
 
 import json
 import logging
@@ -8,42 +8,44 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-from pipeline.runtime.launcher import launched, speaker
-from pipeline.runtime.progress import Task, task_words
-
-OUR_LOGGERS = ("basis", "pipeline", "quant", "reports")
+from pipeline.runtime.launcher import launched, rank_prefix
+from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.progress import Task, task_text
 
 
 def log_to_stderr(log_format: str) -> None:
-    """Send the process's log to stderr; for programs alone, since a library leaves logging to its caller.
+    """Send the process's log to stderr; for programs only, since a library leaves logging to its caller.
 
-    Of several processes that run a command together, all but the main one tell errors only.
+    Of several ranks, all but the main one log errors only.
 
     Args:
         log_format: ``text`` or ``json``.
     """
     handler = _StderrHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    others, ours = (logging.ERROR, logging.ERROR) if speaker() else (logging.WARNING, logging.INFO)
+    others, ours = (logging.ERROR, logging.ERROR) if rank_prefix() else (logging.WARNING, logging.INFO)
     logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.captureWarnings(log_format == "json")
-    for name in OUR_LOGGERS:
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(ours)
 
 
 class TextFormatter(logging.Formatter):
-    """The message alone; what ended the program is marked as its error."""
+    """Formats the message alone, with the prefix ``error:`` for the error that ended the program."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the record's text."""
+        """Return the record's text."""
         return ("error: " if hasattr(record, "exit_code") else "") + super().format(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object each: time, level, event (``log``, or ``error`` for what ended the run), logger and message."""
+    """Formats a record as a JSON object: time, level, event, logger and message.
+
+    The event is ``log``, or ``error`` for the error that ended the run.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the record as one line."""
+        """Return the record as one line."""
         code = getattr(record, "exit_code", None)
         about: dict[str, object] = {"logger": record.name, "message": record.getMessage()}
         if code is not None:
@@ -55,16 +57,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class JsonProgressLines:
-    """Progress as JSON objects: the events ``stage`` and ``progress``."""
+    """Formats progress as JSON objects: the events ``stage``, ``result`` and ``progress``."""
 
     def stage(self, name: str) -> str:
-        """One line that says that a stage begins."""
+        """Return the line of a stage that begins."""
         return _line(datetime.now(UTC), "info", "stage", {"message": name, "stage": name})
 
+    def result(self, text: str) -> str:
+        """Return the line of a stage's figures."""
+        return _line(datetime.now(UTC), "info", "result", {"message": text})
+
     def task(self, task: Task) -> str:
-        """One line that says how far a task is."""
+        """Return the line of a task's state."""
         figures = {"done": task.done, "total": task.total, "status": task.status, "ended": task.ended}
-        about = {"message": task_words(task), "stage": task.description, **figures, "seconds": round(task.seconds, 3)}
+        about = {"message": task_text(task), "stage": task.description, **figures, "seconds": round(task.seconds, 3)}
         return _line(datetime.now(UTC), "info", "progress", about)
 
 
@@ -74,7 +80,7 @@ def _line(time: datetime, level: str, event: str, about: dict[str, object]) -> s
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is at the time: progress bars replace it while they are drawn."""
+    """Writes to the current ``sys.stderr``, which progress bars replace while they are drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -82,14 +88,11 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def print_result(text: str) -> None:
-    """Print to stdout, once where a launcher started several processes.
-
-    A reader that has gone away, as in ``| head``, is no error of ours.
-    """
+    """Print to stdout, in the main rank only; a closed pipe, as in ``| head``, is no error."""
     if not launched().is_main:
         return
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python flushes stdout once more as it exits, which would complain again.
+        # Python flushes stdout again at exit, which would raise the error a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``seriesquant report``: one report from the output folders of several runs."""
+"""``seriesquant report``: merge the reports of several runs."""
 
 import logging
 import shlex
@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.arguments import Action, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
+from pipeline.failure import EXIT_CODES, EXIT_DATA, EXIT_GATE, EXIT_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = """Merge the reports of runs of one network and data set into one: rows, layers, tables and plots.
+SUMMARY = f"""Merge the reports of runs of one network and data set into one: rows, layers, tables and plots.
 
 Runs may differ in everything else, and every row is then labelled with the settings in which its run differs; of
 several seeds there is a table of mean and spread. An artifact that two runs made alike is one row. With one RUN its
-report is rendered again. Exit codes: 2 runs that do not belong together, 3 a run missed its gate (the report is
-written), 4 a report that is missing, damaged, or of a run that failed."""
+report is rendered again. Exit codes: {EXIT_OPTIONS} runs that do not belong together; {EXIT_GATE}
+{EXIT_CODES[EXIT_GATE]}; {EXIT_DATA} a report that is missing, damaged, or of a run that failed."""
 ALLOWED = "one or more RUN folders, and the flags that --help shows"
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="output folders of runs", show_default=False)]
@@ -37,10 +38,10 @@ Copy = Annotated[bool, typer.Option("--copy", help="copy the artifacts into FOLD
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong.
+        OptionsError: An argument is wrong, missing or unknown.
     """
 
     def given(runs: Runs, out: Out = None, copy: Copy = False) -> Action:
@@ -67,13 +68,13 @@ def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
         raise OptionsError(str(error)) from None
     if missing := missing_files(report, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        logger.warning("of the files that the report names these are not there: %s%s", missing[0], more)
+        logger.warning("the report names files that do not exist: %s%s", missing[0], more)
     print_result(f"{result_table(report)}\n{write_report(report, folder)}")
     return report.gate.exit_code
 
 
 def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
-    """The report that the folder is to hold."""
+    """Return the report to write into the folder."""
     from reports.merging.merge import merge
     from reports.merging.reading import read_report, sources
     from reports.merging.relocation import Copied, Linked, relative, relocated
@@ -91,10 +92,10 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
 
 
 def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]") -> None:
-    """Refuse to write over the report of a run, which nothing could bring back.
+    """Refuse to overwrite the report of a run, which could not be restored.
 
     Raises:
-        OptionsError: The folder is that of a run.
+        OptionsError: The folder holds the report of a run.
     """
     from reports.merging.reading import ReportError, read_report
 
@@ -105,7 +106,7 @@ def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]"
     again = len(places) == 1 and [_without_out(run.run) for run in runs.values()] == [_without_out(there.run)]
     if there.sources is None and not again:
         raise OptionsError(
-            f"--out: {folder} is the folder of a run; allowed: another folder, or that of a merged report"
+            f"--out: {folder} is the folder of a run; allowed: another folder, or the folder of a merged report"
         )
 
 

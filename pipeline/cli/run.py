@@ -1,11 +1,11 @@
-"""``seriesquant run``: compress a network in every combination of the options, and report."""
+"""``seriesquant run``: compress a network in every combination of the options, and write the report."""
 
 import sys
 from functools import partial
 
 from pipeline.cli.arguments import Action, commands_help, read_flags
 from pipeline.cli.output import JsonProgressLines, print_result
-from pipeline.failure import FailureReporter
+from pipeline.failure import EXIT_DONE, FailureReporter
 from pipeline.options.options import Options, options_from
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import make_progress
@@ -13,7 +13,7 @@ from pipeline.runtime.signals import on_signals
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read a run's flags, and the options file that they name.
+    """Parse a run's flags, and read the options file that they name.
 
     Raises:
         OptionsError: A flag or an option is wrong, missing or unknown.
@@ -27,10 +27,10 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
-            from pipeline import runner  # noqa: F401 # it takes seconds, in which a signal may come
-    from pipeline.runtime.processes import leaving_together  # only now: it imports torch
+            from pipeline import runner  # noqa: F401 # the import takes seconds, in which a signal may arrive
+    from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
-    with leaving_together():
+    with exit_barrier():
         return _plan(options) if dry_run else _run(options)
 
 
@@ -38,7 +38,7 @@ def _plan(options: Options) -> int:
     from pipeline.stages.dry_run import plan_text
 
     print_result(plan_text(options))
-    return 0
+    return EXIT_DONE
 
 
 def _run(options: Options) -> int:

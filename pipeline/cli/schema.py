@@ -1,18 +1,19 @@
-"""``seriesquant schema``: the JSON Schema of report.json."""
+"""``seriesquant schema``: print the JSON Schema of report.json."""
 
 import json
 
 from pipeline.cli.arguments import Action, read_arguments
 from pipeline.cli.output import print_result
+from pipeline.failure import EXIT_DONE
 
-SUMMARY = "Print the JSON Schema (draft 2020-12) of report.json, of runs that were done and of those that failed."
+SUMMARY = "Print the JSON Schema (draft 2020-12) of report.json, for finished and failed runs."
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words: there are none.
+    """Parse the command's arguments, of which there are none.
 
     Raises:
-        OptionsError: There are some.
+        OptionsError: An argument was given.
     """
 
     def given() -> Action:
@@ -26,4 +27,4 @@ def _execute() -> int:
     from reports.schema import report_schema
 
     print_result(json.dumps(report_schema(), indent=2))
-    return 0
+    return EXIT_DONE

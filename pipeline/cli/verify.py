@@ -1,4 +1,4 @@
-"""``seriesquant verify``: check an artifact's every byte, and that it fits the network that it names."""
+"""``seriesquant verify``: check an artifact's checksums and values, and its tensors against its network."""
 
 import hashlib
 from functools import partial
@@ -6,17 +6,18 @@ from pathlib import Path
 
 from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
 from pipeline.cli.output import print_result
+from pipeline.failure import EXIT_DATA, EXIT_DONE
 
-SUMMARY = """Check an artifact: its checksums, every value, and its tensors against the network that it names.
+SUMMARY = f"""Check an artifact: its checksums, every value, and its tensors against the network that it names.
 
-A network named module:callable is built only with --allow-import. Exit code 4 when something is wrong."""
+A network named module:callable is built only with --allow-import. Exit code {EXIT_DATA} if a check fails."""
 
 
 def read(argv: list[str], program: str) -> Action | None:
-    """Read the command's words.
+    """Parse the command's arguments.
 
     Raises:
-        OptionsError: They are wrong.
+        OptionsError: An argument is wrong, missing or unknown.
     """
 
     def given(file: File, allow_import: AllowImport = False) -> Action:
@@ -42,4 +43,4 @@ def _execute(file: Path, *, allow_import: bool) -> int:
         f"{file}: whole; {summary.size} bytes, {len(summary.layers)} layers in few bits, {tensors} tensors {network}, "
         f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
     )
-    return 0
+    return EXIT_DONE

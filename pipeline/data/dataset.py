@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import OptionsError
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 
 IMAGENET_CLASSES: Final = 1000
 # 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
@@ -54,7 +54,7 @@ class Images(Protocol):
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
-        share: Share = WHOLE,
+        share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images.
 
@@ -91,7 +91,7 @@ class Split(Images, Protocol):
     def normalized(self, normalization: Normalization) -> "Split":
         """The same images for a network of another normalization."""
 
-    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images (or all) without labels or augmentation, and give a share of them.
 
         Args:
@@ -163,8 +163,17 @@ def batches_of_epoch(count: int, batch_size: int) -> int:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU, so that every device sees the same images."""
+    """Create a generator on the CPU, so that every device gets the same images."""
     return torch.Generator().manual_seed(seed)
+
+
+def mixed_order(count: int) -> Tensor:
+    """Return a fixed permutation of `count` images, so that the first N are a random sample of data sorted by class.
+
+    Returns:
+        int64, (count,).
+    """
+    return torch.randperm(count, generator=seeded(0))
 
 
 def check_limit(count: int) -> int:

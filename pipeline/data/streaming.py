@@ -18,7 +18,7 @@ from pipeline.data.augment import random_boxes
 from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
 from pipeline.data.image_files import ImageFiles, decode, to_bytes
 from pipeline.errors import DataError
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 
 RESIZE: Final = 256
 CROP: Final = 224
@@ -53,7 +53,7 @@ class FolderSplit:
         seed: int | None = None,
         augment: bool = False,
         start: int = 0,
-        share: Share = WHOLE,
+        share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Go once over the images; see `Split.batches`.
 
@@ -95,7 +95,7 @@ class FolderSplit:
         """The same images for a network of another normalization."""
         return replace(self, normalization=normalization)
 
-    def sample(self, count: int, *, seed: int, device: torch.device, share: Share = WHOLE) -> Tensor:
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Where the variants of a grid are computed: a table of names, and one module for each.
+"""Executors compute the variants of a grid; ``pipeline.options.registry.EXECUTORS`` names their modules.
 
 An executor's module has one function, ``opened(options, interruption)``: a context that makes an ``Executor`` ready
 and at the end leaves nothing running. It loads nothing heavy before that.
@@ -6,34 +6,32 @@ and at the end leaves nothing running. It loads nothing heavy before that.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
 from typing import Protocol, cast
 
 from pipeline.errors import OptionsError
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.options.registry import EXECUTORS
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
-from pipeline.stages.report import VariantResult
-from pipeline.stages.variant import run_variant
+from pipeline.stages.variant import VariantResult, run_variant
 
-EXECUTORS = {"local": "pipeline.executors", "ray": "pipeline.executors.ray_executor"}
-"""Name -> the module."""
 _ALONE = "local"
 
 
 class Executor(Protocol):
     """Computes variants."""
 
-    def __call__(self, options: Options, context: RunContext, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    def __call__(self, context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
         """Give the result of each variant, in their order.
 
         Args:
-            options: The run's options.
-            context: What the stages share; its store gets to know the stages of every variant and its tracker the
-                epochs, in the same order.
-            variants: What to compute.
+            context: The run; its store gets the finished stages of every variant, and its tracker their epochs, in
+                the order of the variants.
+            baseline: The uncompressed network.
+            variants: The networks to compute.
 
         Raises:
             CompressionError: A variant cannot be computed; the first that is found ends the run.
@@ -60,7 +58,7 @@ def executor(options: Options, interruption: Interruption) -> AbstractContextMan
         raise OptionsError(
             f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_ALONE}"
         )
-    return cast(_Module, import_module(EXECUTORS[options.executor])).opened(options, interruption)
+    return cast(_Module, EXECUTORS[options.executor].load()).opened(options, interruption)
 
 
 @contextmanager
@@ -69,6 +67,6 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     yield _run
 
 
-def _run(options: Options, context: RunContext, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+def _run(context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
     for variant in variants:
-        yield run_variant(options, variant, context)
+        yield run_variant(context, baseline, variant)

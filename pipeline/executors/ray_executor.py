@@ -18,8 +18,9 @@ from pipeline.executors.worker import Finished, Shared, compute, share
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
-from pipeline.stages.report import VariantResult
+from pipeline.stages.variant import VariantResult
 
 LOCAL = "local"
 SECONDS_TO_CONNECT = 10.0
@@ -38,7 +39,10 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
     tasks = RayTasks()
     try:
-        with interruption.step(), _as_it_was():  # a step, because Ray loses what a signal's handler raises within it
+        with (
+            interruption.deferred(),
+            _as_it_was(),
+        ):  # a step, because Ray loses what a signal's handler raises within it
             _connect(address, options)
         interruption.check()
         yield tasks
@@ -135,27 +139,27 @@ class RayTasks:
         """Nothing is under way."""
         self._pending: dict[Any, int] = {}
 
-    def __call__(self, options: Options, context: RunContext, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+    def __call__(self, context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
         """See ``pipeline.executors.Executor``.
 
         Raises:
             ClusterError: A task lost its worker more than ``RETRIES`` times.
         """
         # Steps, because Ray loses what a signal's handler raises within it.
-        with context.interruption.step():
+        with context.interruption.deferred():
             board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
-            self._submit(options, context, variants, board)
+            self._submit(context, baseline, variants, board)
         found: dict[int, Finished] = {}
         for number in range(len(variants)):
             while number not in found:
                 context.interruption.check()
-                with context.interruption.step():
+                with context.interruption.deferred():
                     found |= self._finished(variants)
                     _show(board, context)
             finished = found.pop(number)
             context.store.stages += finished.stages
-            for title, figures in finished.epochs:
-                context.tracker.epoch(title, figures)
+            for label, figures in finished.epochs:
+                context.tracker.epoch(label, figures)
             yield finished.result
 
     def cancel(self) -> None:
@@ -164,11 +168,12 @@ class RayTasks:
             ray.cancel(reference, force=True)
         self._pending = {}
 
-    def _submit(self, options: Options, context: RunContext, variants: Sequence[Variant], board: Any) -> None:
+    def _submit(self, context: RunContext, baseline: Baseline, variants: Sequence[Variant], board: Any) -> None:
+        options = context.options
         gpus = options.ray_gpus
         if gpus is None:
-            gpus = 1.0 if context.accelerator.device.type == "cuda" else 0.0
-        shared = ray.put(share(options, context, options.ray_cpus))
+            gpus = 1.0 if context.device.type == "cuda" else 0.0
+        shared = ray.put(share(context, baseline, options.ray_cpus))
         task = ray.remote(_task).options(num_cpus=options.ray_cpus, num_gpus=gpus, max_retries=RETRIES)
         self._pending = {task.remote(shared, variant, board): number for number, variant in enumerate(variants)}
 

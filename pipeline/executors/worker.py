@@ -5,7 +5,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import TextIOBase
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -13,24 +13,23 @@ from typing import Any, TextIO, cast
 import torch
 from torch import Tensor
 
-from pipeline.data.sources import load_dataset
 from pipeline.errors import OptionsError
 from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import RunContext, make_context, open_store
-from pipeline.stages.report import VariantResult
-from pipeline.stages.variant import run_variant
+from pipeline.stages.baseline import Baseline, make_baseline
+from pipeline.stages.context import RunContext, make_context
+from pipeline.stages.variant import VariantResult, run_variant
 from pipeline.store.store import StageRecord
 from pipeline.tracking import RecordingTracker
-from pipeline.training.state import EpochFigures
+from pipeline.training.state import EpochFigures, TrainingLabel
 
-LOGGERS = ("basis", "pipeline", "quant")
-_contexts: dict[str, RunContext] = {}
+_contexts: dict[str, tuple[RunContext, Baseline]] = {}
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Shared:
     Attributes:
         options: The run's options.
         baseline: The uncompressed network's state dict, on the CPU.
+        origin: The source of these weights.
         top1: The baseline's Top-1, in percent.
         store: The store's folder; a worker on another machine uses the folder of that name there.
         device: The kind of device that the driver computes on.
@@ -51,6 +51,7 @@ class Shared:
 
     options: Options
     baseline: dict[str, Tensor]
+    origin: str
     top1: float
     store: Path
     device: str
@@ -66,7 +67,7 @@ class Finished:
 
     result: VariantResult
     stages: list[StageRecord]
-    epochs: list[tuple[str, EpochFigures]]
+    epochs: list[tuple[TrainingLabel, EpochFigures]]
 
 
 def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Finished:
@@ -80,16 +81,16 @@ def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Fini
     Raises:
         CompressionError: The data is not here, or the variant cannot be computed.
     """
-    context = _context(shared, say)
+    context, baseline = _context(shared, say)
     tracker = cast(RecordingTracker, context.tracker)
     stages, epochs = len(context.store.stages), len(tracker.epochs)
     with deterministic_algorithms():
-        result = run_variant(shared.options, variant, context)
+        result = run_variant(context, baseline, variant)
     return Finished(result, context.store.stages[stages:], tracker.epochs[epochs:])
 
 
-def _context(shared: Shared, say: Callable[[str], Any]) -> RunContext:
-    """The run's context, made when the first of its variants comes."""
+def _context(shared: Shared, say: Callable[[str], Any]) -> tuple[RunContext, Baseline]:
+    """Return the run's context and baseline, made for the first of its variants."""
     if shared.run_id not in _contexts:
         _contexts.clear()
         _enter(shared)
@@ -116,7 +117,7 @@ def _log_to(stream: TextIO) -> None:
         logger.propagate = False
 
 
-def _made(shared: Shared, stream: TextIO) -> RunContext:
+def _made(shared: Shared, stream: TextIO) -> tuple[RunContext, Baseline]:
     options = shared.options.model_copy(update={"cache_dir": shared.store})
     accelerator = make_accelerator(options.device)
     if accelerator.device.type != shared.device:
@@ -124,29 +125,23 @@ def _made(shared: Shared, stream: TextIO) -> RunContext:
             f"--executor: a worker computes on {accelerator.device.type}, but the driver on {shared.device}; allowed: "
             "the same kind of device for both"
         )
-    data = load_dataset(
-        options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
-    )
-    network = build_model(options.model, data.classes)
+    context = make_context(options, accelerator, LineProgress(stream), Interruption(), RecordingTracker())
+    network = build_model(options.model, context.data.classes)
     network.load_state_dict(shared.baseline)
-    store = open_store(options, accelerator)
-    progress, tracker = LineProgress(stream), RecordingTracker()
-    context = make_context(options, data, network, accelerator, store, progress, Interruption(), tracker)
-    return replace(context, known_top1=shared.top1)
+    return context, make_baseline(context, network, shared.origin, shared.top1)
 
 
-def share(options: Options, context: RunContext, threads: int) -> Shared:
+def share(context: RunContext, baseline: Baseline, threads: int) -> Shared:
     """What workers need of a run.
 
     Args:
-        options: The run's options.
-        context: What the driver's stages share.
+        context: The driver's run.
+        baseline: The uncompressed network.
         threads: Threads that a worker computes with.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in context.baseline.state_dict().items()}
-    return Shared(
-        options, state, context.top1, context.store.folder.absolute(), context.accelerator.device.type, threads
-    )
+    state = {name: tensor.detach().cpu() for name, tensor in baseline.model.state_dict().items()}
+    folder = context.store.folder.absolute()
+    return Shared(context.options, state, baseline.origin, baseline.top1, folder, context.device.type, threads)
 
 
 class LineStream(TextIOBase):

@@ -67,7 +67,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     example = torch.zeros(2, 3, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
-        with TURNS.alone(), torch.no_grad(), _quiet():
+        with TURNS.exclusive(), torch.no_grad(), _quiet():
             program = torch.export.export(_OfTensors(model), (example, tensors), dynamic_shapes=shapes, strict=False)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:

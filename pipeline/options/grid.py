@@ -1,4 +1,4 @@
-"""The networks of a run: what the options' combinations of config, basis and width come to."""
+"""Expand the options into the networks of a run: config x basis x widths."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from pipeline.options.orders import Config, parse_config
 
 @dataclass(frozen=True)
 class Variant:
-    """One network that is approximated and fine-tuned once, and quantized to one or more widths.
+    """A network that is approximated and fine-tuned once, and quantized to one or more widths.
 
     Attributes:
         config: Orders per stage, or ``dense``.
-        bases: The bases whose rows it gives: one for a series, all of the run's for the dense network, which has none.
-        bits: Widths that it is quantized to.
+        bases: The bases of its rows: one for a series; for the dense network, which has no basis, all of the run.
+        bits: Widths of its quantization.
         epochs: Epochs of fine-tuning.
     """
 
@@ -24,22 +24,25 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What progress lines call it."""
+        """Return the network's name in progress lines."""
         return self.config.text if self.config.kind == "dense" else f"{self.bases[0]} {self.config.text}"
 
 
 def variants(options: Options) -> list[Variant]:
-    """Every network of a run: the series in the order of the configs, then the dense one.
+    """Return every network of a run: the series in the order of the configs, then the dense networks.
 
-    The config ``dense`` is the uncompressed network as it is, at the widths of ``--bits``. ``--dense-bits`` asks for a
-    rival of the series instead: the dense network at those widths too, after the same epochs of fine-tuning.
+    The config ``dense`` is the uncompressed network as it is, quantized to the widths of ``--bits`` without
+    fine-tuning. ``--dense-bits`` adds the competitor of the series: the dense network at those widths, after the same
+    epochs of fine-tuning. A width in both is fine-tuned, so that every width has one row.
     """
     found = []
     texts = [text for text in options.config if text != "dense"]
     for config in map(parse_config, texts):
         found += [Variant(config, (basis,), options.bits, options.epochs) for basis in options.basis]
-    if "dense" in options.config or options.dense_bits:
-        own = options.bits if "dense" in options.config else ()
-        bits = tuple(dict.fromkeys((*own, *options.dense_bits)))
-        found.append(Variant(parse_config("dense"), options.basis, bits, options.epochs if options.dense_bits else 0))
+    dense = parse_config("dense")
+    untrained = tuple(bits for bits in options.bits if bits not in options.dense_bits)
+    if "dense" in options.config and untrained:
+        found.append(Variant(dense, options.basis, untrained, 0))
+    if options.dense_bits:
+        found.append(Variant(dense, options.basis, options.dense_bits, options.epochs))
     return found

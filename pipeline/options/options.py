@@ -1,17 +1,27 @@
 """The options of a run: every flag, validated once, with every mistake reported together."""
 
+import hashlib
 import re
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
 from pipeline.options.file import read_options_file, unknown_option
 from pipeline.options.orders import default_model, parse_config
+from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
     flag_name,
@@ -24,9 +34,12 @@ from pipeline.options.values import (
     parse_text,
     parse_trackers,
     parse_tracking_uri,
+    require_installed,
 )
 
 PROGRAM = ("python", "run_pipeline.py")
+_TRACKERS = ", ".join(CHOICES["track"])
+_LONGEST_NAME = 100  # characters of the default output folder, well below the 255 of a file system
 Panel = Literal["Compression", "Model and data", "Training", "Run"]
 Text = Annotated[str, BeforeValidator(parse_text)]
 Device = Annotated[str, BeforeValidator(parse_device)]
@@ -41,7 +54,7 @@ Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
 def _option(default: object, panel: Panel, help_text: str, allowed: str, **limits: Any) -> Any:
-    """A field with what its flag needs: the panel and text of ``--help``, and what error messages say is allowed."""
+    """Return a field with the data of its flag: panel and text of ``--help``, and allowed values for errors."""
     extra = {"panel": panel, "allowed": allowed}
     return Field(default, description=help_text, json_schema_extra=cast(Any, extra), **limits)
 
@@ -56,13 +69,13 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 
 class Options(BaseModel):
-    """Every option of a run, under the flag's name with underscores; the design's section 4 lists their meaning.
+    """Every option of a run, under the flag's name with underscores; ``--help`` describes each.
 
-    Values may be given as on the command line (``bits="8,4"``) or as Python values (``bits=(8, 4)``). None stands for
-    an option's default. ``model`` and ``out`` are resolved: they are never None afterwards.
+    Values may be given as on the command line (``bits="8,4"``) or as Python values (``bits=(8, 4)``). None selects an
+    option's default. ``model`` and ``out`` are resolved when the options are built, and are never None afterwards.
 
     Raises:
-        OptionsError: One or more values cannot be used; the message lists every mistake.
+        OptionsError: One or more values are invalid; the message lists every mistake.
 
     Example:
         >>> Options(config="6,3,3,2,2").model
@@ -75,12 +88,12 @@ class Options(BaseModel):
     bits: Bits = _option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
     dense_bits: DenseBits = _option((), "Compression", "add dense rows of these widths, trained as long", "2 to 8")
     basis: Bases = _option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
-    fit: str = _choice("fit", "Compression", "what the coefficients are fitted to")
+    fit: str = _choice("fit", "Compression", "target of the fit")
     rounding: str = _choice("rounding", "Compression", "how coefficients are rounded")
     calibration_size: Integer = _option(
-        1000, "Compression", "training images that fit and rounding look at", "a whole number, 1 or more", gt=0
+        1000, "Compression", "training images of the fit and of rounding", "a whole number, 1 or more", gt=0
     )
-    backend: str = _choice("backend", "Compression", "whose quantizers are used")
+    backend: str = _choice("backend", "Compression", "library of the quantizers")
     scheme: str = _choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
     weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
@@ -94,38 +107,43 @@ class Options(BaseModel):
     lr: Number | None = _option(None, "Training", "peak learning rate", "above 0", gt=0, allow_inf_nan=False)
     workers: Integer = _option(2, "Training", "processes that load images", "a whole number, 0 or more", ge=0)
     max_drop: Number | None = _option(
-        None, "Run", "exit 3 if a row loses more points of Top-1", "a number, 0 or more", ge=0, allow_inf_nan=False
+        None, "Run", "gate: points of Top-1 that a row may lose", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
     max_size_mb: Number | None = _option(
-        None, "Run", "exit 3 if a row's artifact takes more MB (10^6 bytes)", "above 0", gt=0, allow_inf_nan=False
+        None, "Run", "gate: MB (10^6 bytes) of a row's artifact", "above 0", gt=0, allow_inf_nan=False
     )
-    seed: Integer = _option(0, "Run", "of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
+    seed: Integer = _option(0, "Run", "seed of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
     log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
-    track: Tracked = _option((), "Run", "comma list of mlflow, tensorboard", "mlflow, tensorboard, none")
+    track: Tracked = _option((), "Run", f"comma list of {_TRACKERS}", f"{_TRACKERS}, none")
     tracking_uri: TrackingUri | None = _option(
         None, "Run", "the MLflow server or store; by default MLFLOW_TRACKING_URI", "a URI"
     )
     experiment: Text | None = _option(
         None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
     )
-    fresh: bool = _option(False, "Run", "make anew what the store holds", "true or false")
-    cache_dir: Path | None = _option(None, "Run", "where the results of stages are kept", "a path")
+    fresh: bool = _option(False, "Run", "recompute results that are in the store", "true or false")
+    cache_dir: Path | None = _option(None, "Run", "folder of the store of stage results", "a path")
     lock_timeout: Number = _option(
         3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
-    executor: str = _choice("executor", "Run", "what computes the grid: this process, or a Ray cluster")
+    executor: str = _choice("executor", "Run", "computes the grid in this process, or on a Ray cluster")
     ray_address: Text | None = _option(
-        None, "Run", "the cluster; by default RAY_ADDRESS, or one of this machine", "HOST:PORT of a running Ray cluster"
+        None,
+        "Run",
+        "the cluster; by default RAY_ADDRESS, or a local one",
+        "HOST:PORT of a running Ray cluster",
     )
     ray_cpus: Integer = _option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
     ray_gpus: Number | None = _option(
         None, "Run", "GPUs of a Ray task; by default 1 where the run has one", "0 or more", ge=0, allow_inf_nan=False
     )
-    out: Path = _option(None, "Run", "output folder; by default runs/<name>", "a path", validate_default=True)
+    out: Path = _option(
+        None, "Run", "output folder; by default runs/<model>-<data>-<configs>", "a path", validate_default=True
+    )
 
     def __init__(self, **values: object) -> None:
-        """Check every value; the class says which are taken."""
+        """Check every value, see the class."""
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -153,26 +171,25 @@ class Options(BaseModel):
     @field_validator("executor")
     @classmethod
     def _is_installed(cls, value: str) -> str:
-        if value == "ray" and find_spec("ray") is None:
-            raise OptionsError(
-                "--executor: got 'ray', which is not installed; allowed: local, or pip install 'seriesquant[ray]'"
-            )
+        require_installed("--executor", value, EXECUTORS[value])
         return value
 
     @field_validator("ray_address", "ray_cpus", "ray_gpus")
     @classmethod
     def _needs_ray(cls, value: object, info: ValidationInfo) -> object:
         name = flag_name(str(info.field_name))
-        usual = cls.model_fields[str(info.field_name)].default  # it stands in every options file that a run leaves
+        usual = cls.model_fields[str(info.field_name)].default  # every options file that a run writes holds it
         if info.data.get("executor") == "local" and value != usual:
             raise OptionsError(f"{name}: got {value!r} with --executor local; allowed: with --executor ray")
         return value
 
-    @field_validator("model", mode="before")
+    @field_validator("model", mode="wrap")
     @classmethod
-    def _resolve_model(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None or "config" not in info.data:  # a wrong config is a mistake reported already
-            return value or "unresolved"
+    def _resolve_model(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        if value is not None:
+            return check(value)
+        if "config" not in info.data:  # no options are built: the wrong config is an error already
+            return None
         return default_model([parse_config(text) for text in info.data["config"]])
 
     @field_validator("cache_dir", mode="before")
@@ -186,7 +203,7 @@ class Options(BaseModel):
         return _default_out(info.data) if value is None else parse_text(value)
 
     def command(self) -> str:
-        """The command line that reproduces the run: the configs, and every option that is not the default."""
+        """Return the command line that repeats the run: the configs, and every option that is not the default."""
         words = list(PROGRAM)
         usual = Options(config=self.config, model=self.model, data=self.data)
         for name in Options.model_fields:
@@ -202,7 +219,7 @@ class Options(BaseModel):
     def _names_default_model(self) -> bool:
         try:
             return self.model == default_model([parse_config(text) for text in self.config])
-        except OptionsError:
+        except OptionsError:  # these configs have no default, so that the command must name the model
             return False
 
 
@@ -210,7 +227,7 @@ def load_options_file(path: Path) -> dict[str, object]:
     """Read options from a YAML or TOML file.
 
     Returns:
-        Option name -> value as the file has it, for ``Options(**...)``.
+        Option name -> value as in the file, for ``Options(**...)``.
 
     Raises:
         OptionsError: The file cannot be read, or an option in it does not exist.
@@ -219,7 +236,7 @@ def load_options_file(path: Path) -> dict[str, object]:
 
 
 def options_from(flags: dict[str, object], file: Path | None) -> Options:
-    """Join the flags given with an options file; a flag wins over the file.
+    """Merge flags with an options file; a flag wins over the file.
 
     Raises:
         OptionsError: An option is wrong, missing or unknown.
@@ -231,7 +248,11 @@ def _default_out(values: dict[str, Any]) -> Path:
     if not {"config", "model", "data"} <= set(values):
         return Path("runs")
     stem = Path(values["data"]).stem or "data"
-    return Path("runs") / re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{values['config'][0]}")
+    name = re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{'_'.join(values['config'])}")
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: _LONGEST_NAME - 9]}-{digest}"
+    return Path("runs") / name
 
 
 def _words(name: str, value: object) -> list[str]:

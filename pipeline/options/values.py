@@ -1,4 +1,4 @@
-"""Reading of single option values, which arrive as text (command line), as YAML or TOML values, or from Python."""
+"""Parse single option values, which are text (command line), YAML or TOML values, or Python values."""
 
 import importlib.util
 import os
@@ -6,27 +6,30 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
+from basis.families import BASES
 from pipeline.errors import OptionsError
 from pipeline.options.orders import parse_config
+from pipeline.options.registry import EXECUTORS, TRACKERS, Plugin
+from quant.registry import BACKENDS, MAX_BITS, MIN_BITS, SCHEMES
 
-# A new choice is one entry here, beside the code that does it.
 CHOICES = {
-    "basis": ("cosine", "chebyshev"),
+    "basis": tuple(BASES),
     "fit": ("activations", "weights"),
     "rounding": ("gptq", "nearest"),
-    "backend": ("brevitas", "torch.ao"),
-    "scheme": ("int", "minifloat"),
+    "backend": tuple(BACKENDS),
+    "scheme": tuple(SCHEMES),
     "log_format": ("text", "json"),
-    "track": ("mlflow", "tensorboard"),
-    "executor": ("local", "ray"),
+    "track": tuple(TRACKERS),
+    "executor": tuple(EXECUTORS),
 }
-BITS = range(2, 9)
+"""Option -> its allowed values, the default first."""
+BITS = range(MIN_BITS, MAX_BITS + 1)
 _T = TypeVar("_T")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 def parse_configs(value: object) -> tuple[str, ...]:
-    """Read one config or several into their canonical texts.
+    """Parse one config or several into their canonical texts.
 
     Raises:
         OptionsError: A config is not text, cannot be parsed, or is given twice.
@@ -40,10 +43,17 @@ def parse_configs(value: object) -> tuple[str, ...]:
 
 
 def parse_bits(value: object, flag: str = "--bits") -> tuple[int, ...]:
-    """Read a comma list, or a list of whole numbers, of coefficient widths in bits; ``flag`` names it in errors.
+    """Parse the widths of the coefficients, a comma list or a list of whole numbers.
+
+    Args:
+        value: The option's value.
+        flag: Its flag, for error messages.
+
+    Returns:
+        Widths in bits.
 
     Raises:
-        OptionsError: A width is not a whole number from 2 to 8, or is given twice.
+        OptionsError: A width is not a whole number in ``BITS``, or is given twice.
     """
     tokens = _items(value)
     if not tokens or not all(re.fullmatch(r"[0-9]{1,3}", token) and int(token) in BITS for token in tokens):
@@ -54,7 +64,7 @@ def parse_bits(value: object, flag: str = "--bits") -> tuple[int, ...]:
 
 
 def parse_dense_bits(value: object) -> tuple[int, ...]:
-    """Read the widths of the dense rows; an empty list means none.
+    """Parse the widths of the dense rows; an empty list means none.
 
     Raises:
         OptionsError: As ``parse_bits``.
@@ -63,7 +73,7 @@ def parse_dense_bits(value: object) -> tuple[int, ...]:
 
 
 def parse_bases(value: object) -> tuple[str, ...]:
-    """Read a comma list, or a list, of basis names.
+    """Parse basis names, a comma list or a list.
 
     Raises:
         OptionsError: A name is unknown or given twice.
@@ -75,7 +85,7 @@ def parse_bases(value: object) -> tuple[str, ...]:
 
 
 def parse_trackers(value: object) -> tuple[str, ...]:
-    """Read a comma list, or a list, of trackers; ``none`` and an empty list mean none.
+    """Parse trackers, a comma list or a list; ``none`` and an empty list mean none.
 
     Raises:
         OptionsError: A tracker is unknown, given twice, or not installed.
@@ -87,25 +97,36 @@ def parse_trackers(value: object) -> tuple[str, ...]:
         allowed = f"{', '.join(CHOICES['track'])}, both with a comma, or none"
         raise OptionsError(f"--track: got {_shown(value)}; allowed: {allowed}")
     for name in tokens:
-        if not _installed(name):
-            raise OptionsError(
-                f"--track: got {_shown(value)}, but {name} is not installed; allowed: {name} after pip install "
-                f"'seriesquant[{name}]'"
-            )
+        require_installed("--track", name, TRACKERS[name])
     return _without_repeats("--track", tokens)
 
 
-def _installed(library: str) -> bool:
-    """Whether a library can be imported, found out without doing so; a mere folder of its name cannot."""
-    found = importlib.util.find_spec(library)
-    return found is not None and found.origin is not None
+def require_installed(flag: str, name: str, plugin: Plugin) -> None:
+    """Check that the library of a choice can be imported, without importing it.
+
+    Args:
+        flag: The option's flag, for the error message.
+        name: The choice.
+        plugin: Its code.
+
+    Raises:
+        OptionsError: The library is missing. A folder of its name is not the library.
+    """
+    if plugin.library is None:
+        return
+    found = importlib.util.find_spec(plugin.library)
+    if found is None or found.origin is None:
+        raise OptionsError(
+            f"{flag}: got {name!r}, but {plugin.library} is not installed; allowed: {name} after pip install "
+            f"'seriesquant[{plugin.library}]'"
+        )
 
 
 def parse_tracking_uri(value: object) -> str:
-    """Take a tracking URI, which the report and the options file will show.
+    """Return a tracking URI unchanged; the report and the options file show it.
 
     Raises:
-        OptionsError: It holds a password.
+        OptionsError: It holds a user or a password.
         ValueError: It is not text.
     """
     text = parse_text(value)
@@ -118,7 +139,7 @@ def parse_tracking_uri(value: object) -> str:
 
 
 def parse_device(value: object) -> str:
-    """Check the form of a device name; whether the machine has it is found out when it is used.
+    """Return a device name unchanged; this does not check that the machine has the device.
 
     Raises:
         ValueError: It is none of auto, cpu, cuda, cuda:N, mps.
@@ -129,10 +150,10 @@ def parse_device(value: object) -> str:
 
 
 def parse_text(value: object) -> str:
-    """Take text or a path, not blank.
+    """Return text or a path as text.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is of another type, blank, or holds a NUL.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text.strip() or "\0" in text:
@@ -141,7 +162,7 @@ def parse_text(value: object) -> str:
 
 
 def not_bool(value: object) -> object:
-    """Refuse true and false where a number is meant, which Python would take for 1 and 0.
+    """Return a number unchanged; true and false are refused, which Python would accept as 1 and 0.
 
     Raises:
         ValueError: It is a bool.
@@ -169,5 +190,5 @@ def _without_repeats(flag: str, values: Iterable[_T]) -> tuple[_T, ...]:
 
 
 def flag_name(option: str) -> str:
-    """The flag of an option: ``qat_epochs`` -> ``--qat-epochs``."""
+    """Return the flag of an option: ``qat_epochs`` -> ``--qat-epochs``."""
     return "--" + option.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The adapter to accelerate: device, precision and processes of a run."""
+"""Adapter to accelerate: device, precision and ranks of a run."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,24 +17,23 @@ from pipeline.runtime.processes import Processes
 
 __all__ = ["Accelerator", "make_accelerator", "prepare", "processes_of", "quiet_backward", "release"]
 
-# The others wait this long for what one process does alone, such as writing and reloading the files of a long run. One
-# that ended is noticed at once: its connections close, and the launcher ends the others.
-PATIENCE = timedelta(hours=6)
+# Ranks wait this long for work that one rank does alone, such as writing and reloading the files of a long run. A rank
+# that ended is noticed at once: its connections close, and the launcher ends the other ranks.
+TIMEOUT = timedelta(hours=6)
 
 
 def make_accelerator(device: str) -> Accelerator:
-    """Choose the device and the precision of training, and meet the other processes that a launcher started.
+    """Choose the device and the precision of training, and connect to the other ranks.
 
     Args:
-        device: ``auto`` (the best there is), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. With several processes on CUDA,
-            each takes the device of its number on its machine.
+        device: ``auto`` (the best available), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. With several ranks on CUDA,
+            each takes the device of its local rank.
 
     Returns:
-        An accelerator whose mixed precision is bf16 where the device gains from it.
+        An accelerator whose mixed precision is bf16 if the device has bf16 instructions.
 
     Raises:
-        OptionsError: The machine has no such device, or not one for each process; or the launcher's variables are
-            wrong.
+        OptionsError: The machine lacks the device, or has too few for its ranks; or the launcher's variables are wrong.
     """
     launch = launched()
     if launch.count > 1:
@@ -45,35 +44,35 @@ def make_accelerator(device: str) -> Accelerator:
         raise OptionsError("--device: got mps, but this machine has no MPS device; allowed here: auto, cpu")
     mps = torch.backends.mps.is_available() and launch.count == 1
     on_cpu = device == "cpu" or not (torch.cuda.is_available() or mps)
-    settings = [DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=PATIENCE)]
+    settings = [DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=TIMEOUT)]
     precision = "bf16" if _gains_from_bf16(on_cpu) else "no"
     return Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=settings)
 
 
 def processes_of(accelerator: Accelerator) -> Processes:
-    """The processes that the accelerator met; one where no launcher started this one."""
+    """Return this rank of the run; rank 0 of 1 if no launcher started the process."""
     return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device)
 
 
 def prepare(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, example: Callable[[], Tensor]
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Hand a network to accelerate for training; with several processes, all start from the main one's values.
+    """Wrap a network and its optimizer for training; all ranks start from rank 0's values.
 
-    Each then computes the gradients of its share of a batch, and every optimizer steps along their mean. The running
-    statistics of batch normalization are the main process' own.
+    Each rank computes the gradients of its slice of a batch, and every optimizer steps along their mean. The running
+    statistics of batch normalization are rank 0's.
 
     Args:
-        accelerator: Device, precision and processes.
+        accelerator: Device, precision and ranks.
         model: The network, in training mode.
-        optimizer: It steps the network's parameters.
-        example: Gives an image, (1, 3, H, W), on the device; asked only with several processes.
+        optimizer: The optimizer of its parameters.
+        example: Returns an image, (1, 3, H, W), on the device; called only with several ranks.
 
     Returns:
-        What to call, and what steps.
+        The wrapped network and the wrapped optimizer.
     """
     if accelerator.num_processes > 1:
-        # Parameters that no output depends on get no gradient, as in one process; DDP has to be told to look for them.
+        # Parameters that no output depends on get no gradient, as with one rank; DDP must search for them.
         accelerator.ddp_handler.find_unused_parameters = _has_idle_parameters(model, example())
     prepared, stepping = accelerator.prepare(model, optimizer)
     return prepared, stepping
@@ -81,7 +80,7 @@ def prepare(
 
 @contextmanager
 def quiet_backward(accelerator: Accelerator) -> Iterator[None]:
-    """Keep back what DDP says of the layout of depthwise kernels' gradients, which costs nothing worth a warning."""
+    """Suppress DDP's warning of the memory layout of depthwise kernels' gradients, whose cost is negligible."""
     if accelerator.num_processes == 1:
         yield
         return
@@ -91,26 +90,26 @@ def quiet_backward(accelerator: Accelerator) -> Iterator[None]:
 
 
 def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> None:
-    """Take a network back from accelerate after training, as it was before ``prepare`` but for what it learned.
+    """Undo ``prepare`` after training; the network keeps its trained values, and all ranks get rank 0's statistics.
 
-    With several processes, all of them then have the main one's running statistics. accelerate leaves a mark on what it
-    once prepared, and a marked network, or a copy of one, would train next time without mixed precision.
+    accelerate marks the networks that it prepared. A marked network, or a copy of it, would train without mixed
+    precision next time, so the mark is removed.
 
     Args:
-        accelerator: The one that prepared it.
+        accelerator: The accelerator that prepared the network.
         model: The network.
-        prepared: What ``prepare`` returned for it.
+        prepared: The wrapped network from ``prepare``.
     """
     processes_of(accelerator).share_buffers(model)
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     accelerator.free_memory()
     vars(model).pop("_is_accelerate_prepared", None)
     if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
-        del model.forward  # it hides the class's own method with the same
+        del model.forward  # an instance attribute equal to the class's method
 
 
 def _has_idle_parameters(model: nn.Module, image: Tensor) -> bool:
-    """Whether a network has parameters to train that its outputs do not depend on; the network is left as it is."""
+    """Return True if the outputs do not depend on some trainable parameter; the network is not changed."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -123,7 +122,6 @@ def _has_idle_parameters(model: nn.Module, image: Tensor) -> bool:
 
 
 def _check_shared_devices(device: str, launch: Launch) -> None:
-    """Refuse what would put two processes on one device."""
     if device == "mps" or device.startswith("cuda:"):
         raise OptionsError(
             f"--device: got {device} with {launch.count} processes; allowed: auto, cpu, or cuda, where each process "
@@ -146,7 +144,7 @@ def _select_cuda(device: str) -> None:
 
 
 def _gains_from_bf16(on_cpu: bool) -> bool:
-    """Whether bf16 has instructions of its own; emulated on a CPU without them it is several times slower."""
+    """Return True if the device has bf16 instructions; emulation on a CPU is several times slower than float32."""
     if not on_cpu:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -157,5 +155,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def placed(model: Network, device: torch.device) -> Network:
-    """Move a network, in place, to a device and to channels_last, the layout that images come in."""
+    """Move a network to a device in channels_last, the memory format of the images, in place.
+
+    Always use this helper: outputs differ in their last bits between memory formats.
+    """
     return model.to(device).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""What a run ran on, for its report: versions, the code's commit, the machine. Nothing here loads torch or fails."""
+"""Describe the software and the machine of a run, for its report; imports no torch and raises no error."""
 
 import os
 import platform
@@ -27,18 +27,18 @@ _GIT_SECONDS = 2.0
 
 
 def library_versions() -> dict[str, str]:
-    """Name -> version of Python, this package and the libraries that decide its figures."""
+    """Return name -> version of Python, this package and the libraries that its figures depend on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
 
 
 def git_commit(root: Path = _ROOT) -> str | None:
-    """The commit of this code's own checkout, ending in ``-dirty`` where tracked files were changed since.
+    """Return the commit of this code's checkout, with the suffix ``-dirty`` if tracked files differ from it.
 
     Args:
         root: The folder that holds the packages.
 
     Returns:
-        None where it is no checkout (an installed package), or where git is missing or refuses.
+        None for an installed package, which is no checkout, or if git is missing or fails.
     """
     if not (root / ".git").exists():
         return None
@@ -54,15 +54,14 @@ def git_commit(root: Path = _ROOT) -> str | None:
 
 
 def hardware(device: str | None = None) -> dict[str, Any]:
-    """The machine.
+    """Describe the machine.
 
     Args:
-        device: The run's device, such as ``cuda:0``; None where it is not known yet.
+        device: The run's device, such as ``cuda:0``; None if it is not known yet.
 
     Returns:
-        ``cpu`` (its name), ``cores`` (those that this process may use), ``threads`` (those that torch uses; None before
-        torch is loaded), ``memory_gb`` (10^9 bytes) and ``accelerator`` (its name; None on the CPU). What cannot be
-        found out is None.
+        ``cpu`` (its name), ``cores`` (available to this process), ``threads`` (of torch; None before its import),
+        ``memory_gb`` (10^9 bytes) and ``accelerator`` (its name; None on the CPU). A value that cannot be read is None.
     """
     torch = sys.modules.get("torch")
     return {

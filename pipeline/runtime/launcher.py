@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun or ``accelerate launch`` says of this process; loads nothing heavy."""
+"""Read the variables that a launcher such as torchrun or ``accelerate launch`` sets; imports nothing heavy."""
 
 import os
 import sys
@@ -11,17 +11,17 @@ from pipeline.errors import OptionsError
 NEEDED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _OTHERS: Final = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME")
 _PREFIX: Final = "TORCHELASTIC_"
-_TOLD: Final = "told by process"
+_REPORTED: Final = "reported by process"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of a process among those that run the command together.
+    """The rank of this process among the processes of one run.
 
     Attributes:
-        rank: Its number among all, from 0; number 0 is the main one, which writes and prints.
-        count: How many there are.
-        local_rank: Its number among those of its machine.
+        rank: From 0; rank 0 is the main process, which writes and prints.
+        count: Number of processes (the world size).
+        local_rank: Rank among the processes of this machine.
     """
 
     rank: int = 0
@@ -30,15 +30,18 @@ class Launch:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Return True if this process writes and prints."""
         return self.rank == 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     """Read the variables that launchers set.
 
+    Args:
+        environment: Name -> value; the process's environment by default.
+
     Returns:
-        The process' place; that of the only one where no launcher started it.
+        The rank of this process; rank 0 of 1 if no launcher started it.
 
     Raises:
         OptionsError: Only some of the variables are set, or they contradict one another.
@@ -60,27 +63,27 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch(rank, count, local_rank)
 
 
-def speaker(environment: Mapping[str, str] = os.environ) -> str:
-    """What messages begin with: who says it, or nothing where that is the main process."""
+def rank_prefix(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the prefix of this process's messages: empty in the main process."""
     try:
         launch = launched(environment)
-    except OptionsError:  # to be told as such; its place is not known
+    except OptionsError:  # the caller reports it; the rank is unknown
         return ""
     return "" if launch.is_main else f"process {launch.rank} of {launch.count}: "
 
 
-def mark_told(error: Exception, rank: int) -> None:
-    """Note on an error that another process tells it too, so that the program's user reads it once."""
-    error.add_note(f"{_TOLD} {rank}")
+def mark_reported_by(error: Exception, rank: int) -> None:
+    """Mark an error that rank ``rank`` reports, so that this rank does not report it a second time."""
+    error.add_note(f"{_REPORTED} {rank}")
 
 
-def is_told(error: BaseException | None) -> bool:
-    """Whether another process tells this error."""
-    return any(note.startswith(_TOLD) for note in getattr(error, "__notes__", ()))
+def is_reported_elsewhere(error: BaseException | None) -> bool:
+    """Return True if another rank reports this error."""
+    return any(note.startswith(_REPORTED) for note in getattr(error, "__notes__", ()))
 
 
-def leave_others(code: int) -> None:
-    """End this process now if it failed as one of several; the interpreter's own end might wait for their answers."""
+def exit_if_distributed(code: int) -> None:
+    """Exit now if several ranks run: the interpreter's normal exit could wait for messages of the other ranks."""
     try:
         several = launched().count > 1
     except OptionsError:
@@ -92,9 +95,9 @@ def leave_others(code: int) -> None:
 
 
 def without_launch(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process of its own, which is none of those that were launched together."""
-    taken_out = {*NEEDED, *_OTHERS}
-    return {k: value for k, value in environment.items() if k not in taken_out and not k.startswith(_PREFIX)}
+    """Return the environment without the launcher's variables, for a child process that is no rank of the run."""
+    removed = {*NEEDED, *_OTHERS}
+    return {k: value for k, value in environment.items() if k not in removed and not k.startswith(_PREFIX)}
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -1,4 +1,4 @@
-"""The processes of a run: how they share work, bring results together, and fail together."""
+"""The ranks of a run: collective operations, and errors that end all ranks together."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,27 +10,26 @@ from torch import Tensor, distributed, nn
 
 from basis.errors import CompressionError
 from basis.shard import CalibrationShard
-from pipeline.errors import BusyError, DataError, LostProcessError, OptionsError
-from pipeline.runtime.launcher import mark_told
-from pipeline.runtime.share import Share
+from pipeline.errors import LostProcessError
+from pipeline.runtime.launcher import mark_reported_by
+from pipeline.runtime.share import RankSlice
 
 Value = TypeVar("Value")
 _CPU = torch.device("cpu")
-_OURS = (BusyError, CompressionError, DataError, OptionsError)
-# What gloo says; with NCCL a process waits until the launcher ends it.
-_BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+# Messages of gloo; with NCCL a rank waits until the launcher ends it.
+_CONNECTION_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that run the same command, each with the same arguments.
+    """This rank of a run whose processes execute the same command with the same arguments.
 
-    Every method is called by all of them in the same order. With one process none of them does anything.
+    All ranks call every method in the same order. With one process, no method communicates.
 
     Attributes:
-        rank: The process' number, from 0; number 0 writes and prints.
-        count: How many there are.
-        device: Where tensors are when they travel: the process' own CUDA device, or the CPU.
+        rank: From 0; rank 0 writes and prints.
+        count: Number of ranks.
+        device: Device of tensors in collective operations: the rank's CUDA device, or the CPU.
     """
 
     rank: int = 0
@@ -39,19 +38,19 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and prints."""
+        """Return True if this rank writes and prints."""
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
-        """How this process' part of anything is cut."""
-        return Share(self.rank, self.count)
+    def share(self) -> RankSlice:
+        """Return the slice rule of this rank."""
+        return RankSlice(self.rank, self.count)
 
     def portion(self, images: int) -> CalibrationShard | None:
-        """Which of so many calibration images this process has, for the fit and for rounding.
+        """Return this rank's shard of ``images`` calibration images, for the fit and for rounding.
 
         Returns:
-            None where each process has all of them: there is one process, or there are fewer images than processes.
+            None if every rank holds all images: there is one rank, or there are fewer images than ranks.
         """
         if self.count == 1 or images < self.count:
             return None
@@ -59,7 +58,7 @@ class Processes:
         return CalibrationShard(mine.start, mine.stop - mine.start, images, self.sum)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """A tensor's sum over all processes, on the tensor's device: the same in each of them."""
+        """Return the sum of a tensor over all ranks, on the tensor's device; it is the same in every rank."""
         if self.count == 1:
             return tensor
         total = tensor.to(self.device, copy=True).contiguous()
@@ -67,10 +66,13 @@ class Processes:
         return total.to(tensor.device)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, one process' after the other's.
+        """Concatenate the rows of all ranks, in the order of the ranks.
 
         Args:
-            rows: (n, ...) on the CPU; n may differ between the processes, and be 0 in some of them.
+            rows: (n, ...), on the CPU; n may differ between the ranks, and may be 0.
+
+        Returns:
+            (sum of n, ...), on the CPU.
         """
         if self.count == 1:
             return rows
@@ -85,7 +87,7 @@ class Processes:
         return torch.cat(parts) if parts else rows
 
     def gather_objects(self, value: Value) -> list[Value]:
-        """What each process has, in the order of their numbers; it travels as pickle."""
+        """Return the values of all ranks, in the order of the ranks; they are pickled."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
@@ -93,7 +95,7 @@ class Processes:
         return found
 
     def broadcast_tensor(self, tensor: Tensor) -> Tensor:
-        """The main process' tensor, on this one's device; shape and type are the same in all processes."""
+        """Return rank 0's tensor, on the device of ``tensor``; its shape and dtype are the same in all ranks."""
         if self.count == 1:
             return tensor
         sent = tensor.to(self.device, copy=True).contiguous()
@@ -101,7 +103,7 @@ class Processes:
         return sent.to(tensor.device)
 
     def broadcast(self, value: Value) -> Value:
-        """What the main process has; it travels as pickle, tensors on the CPU."""
+        """Return rank 0's value; it is pickled, with tensors on the CPU."""
         if self.count == 1:
             return value
         box: list[Any] = [value if self.is_main else None]
@@ -111,19 +113,19 @@ class Processes:
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
-        """Give a network the buffers that it has in the main process, such as running statistics."""
+        """Copy rank 0's buffers, such as running statistics, into a network."""
         if self.count > 1:
             for buffer in model.buffers():
                 buffer.copy_(self.broadcast_tensor(buffer))
 
     def on_main(self, action: Callable[[], Value]) -> Value:
-        """Let the main process alone do something, such as writing a file; the others wait for its result.
+        """Run ``action`` in rank 0 only, such as writing a file, and return its result in all ranks.
 
         Args:
-            action: Returns what pickle can hold.
+            action: Its result must be picklable.
 
         Raises:
-            Exception: What it raised, in all processes.
+            Exception: The error of ``action``, in all ranks.
         """
         if self.count == 1:
             return action()
@@ -135,18 +137,18 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Block until all ranks call this."""
         if self.count > 1:
             distributed.barrier()
 
     @contextmanager
     def together(self) -> Generator[None]:
-        """Let an error of one process end all of them: without that, the others would wait for it.
+        """Raise an error of one rank in all ranks, which would otherwise wait for it.
 
-        No other method is called inside. All leave this context at the same time.
+        No other method may be called inside. All ranks leave this context at the same time.
 
         Raises:
-            Exception: That of this process, or the first one of another process, which then says of which.
+            Exception: The error of this rank, or else the first error of another rank, with its rank in the message.
         """
         if self.count == 1:
             yield
@@ -157,12 +159,12 @@ class Processes:
         except Exception as error:
             caught = error
         place = f"process {self.rank} of {self.count}"
-        errors = self.gather_objects(None if caught is None else _travelling(caught, place))
+        errors = self.gather_objects(None if caught is None else _picklable(caught, place))
         failed = [rank for rank, error in enumerate(errors) if error is not None]
         if failed:
             raised = caught or cast(Exception, errors[failed[0]])
             if not self.is_main and failed[0] != self.rank:
-                mark_told(raised, failed[0])
+                mark_reported_by(raised, failed[0])
             raise raised
 
 
@@ -170,11 +172,11 @@ ALONE = Processes()
 
 
 @contextmanager
-def leaving_together() -> Generator[None]:
-    """For a program: once a process has done its work, it waits for the others, which a launcher might else end.
+def exit_barrier() -> Generator[None]:
+    """Wait for the other ranks at the end of a program, because a launcher may end the ranks that are still at work.
 
     Raises:
-        LostProcessError: The connection to another process broke off, because it ended.
+        LostProcessError: Another rank ended, and its connection broke.
     """
     try:
         yield
@@ -182,17 +184,17 @@ def leaving_together() -> Generator[None]:
             distributed.barrier()
             distributed.destroy_process_group()
     except RuntimeError as error:
-        if distributed.is_initialized() and any(words in str(error) for words in _BROKEN_OFF):
+        if distributed.is_initialized() and any(words in str(error) for words in _CONNECTION_LOST):
             raise LostProcessError(
-                "processes: another process of this run ended or cannot be reached; its own output says why"
+                "processes: another process of this run ended or cannot be reached; see its output for the cause"
             ) from error
         raise
 
 
-def _travelling(error: Exception, place: str) -> Exception:
-    """An error as the other processes raise it: of the same class, so that the exit code is the same."""
+def _picklable(error: Exception, place: str) -> Exception:
+    """Return the error as the other ranks raise it: of the same class, so that the exit code is the same."""
     if isinstance(error, OSError):
         return OSError(error.errno, f"{place}: {error.strerror or error}", error.filename)
-    if type(error) in _OURS:
+    if isinstance(error, CompressionError):
         return type(error)(f"{place}: {error}")
     return RuntimeError(f"{place}: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""How far long work is: bars on a terminal, plain lines elsewhere, nothing in a library."""
+"""Progress of long work: bars on a terminal, plain lines elsewhere, nothing in a library."""
 
 import os
 import time
@@ -15,30 +15,49 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Protocol):
-    """What a stage of the pipeline tells about its work."""
+    """Receives the progress of the pipeline's stages."""
 
     def stage(self, name: str) -> None:
-        """Say that a stage begins."""
+        """Report that a stage begins."""
+
+    def result(self, text: str) -> None:
+        """Report figures of a finished stage, such as a Top-1."""
 
     def track(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """Follow a task of ``total`` steps; call the result with the steps just done and a short status."""
+        """Follow a task of ``total`` steps.
+
+        Returns:
+            A context; call its value with the number of steps just done and a short status.
+        """
 
 
 class SilentProgress:
-    """Says nothing: for use from Python."""
+    """Discards everything: for use from Python."""
 
     def stage(self, name: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
+
+    def result(self, text: str) -> None:
+        """Do nothing."""
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
-        """Follow a task without a word."""
+        """Follow a task silently."""
         yield lambda steps, status: None
 
 
 @dataclass(frozen=True)
 class Task:
-    """How far a task is: steps done of all, what it last said of itself, seconds since it began, whether it ended."""
+    """The state of a task.
+
+    Attributes:
+        description: The task's title.
+        done: Steps done.
+        total: Steps in all.
+        status: The last status, such as a loss.
+        seconds: Seconds since the task began.
+        ended: True after its last step.
+    """
 
     description: str
     done: int
@@ -49,47 +68,57 @@ class Task:
 
 
 class Lines(Protocol):
-    """How progress reads as lines of a file."""
+    """Formats progress as lines of text."""
 
     def stage(self, name: str) -> str:
-        """The line that says that a stage begins."""
+        """Format the begin of a stage."""
+
+    def result(self, text: str) -> str:
+        """Format the figures of a finished stage."""
 
     def task(self, task: Task) -> str:
-        """The line that says how far a task is."""
+        """Format the state of a task."""
 
 
 class PlainLines:
-    """Lines for people."""
+    """Formats progress for people."""
 
     def stage(self, name: str) -> str:
-        """The stage's name."""
+        """Return the stage's name."""
         return name
 
+    def result(self, text: str) -> str:
+        """Return the figures unchanged."""
+        return text
+
     def task(self, task: Task) -> str:
-        """See ``task_words``."""
-        return task_words(task)
+        """Return the state in words, see ``task_text``."""
+        return task_text(task)
 
 
 class LineProgress:
     """Writes lines: at most one every few seconds while a task runs, and one when it ends.
 
     Args:
-        stream: Where the lines go.
-        clock: Seconds, monotonic.
-        lines: How they read.
+        stream: Destination of the lines.
+        clock: Monotonic seconds.
+        lines: Format of the lines; ``PlainLines`` by default.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, lines: Lines | None = None) -> None:
-        """Write nothing yet."""
         self._stream, self._clock, self._lines = stream, clock, lines or PlainLines()
 
     def stage(self, name: str) -> None:
-        """Write that a stage begins."""
+        """Write a line that a stage begins."""
         self._write(self._lines.stage(name))
+
+    def result(self, text: str) -> None:
+        """Write a line of figures."""
+        self._write(self._lines.result(text))
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
-        """Write how far the task is every few seconds, and once at its end."""
+        """Write the state of the task every few seconds, and once at its end."""
         start = last_line = self._clock()
         done, last_status = 0, ""
 
@@ -117,20 +146,23 @@ class BarProgress:
 
     Args:
         stream: A terminal.
-        clock: Seconds, monotonic.
+        clock: Monotonic seconds.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        """Draw nothing yet."""
         self._bars, self._clock, self._running = _rich_bars(stream), clock, 0
 
     def stage(self, name: str) -> None:
-        """Print the stage's name, above the bars if there are any."""
+        """Print the stage's name, above any bars."""
         self._print(name)
+
+    def result(self, text: str) -> None:
+        """Print figures, above any bars."""
+        self._print(text)
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
-        """Draw a bar; tasks may be nested."""
+        """Draw a bar for a task; tasks may be nested."""
         start, last_status = self._clock(), ""
         task = self._bars.add_task(description, total=total, status="")
 
@@ -143,7 +175,7 @@ class BarProgress:
         try:
             yield advance
             done = int(self._bars.tasks[self._bars.task_ids.index(task)].completed)
-            self._print(task_words(Task(description, done, total, last_status, self._clock() - start, True)))
+            self._print(task_text(Task(description, done, total, last_status, self._clock() - start, True)))
         finally:
             self._bars.remove_task(task)
             self._leave()
@@ -163,11 +195,11 @@ class BarProgress:
 
 
 def make_progress(stream: TextIO, lines: Lines | None = None) -> Progress:
-    """Choose by where the words go: bars on a terminal, lines in a file, a pipe or a dumb terminal.
+    """Choose the progress by its destination: bars on a terminal, lines in a file, a pipe or a dumb terminal.
 
     Args:
-        stream: Where they go.
-        lines: Lines of another form than people read, wherever they go.
+        stream: Destination.
+        lines: A format for programs, which is then used on a terminal too.
     """
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
     if lines is None and stream.isatty() and not dumb:
@@ -192,8 +224,8 @@ def _rich_bars(stream: TextIO) -> "RichBars":
     )
 
 
-def task_words(task: Task) -> str:
-    """How far a task is, in words: ``fine-tune: 5/100, 1 min 35 s left, loss 4``."""
+def task_text(task: Task) -> str:
+    """Return the state of a task in words: ``fine-tune: 5/100, 1 min 35 s left, loss 4``."""
     when = f"took {_duration(task.seconds)}" if task.ended else f"{_left(task)} left"
     return f"{task.description}: {task.done}/{task.total}, {when}" + (f", {task.status}" if task.status else "")
 

@@ -1,4 +1,4 @@
-"""A run's own random numbers from torch's global generators, beside whatever else the process does with them."""
+"""Random numbers of a run, drawn from torch's global generators without changing them for other code."""
 
 import threading
 from collections.abc import Generator, Mapping
@@ -16,17 +16,16 @@ class RandomStream:
     """A stream of random numbers for code that draws from torch's global generators, such as dropout.
 
     Attributes:
-        state: Device type -> state of its generator, to go on from.
+        state: Device type -> state of its generator, from which the stream resumes.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        """Start at a seed, on the CPU and on a device; nothing global changes."""
         places = {"cpu": torch.device("cpu"), device.type: device}
         self.state = {kind: torch.Generator(place).manual_seed(seed).get_state() for kind, place in places.items()}
 
     @contextmanager
     def drawn_from(self) -> Generator[None]:
-        """Let torch draw from this stream; afterwards the global generators are as they were. One thread at a time."""
+        """Make torch draw from this stream, in one thread at a time; restore the global generators afterwards."""
         with _GENERATORS:
             before = {kind: _module(kind).get_rng_state() for kind in self.state}
             _set(self.state)
@@ -43,18 +42,17 @@ def _set(states: Mapping[str, Tensor]) -> None:
 
 
 def _module(kind: str) -> Any:
-    """Where the generators of the current device of this type are reached."""
+    """Return the module with the generator functions of a device type."""
     return torch if kind == "cpu" else cast(Any, torch.get_device_module(kind))
 
 
 @dataclass
 class _Flag:
-    """The process has one flag for all threads: how many runs want it set, and what it was before the first."""
+    """The process-wide flag: the number of runs that need it, and its value before the first of them."""
 
     lock: threading.Lock
     wanted: int = 0
-    before: bool = False
-    warn_only: bool = False
+    before: int = 0
 
 
 _FLAG = _Flag(threading.Lock())
@@ -62,12 +60,12 @@ _FLAG = _Flag(threading.Lock())
 
 @contextmanager
 def deterministic_algorithms() -> Generator[None]:
-    """Deterministic algorithms where they exist; when the last of several runs ends, the flag is what it was before."""
+    """Use deterministic algorithms where they exist; restore the flag after the last of several concurrent runs."""
     with _FLAG.lock:
         if _FLAG.wanted == 0:
-            _FLAG.before = torch.are_deterministic_algorithms_enabled()
-            _FLAG.warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            _FLAG.before = torch.get_deterministic_debug_mode()
+            # Not use_deterministic_algorithms, which sets the same flag after importing the compiler, for a second.
+            torch.set_deterministic_debug_mode("warn")
         _FLAG.wanted += 1
     try:
         yield
@@ -75,4 +73,4 @@ def deterministic_algorithms() -> Generator[None]:
         with _FLAG.lock:
             _FLAG.wanted -= 1
             if _FLAG.wanted == 0:
-                torch.use_deterministic_algorithms(_FLAG.before, warn_only=_FLAG.warn_only)
+                torch.set_deterministic_debug_mode(_FLAG.before)

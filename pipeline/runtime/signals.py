@@ -1,4 +1,4 @@
-"""Being asked to end: training ends between two steps, with a checkpoint; anything else where it stands."""
+"""Stopping a run by a signal: training stops between two steps, with a checkpoint; other work stops at once."""
 
 import os
 import signal
@@ -6,86 +6,103 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-# An orchestrator sends SIGKILL some time after SIGTERM (Docker after 10 s): a step that takes longer is given up.
+# Orchestrators send SIGKILL some time after SIGTERM (Docker after 10 s), so a longer step is abandoned.
 GRACE_SECONDS = 5.0
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """The process received SIGTERM."""
+
+
+class HungUp(BaseException):
+    """The process received SIGHUP: its terminal or its session closed."""
+
+
+_REASONS: Final[dict[int, type[BaseException]]] = {
+    signal.SIGTERM: Terminated,
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGHUP: HungUp,
+}
 
 
 class Interruption:
-    """Whether somebody asked to end, and whether this is a moment at which that can be done at once.
+    """A pending stop request, and whether it must be deferred.
 
-    A caller of the library may call ``request`` from another thread; the program lets signals do it, see
-    ``on_signals``. Nothing here touches the process's signal handlers.
+    A caller of the library may call ``request`` from another thread. The program connects it to signals, see
+    ``on_signals``. This class changes no signal handler.
     """
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
-        self._wanted: BaseException | None = None
-        self._busy = False
+        self._reason: BaseException | None = None
+        self._deferred = False
 
     def request(self, reason: BaseException | None = None) -> bool:
-        """Ask to end.
+        """Request a stop.
 
         Args:
-            reason: What ``check`` raises; KeyboardInterrupt by default.
+            reason: The exception that ``check`` raises; KeyboardInterrupt by default.
 
         Returns:
-            Whether a training step is under way, which ``check`` follows soon.
+            True if the stop is deferred: the code that runs now calls ``check`` soon.
         """
-        self._wanted = reason or KeyboardInterrupt()
-        return self._busy
+        self._reason = reason or KeyboardInterrupt()
+        return self._deferred
 
     @property
     def reason(self) -> BaseException | None:
-        """What ``check`` would raise now."""
-        return self._wanted
+        """The exception that ``check`` would raise now; None without a request."""
+        return self._reason
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked to end."""
-        return self._wanted is not None
+        """Return True if a stop was requested."""
+        return self._reason is not None
 
     @property
-    def in_step(self) -> bool:
-        """Whether a step is under way."""
-        return self._busy
+    def is_deferred(self) -> bool:
+        """Return True inside ``deferred``."""
+        return self._deferred
 
     @contextmanager
-    def step(self) -> Generator[None]:
-        """Mark a stretch of code that leaves something half changed when it is broken off."""
-        self._busy = True
+    def deferred(self) -> Generator[None]:
+        """Defer stop requests to the next ``check``, around code that must not be cut off halfway."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._busy = False
+            self._deferred = False
 
     def check(self) -> None:
-        """End here if somebody asked for it.
+        """Raise the reason of a pending stop request; return without one.
 
         Raises:
-            BaseException: The reason that was given, for example KeyboardInterrupt.
+            BaseException: The reason, for example KeyboardInterrupt.
         """
-        if self._wanted is not None:
-            raise self._wanted
+        if self._reason is not None:
+            raise self._reason
 
 
 def ignore_signals() -> None:
-    """Let SIGTERM and Ctrl-C do nothing from now on: for a process that has only to exit."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Ignore SIGTERM, SIGHUP and Ctrl-C from now on: the process has only to exit."""
+    for number in _REASONS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def on_signals() -> Generator[Interruption]:
-    """Turn SIGTERM and Ctrl-C into requests to end, in the main thread; elsewhere change nothing.
+def on_signals(grace_seconds: float = GRACE_SECONDS) -> Generator[Interruption]:
+    """Turn SIGTERM, SIGHUP and Ctrl-C into stop requests, in the main thread; change nothing in other threads.
 
-    Outside of training steps they raise at once, so that files are closed and temporary ones removed. A second one, or
-    a step that takes longer than ``GRACE_SECONDS``, does so in training too.
+    Outside of ``Interruption.deferred`` they raise at once, so that files are closed and temporary files removed. A
+    second signal raises inside it too, and so does code that stays in it for longer than ``grace_seconds``. An ignored
+    signal, such as SIGHUP under ``nohup``, stays ignored.
+
+    Args:
+        grace_seconds: Seconds that deferred code may still run after a signal.
+
+    Yields:
+        The stop request that the signals set.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -94,20 +111,20 @@ def on_signals() -> Generator[Interruption]:
     owner = os.getpid()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a worker that was forked from us
+        if os.getpid() != owner:  # a forked worker inherits this handler
             os._exit(128 + number)
         if number == signal.SIGALRM:
-            if interruption.in_step:
+            if interruption.is_deferred:
                 interruption.check()
             return
-        again = interruption.requested
-        busy = interruption.request(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-        if again or not busy:
+        repeated = interruption.requested
+        deferred = interruption.request(_REASONS[number]())
+        if repeated or not deferred:
             interruption.check()
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, grace_seconds)
 
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-    previous = {number: signal.signal(number, on_signal) for number in watched}
+    watched = [number for number in _REASONS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, on_signal) for number in (*watched, signal.SIGALRM)}
     try:
         yield interruption
     finally:

@@ -1,8 +1,8 @@
-"""Turns between the runs of one process: all may compute at once, but while one traces a network no other computes.
+"""Exclusive access of one thread to the process: no other run computes while a network is traced.
 
-``torch.export`` patches ``torch.nn.Module.__call__`` for the whole process while it traces, so that a network called in
-another thread would end up in the graph, or give other figures. A run therefore computes within ``computing``; tracing
-waits in ``alone`` until every other run has given way, which each does at every word of progress.
+``torch.export`` patches ``torch.nn.Module.__call__`` for the whole process while it traces. A network that another
+thread calls meanwhile would end up in the graph, or return different outputs. A run therefore computes inside
+``computing``; tracing waits in ``exclusive`` until every other run has yielded, which each does at every progress call.
 """
 
 import threading
@@ -13,18 +13,25 @@ from pipeline.runtime.progress import Advance, Progress
 
 
 class Turns:
-    """Who computes, and who waits to be alone."""
+    """A lock that many threads share for computing, and that one thread can hold exclusively.
+
+    Threads that wait for exclusive access go before threads that begin to compute.
+    """
 
     def __init__(self) -> None:
-        """Nobody computes."""
         self._changed = threading.Condition()
         self._computing: set[int] = set()
         self._waiting = 0
-        self._alone = False
+        self._exclusive = False
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of threads that wait for exclusive access."""
+        return self._waiting
 
     @contextmanager
     def computing(self) -> Generator[None]:
-        """Compute in this thread, beside others that do."""
+        """Compute in this thread, side by side with other threads."""
         self._enter()
         try:
             yield
@@ -32,8 +39,8 @@ class Turns:
             self._leave()
 
     @contextmanager
-    def resting(self) -> Generator[None]:
-        """Do not compute for a while, where this thread did: for waiting for something that another run holds."""
+    def released(self) -> Generator[None]:
+        """Release this thread's turn, for example while it waits for a lock that another run holds."""
         computed = self._leave()
         try:
             yield
@@ -42,14 +49,14 @@ class Turns:
                 self._enter()
 
     @contextmanager
-    def alone(self) -> Generator[None]:
-        """Have the process to this thread, as soon as every other one that computes has given way."""
-        with self.resting():
+    def exclusive(self) -> Generator[None]:
+        """Block until no other thread is computing, then hold the process exclusively."""
+        with self.released():
             with self._changed:
                 self._waiting += 1
                 try:
-                    self._changed.wait_for(lambda: not self._computing and not self._alone)
-                    self._alone = True
+                    self._changed.wait_for(lambda: not self._computing and not self._exclusive)
+                    self._exclusive = True
                 finally:
                     self._waiting -= 1
                     self._changed.notify_all()
@@ -57,22 +64,22 @@ class Turns:
                 yield
             finally:
                 with self._changed:
-                    self._alone = False
+                    self._exclusive = False
                     self._changed.notify_all()
 
-    def give_way(self) -> None:
-        """Let a thread that waits to be alone go first."""
+    def yield_to_exclusive(self) -> None:
+        """Let threads that wait for exclusive access go first; return at once if there are none."""
         if self._waiting:
-            with self.resting():
+            with self.released():
                 pass
 
     def _enter(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not self._waiting)
+            self._changed.wait_for(lambda: not self._exclusive and not self._waiting)
             self._computing.add(threading.get_ident())
 
     def _leave(self) -> bool:
-        """Stop computing; whether this thread did."""
+        """Stop computing; return True if this thread was computing."""
         with self._changed:
             computed = threading.get_ident() in self._computing
             self._computing.discard(threading.get_ident())
@@ -81,32 +88,36 @@ class Turns:
 
 
 TURNS = Turns()
-"""Those of this process: what torch patches is the process's."""
+"""The lock of this process, because torch patches process-wide state."""
 
 
-class GivingWay:
-    """Progress that gives way at every word.
+class YieldingProgress:
+    """Progress that lets a waiting exclusive thread go first at every call.
 
     Args:
-        progress: Where the words go.
+        progress: The progress that it forwards to.
     """
 
     def __init__(self, progress: Progress) -> None:
-        """Say nothing yet."""
         self._progress = progress
 
     def stage(self, name: str) -> None:
-        """Give way, and say that a stage begins."""
-        TURNS.give_way()
+        """Yield, and report that a stage begins."""
+        TURNS.yield_to_exclusive()
         self._progress.stage(name)
+
+    def result(self, text: str) -> None:
+        """Yield, and report figures."""
+        TURNS.yield_to_exclusive()
+        self._progress.result(text)
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
-        """Follow a task; give way after each of its steps."""
-        with self._progress.track(description, total) as told:
+        """Follow a task; yield after each of its steps."""
+        with self._progress.track(description, total) as forward:
 
             def advance(steps: int, status: str) -> None:
-                told(steps, status)
-                TURNS.give_way()
+                forward(steps, status)
+                TURNS.yield_to_exclusive()
 
             yield advance

@@ -1,5 +1,6 @@
-"""The stages of one network: approximate and fine-tune once, then quantize and measure for each width."""
+"""Replace convolutions by series, fit the coefficients, fine-tune, and measure before and after."""
 
+import copy
 from dataclasses import dataclass
 
 from torch import nn
@@ -8,71 +9,89 @@ from basis.activations import fit_activations, output_errors
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.options.grid import Variant
-from pipeline.stages.context import RunContext
+from pipeline.runtime.device import placed
+from pipeline.stages.baseline import Baseline
+from pipeline.stages.context import RunContext, calibration_images, calibration_shard
+from pipeline.stages.evaluate import top1_once
 from pipeline.stages.keys import VariantKeys
-from pipeline.stages.train import TrainingSummary
+from pipeline.stages.train import TrainingSummary, train_once
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import StageKey
+from quant.counting import compressible_params, count_params
 
 
 @dataclass(frozen=True)
-class ApproximatedNetwork:
-    """A network after approximation and fine-tuning.
+class FloatFigures:
+    """The figures of a network after approximation and fine-tuning.
 
     Attributes:
-        model: The network.
-        layers: What was planned for each layer.
-        epochs: Epochs of fine-tuning that it has seen.
-        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which nothing approximates.
-        top1_post: Top-1 after it.
+        layers: The plan of each layer.
         fit_errors: Layer name -> relative output error of the fit.
+        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which is not approximated.
+        top1_post: Top-1 after fine-tuning, in percent.
+        params: See ``quant.counting.count_params``.
+        compressible_params: See ``quant.counting.compressible_params``.
         training: Fine-tuning.
     """
 
-    model: nn.Module
     layers: list[LayerPlan]
-    epochs: int
+    fit_errors: dict[str, float]
     top1_pre: float | None
     top1_post: float
-    fit_errors: dict[str, float]
+    params: int
+    compressible_params: int
     training: TrainingSummary
 
 
-def approximate(context: RunContext, variant: Variant, fit: str, steps: VariantKeys) -> ApproximatedNetwork:
-    """Swap the planned convolutions for series, fit them, measure, fine-tune, measure again.
+def approximate(
+    context: RunContext, baseline: Baseline, variant: Variant, keys: VariantKeys
+) -> tuple[nn.Module, FloatFigures]:
+    """Replace the planned convolutions by series, fit them, measure, fine-tune, and measure again.
 
     Args:
-        context: The run's network, data and device.
-        variant: Its config and basis.
-        fit: ``activations`` reproduces the layers' outputs on the calibration images, ``weights`` the filters.
-        steps: The variant's stages; with 0 epochs the network stays as it was fitted.
+        context: The run.
+        baseline: The uncompressed network.
+        variant: The config and basis.
+        keys: The variant's stages; with 0 epochs the network stays as fitted.
+
+    Returns:
+        The float network and its figures.
 
     Raises:
-        CompressionError: The config does not fit the network, or fine-tuning diverged.
+        OptionsError: The config does not fit the network.
+        NumericalError: The fit or the training has values that are not finite.
     """
-    model = context.copy_of_baseline()
+    model = copy.deepcopy(baseline.model)
     layers = plan_layers(model, variant.config)
     fit_errors: dict[str, float] = {}
     top1_pre, training = None, TrainingSummary()
-    if steps.fit is not None and steps.fitted is not None:
-        model = context.at_home(swap_convolutions(model, orders_of(layers), variant.bases[0]))
-        fit_errors = _fit_once(context, fit, model, steps.fit)
-        top1_pre = context.top1_once(model, steps.fitted)
-    if steps.training is not None:
-        training = context.train_once(model, steps.course, steps.training)
-    top1 = context.top1_once(model, steps.tuned)
-    return ApproximatedNetwork(model, layers, variant.epochs, top1_pre, top1, fit_errors, training)
+    if keys.fit is not None and keys.fitted is not None:
+        swapped = swap_convolutions(model, orders_of(layers), variant.bases[0])
+        model = placed(swapped, context.device).eval()
+        fit_errors = fit_once(context, baseline, model, keys.fit)
+        top1_pre = top1_once(context, model, keys.fitted)
+    if keys.training is not None:
+        training = train_once(context, model, keys.training)
+    top1 = top1_once(context, model, keys.tuned)
+    counts = count_params(model), compressible_params(model)
+    return model, FloatFigures(layers, fit_errors, top1_pre, top1, *counts, training)
 
 
-def _fit_once(context: RunContext, fit: str, model: nn.Module, step: StageKey) -> dict[str, float]:
-    """Fit a network's coefficients in place; gives the layers' relative output errors."""
+def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: StageKey) -> dict[str, float]:
+    """Fit a network's coefficients in place, or load them from the store.
 
-    def make() -> Entry:
-        visit = fit_activations if fit == "activations" else output_errors
-        errors = visit(model, context.baseline, context.calibration_images(), seed=context.seed, shard=context.portion)
+    Returns:
+        Layer name -> relative output error of the fit.
+    """
+
+    def compute() -> Entry:
+        visit = fit_activations if context.options.fit == "activations" else output_errors
+        images, shard = calibration_images(context), calibration_shard(context)
+        errors = visit(model, baseline.model, images, seed=context.options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
-    entry = context.store.once(step, make)
-    model.load_state_dict(entry.tensors)
+    entry, cached = context.store.once(stage, compute)
+    if cached or context.processes.count > 1:
+        model.load_state_dict(entry.tensors)
     errors: dict[str, float] = entry.metadata["errors"]
     return errors

@@ -1,113 +1,135 @@
-"""The baseline: the uncompressed network, loaded or trained once on the data."""
+"""Load the uncompressed network, or train it once on the data, and measure it."""
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
 
-from pipeline.data.dataset import Dataset
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
-from pipeline.runtime.device import Accelerator
-from pipeline.runtime.progress import Progress
+from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.onnx.file import OnnxExporter
+from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
-from pipeline.runtime.signals import Interruption
-from pipeline.stages.train import TrainingJob, train_once
-from pipeline.store.store import StageKey, Store
-from pipeline.tracking import NullTracker, Tracker
+from pipeline.stages.context import RunContext
+from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.train import TrainingJob, train_once, training_job
+from pipeline.store.store import StageKey
 from pipeline.training.loop import Schedule
+from pipeline.training.state import TrainingLabel
+from pipeline.training.teacher import Teacher
 
-BASELINE_SCHEDULE = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
+BASELINE_SCHEDULE: Final = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 
 
 @dataclass(frozen=True)
-class Start:
+class Baseline:
+    """The uncompressed network.
+
+    Attributes:
+        model: The network, on the run's device and in evaluation mode; no stage changes it.
+        digest: See ``pipeline.models.digest.network_digest``.
+        origin: The source of its weights, in words for the report.
+        top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
+        teacher: The same network as a teacher; None if training uses labels only.
+        exporter: Writes the ONNX files of all rows, from one traced graph.
+    """
+
+    model: nn.Module
+    digest: str
+    origin: str
+    top1: float
+    teacher: Teacher | None
+    exporter: OnnxExporter = field(default_factory=OnnxExporter)
+
+
+@dataclass(frozen=True)
+class InitialNetwork:
     """The uncompressed network before its training, if it needs any.
 
     Attributes:
-        model: The network, with its weights where these are loaded.
-        origin: Where its weights are from, in words for the report.
-        course: How it is trained; None where its weights are loaded.
-        training: That stage.
+        model: The network, with its weights if they are loaded.
+        origin: See ``Baseline``.
+        job: Its training; None if its weights are loaded.
     """
 
     model: nn.Module
     origin: str
-    course: TrainingJob | None = None
-    training: StageKey | None = None
+    job: TrainingJob | None = None
 
 
-def start_baseline(
-    model_name: str, weights: str, data: Dataset, *, accelerator: Accelerator, seed: int, store: Store
-) -> Start:
-    """Load the network's weights, or say how it is trained on the data.
-
-    Args:
-        model_name: See ``pipeline.models.registry.build_model``.
-        weights: A checkpoint file, the name of torchvision weights, or ``auto``.
-        data: Training images; the test images are not looked at.
-        accelerator: Device and precision of training.
-        seed: Initial weights and training follow from it.
-        store: Where a trained network is kept.
+def prepare_baseline(context: RunContext) -> Baseline:
+    """Load or train the uncompressed network, and measure its Top-1.
 
     Raises:
-        OptionsError: The model is unknown or cannot take the images.
+        OptionsError: The model is unknown or does not accept the images.
+        DataError: The weights are missing, damaged or do not fit.
+        NumericalError: Training diverged.
+    """
+    context.progress.stage(f"baseline: {context.options.model} on {context.data.name}")
+    with context.processes.together():
+        initial = initial_network(context)
+    if initial.job is not None:
+        train_once(context, initial.model, initial.job)
+    model = placed(initial.model, context.device).eval()
+    digest = network_digest(context.options.model, model)
+    top1 = top1_once(context, model, baseline_key(context, digest))
+    context.progress.result(f"baseline: Top-1 {top1:.2f}")
+    return make_baseline(context, model, initial.origin, top1)
+
+
+def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
+    """Put a network whose weights are known on the run's device, with its digest and, if wanted, its teacher."""
+    model = placed(model, context.device).eval()
+    teacher = Teacher(model, context.accelerator) if context.options.distill else None
+    return Baseline(model, network_digest(context.options.model, model), origin, top1, teacher)
+
+
+def baseline_key(context: RunContext, digest: str) -> StageKey:
+    """Return the stage that measures the baseline."""
+    return top1_key(context, "baseline", digest)
+
+
+def initial_network(context: RunContext) -> InitialNetwork:
+    """Load the network's weights, or return the training that makes them.
+
+    Raises:
+        OptionsError: The model is unknown or does not accept the images.
         DataError: The weights are missing, damaged or do not fit.
     """
+    model_name, weights, data = context.options.model, context.options.weights, context.data
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
         if known is None:
-            return _to_train(model_name, TrainingJob(data, BASELINE_SCHEDULE, accelerator, seed), store)
+            return _to_train(context)
         weights = known
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
-        model = _initial(model_name, data, seed)
-        load_checkpoint(model, Path(weights))
-        return Start(model.eval(), f"checkpoint {Path(weights).name}")
+        model = _random_network(context)
+        load_weights(model, Path(weights))
+        return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
     model = load_torchvision_weights(model_name, data.classes, weights)
     check_forward(model, data.classes, data.image_size)
-    return Start(model.eval(), f"torchvision {weights}")
+    return InitialNetwork(model.eval(), f"torchvision {weights}")
 
 
-def train_baseline(
-    start: Start,
-    store: Store,
-    *,
-    progress: Progress | None = None,
-    interruption: Interruption | None = None,
-    tracker: Tracker | None = None,
-) -> nn.Module:
-    """Train the network if it needs it, once; see ``train_once``.
-
-    Returns:
-        The network, in evaluation mode.
-    """
-    if start.course is not None and start.training is not None:
-        train_once(
-            start.model,
-            start.course,
-            store,
-            start.training,
-            progress=progress,
-            interruption=interruption,
-            on_epoch=partial((tracker or NullTracker()).epoch, start.training.name),
-        )
-    return start.model
-
-
-def _initial(model_name: str, data: Dataset, seed: int) -> nn.Module:
-    with RandomStream(seed, torch.device("cpu")).drawn_from():
-        model = build_model(model_name, data.classes)
-    check_forward(model, data.classes, data.image_size)
+def _random_network(context: RunContext) -> nn.Module:
+    with RandomStream(context.options.seed, torch.device("cpu")).drawn_from():
+        model = build_model(context.options.model, context.data.classes)
+    check_forward(model, context.data.classes, context.data.image_size)
     return model
 
 
-def _to_train(model_name: str, course: TrainingJob, store: Store) -> Start:
-    model = _initial(model_name, course.data, course.seed)
-    name = course.data.name
-    training = course.step(store, network_digest(model_name, model), f"baseline: training {model_name} on {name}")
-    origin = f"trained on {name} for {course.schedule.epochs} epochs, seed {course.seed}"
-    return Start(model, origin, course, training)
+def _to_train(context: RunContext) -> InitialNetwork:
+    model, name, data = _random_network(context), context.options.model, context.data.name
+    job = training_job(
+        context,
+        f"baseline: training {name} on {data}",
+        TrainingLabel("baseline", "training"),
+        network_digest(name, model),
+        BASELINE_SCHEDULE,
+    )
+    origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
+    return InitialNetwork(model, origin, job)

@@ -1,17 +1,16 @@
-"""What a run would do, without doing it: its stages, what the store holds of them, and what it would write."""
+"""The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import torch
 from tabulate import tabulate
-from torch import nn
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import tensor_bytes
-from pipeline.data.sources import load_dataset
-from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant, variants
 from pipeline.options.options import Options
@@ -19,63 +18,62 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.baseline import Start, start_baseline
-from pipeline.stages.context import RunContext, check_configs, make_context, open_store
+from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
+from pipeline.stages.context import RunContext, make_context, network_identity
 from pipeline.stages.keys import variant_keys
-from pipeline.store.store import Store
+from pipeline.store.store import StageKey
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.network import quantize_network
 from quant.schemes import get_format
 
-# What a stage's state in the store means for the run.
-_WORDS = {"stored": "in the store", "begun": "goes on from a checkpoint", "to do": "to do"}
+_WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint", "to do": "to do"}
+"""State of a stage in the store -> its meaning for the run."""
 
 
 def plan_text(options: Options) -> str:
-    """The plan of a run: every stage and whether its result is stored, and every layer's size at every width.
+    """Describe a run without doing it: every stage with its state in the store, and the size of every layer and file.
 
-    Nothing is trained, fitted or written. A network of random weights has the sizes of the trained one.
+    Sizes are estimated with random weights. The written file can differ slightly: batch normalization may need
+    float32, and gptq adds term exponents.
 
     Raises:
-        CompressionError: The options do not fit the model or the data.
+        OptionsError: The options do not fit the network or the data.
+        DataError: Data or weights are missing or damaged.
     """
-    data = load_dataset(options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=0)
-    check_configs(options, data)
-    accelerator = make_accelerator(options.device)
-    store = open_store(options, accelerator)
-    start = start_baseline(
-        options.model, options.weights, data, accelerator=accelerator, seed=options.seed, store=store
-    )
-    network = _as_stored(start, store)
-    context = make_context(options, data, network, accelerator, store, SilentProgress(), Interruption())
+    alone = options.model_copy(update={"workers": 0})
+    context = make_context(alone, make_accelerator(options.device), SilentProgress(), Interruption())
+    initial = initial_network(context)
+    baseline = _as_stored(context, initial)
+    data = context.data
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
     for variant in variants(options):
-        lines += ["", *_sizes(options, variant, context)]
-    return "\n".join([*lines, "", *_stages(options, start, context)])
-
-
-def _as_stored(start: Start, store: Store) -> nn.Module:
-    """The baseline if it can be had without training; if not, one that no stored result belongs to."""
-    entry = store.find(start.training.key) if start.training else None
-    if entry is not None:
-        start.model.load_state_dict(entry.tensors)
-    return start.model.eval()
-
-
-def _stages(options: Options, start: Start, context: RunContext) -> list[str]:
-    steps = [start.training] if start.training else []
-    steps.append(context.baseline_step)
+        lines += ["", *_sizes(context, variant)]
+    stages = [initial.job.stage] if initial.job else []
+    stages.append(baseline_key(context, baseline.digest))
     for variant in variants(options):
-        steps += variant_keys(options, variant, context)
-    rows = [(step.name, _WORDS[context.store.state(step)]) for step in steps]
+        stages += variant_keys(context, baseline, variant)
+    return "\n".join([*lines, "", *_states(context, stages)])
+
+
+def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:
+    """Return the baseline if no training is needed; otherwise a random network, whose keys match no stored result."""
+    entry = context.store.find(initial.job.stage.key) if initial.job else None
+    if entry is not None:
+        initial.model.load_state_dict(entry.tensors)
+    return make_baseline(context, initial.model, initial.origin, float("nan"))
+
+
+def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:
+    rows = [(stage.name, _WORDS[context.store.state(stage)]) for stage in stages]
     stored = sum(words == _WORDS["stored"] for _, words in rows)
-    table = tabulate(rows, ("Stage", "State"), disable_numparse=True)
-    return [table, "", f"{stored} of {len(rows)} stages are in the store {context.store.folder}"]
+    yield tabulate(rows, ("Stage", "State"), disable_numparse=True)
+    yield from ("", f"{stored} of {len(rows)} stages are in the store {context.store.folder}")
 
 
-def _sizes(options: Options, variant: Variant, context: RunContext) -> list[str]:
-    """A line for every width, and a table of the layers."""
+def _sizes(context: RunContext, variant: Variant) -> list[str]:
+    """Return a line for every width and basis, and a table of the layers."""
+    options = context.options
     with RandomStream(0, torch.device("cpu")).drawn_from():
         model = build_model(options.model, context.data.classes)
     plan = plan_layers(model, variant.config, options.model)
@@ -86,23 +84,24 @@ def _sizes(options: Options, variant: Variant, context: RunContext) -> list[str]
     for bits in variant.bits:
         format = get_format(options.scheme, bits)
         record = record_network(model, quantize_network(model, format, get_backend(options.backend)))
-        size = len(serialize(record, context.identity)) / 1e6
-        facts = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
-        lines += [f"{basis} {variant.config.text}, {format}: {facts}" for basis in variant.bases]
+        size = len(serialize(record, network_identity(context))) / 1e6
+        figures = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
+        lines += [f"{basis} {variant.config.text}, {format}: {figures}" for basis in variant.bases]
         records[f"MB, {format}"] = record
     return [*lines, _layer_table(plan, records)]
 
 
 def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:
-    """One line per layer; what the file holds besides, normalization and biases first, is in the whole only."""
+    """Format one line per layer. Normalization and biases are only in the size of the whole file."""
     sizes = [{layer.name: sum(tensor_bytes(layer.values)) for layer in record.layers} for record in records.values()]
     rows = [
-        (layer.name, _times(layer.kernel), _times(layer.order), *(f"{size[layer.name] / 1e6:.6f}" for size in sizes))
+        (
+            layer.name,
+            shape_text(layer.kernel),
+            shape_text(layer.order),
+            *(f"{size[layer.name] / 1e6:.6f}" for size in sizes),
+        )
         for layer in plan
     ]
     align = ("left",) * 3 + ("right",) * len(sizes)
     return tabulate(rows, ("Layer", "Kernel", "Order", *records), disable_numparse=True, colalign=align)
-
-
-def _times(sizes: Sequence[int] | None) -> str:
-    return "x".join(map(str, sizes)) if sizes else "-"

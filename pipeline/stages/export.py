@@ -1,4 +1,4 @@
-"""An artifact in the formats of others: ONNX, and a state dict for PyTorch."""
+"""Export networks as ONNX files and PyTorch state dicts, and measure ONNX files in onnxruntime."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,27 +18,27 @@ from pipeline.onnx.file import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.weights import onnx_bits
 from pipeline.runtime.processes import ALONE, Processes
-from pipeline.stages.evaluate import Evaluation, measure, measure_together
+from pipeline.stages.evaluate import EVALUATION_BATCH, Evaluation, measure, measure_together
 from reports.files import write_atomically
 
 _CHECKED_IMAGES = 4
 
 
 def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool) -> str:
-    """Write an artifact's network as ONNX, once onnx.checker and onnxruntime accept it.
+    """Write an artifact's network as an ONNX file, after onnx.checker and onnxruntime accepted it.
 
     Args:
         file: The artifact.
         out: The file to write, atomically.
-        materialize: Whether quantized layers become plain float32 weights.
-        allow_import: Whether the artifact may name a ``module:callable`` to import.
+        materialize: Write quantized layers as plain float32 weights.
+        allow_import: Import the ``module:callable`` that the artifact names.
 
     Returns:
-        A line for the user: the file, its size, and how far its logits are from PyTorch's on images of noise.
+        A line for the user: the file, its size, and the largest difference of a logit from PyTorch's on random images.
 
     Raises:
         DataError: The artifact is missing or damaged.
-        OptionsError: The network has no ONNX form, or may not be imported.
+        OptionsError: The network has no ONNX form, or its ``module:callable`` is not allowed.
         OSError: The file cannot be written.
     """
     network, record, identity = load_parts(file, allow_import=allow_import)
@@ -52,20 +52,20 @@ def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool)
 
 
 def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
-    """Write an artifact's dense network as a state dict in safetensors: float32, and no pickle.
+    """Write an artifact's dense network as a float32 state dict in a safetensors file.
 
     Args:
         file: The artifact.
-        out: The file to write, atomically; ``load_state_dict(safetensors.torch.load_file(out))`` of the original
-            architecture takes it.
-        allow_import: Whether the artifact may name a ``module:callable`` to import.
+        out: The file to write, atomically. The original architecture loads it with
+            ``load_state_dict(safetensors.torch.load_file(out))``.
+        allow_import: Import the ``module:callable`` that the artifact names.
 
     Returns:
         A line for the user: the file and its size.
 
     Raises:
         DataError: The artifact is missing or damaged.
-        OptionsError: The network may not be imported.
+        OptionsError: Its ``module:callable`` is not allowed.
         OSError: The file cannot be written.
     """
     network, _, _ = load_parts(file, allow_import=allow_import)
@@ -77,7 +77,7 @@ def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
 
 @torch.no_grad()
 def _difference(content: bytes, network: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
-    """The largest difference of a logit between onnxruntime and PyTorch, and the largest logit."""
+    """Return the largest difference of a logit between onnxruntime and PyTorch, and the largest logit."""
     images = torch.randn(_CHECKED_IMAGES, 3, *image_size, generator=torch.Generator().manual_seed(0))
     logits = network(images)
     found = run_session(open_session(content), images)
@@ -90,13 +90,13 @@ def _line(path: Path) -> str:
 
 @dataclass(frozen=True)
 class OnnxFigures:
-    """What was measured with a row's ONNX file; all None, and the reason, where there is none.
+    """The figures of a row's ONNX file; all None, with a reason, if there is no file.
 
     Attributes:
         top1: Top-1 in onnxruntime, in percent.
-        differing_predictions: Test images whose first answer is not PyTorch's.
-        bits: Width of the stored integers, which ONNX has a type for.
-        reason: Why there is no file.
+        differing_predictions: Number of test images with another prediction than PyTorch's.
+        bits: Width of the stored integers: the smallest that ONNX has a type for.
+        reason: Reason why there is no file.
     """
 
     top1: float | None = None
@@ -105,16 +105,7 @@ class OnnxFigures:
     reason: str | None = None
 
 
-def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Evaluation:
-    """Run an ONNX network over images in their own order; see ``evaluate``.
-
-    Raises:
-        OnnxError: onnxruntime cannot compute the network.
-    """
-    return measure(partial(run_session, session), images, device=torch.device("cpu"))
-
-
-def measured_file(
+def measured_onnx(
     exporter: OnnxExporter,
     record: NetworkRecord,
     network: nn.Module,
@@ -124,19 +115,19 @@ def measured_file(
     measured: Evaluation,
     processes: Processes = ALONE,
 ) -> tuple[bytes | None, OnnxFigures]:
-    """Give a row's ONNX file, and compare it with PyTorch; a network without ONNX form is no error.
+    """Write a row's ONNX file in memory and compare it with PyTorch. A network without ONNX form is no error.
 
     Args:
-        exporter: Holds the architecture's traced graph.
-        record: The row's integers.
-        network: The network that ``build_network`` made of them.
-        identity: What the file says of the network.
+        exporter: Holds the traced graph of the architecture.
+        record: The integers of the row.
+        network: The network that ``build_network`` made of the record.
+        identity: The description of the network in the file.
         images: Test images.
-        measured: PyTorch's logits of these images.
-        processes: They share the images.
+        measured: PyTorch's evaluation of these images.
+        processes: The ranks that share the images.
 
     Returns:
-        The file's content, or None, and its figures.
+        The content of the file, or None, and its figures.
     """
     try:
         content = exporter.file(record, network, identity)
@@ -147,3 +138,12 @@ def measured_file(
     differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
     bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
     return content, OnnxFigures(found.top1, differing, bits)
+
+
+def evaluate_onnx(session: onnxruntime.InferenceSession, images: Images) -> Evaluation:
+    """Run an ONNX network over images in their stored order, on the CPU.
+
+    Raises:
+        OnnxError: onnxruntime cannot compute the network.
+    """
+    return measure(partial(run_session, session), images.batches(EVALUATION_BATCH, device=torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""Round a network, write its artifact and ONNX file in memory, and measure the network that the artifact holds."""
+"""Round the stored values, train through the rounding, make both files, and measure the network of the artifact."""
 
 import copy
 import hashlib
@@ -8,28 +8,29 @@ from torch import Tensor, nn
 
 from pipeline.artifact import serialize
 from pipeline.artifact.record import build_network, record_network
-from pipeline.stages.context import RunContext
-from pipeline.stages.evaluate import images_to_reload
-from pipeline.stages.export import OnnxFigures, measured_file
+from pipeline.stages.baseline import Baseline
+from pipeline.stages.context import RunContext, calibration_images, calibration_shard, network_identity
+from pipeline.stages.evaluate import evaluate_together, images_to_reload
+from pipeline.stages.export import OnnxFigures, measured_onnx
 from pipeline.stages.keys import WidthKeys
-from pipeline.stages.train import TrainingSummary
+from pipeline.stages.train import TrainingSummary, replay_curve, train_once
 from pipeline.store.entry import Entry, as_bytes, as_tensor
-from quant.backends import Backend, get_backend
+from quant.backends import get_backend
 from quant.calibration import round_layers
 from quant.network import attach_fake_quantizers, quantize_network
 
 
 @dataclass(frozen=True)
 class QuantizedNetwork:
-    """A network in few bits.
+    """A quantized network: its files and figures.
 
     Attributes:
-        artifact: The file's content.
-        portable: The ONNX file's content, or None.
-        top1: Top-1 of the network that the artifact holds, in percent.
-        logits: What it said of the first test images: see ``images_to_reload``.
-        rounding_errors: Relative output error of each layer's rounding, before any training through it.
-        training: That training.
+        artifact: Content of the artifact.
+        portable: Content of the ONNX file, or None.
+        top1: Top-1 of the network in the artifact, in percent.
+        logits: Its outputs on the first ``images_to_reload`` test images, float32, (images, classes).
+        rounding_errors: Layer name -> relative output error of rounding, before training through it.
+        training: Quantization-aware training.
         onnx: Figures of the ONNX file.
     """
 
@@ -43,59 +44,60 @@ class QuantizedNetwork:
 
     @property
     def sha256(self) -> str:
-        """Of the artifact, in hex."""
+        """SHA-256 of the artifact, in hex."""
         return hashlib.sha256(self.artifact).hexdigest()
 
 
-def quantize(context: RunContext, model: nn.Module, backend: str, rounding: str, steps: WidthKeys) -> QuantizedNetwork:
-    """Quantize a network, make its artifact and its ONNX file, and measure the network that the artifact holds.
+def quantize(context: RunContext, baseline: Baseline, model: nn.Module, keys: WidthKeys) -> QuantizedNetwork:
+    """Quantize a network, or read the result from the store.
 
     Args:
-        context: The run's network, data and device.
-        model: The float network; it is left as it is.
-        backend: ``brevitas`` or ``torch.ao``.
-        rounding: ``gptq`` or ``nearest``.
-        steps: The width's stages; training through the rounding starts from the rounded values.
+        context: The run.
+        baseline: The uncompressed network.
+        model: The float network; it is not changed.
+        keys: The stages of the width. Training through the rounding starts from the rounded values.
     """
-    entry = context.store.once(steps.artifact, lambda: _quantize(context, model, get_backend(backend), rounding, steps))
-    if steps.training is not None and context.store.stages[-1].cached:
-        context.retell(steps.training)
-    files = {part: as_bytes(tensor) for part, tensor in entry.tensors.items() if part != "logits"}
-    facts = {
-        **entry.metadata,
-        "onnx": OnnxFigures(**entry.metadata["onnx"]),
-        "training": TrainingSummary(**entry.metadata["training"]),
-    }
-    return QuantizedNetwork(files["artifact"], files.get("portable"), logits=entry.tensors["logits"], **facts)
-
-
-def _quantize(context: RunContext, original: nn.Module, backend: Backend, rounding: str, steps: WidthKeys) -> Entry:
-    model, training = copy.deepcopy(original), TrainingSummary()
-    images = context.calibration_images()
-    found = round_layers(
-        model, images, steps.format, backend, rounding=rounding, seed=context.seed, shard=context.portion
+    entry, cached = context.store.once(keys.artifact, lambda: _quantize(context, baseline, model, keys))
+    if cached and keys.training is not None:
+        replay_curve(context, keys.training)
+    portable = entry.tensors.get("portable")
+    return QuantizedNetwork(
+        as_bytes(entry.tensors["artifact"]),
+        None if portable is None else as_bytes(portable),
+        entry.metadata["top1"],
+        entry.tensors["logits"],
+        entry.metadata["rounding_errors"],
+        TrainingSummary(**entry.metadata["training"]),
+        OnnxFigures(**entry.metadata["onnx"]),
     )
+
+
+def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys: WidthKeys) -> Entry:
+    options, identity = context.options, network_identity(context)
+    model, training, backend = copy.deepcopy(original), TrainingSummary(), get_backend(options.backend)
+    images, shard = calibration_images(context), calibration_shard(context)
+    found = round_layers(model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard)
     rounded = found.layers
-    if steps.training is not None:
-        attach_fake_quantizers(model, steps.format, backend, rounded)
-        training, rounded = context.train_once(model, steps.course, steps.training), {}
-    record = record_network(model, quantize_network(model, steps.format, backend, rounded))
-    network = build_network(record, context.copy_of_baseline())
-    measured = context.evaluation_of(network)
-    portable, figures = measured_file(
-        context.onnx,
+    if keys.training is not None:
+        attach_fake_quantizers(model, keys.format, backend, rounded)
+        training, rounded = train_once(context, model, keys.training), {}
+    record = record_network(model, quantize_network(model, keys.format, backend, rounded))
+    network = build_network(record, copy.deepcopy(baseline.model))
+    measured = evaluate_together(network, context.data.test, context.processes)
+    portable, figures = measured_onnx(
+        baseline.exporter,
         record,
         network,
-        context.identity,
+        identity,
         images=context.data.test,
         measured=measured,
         processes=context.processes,
     )
     tensors = {
-        "artifact": as_tensor(serialize(record, context.identity)),
+        "artifact": as_tensor(serialize(record, identity)),
         "logits": measured.logits[: images_to_reload(context.data)].clone(),
     }
     if portable is not None:
         tensors["portable"] = as_tensor(portable)
-    facts = {"top1": measured.top1, "rounding_errors": found.errors}
-    return Entry(tensors, facts | {"training": asdict(training), "onnx": asdict(figures)})
+    metadata = {"top1": measured.top1, "rounding_errors": found.errors}
+    return Entry(tensors, metadata | {"training": asdict(training), "onnx": asdict(figures)})

@@ -1,37 +1,37 @@
-"""Training that is done once: what was trained from the same start on the same batches is read back from the store."""
+"""Fine-tuning and quantization-aware training: run once, resume from checkpoints, roll back training that does harm."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Dataset
-from pipeline.runtime.device import Accelerator
-from pipeline.runtime.progress import Progress
-from pipeline.runtime.signals import Interruption
+from pipeline.runtime.device import placed
+from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry, state_of
-from pipeline.store.store import StageKey, Store
-from pipeline.training.loop import TEACHING, OnEpoch, Schedule, train
-from pipeline.training.state import EpochFigures, TrainingProgress
+from pipeline.store.store import StageKey
+from pipeline.tracking import NullTracker
+from pipeline.training.loop import Schedule, train
+from pipeline.training.state import EpochFigures, TrainingLabel
 from pipeline.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Points of Top-1 that a network may lose on training images by being trained on them, and how many of these are asked.
-MOST_LOST: Final = 1.0
-IMAGES_TO_JUDGE: Final = 500
+# Training is rolled back if Top-1 on the first JUDGED_IMAGES training images falls by more than MAX_LOSS points.
+MAX_LOSS: Final = 1.0
+JUDGED_IMAGES: Final = 500
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What is told of a training.
+    """The outcome of a training.
 
     Attributes:
-        seconds: What it took, now or when it was done.
-        undone: Whether it was undone, because it did harm.
+        seconds: Duration when it was computed, in this run or before.
+        undone: True if it was rolled back.
     """
 
     seconds: float = 0.0
@@ -40,120 +40,128 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything that training depends on besides the network that it starts from.
+    """A training of one network.
 
     Attributes:
-        data: Its training images are seen.
+        stage: Its name and cache key.
+        label: Its name in metrics.
         schedule: Epochs, learning rate, batch size.
-        accelerator: Device and precision.
-        seed: Order of the images, augmentation and dropout.
-        teacher: The uncompressed network, or None where only the labels teach.
-        first_epoch: The number of the first epoch.
+        teacher: The uncompressed network; None trains on labels only.
+        first_epoch: Number of the first epoch, which decides the order and augmentation of the batches.
     """
 
-    data: Dataset
+    stage: StageKey
+    label: TrainingLabel
     schedule: Schedule
-    accelerator: Accelerator
-    seed: int
     teacher: Teacher | None = None
     first_epoch: int = 0
 
-    def train(self, model: nn.Module, **told: Any) -> TrainingProgress:
-        """Train a network in place; ``told`` is what ``pipeline.training.loop.train`` takes besides."""
-        who = {"accelerator": self.accelerator, "seed": self.seed, "teacher": self.teacher}
-        return train(model, self.data.train, self.schedule, first_epoch=self.first_epoch, **who, **told)
 
-    def step(self, store: Store, start: str, name: str) -> StageKey:
-        """The stage that it makes of a network.
-
-        Args:
-            store: Where its result is kept.
-            start: What decides the network that it starts from: the key of the stage that made it, or its digest.
-            name: What messages call the training.
-        """
-        key = store.key(
-            "training",
-            start=start,
-            data=self.data.train.digest,
-            schedule=asdict(self.schedule),
-            seed=self.seed,
-            first_epoch=self.first_epoch,
-            teacher=None if self.teacher is None else [self.teacher.digest, *TEACHING],
-        )
-        return StageKey(name, key)
-
-
-def train_once(
-    model: nn.Module,
-    course: TrainingJob,
-    store: Store,
-    step: StageKey,
+def training_job(
+    context: RunContext,
+    name: str,
+    label: TrainingLabel,
+    start: str,
+    schedule: Schedule,
     *,
-    progress: Progress | None = None,
-    interruption: Interruption | None = None,
-    on_epoch: OnEpoch | None = None,
-) -> TrainingSummary:
-    """Train a network in place, or fill it with what the same training gave before; it goes on from a checkpoint.
-
-    Training that lost more than ``MOST_LOST`` points of Top-1 on training images is undone, with a warning.
+    teacher: Teacher | None = None,
+    first_epoch: int = 0,
+) -> TrainingJob:
+    """Return a training with its cache key.
 
     Args:
-        model: The network to start from.
-        course: How it is trained, for one epoch or more.
-        store: Where results and checkpoints are.
-        step: What ``course.step`` gives for the model.
-        progress: Where epochs are reported.
-        interruption: Asked between steps of training.
-        on_epoch: Gets the figures of every epoch, whenever it was trained.
+        context: The run.
+        name: Its name in messages.
+        label: Its name in metrics.
+        start: The key of the stage that made the initial network, or the network's digest.
+        schedule: Epochs, learning rate, batch size.
+        teacher: See ``TrainingJob``.
+        first_epoch: See ``TrainingJob``.
+    """
+    key = context.store.key(
+        "training",
+        start=start,
+        data=context.data.train.digest,
+        schedule=asdict(schedule),
+        seed=context.options.seed,
+        first_epoch=first_epoch,
+        teacher=None if teacher is None else teacher.digest,
+    )
+    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch)
+
+
+def train_once(context: RunContext, model: nn.Module, job: TrainingJob) -> TrainingSummary:
+    """Train a network in place, or load the stored result of the same training.
+
+    Training resumes from its last checkpoint. Training that loses more than ``MAX_LOSS`` points of Top-1 on training
+    images is rolled back with a warning.
+
+    Args:
+        context: The run.
+        model: The initial network; it is trained, on the run's device and in evaluation mode afterwards.
+        job: The training, of one epoch or more.
 
     Raises:
-        CompressionError: The loss became NaN or infinite.
-        BusyError: Another process does the same training, and did not end in time.
-        BaseException: The interruption's reason.
+        NumericalError: The loss became NaN or infinite.
+        BusyError: Another process computes the same training and did not finish in time.
+        BaseException: The reason of the interruption.
     """
-    shown: list[EpochFigures] = []
 
-    def show(figures: EpochFigures) -> None:
-        shown.append(figures)
-        if on_epoch is not None:
-            on_epoch(figures)
+    def compute() -> Entry:
+        start, before = state_of(model), _training_top1(context, model)
+        end = train(
+            model,
+            context.data.train,
+            job.schedule,
+            accelerator=context.accelerator,
+            seed=context.options.seed,
+            teacher=job.teacher,
+            first_epoch=job.first_epoch,
+            progress=context.progress,
+            title=job.stage.name,
+            checkpoint=context.store.checkpoint(job.stage),
+            interruption=context.interruption,
+            on_epoch=partial(context.tracker.epoch, job.label),
+        )
+        undone = _roll_back_harm(context, model, job.stage.name, start, before)
+        return Entry(state_of(model), {"undone": undone, "curve": [asdict(each) for each in end.curve]}, end.seconds)
 
-    def make() -> Entry:
-        start = state_of(model), _seen_top1(model, course)
-        told = {"progress": progress, "interruption": interruption, "on_epoch": show}
-        end = course.train(model, title=step.name, checkpoint=store.checkpoint(step), **told)
-        facts = {"undone": _undo_harm(model, course, step, *start), "curve": [asdict(each) for each in end.curve]}
-        return Entry(state_of(model), facts, end.seconds)
-
-    entry = store.once(step, make)
-    model.load_state_dict(entry.tensors)
-    model.to(course.accelerator.device).eval()
-    for figures in curve_of(entry)[len(shown) :]:
-        show(figures)
+    entry, cached = context.store.once(job.stage, compute)
+    if cached or context.processes.count > 1:
+        model.load_state_dict(entry.tensors)
+    if cached:
+        _replay(context, job, entry)
+    placed(model, context.device).eval()
     return TrainingSummary(entry.seconds, entry.metadata["undone"])
 
 
-def curve_of(entry: Entry) -> list[EpochFigures]:
-    """The epochs of a training that is stored."""
-    return [EpochFigures(**figures) for figures in entry.metadata["curve"]]
+def replay_curve(context: RunContext, job: TrainingJob) -> None:
+    """Send the stored epochs of a training to the tracker, so that it still gets the curve.
+
+    Call it for a training whose final result was read from the store. A training that the store has lost sends nothing.
+    """
+    entry = None if isinstance(context.tracker, NullTracker) else context.store.find(job.stage.key)
+    if entry is not None:
+        _replay(context, job, entry)
 
 
-def _seen_top1(model: nn.Module, course: TrainingJob) -> float:
-    """Top-1 on the first training images, in percent; the network's mode is restored."""
-    training, images = model.training, course.data.train.part(0, IMAGES_TO_JUDGE)
-    try:
-        return evaluate(model, images, device=course.accelerator.device).top1
-    finally:
-        model.train(training)
+def _replay(context: RunContext, job: TrainingJob, entry: Entry) -> None:
+    for figures in entry.metadata["curve"]:
+        context.tracker.epoch(job.label, EpochFigures(**figures))
 
 
-def _undo_harm(
-    model: nn.Module, course: TrainingJob, step: StageKey, start: Mapping[str, Tensor], before: float
+def _training_top1(context: RunContext, model: nn.Module) -> float:
+    """Measure Top-1 on the first training images, in percent."""
+    return evaluate(model, context.data.train.part(0, JUDGED_IMAGES), device=context.device).top1
+
+
+def _roll_back_harm(
+    context: RunContext, model: nn.Module, name: str, start: Mapping[str, Tensor], before: float
 ) -> bool:
-    """Put a network back to its start where training made it worse on images that it was trained on; says whether."""
-    lost = before - _seen_top1(model, course)
-    if lost > MOST_LOST:
+    """Restore the initial weights if Top-1 on training images fell; return True if so."""
+    lost = before - _training_top1(context, model)
+    if lost > MAX_LOSS:
         model.load_state_dict(start)
         words = "%s lost %.1f points of Top-1 on training images and is undone; try another --lr, or more --epochs"
-        logger.warning(words, step.name, lost)
-    return lost > MOST_LOST
+        logger.warning(words, name, lost)
+    return lost > MAX_LOSS

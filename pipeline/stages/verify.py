@@ -1,8 +1,8 @@
-"""Proof that artifacts give the logits that were measured: a fresh process loads them and runs the same images.
+"""Reload every artifact in a fresh process and compare its logits with the measured ones.
 
-The process gets a folder with the images and the conditions of the measurement, and leaves the logits there. It
-inherits the working folder, the environment and the search path for modules, so that it finds a user's network; what a
-launcher of several processes put into the environment is taken out, as it is none of these.
+The process gets a folder with the images and the settings of the measurement, and writes its logits there. It inherits
+the working folder, the environment and the search path for modules, so that it finds a user's network. The variables of
+a launcher of several processes are removed, because the process is none of its ranks.
 """
 
 import json
@@ -11,8 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -22,14 +21,14 @@ from torch import Tensor
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
-from pipeline.options.options import Options
+from pipeline.runtime.device import placed
 from pipeline.runtime.launcher import without_launch
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
-from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate, images_to_reload
-from pipeline.stages.report import VariantResult
+from pipeline.stages.evaluate import EVALUATION_BATCH, images_to_reload, measure
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
+from reports.model import Row
 
 logger = logging.getLogger(__name__)
 
@@ -40,61 +39,83 @@ _CODE = (
 )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """An artifact, its SHA-256, and what its network said of the test images: float32, (images, classes)."""
+def verify_artifacts(
+    context: RunContext, baseline: Baseline, rows: Sequence[Row], logits: Mapping[str, Tensor]
+) -> list[Row]:
+    """Reload every artifact in a fresh process and store the largest difference of a logit in its row.
 
-    sha256: str
-    path: Path
-    logits: Tensor
+    A difference is no error here: the gate of the report fails with it.
+
+    Args:
+        context: The run.
+        baseline: The uncompressed network.
+        rows: The report's rows, whose artifacts are in the output folder.
+        logits: SHA-256 of an artifact -> the measured logits of the first ``images_to_reload`` test images.
+
+    Returns:
+        The rows with ``reloaded_logits_max_abs_diff``; it stays None where no fresh process can build the network.
+
+    Raises:
+        DataError: A file cannot be loaded.
+    """
+    paths = {row.sha256: context.options.out / str(row.artifact) for row in rows}
+
+    def compute() -> Entry:
+        context.progress.stage("artifacts: reload in a fresh process")
+        measured = [(path, logits[str(digest)]) for digest, path in paths.items()]
+        found = context.processes.on_main(
+            lambda: reload_differences(measured, context.data, context.options.model, context.device)
+        )
+        return Entry(metadata={"differences": found})
+
+    key = context.store.key("reload", artifacts=list(paths), network=baseline.digest, test=context.data.test.digest)
+    entry, _ = context.store.once(StageKey("artifacts: reload", key), compute)
+    differences = dict(zip(paths, entry.metadata["differences"] or [None] * len(paths), strict=True))
+    return [row.model_copy(update={"reloaded_logits_max_abs_diff": differences[row.sha256]}) for row in rows]
 
 
 def reload_differences(
-    measured: Sequence[Measured], data: Dataset, model_name: str, device: torch.device
+    measured: Sequence[tuple[Path, Tensor]], data: Dataset, model_name: str, device: torch.device
 ) -> list[float] | None:
     """Load artifacts in a fresh process and compare logits.
 
     Args:
-        measured: Artifacts and their logits of the first ``images_to_reload(data)`` test images.
+        measured: Artifacts and their logits of the first ``images_to_reload(data)`` test images, (images, classes).
         data: The images.
-        model_name: The network; a module that was imported for it is found again, wherever the working folder is now.
-        device: Where the logits were measured.
+        model_name: The network. The folder of a ``module:callable`` is added to the search path.
+        device: The device of the measurement.
 
     Returns:
-        The largest difference of a logit for each artifact, or None where no such process can build the network.
+        The largest difference of a logit for each artifact, infinite if shapes or values do not compare; None if the
+        process cannot build the network.
 
     Raises:
-        DataError: A file could not be loaded, or gives other logits.
+        DataError: A file cannot be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="seriesquant-") as folder:
-        _ask(Path(folder), [each.path.resolve() for each in measured], data, device)
+        _write_request(Path(folder), [path.resolve() for path, _ in measured], data, device)
         command = [sys.executable, "-P", "-c", _CODE, folder, *sys.path, *_module_folder(model_name)]
-        alone = without_launch(os.environ)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
+        environment = without_launch(os.environ)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode == _NOT_POSSIBLE:
             logger.warning("the artifacts were not reloaded in a fresh process: %s", _last_line(done.stderr))
             return None
         if done.returncode:
             raise DataError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
         found = safetensors.torch.load_file(Path(folder) / _LOGITS)
-    differences = [float((found[str(i)] - each.logits).abs().max()) for i, each in enumerate(measured)]
-    for each, difference in zip(measured, differences, strict=True):
-        if difference != 0.0:
-            path = each.path
-            raise DataError(f"artifact: {path} reloads with logits {difference:g} from the measured ones; allowed: 0")
-    return differences
+    return [_difference(found[str(number)], logits) for number, (_, logits) in enumerate(measured)]
 
 
 def answer(folder: str) -> int:
-    """What the fresh process does: load, run, and write the logits.
+    """Load the artifacts of a request, run them, and write their logits: the program of the fresh process.
 
     Returns:
-        The exit code: 0, or 2 where the network cannot be built; the reason is then on stderr.
+        The exit code: 0, or 2 if the network cannot be built, with the reason on stderr.
     """
     request = json.loads((Path(folder) / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
-    torch.use_deterministic_algorithms(request["deterministic"], warn_only=True)
-    images = _SavedImages(safetensors.torch.load_file(Path(folder) / _IMAGES))
+    torch.set_deterministic_debug_mode("warn" if request["deterministic"] else "default")
+    images, device = safetensors.torch.load_file(Path(folder) / _IMAGES), torch.device(request["device"])
     logits = {}
     for number, path in enumerate(request["paths"]):
         try:
@@ -102,12 +123,13 @@ def answer(folder: str) -> int:
         except OptionsError as error:
             print(error, file=sys.stderr)
             return _NOT_POSSIBLE
-        logits[str(number)] = evaluate(network, images, device=torch.device(request["device"])).logits
+        with torch.no_grad():
+            logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
     safetensors.torch.save_file(logits, Path(folder) / _LOGITS)
     return 0
 
 
-def _ask(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.device) -> None:
+def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.device) -> None:
     batches = data.test.head(images_to_reload(data)).batches(EVALUATION_BATCH, device=device)
     images = {str(number): x.contiguous().cpu() for number, (x, _) in enumerate(batches)}
     safetensors.torch.save_file(images, folder / _IMAGES)
@@ -120,31 +142,22 @@ def _ask(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.devic
     (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
-class _SavedImages:
-    """Batches from a file, with labels that say nothing."""
+def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over saved batches, with labels of zero in place of the unknown ones."""
+    for number in range(len(images)):
+        x = images[str(number)].to(device, memory_format=torch.channels_last)
+        yield x, torch.zeros(len(x), device=device)
 
-    def __init__(self, batches: dict[str, Tensor]) -> None:
-        self._batches = [batches[str(number)] for number in range(len(batches))]
 
-    def __len__(self) -> int:
-        return sum(map(len, self._batches))
-
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device,
-        seed: int | None = None,
-        augment: bool = False,
-        start: int = 0,
-        share: Share = WHOLE,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for x in self._batches[start:]:
-            yield x.to(device, memory_format=torch.channels_last), torch.zeros(len(x), device=device)
+def _difference(found: Tensor, measured: Tensor) -> float:
+    if found.shape != measured.shape:
+        return float("inf")
+    largest = float((found - measured).abs().max())
+    return largest if largest == largest else float("inf")  # NaN compares with nothing
 
 
 def _module_folder(model_name: str) -> list[str]:
-    """The folder in which ``module:callable`` was found, which need no longer be on the search path."""
+    """Find the folder that ``module:callable`` was imported from, which may have left the search path."""
     module_name, colon, _ = model_name.partition(":")
     file = getattr(sys.modules.get(module_name), "__file__", None) if colon else None
     if file is None:
@@ -155,23 +168,3 @@ def _module_folder(model_name: str) -> list[str]:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason was given"])[-1]
-
-
-def _check_reload(
-    results: list[VariantResult], measured: list[Measured], options: Options, context: RunContext
-) -> None:
-    """Load every artifact in a fresh process, and give each row how far its logits are from those measured."""
-
-    def make() -> Entry:
-        context.progress.stage("artifacts: reload in a fresh process")
-        device = context.accelerator.device
-        found = context.processes.on_main(lambda: reload_differences(measured, context.data, options.model, device))
-        return Entry(metadata={"differences": found})
-
-    digests = [each.sha256 for each in measured]
-    key = context.store.key("reload", artifacts=digests, network=context.digest, test=context.data.test.digest)
-    found = context.store.once(StageKey("artifacts: reload", key), make).metadata["differences"]
-    if found is not None:
-        differences = dict(zip(digests, found, strict=True))
-        for each in (row for result in results for row in result.rows):
-            each["reloaded_logits_max_abs_diff"] = differences[each["sha256"]]

@@ -15,8 +15,8 @@ from pipeline.store.entry import Entry, read_entry, to_bytes
 from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT
 from pipeline.store.locks import locked
 from reports.files import PART, write_atomically
-logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

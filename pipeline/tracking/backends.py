@@ -1,16 +1,19 @@
 """The adapter to accelerate's trackers, MLflow and TensorBoard; it runs in the tracker's own process alone.
 
-One backend is one class here and one entry in ``BACKENDS``.
+A backend is one class here and one entry in ``pipeline.options.registry.TRACKERS``.
 """
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.tracking.background import Target
+
 if TYPE_CHECKING:
     from accelerate.tracking import MLflowTracker, TensorBoardTracker
+
+    from pipeline.options.options import Options
 
 import http.client
 import ssl
@@ -56,6 +59,13 @@ class MLflow:
     def __init__(self, place: str) -> None:
         self._place = place
         self._tracker: MLflowTracker
+
+    @staticmethod
+    def target(options: "Options") -> Target:
+        """Return the tracker of a run: the URI of its options, or else of the environment."""
+        given = {"MLFLOW_TRACKING_URI": options.tracking_uri, "MLFLOW_EXPERIMENT_NAME": options.experiment}
+        place = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        return Target("mlflow", place, {name: value for name, value in given.items() if value})
 
     def reach(self) -> None:
         """Ask a server for any answer.
@@ -129,6 +139,11 @@ class TensorBoard:
         self._place = place
         self._tracker: TensorBoardTracker
 
+    @staticmethod
+    def target(options: "Options") -> Target:
+        """Return the tracker of a run: a folder in its output folder."""
+        return Target("tensorboard", str((options.out / "tensorboard").resolve()))
+
     def reach(self) -> None:
         """A folder is always there, or is made."""
 
@@ -159,9 +174,6 @@ class TensorBoard:
         """Note how the run ended, and close the event file."""
         self._tracker.log({"status": status})
         self._tracker.finish()
-
-
-BACKENDS: dict[str, Callable[[str], Backend]] = {"mlflow": MLflow, "tensorboard": TensorBoard}
 
 
 def _run_alone() -> None:

@@ -28,7 +28,7 @@ class Target:
     """Which tracker, and where.
 
     Attributes:
-        kind: A name of ``pipeline.tracking.backends.BACKENDS``.
+        kind: A name in ``pipeline.options.registry.TRACKERS``.
         place: A tracking URI or a folder; empty for the tracker's own default.
         environment: Variables that its process has besides those of this one.
     """

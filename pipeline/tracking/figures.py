@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.training.state import EpochFigures
+    from pipeline.training.state import EpochFigures, TrainingLabel
 
 Metrics = dict[str, float]
-_STAGES = {"fine-tuning": "finetune", "quantization-aware training": "qat"}
 _NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # what is left is allowed in MLflow's names and in TensorBoard's
-_WIDTH = re.compile(r", (\d+) bits\b.*$")
 _FILES = ("report.md", "report.json", "options.yaml")
 # They say which row it is, and are in its name.
 _IDENTITY = ("bits", "stored_bits", "onnx_bits")
@@ -27,21 +25,19 @@ def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool
     return {name: _plain(value) for name, value in options.items() if value not in (None, [], ())}
 
 
-def curve_point(title: str, figures: "EpochFigures") -> Metrics:
-    """An epoch's figures under the name of its training.
+def curve_point(label: "TrainingLabel", figures: "EpochFigures") -> Metrics:
+    """Name an epoch's figures after their training.
 
     Args:
-        title: What progress calls the training: ``<network>: <stage>``.
+        label: The training.
         figures: The epoch.
 
     Example:
-        >>> curve_point("cosine 3,3,2,2: fine-tuning", EpochFigures(epoch=1, loss=0.5, lr=0.02))
-        {'cosine-3.3.2.2/finetune/loss': 0.5, 'cosine-3.3.2.2/finetune/lr': 0.02}
+        >>> curve_point(TrainingLabel("cosine 3,3,2,2", "qat", 4), EpochFigures(epoch=1, loss=0.5, lr=0.02))
+        {'cosine-3.3.2.2-4/qat/loss': 0.5, 'cosine-3.3.2.2-4/qat/lr': 0.02}
     """
-    network, _, stage = title.partition(": ")
-    word = _STAGES.get(stage, stage.partition(" ")[0] or "training")
-    network = _WIDTH.sub(r"-\1", network)  # the width as in a row's name
-    name = f"{_name(network)}/{_name(word)}"
+    network = label.network if label.bits is None else f"{label.network}-{label.bits}"  # as in a row's name
+    name = f"{_name(network)}/{_name(label.stage)}"
     return {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
 
 

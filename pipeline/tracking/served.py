@@ -15,7 +15,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pipeline.tracking.backends import BACKENDS, Backend
+from pipeline.options.registry import TRACKERS
+from pipeline.tracking.backends import Backend
 
 LEFT_BEHIND = 10.0
 _LONGEST = 300  # characters of an error that become a warning
@@ -29,7 +30,7 @@ def serve(kind: str, descriptor: int, parent: int) -> None:
         descriptor: The socket to the run.
         parent: The run's process.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which says what becomes of it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run handles them, and ends this process
         signal.signal(number, signal.SIG_IGN)
     channel = _Channel(descriptor)
     threading.Thread(target=_leave_after, args=(parent, channel), daemon=True).start()
@@ -45,7 +46,7 @@ def _converse(kind: str, channel: "_Channel") -> None:
         while True:
             request = channel.receive()
             if backend is None:
-                backend = BACKENDS[kind](request.pop("place"))
+                backend = TRACKERS[kind].load()(request.pop("place"))
             uploads.begin()
             channel.send(_answer(backend, **request))
             if request["do"] == "end":

@@ -1,19 +1,19 @@
 """What a run tells of itself while it runs, and to whom."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.options.registry import TRACKERS
 from pipeline.tracking import figures as told
 from pipeline.tracking.background import END, BackgroundTracker, Target
 
 if TYPE_CHECKING:
     from pipeline.options.options import Options
-    from pipeline.training.state import EpochFigures
+    from pipeline.training.state import EpochFigures, TrainingLabel
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ class Tracker(Protocol):
             parameters: Its options.
         """
 
-    def epoch(self, title: str, figures: "EpochFigures") -> None:
+    def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
         """An epoch of a training is over.
 
         Args:
-            title: The training, as progress calls it.
+            label: The training.
             figures: The epoch's number, loss and learning rate.
         """
 
@@ -62,7 +62,7 @@ class NullTracker:
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def epoch(self, title: str, figures: "EpochFigures") -> None:
+    def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
         """Do nothing."""
 
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
@@ -77,11 +77,11 @@ class RecordingTracker(NullTracker):
 
     def __init__(self) -> None:
         """Nothing was told yet."""
-        self.epochs: list[tuple[str, EpochFigures]] = []
+        self.epochs: list[tuple[TrainingLabel, EpochFigures]] = []
 
-    def epoch(self, title: str, figures: "EpochFigures") -> None:
+    def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
         """Keep it."""
-        self.epochs.append((title, figures))
+        self.epochs.append((label, figures))
 
 
 class Trackers:
@@ -101,10 +101,10 @@ class Trackers:
         for tracker in self._trackers:
             tracker.call("start", name=name, parameters=told.parameters(parameters))
 
-    def epoch(self, title: str, figures: "EpochFigures") -> None:
+    def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
         """Log a point of a training's curve."""
         for tracker in self._trackers:
-            tracker.call("log", values=told.curve_point(title, figures), step=figures.epoch)
+            tracker.call("log", values=told.curve_point(label, figures), step=figures.epoch)
 
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
         """Log the final metrics and the files, and wait for it; see ``SILENT_SECONDS`` for how long."""
@@ -155,11 +155,5 @@ def tracking(options: "Options", *, here: bool = True) -> Iterator[Tracker]:
 
 
 def targets(options: "Options") -> list[Target]:
-    """The trackers of a run, and where each keeps what it is told."""
-    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    given = {"MLFLOW_TRACKING_URI": options.tracking_uri, "MLFLOW_EXPERIMENT_NAME": options.experiment}
-    known = {
-        "mlflow": Target("mlflow", uri, {name: value for name, value in given.items() if value}),
-        "tensorboard": Target("tensorboard", str((options.out / "tensorboard").resolve())),
-    }
-    return [known[kind] for kind in options.track]
+    """Return the trackers of a run, and the place where each stores its data."""
+    return [TRACKERS[kind].load().target(options) for kind in options.track]

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from basis import preconditioning
 from basis.conv import SeriesConv2d
+from basis.families import BASES
 from basis.preconditioning import INPUT_DAMPING, inverse_input_covariance, preconditioned_gradients
-from basis.series import BASES
 from basis.shard import CalibrationShard
 
 

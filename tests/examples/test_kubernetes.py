@@ -58,8 +58,8 @@ def test_every_exit_code_is_mapped_once_and_as_documented(job, container) -> Non
     actions = {code: rule["action"] for rule in on_codes for code in rule["onExitCodes"]["values"]}
     assert sum(len(rule["onExitCodes"]["values"]) for rule in on_codes) == len(actions)
     assert set(actions) == set(EXIT_CODES) - {EXIT_DONE}
-    assert {code for code, action in actions.items() if action == "FailJob"} == {2, 3, 4}
-    assert {code for code, action in actions.items() if action == "Count"} == {1, 130, 143}
+    assert {code for code, action in actions.items() if action == "FailJob"} == {2, 3, 4, 5}
+    assert {code for code, action in actions.items() if action == "Count"} == {1, 129, 130, 143}
     assert {rule["onExitCodes"]["containerName"] for rule in on_codes} == {container["name"]}
 
 

@@ -1,4 +1,4 @@
-"""The report of runs that fail, in the process and as the command that users run."""
+"""Exit codes, and the report of runs that fail, in the process and as the command that users run."""
 
 import json
 import os
@@ -9,16 +9,52 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BusyError, DataError, OptionsError
-from pipeline.failure import FailureReporter
+from basis.errors import CompressionError, NumericalError
+from pipeline.errors import BusyError, ClusterError, DataError, LostProcessError, OnnxError, OptionsError
+from pipeline.failure import EXIT_CODES, Failure, FailureReporter, failure_of
 from pipeline.options.options import Options
-from pipeline.runtime.signals import Terminated
+from pipeline.runtime.signals import HungUp, Terminated
 from tests.support.networks import write_module, write_npz
-from tests.support.program import run_program
+from tests.support.program import call_program, run_program
 from tests.support.report_schema import mistakes, read_report
 
 ROOT = Path(__file__).parents[2]
 RUN = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OptionsError("wrong"), Failure("OptionsError", "wrong", 2, True)),
+        (OnnxError("no ONNX form"), Failure("OnnxError", "no ONNX form", 2, True)),
+        (CompressionError("no such layer"), Failure("CompressionError", "no such layer", 2, True)),
+        (NumericalError("not finite"), Failure("NumericalError", "not finite", 5, True)),
+        (DataError("torn\nfile"), Failure("DataError", "torn file", 4, True)),
+        (OSError(28, "No space left", "o/r.md"), Failure("OSError", "No space left: o/r.md", 1, True)),
+        (BusyError("in use"), Failure("BusyError", "in use", 1, True)),
+        (ClusterError("no Ray"), Failure("ClusterError", "no Ray", 1, True)),
+        (LostProcessError("gone"), Failure("LostProcessError", "gone", 1, True)),
+        (TimeoutError("slow"), Failure("TimeoutError", "slow", 1, True)),
+        (KeyError("by us"), Failure("KeyError", "internal error: KeyError: 'by us'", 1, False)),
+        (SystemExit(0), Failure("SystemExit", "internal error: SystemExit: 0", 1, False)),
+    ],
+)
+def test_an_error_has_one_code_and_one_sentence(error: BaseException, expected: Failure) -> None:
+    assert failure_of(error) == expected
+    assert expected.exit_code in EXIT_CODES
+    assert expected.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [(HungUp(), 129, "hung up"), (KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated")],
+)
+def test_an_interruption_names_the_way_to_resume(error: BaseException, code: int, word: str) -> None:
+    failure = failure_of(error)
+    assert (failure.exit_code, failure.status, failure.known) == (code, "interrupted", True)
+    assert code in EXIT_CODES
+    assert failure.message.startswith(f"{word}; ")
+    assert "run the same command again" in failure.message
 
 
 def reporter(folder: Path, **options: object) -> FailureReporter:
@@ -37,6 +73,8 @@ def fail(folder: Path, error: BaseException, **options: object) -> None:
         (DataError("b\nc"), "failed", 4),
         (OSError(28, "No space left on device"), "failed", 1),
         (ZeroDivisionError("by us"), "failed", 1),
+        (NumericalError("not finite"), "failed", 5),
+        (HungUp(), "interrupted", 129),
         (KeyboardInterrupt(), "interrupted", 130),
         (Terminated(), "interrupted", 143),
     ],
@@ -129,7 +167,7 @@ def folder(tmp_path_factory) -> Path:
     ],
 )
 def test_a_run_that_fails_on_its_way(folder, change, code, kind) -> None:
-    done = run_program(folder, *RUN, *change, "--out", f"fails{change[0]}")
+    done = call_program(folder, *RUN, *change, "--out", f"fails{change[0]}")
     report = read_report(folder / f"fails{change[0]}")
     assert done.returncode == report["exit_code"] == code, done.stderr
     assert report["error"]["type"] == kind
@@ -146,27 +184,30 @@ def test_a_defect_leaves_a_report_too(folder) -> None:
     assert done.stderr.splitlines()[0].startswith(f"error: {report['error']['message']}"), done.stderr
 
 
-def test_sigterm_leaves_an_interrupted_report(folder) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "kind"), [(signal.SIGTERM, 143, "Terminated"), (signal.SIGHUP, 129, "HungUp")]
+)
+def test_a_signal_leaves_an_interrupted_report(folder, number, code, kind) -> None:
     (folder / "slow.py").write_text(
-        "import time\n\ndef make(num_classes=4):\n    print(1, flush=True)\n    time.sleep(60)\n"
+        "import time\n\ndef make(num_classes=4):\n    print(1, flush=True)\n    time.sleep(600)\n"
     )
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *RUN, "--model", "slow:make", "--out", "slow"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 143, stderr
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=600)
+    assert process.returncode == code, stderr
     report = read_report(folder / "slow")
-    assert (report["status"], report["exit_code"], report["error"]["type"]) == ("interrupted", 143, "Terminated")
+    assert (report["status"], report["exit_code"], report["error"]["type"]) == ("interrupted", code, kind)
 
 
 def test_a_repeated_failure_after_a_finished_run(folder) -> None:
-    assert run_program(folder, *RUN, "--out", "kept").returncode == 0
+    assert call_program(folder, *RUN, "--out", "kept").returncode == 0
     finished = read_report(folder / "kept")
     artifacts = {path.name: path.read_bytes() for path in (folder / "kept" / "artifacts").iterdir()}
-    for _ in range(2):
-        assert run_program(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
+    for program in (run_program, call_program):
+        assert program(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
     assert read_report(folder / "kept")["status"] == "failed"
     previous = json.loads((folder / "kept" / "previous-report.json").read_text())
     assert (mistakes(previous), previous) == ([], finished)

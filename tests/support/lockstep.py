@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from basis.shard import CalibrationShard
-from pipeline.runtime.share import Share
+from pipeline.runtime.share import RankSlice
 
-PATIENCE = 60
+PATIENCE = 600
 
 
 def in_shares(count: int, images: Tensor, work: Callable[[Tensor, CalibrationShard], object]) -> list:
@@ -25,7 +25,7 @@ def in_shares(count: int, images: Tensor, work: Callable[[Tensor, CalibrationSha
             barrier.wait()
             return total
 
-        mine = Share(rank, count).of(len(images))
+        mine = RankSlice(rank, count).of(len(images))
         try:
             return work(images[mine], CalibrationShard(mine.start, mine.stop - mine.start, len(images), reduce))
         except BaseException:

@@ -1,5 +1,6 @@
 """The documents' checker, on documents written for it."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,24 @@ def test_main_counts_and_fails(project: Path, capsys: pytest.CaptureFixture[str]
         "CHANGELOG.md: the file is missing",
         "docs/deep/page.md:1: the link nothing.md leads to nothing",
     ]
+
+
+@pytest.mark.parametrize("marker", ["<" * 7 + " HEAD", "=" * 7, ">" * 7 + " branch", "|" * 7 + " base"])
+@pytest.mark.parametrize("name", ["README.md", "module.py", "Makefile"])
+def test_a_conflict_marker_in_a_tracked_file_fails(
+    project: Path, marker: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / name).write_text(f"# Title\n{marker}\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    subprocess.run(["git", "add", name], cwd=project, check=True)
+    assert check_docs.main(project, parse) == 1
+    [problem] = capsys.readouterr().err.splitlines()
+    assert problem.startswith(f"{name}:2: ")
+    assert marker in problem
+
+
+def test_other_rows_of_signs_and_binary_files_hold_no_conflict(project: Path) -> None:
+    (project / "text.rst").write_text("Title\n========\na <<<<<<< b\n>>> x\n")
+    (project / "binary").write_bytes(b"\0\n=======\n")
+    for name in ("text.rst", "binary"):
+        assert check_docs.conflict_markers(project / name, project) == []

@@ -118,7 +118,7 @@ def test_evaluate_warns_of_other_class_names(here, capsys, caplog):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "sentence"),
+    ("words", "code", "term"),
     [
         (["inspect"], 2, "missing argument 'FILE'; allowed: one FILE, and the flags that --help shows"),
         (["inspect", "nowhere"], 4, "artifact: nowhere is not a file; allowed: a file that seriesquant wrote"),
@@ -148,14 +148,14 @@ def test_evaluate_warns_of_other_class_names(here, capsys, caplog):
         (["evaluate", "4.safetensors", "--limit-test", "x"], 2, "invalid value for '--limit-test'"),
     ],
 )
-def test_mistakes_are_one_sentence_and_their_code(here, capsys, words, code, sentence):
+def test_mistakes_are_one_sentence_and_their_code(here, capsys, words, code, term):
     (here / "torn").write_bytes((here / "4.safetensors").read_bytes()[:-9])
     assert main(words) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert sentence in err
+    assert term in err
 
 
 def test_the_program_reads_an_artifact_as_a_process(here):

@@ -1,4 +1,4 @@
-"""Command lines that are refused before a run begins: their report, their log, and what they do not load."""
+"""Command lines that are refused before a run begins: report, log, and modules that stay unloaded."""
 
 import json
 import subprocess
@@ -62,7 +62,9 @@ def test_otherwise_nothing_is_written(tmp_path, monkeypatch, argv) -> None:
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--config", "3,3,3,2", "--bits", "9", "--out", str(tmp_path / "file" / "o")]) == 2
-    assert capsys.readouterr().err == "error: --bits: got '9'; allowed: 2 to 8, several with commas as in 8,4\n"
+    err = capsys.readouterr().err
+    assert err.startswith("error: --bits: got '9'; allowed: 2 to 8")
+    assert err.count("\n") == 1
 
 
 def test_the_log_format_is_known_before_the_options_are(tmp_path) -> None:

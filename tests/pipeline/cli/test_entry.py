@@ -11,10 +11,11 @@ import pytest
 
 import pipeline
 import pipeline.stages
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from pipeline.cli import main
 from pipeline.cli.arguments import COMMANDS
 from pipeline.errors import BusyError, DataError, OptionsError
+from pipeline.failure import EXIT_CODES
 from pipeline.options.options import Options
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +25,7 @@ COMMAND = ["--config", "3,3,3,2", "--bits", "4"]
 
 def _process(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "run_pipeline.py", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture
@@ -84,6 +85,8 @@ def test_help_names_every_option() -> None:
     assert all("--" + name.replace("_", "-") in done.stdout for name in [*Options.model_fields, "options", "dry_run"])
     assert "python run_pipeline.py" in done.stdout
     assert all(f"{name}: " in done.stdout for name in COMMANDS)
+    words = " ".join(done.stdout.split())
+    assert all(f"{code} {meaning}" in words for code, meaning in EXIT_CODES.items())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -127,7 +130,8 @@ def test_dry_run(stub: Any, capsys: Any) -> None:
     [
         (OptionsError("wrong"), 2, "error: wrong\n"),
         (DataError("torn\nfile"), 4, "error: torn file\n"),
-        (CompressionError("not finite"), 4, "error: not finite\n"),
+        (CompressionError("no layer"), 2, "error: no layer\n"),
+        (NumericalError("not finite"), 5, "error: not finite\n"),
         (OSError(28, "No space left on device", "out/report.md"), 1, "error: No space left on device: out/report.md\n"),
         (BusyError("the folder is in use"), 1, "error: the folder is in use\n"),
         (KeyboardInterrupt(), 130, f"error: interrupted; {RESUME}\n"),

@@ -87,12 +87,14 @@ def test_progress_as_json() -> None:
     stream, clock = io.StringIO(), iter([0.0, 1.0, 7.0, 9.5])
     progress = LineProgress(stream, lambda: next(clock), JsonProgressLines())
     progress.stage("baseline")
+    progress.result("Top-1 91.20")
     with progress.track("fine-tuning", 3) as advance:
         advance(1, "loss 2.0")
         advance(1, "loss 1.0")
-    stage, under_way, ended = map(json.loads, stream.getvalue().splitlines())
-    assert all(is_utc_now(line.pop("time")) for line in (stage, under_way, ended))
+    stage, result, under_way, ended = map(json.loads, stream.getvalue().splitlines())
+    assert all(is_utc_now(line.pop("time")) for line in (stage, result, under_way, ended))
     assert stage == {"level": "info", "event": "stage", "message": "baseline", "stage": "baseline"}
+    assert result == {"level": "info", "event": "result", "message": "Top-1 91.20"}
     assert under_way == {
         "level": "info",
         "event": "progress",

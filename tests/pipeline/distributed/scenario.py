@@ -15,7 +15,7 @@ from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
 from pipeline.errors import DataError
 from pipeline.runtime.device import make_accelerator, processes_of
-from pipeline.runtime.launcher import is_told
+from pipeline.runtime.launcher import is_reported_elsewhere
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption, Terminated
@@ -66,13 +66,13 @@ def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
                 if processes.rank == last:
                     raise error
         except Exception as raised:
-            yield repr(raised), not is_told(raised)
+            yield repr(raised), not is_reported_elsewhere(raised)
     try:
         processes.on_main(partial(int, "x"))
     except ValueError as raised:
-        yield repr(raised), not is_told(raised)
+        yield repr(raised), not is_reported_elsewhere(raised)
     except RuntimeError as raised:
-        yield repr(raised), not is_told(raised)
+        yield repr(raised), not is_reported_elsewhere(raised)
 
 
 class Kept:

@@ -24,6 +24,12 @@ def test_dense_bits_add_a_rival_that_trains_as_long():
     assert found(config="3,3,2,2", dense_bits="3,2")[-1] == ("dense", BOTH, (3, 2), 3)
 
 
-def test_the_dense_widths_are_joined():
-    assert found(config=["3,3,2,2", "dense"], dense_bits="4,3")[-1] == ("dense", BOTH, (8, 4, 3), 3)
-    assert len(found(config=["3,3,2,2", "dense"], dense_bits="4,3")) == 3
+def test_the_dense_network_as_it_is_stays_untrained_beside_its_rival():
+    dense = found(config=["3,3,2,2", "dense"], bits="8", dense_bits="4,3")[-2:]
+    assert dense == [("dense", BOTH, (8,), 0), ("dense", BOTH, (4, 3), 3)]
+
+
+def test_a_dense_width_that_is_given_twice_is_one_row_and_trained():
+    dense = found(config=["3,3,2,2", "dense"], dense_bits="4,3")[-2:]
+    assert dense == [("dense", BOTH, (8,), 0), ("dense", BOTH, (4, 3), 3)]
+    assert found(config="dense", bits="4", dense_bits="4") == [("dense", BOTH, (4,), 3)]

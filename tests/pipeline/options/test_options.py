@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from basis import BASES
 from pipeline.cli.arguments import read_flags
 from pipeline.errors import OptionsError
-from pipeline.executors import EXECUTORS
 from pipeline.options.options import Options, load_options_file, options_from
-from pipeline.options.values import CHOICES
-from quant.backends import BACKENDS
-from quant.schemes import SCHEMES
+from pipeline.options.registry import EXECUTORS, TRACKERS
+from pipeline.options.values import BITS, CHOICES
+from quant.backends import get_backend
+from quant.schemes import get_format
 
 
 def parse_command(argv: list[str]) -> Options:
@@ -39,17 +38,30 @@ def test_defaults() -> None:
         options.seed = 1
 
 
-def test_choices_are_what_the_code_has() -> None:
-    assert set(CHOICES["basis"]) == set(BASES)
-    assert set(CHOICES["backend"]) == set(BACKENDS)
-    assert set(CHOICES["scheme"]) == set(SCHEMES)
-    assert set(CHOICES["executor"]) == set(EXECUTORS)
+def test_every_choice_can_be_loaded() -> None:
+    assert all(callable(get_backend(name).quantize) for name in CHOICES["backend"])
+    assert all(get_format(scheme, bits).scheme == scheme for scheme in CHOICES["scheme"] for bits in BITS)
+    assert all(callable(plugin.load().opened) for plugin in EXECUTORS.values())
+    assert all(callable(plugin.load().target) for plugin in TRACKERS.values())
 
 
 def test_out_names_the_run_and_is_one_folder() -> None:
     options = Options(config="3,2", model="my.nets:build", data="some where/cifar10.npz")
     assert options.out == Path("runs/my.nets-build-cifar10-3,2")
     assert Options(config="3,2", model="m", data="..", out=Path("a b")).out == Path("a b")
+
+
+def test_out_names_every_config() -> None:
+    folders = {Options(config=configs).out for configs in ("3,3,2,2", ["3,3,2,2", "dense"], ["3,3,2,2", "2,2,2,2"])}
+    assert Path("runs/resnet20-digits-3,3,2,2_dense") in folders
+    assert len(folders) == 3
+
+
+def test_a_long_out_is_cut_and_stays_apart() -> None:
+    grids = [[f"{order}x3,7x3,7x9,6x3" for order in range(2, last)] for last in (9, 10)]
+    folders = {Options(config=configs).out for configs in grids}
+    assert len(folders) == 2
+    assert all(len(folder.name) == 100 and folder.name.startswith("convnext_tiny-digits-2x3,") for folder in folders)
 
 
 def test_command_says_only_what_is_not_the_default() -> None:
@@ -154,8 +166,7 @@ def test_a_tracker_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPa
     (tmp_path / name).mkdir()  # a folder of that name, of the tracker's own making, is not the library
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, name, raising=False)
-    words = f"--track: got {name!r}, but {name} is not installed; allowed: {name} after pip install"
-    with pytest.raises(OptionsError, match=rf"{words} 'seriesquant\[{name}\]'"):
+    with pytest.raises(OptionsError, match=rf"--track: got '{name}'.*not installed.*seriesquant\[{name}\]"):
         Options(config="3,3,3,2", track=name)
 
 
@@ -237,10 +248,11 @@ def test_an_empty_options_file_gives_nothing(tmp_path: Path) -> None:
     assert load_options_file(tmp_path / "o.yaml") == {}
 
 
-def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert Options(config="3,3,3,2", executor="ray").executor == "ray"
-    monkeypatch.setattr("pipeline.options.options.find_spec", lambda name: None)
-    with pytest.raises(OptionsError, match=r"--executor: got 'ray', which is not installed; .*'seriesquant\[ray\]'"):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with pytest.raises(OptionsError, match=r"--executor: got 'ray'.*not installed.*seriesquant\[ray\]"):
         Options(config="3,3,3,2", executor="ray")
     assert Options(config="3,3,3,2").executor == "local"
 

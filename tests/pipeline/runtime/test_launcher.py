@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import OptionsError
-from pipeline.runtime.launcher import Launch, launched, speaker, without_launch
+from pipeline.runtime.launcher import Launch, launched, rank_prefix, without_launch
 
 SECOND_OF_FOUR = {
     "RANK": "1",
@@ -47,8 +47,8 @@ def test_what_is_no_number_is_refused(text):
 
 
 def test_all_but_the_main_process_say_who_they_are():
-    assert speaker(SECOND_OF_FOUR) == "process 1 of 4: "
-    assert speaker(SECOND_OF_FOUR | {"RANK": "0"}) == speaker({}) == speaker({"WORLD_SIZE": "2"}) == ""
+    assert rank_prefix(SECOND_OF_FOUR) == "process 1 of 4: "
+    assert rank_prefix(SECOND_OF_FOUR | {"RANK": "0"}) == rank_prefix({}) == rank_prefix({"WORLD_SIZE": "2"}) == ""
 
 
 def test_a_process_of_its_own_gets_none_of_it():

@@ -41,9 +41,10 @@ def test_a_quick_task_leaves_one_line() -> None:
     stream = io.StringIO()
     progress = LineProgress(stream, Clock())
     progress.stage("evaluate")
+    progress.result("Top-1 91.20")
     with progress.track("images", 0):
         pass
-    assert stream.getvalue() == "evaluate\nimages: 0/0, took 0.0 s\n"
+    assert stream.getvalue() == "evaluate\nTop-1 91.20\nimages: 0/0, took 0.0 s\n"
 
 
 def test_no_step_yet_has_no_time_left() -> None:
@@ -77,11 +78,13 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = make_progress(stream)
     assert isinstance(progress, BarProgress)
     progress.stage("cosine [6,3]")
+    progress.result("Top-1 [91]")
     with progress.track("outer", 2) as outer, progress.track("inner [x]", 3) as inner:
         inner(3, "loss 0.1")
         outer(1, "")
     text = stream.getvalue()
     assert "cosine [6,3]" in text
+    assert "Top-1 [91]" in text
     assert "inner [x]: 3/3, took" in text
     assert "outer: 1/2, took" in text
 
@@ -103,5 +106,6 @@ def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> No
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
     with SilentProgress().track("task", 2) as advance:
         SilentProgress().stage("stage")
+        SilentProgress().result("figures")
         advance(2, "done")
     assert capfd.readouterr() == ("", "")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.data.sources import load_folder
-from pipeline.runtime.share import WHOLE, Share
+from pipeline.runtime.share import WHOLE, RankSlice
 from tests.pipeline.data.test_folder import make as make_folder
 from tests.pipeline.data.test_memory import make as make_split
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 6, 7, 50])
 def test_parts_are_neighbours_of_about_one_size_and_make_up_the_whole(length, count):
-    parts = [Share(rank, count).of(length) for rank in range(count)]
+    parts = [RankSlice(rank, count).of(length) for rank in range(count)]
     assert [number for part in parts for number in range(length)[part]] == list(range(length))
     sizes = [part.stop - part.start for part in parts]
     assert max(sizes) - min(sizes) <= 1
@@ -26,7 +26,7 @@ def test_parts_are_neighbours_of_about_one_size_and_make_up_the_whole(length, co
 def test_weighted_means_of_the_parts_of_a_batch_are_its_mean(length, count):
     values = [float(number**2) for number in range(length)]
     weighted = []
-    for share in (Share(rank, count) for rank in range(count)):
+    for share in (RankSlice(rank, count) for rank in range(count)):
         mine = values[share.of_batch(length)]
         assert len(mine) >= min(2, length)
         weighted.append(share.weight(length) * sum(mine) / len(mine))
@@ -51,7 +51,7 @@ def split(request, tmp_path):
 def test_shares_of_a_batch_are_its_images_to_the_pixel(split, augment):
     given = {"device": CPU, "seed": 3, "augment": augment, "start": 1}
     whole = list(split.batches(5, **given))
-    parts = [list(split.batches(5, **given, share=Share(rank, 2))) for rank in range(2)]
+    parts = [list(split.batches(5, **given, share=RankSlice(rank, 2))) for rank in range(2)]
     assert len(whole) == 1
     for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
         assert [len(labels) for _, labels in shares] == [3, 2]
@@ -61,7 +61,7 @@ def test_shares_of_a_batch_are_its_images_to_the_pixel(split, augment):
 
 def test_shares_of_a_sample_make_up_the_sample(split):
     whole = split.sample(7, seed=2, device=CPU)
-    parts = [split.sample(7, seed=2, device=CPU, share=Share(rank, 3)) for rank in range(3)]
+    parts = [split.sample(7, seed=2, device=CPU, share=RankSlice(rank, 3)) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 2, 2]
     assert torch.equal(whole, torch.cat(parts))
 

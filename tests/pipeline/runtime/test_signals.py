@@ -1,4 +1,4 @@
-"""Requests to end: at once outside of training steps, after the step inside, and anyway when a step takes too long."""
+"""Stop requests: at once outside of deferred code, after it inside, and anyway when it takes too long."""
 
 import os
 import signal
@@ -7,13 +7,14 @@ import time
 
 import pytest
 
-from pipeline.runtime import signals as module
-from pipeline.runtime.signals import Interruption, Terminated, on_signals
+from pipeline.runtime.signals import HungUp, Interruption, Terminated, on_signals
+
+SIGNALS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, HungUp)]
 
 
 @pytest.fixture(autouse=True)
 def handlers_are_restored():
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
     before = [signal.getsignal(number) for number in watched]
     yield
     assert [signal.getsignal(number) for number in watched] == before
@@ -25,7 +26,7 @@ def send(number):
     time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
 def test_outside_of_a_step_a_signal_raises_at_once(number, error):
     passed = []
 
@@ -39,11 +40,11 @@ def test_outside_of_a_step_a_signal_raises_at_once(number, error):
     assert passed == []
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(("number", "error"), SIGNALS)
 def test_a_step_is_finished_first(number, error):
     done = []
     with on_signals() as stop:
-        with stop.step():
+        with stop.deferred():
             send(number)
             done.append("step")
         assert stop.requested
@@ -56,7 +57,7 @@ def test_a_second_signal_does_not_wait_for_the_step():
     passed = []
 
     def be_signalled():
-        with on_signals() as stop, stop.step():
+        with on_signals() as stop, stop.deferred():
             for number in (signal.SIGINT, signal.SIGTERM):
                 send(number)
                 passed.append(number)
@@ -66,20 +67,30 @@ def test_a_second_signal_does_not_wait_for_the_step():
     assert passed == [signal.SIGINT]
 
 
-def test_a_step_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+def test_a_step_that_takes_too_long_is_given_up():
     passed = []
 
     def be_signalled():
-        with on_signals() as stop, stop.step():
+        with on_signals(grace_seconds=1.0) as stop, stop.deferred():
             send(signal.SIGTERM)
             passed.append("the signal")
-            time.sleep(5)
+            time.sleep(600)
             passed.append("the step")
 
     with pytest.raises(Terminated):
         be_signalled()
     assert passed == ["the signal"]
+
+
+def test_an_ignored_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
+    try:
+        with on_signals() as stop:
+            send(signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_other_threads_change_no_handlers():
@@ -99,16 +110,15 @@ def test_a_library_caller_asks_without_signals():
     stop = Interruption()
     stop.check()
     assert not stop.request()
-    with stop.step():
+    with stop.deferred():
         assert stop.request(ValueError("enough"))
     with pytest.raises(ValueError, match="enough"):
         stop.check()
 
 
-def test_a_step_that_ended_in_time_is_not_broken_off_later(monkeypatch):
-    monkeypatch.setattr(module, "GRACE_SECONDS", 1.0)
-    with on_signals() as stop:
-        with stop.step():
+def test_a_step_that_ended_in_time_is_not_broken_off_later():
+    with on_signals(grace_seconds=1.0) as stop:
+        with stop.deferred():
             send(signal.SIGTERM)
         with pytest.raises(Terminated):
             stop.check()

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.runtime.progress import SilentProgress
-from pipeline.runtime.turns import TURNS, GivingWay, Turns
+from pipeline.runtime.turns import TURNS, Turns, YieldingProgress
 
-SECONDS = 20.0
+SECONDS = 600.0
 
 
 def started(work: Callable[[], None]) -> threading.Thread:
@@ -36,12 +36,12 @@ def test_several_compute_at_once() -> None:
     thread.join(SECONDS)
 
 
-def test_one_is_alone_only_when_the_others_give_way() -> None:
+def test_exclusive_access_waits_until_the_others_yield() -> None:
     turns, events = Turns(), []
 
     def trace() -> None:
         with turns.computing():
-            with turns.alone():
+            with turns.exclusive():
                 events.append("alone")
                 time.sleep(0.05)
                 events.append("alone no more")
@@ -49,22 +49,22 @@ def test_one_is_alone_only_when_the_others_give_way() -> None:
 
     with turns.computing():
         thread = started(trace)
-        until(lambda: turns._waiting == 1)
+        until(lambda: turns.waiting == 1)
         events.append("computes")
-        turns.give_way()
+        turns.yield_to_exclusive()
         events.append("goes on")
     thread.join(SECONDS)
     assert events[:3] == ["computes", "alone", "alone no more"]
     assert set(events[3:]) == {"goes on", "computes again"}
 
 
-def test_two_are_never_alone_together() -> None:
+def test_exclusive_access_is_of_one_thread() -> None:
     turns, inside, most = Turns(), [], []
 
     def trace() -> None:
         with turns.computing():
             for _ in range(20):
-                with turns.alone():
+                with turns.exclusive():
                     inside.append(1)
                     most.append(len(inside))
                     time.sleep(0.001)
@@ -76,43 +76,47 @@ def test_two_are_never_alone_together() -> None:
     assert (set(most), len(most)) == ({1}, 80)
 
 
-def test_a_rest_lets_another_be_alone() -> None:
+def test_a_released_turn_allows_exclusive_access() -> None:
     turns, done = Turns(), threading.Event()
 
     def trace() -> None:
-        with turns.alone():
+        with turns.exclusive():
             done.set()
 
-    with turns.computing(), turns.resting():
+    with turns.computing(), turns.released():
         started(trace)
         assert done.wait(SECONDS)
 
 
 def test_an_error_gives_the_turn_back() -> None:
     turns = Turns()
-    with pytest.raises(KeyError), turns.computing(), turns.alone():
+    with pytest.raises(KeyError), turns.computing(), turns.exclusive():
         raise KeyError
-    with turns.alone():
+    with turns.exclusive():
         pass
 
 
-def test_progress_gives_way_at_each_word() -> None:
+def test_progress_yields_at_each_call() -> None:
     said, alone = [], threading.Event()
 
     class Words(SilentProgress):
         def stage(self, name: str) -> None:
             said.append(name)
 
+        def result(self, text: str) -> None:
+            said.append(text)
+
     def trace() -> None:
-        with TURNS.alone():
+        with TURNS.exclusive():
             alone.set()
 
-    progress = GivingWay(Words())
+    progress = YieldingProgress(Words())
     with TURNS.computing(), progress.track("task", 2) as advance:
         started(trace)
-        until(lambda: TURNS._waiting == 1)
+        until(lambda: TURNS.waiting == 1)
         assert not alone.is_set()
         advance(1, "")
         assert alone.wait(SECONDS)
         progress.stage("next")
-    assert said == ["next"]
+        progress.result("Top-1 91.2")
+    assert said == ["next", "Top-1 91.2"]

@@ -11,8 +11,8 @@ from reports.merging.seeds import seed_table
 from reports.summary import summarise
 from reports.tables import quantization_table
 from reports.verdict import verdicts
-from tests.support.report_schema import mistakes
 from tests.support.merging import make_run
+from tests.support.report_schema import mistakes
 from tests.support.reports import OPTIONS, VERSIONS, make_dataset, make_gate
 
 COS, CHEB = "cosine", "chebyshev"
