@@ -40,7 +40,7 @@ class IntFormat:
 
     @property
     def stored_bits(self) -> int:
-        """Bits that a value takes in a file."""
+        """Bits of a value in a file."""
         return self.bits
 
     @property
@@ -67,7 +67,7 @@ class QuantizedTensor:
         terms: exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
 
     Raises:
-        CompressionError: if types, shapes, range or scales are not as above.
+        CompressionError: Types, shapes, range or scales are not as above.
     """
 
     integers: Tensor
@@ -99,23 +99,23 @@ class QuantizedTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """The stored values as float32, shape of `integers`: an exact conversion and one or two float32 products."""
+        """Return the stored values, float32, shape of `integers`, by an exact conversion and one or two products."""
         values = self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
         return values if self.terms is None else values * term_factors(self.terms).to(values.device)
 
     def cpu(self) -> QuantizedTensor:
-        """The same tensor on the CPU."""
+        """Return the same tensor on the CPU."""
         return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format, self.terms)
 
 
 def term_factors(exponents: Tensor) -> Tensor:
-    """The factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
+    """Return the factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
     whole = exponents.to(torch.int32)
     return torch.ldexp(torch.tensor(_QUARTERS)[whole % 4], torch.div(whole, 4, rounding_mode="floor"))
 
 
 def check_bits(name: str, bits: int) -> None:
-    """Refuses a width that the format `name` does not have.
+    """Check that the format `name` has this width.
 
     Raises:
         CompressionError: if `bits` is not an integer in 2..8.
@@ -125,7 +125,7 @@ def check_bits(name: str, bits: int) -> None:
 
 
 def per_channel(scale: Tensor, ndim: int) -> Tensor:
-    """Views scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
+    """View scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 
