@@ -18,7 +18,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import top1_key, top1_once
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.loop import Schedule
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 

@@ -7,7 +7,8 @@ import torch
 
 from pipeline.data.sources import load_dataset
 from pipeline.runtime.device import make_accelerator
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from tests.support.networks import tiny_network
 from tests.support.program import call_program, run_program
 from tests.support.report_schema import read_report

@@ -14,7 +14,8 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey, Store
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
