@@ -14,7 +14,7 @@ from pipeline.options.orders import parse_config
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.features import FeatureHooks
-from pipeline.training.loop import TrainingBatch, training_step
+from pipeline.training.loop import FEATURE_WEIGHT, TrainingBatch, training_step
 from pipeline.training.teacher import Teacher
 
 BATCH, STEPS, BOUND = 128, 12, 1.6
@@ -30,17 +30,22 @@ def main() -> None:
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
-    taps = {"plain": FeatureHooks(()), "taught": FeatureHooks(teacher.points)}
+    hooks = {"plain": FeatureHooks(()), "taught": FeatureHooks(teacher.points)}
     inverses = {"plain": {}, "taught": teacher.inverse_moments(model, images)}
     for step in range(-2, STEPS):  # the first two warm up
         for kind, taken in seconds.items():
-            with taps[kind].on(model), preconditioned_gradients(model, inverses[kind]):
+            with hooks[kind].on(model), preconditioned_gradients(model, inverses[kind]):
                 start = time.perf_counter()
-                answer = None
+                target = None
                 if kind == "taught":
-                    answer = teacher.answer(images, epoch_seed=step, batch_size=BATCH, batch=0)
+                    target = teacher.output(images, epoch_seed=step, batch_size=BATCH, batch=0)
                 training_step(
-                    prepared, TrainingBatch(images, labels, answer), taps[kind], optimizer, accelerator, random
+                    prepared,
+                    TrainingBatch(images, labels, target, FEATURE_WEIGHT),
+                    hooks[kind],
+                    optimizer,
+                    accelerator,
+                    random,
                 )
                 if step >= 0:
                     taken.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Where a student is compared with its teacher inside the network: the outputs of its stages."""
+"""Features of a network: the outputs of its stages, in which a student is compared with its teacher."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ _SMALLEST_VARIANCE = 1e-6
 
 
 def feature_points(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules whose outputs are compared: the network's stages.
+    """Return the names of the modules whose outputs are the features: the network's stages.
 
-    A network whose spatial convolutions are all in one sequence, as torchvision's ``features``, is compared at that
-    sequence's members. A stage that is a bare convolution is left out where others are more: what it gives is scaled
-    by the normalization behind it.
+    If all spatial convolutions are in one sequence, like torchvision's ``features``, the points are the members of that
+    sequence. A stage that is a bare convolution is left out if there are other stages, because the scale of its output
+    is arbitrary before the normalization behind it.
     """
     names = list(stages_of(model))
     if len(names) == 1 and isinstance(inner := model.get_submodule(names[0]), nn.Sequential):
@@ -27,16 +27,16 @@ def feature_points(model: nn.Module) -> tuple[str, ...]:
 
 
 class FeatureHooks:
-    """The last outputs of some modules of a network while it is tapped."""
+    """Forward hooks that store the last outputs of some modules."""
 
     def __init__(self, points: Sequence[str]) -> None:
-        """Nothing has run yet."""
+        """Store the names of the modules."""
         self._points = points
         self._found: dict[str, Tensor] = {}
 
     @contextmanager
     def on(self, model: nn.Module) -> Generator[None]:
-        """Keep what the modules give in every forward pass."""
+        """Store the modules' outputs in every forward pass inside the block."""
         hooks = [model.get_submodule(point).register_forward_hook(self._keep(point)) for point in self._points]
         try:
             yield
@@ -46,7 +46,7 @@ class FeatureHooks:
             self._found.clear()
 
     def take(self) -> tuple[Tensor, ...]:
-        """The outputs of the last pass, one for each module that ran and gave a tensor; they are kept no longer."""
+        """Return the outputs of the last pass and forget them: one for each module that ran and returned a tensor."""
         found = tuple(self._found[point] for point in self._points if point in self._found)
         self._found.clear()
         return found
@@ -60,11 +60,11 @@ class FeatureHooks:
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean squared difference of the outputs, each in units of the teacher's variance, averaged over the modules.
+    """Average over modules the mean squared difference of their outputs, divided by the variance of the teacher's.
 
     Args:
-        student: One output per module, any shapes.
-        teacher: Those of the teacher, of the same shapes.
+        student: The student's outputs, one per module, of any shapes.
+        teacher: The teacher's outputs, of the same shapes.
 
     Returns:
         A scalar; 0 without modules.

@@ -1,8 +1,9 @@
-"""One training loop for the baseline, for fine-tuning and for quantization-aware training."""
+"""The training loop of the baseline, of fine-tuning and of quantization-aware training."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD
 
 from basis.errors import NumericalError
-from basis.preconditioning import INPUT_DAMPING, preconditioned_gradients
+from basis.preconditioning import preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
@@ -24,36 +25,36 @@ from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, Trai
 from pipeline.training.teacher import Teacher, TeacherOutput
 from quant.fake_quantizer import FakeQuantizer
 
-TEMPERATURE = 4.0
-LABEL_SHARE = 0.4
-# Weight of the imitated stages at the start; it falls in a line to zero at this share of training, whose rest follows
-# the answers and labels alone: see docs/training.md.
-FEATURE_WEIGHT = 30.0
-IMITATED_SHARE = 0.6
-# Training images that say what the layers of a taught network are given.
-MOMENT_IMAGES = 256
-# In fewer steps than this the moments do not pay, and all steps are those of the filters: see docs/training.md.
-MOMENT_STEPS = 300
-# What a taught network depends on.
-TEACHING = (TEMPERATURE, LABEL_SHARE, FEATURE_WEIGHT, IMITATED_SHARE, INPUT_DAMPING, MOMENT_IMAGES, MOMENT_STEPS)
-# Norm of all gradients, above which they are scaled down: networks that train well stay below it.
-MOST_GRADIENT = 20.0
-# Share of the rate at which a rounded weight's master and scale step: see docs/training.md.
-ROUNDED_SHARE = 0.05
+# Constants of distilled training, measured in docs/training.md.
+TEMPERATURE: Final = 4.0
+LABEL_SHARE: Final = 0.4
+"""Weight of the labels' cross-entropy; the teacher's softened outputs have the rest."""
+FEATURE_WEIGHT: Final = 30.0
+"""Initial weight of the feature loss. It decreases linearly to zero at ``FEATURE_PHASE``."""
+FEATURE_PHASE: Final = 0.6
+"""Share of all steps after which the feature loss has no weight."""
+COVARIANCE_IMAGES: Final = 256
+"""Number of training images from which the input covariance of each layer is computed."""
+COVARIANCE_STEPS: Final = 300
+"""Fewest steps for which input preconditioning is used; shorter training is preconditioned in filter space alone."""
+MAX_GRADIENT_NORM: Final = 20.0
+"""Norm of all gradients above which they are scaled down; networks that train well stay below it."""
+ROUNDED_LR_FACTOR: Final = 0.05
+"""Factor of the learning rate for a rounded weight's float values and scales."""
 OnEpoch = Callable[[EpochFigures], None]
-_PEAK = "peak"  # of a group of parameters: its rate where the schedule is at its highest
+_PEAK = "peak"  # key of a parameter group: its peak learning rate
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with Nesterov momentum: a linear warm-up to ``lr``, then a cosine to zero.
+    """Learning-rate schedule of SGD with Nesterov momentum: linear warm-up to ``lr``, then cosine decay to zero.
 
     Attributes:
         epochs: Passes over the training images; 0 trains nothing.
         lr: Peak learning rate.
         batch_size: Images per step.
-        weight_decay: L2 penalty of kernels and coefficients; biases, normalization and scales have none.
-        warmup: Share of all steps that the warm-up takes.
+        weight_decay: L2 penalty of kernels and coefficients. Biases, normalization and scales have none.
+        warmup: Share of all steps in the warm-up.
     """
 
     epochs: int
@@ -63,14 +64,14 @@ class Schedule:
     warmup: float = 0.1
 
     def factor(self, step: int, steps: int) -> float:
-        """The share of ``lr`` at a step, counted from 0."""
+        """Return the share of ``lr`` at a step, counted from 0."""
         rising = max(1, round(self.warmup * steps))
         if step < rising:
             return (step + 1) / rising
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
     def set_rates(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> float:
-        """Give every group of parameters its rate for a step; returns that of the fastest."""
+        """Set the learning rate of every parameter group for a step; return the highest."""
         for group in optimizer.param_groups:
             group["lr"] = group[_PEAK] * self.factor(step, steps)
         return self.lr * self.factor(step, steps)
@@ -78,20 +79,20 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one step trains on: a batch or, with several processes, this one's share of it.
+    """The input of one step: a batch, or this rank's slice of it.
 
     Attributes:
-        images: (N, 3, H, W).
-        labels: (N,).
-        answer: What the teacher says of the images, or None.
-        imitation: Weight of the teacher's features.
-        weight: What the mean over this share counts in the mean over all of them.
+        images: float32, (N, 3, H, W).
+        labels: int64, (N,).
+        target: Output of the teacher, or None.
+        feature_weight: Weight of the feature loss.
+        weight: Weight of this slice's mean loss in the mean loss of the whole batch.
     """
 
     images: Tensor
     labels: Tensor
-    answer: TeacherOutput | None = None
-    imitation: float = FEATURE_WEIGHT
+    target: TeacherOutput | None = None
+    feature_weight: float = 0.0
     weight: float = 1.0
 
 
@@ -110,55 +111,62 @@ def train(
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> TrainingProgress:
-    """Train a network in place on augmented images; see ``basis.preconditioning`` for its steps.
+    """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
+
+    With a teacher, the loss is 0.6 times the divergence from its softened outputs plus 0.4 times the labels'
+    cross-entropy (Hinton et al. 2015, arXiv 1503.02531, temperature 4). In the first 60 % of all steps the features of
+    ``pipeline.training.features`` are matched too. The covariance of the teacher's layer inputs preconditions the
+    gradients of longer trainings.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
-        seed: Decides the images' order, augmentation and dropout; batches are the same for any number of processes.
-        teacher: The uncompressed network. Its softened outputs then weigh 0.6 and the labels 0.4
-            (Hinton et al. 2015, arXiv 1503.02531, temperature 4), and at first the outputs of its stages are imitated
-            too (``pipeline.training.features``). The covariance of its layers' inputs preconditions the gradients. None
-            trains on the labels only.
-        first_epoch: The number of the first epoch: training that goes on after other epochs sees new batches.
-        progress: Where epochs are reported.
-        title: Their name there.
-        checkpoint: What is found there is gone on from, and training is kept there: see ``Checkpointer``.
-        interruption: Asked between steps whether to end.
-        on_epoch: Called after every epoch, those before a checkpoint included.
+        seed: Seed of image order, augmentation and dropout. Batches are the same for any number of processes.
+        teacher: The uncompressed network; None trains on labels only.
+        first_epoch: Number of the first epoch. Training that continues after other epochs gets new batches.
+        progress: Shows epochs.
+        title: Name of the training in messages.
+        checkpoint: Storage of checkpoints; training resumes from the one that it holds. See ``Checkpointer``.
+        interruption: Pending stop request, checked between steps.
+        on_epoch: Called after every epoch, and on resuming for every epoch before the checkpoint.
 
     Returns:
-        Where training ended, with the epochs' figures; the network is in evaluation mode.
+        The final progress, with the figures of all epochs; the network is in evaluation mode.
 
     Raises:
         NumericalError: The loss became NaN or infinite.
-        BaseException: The interruption's reason.
+        BaseException: The reason of the interruption.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
     optimizer = SGD(_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
     random = RandomStream(seed, device)
-    keeper = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
-    position = keeper.resume(batches_of_epoch(len(images), schedule.batch_size))
+    checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
+    position = checkpointer.resume(batches_of_epoch(len(images), schedule.batch_size))
     prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
-    lessons = _lessons(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
-    steps, taps = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
+    batches = _training_batches(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
+    steps, hooks = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    steered = preconditioned_gradients(model, _moments(model, images, teacher, steps, seed, processes))
-    with stop.deferred(), taps.on(model), steered, quiet_backward(accelerator), shown as advance:
+    steered = preconditioned_gradients(model, _input_covariance(model, images, teacher, steps, seed, processes))
+    with stop.deferred(), hooks.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
-        for lesson in lessons:
+        for batch in batches:
             rate = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, lesson, taps, stepping, accelerator, random)
+            loss = training_step(prepared, batch, hooks, stepping, accelerator, random)
             position.count(loss, rate)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
-            keeper.after_step(position, _asked_of_any(stop, processes))
+            checkpointer.after_step(position, _any_stop_request(stop, processes))
     release(accelerator, model.eval(), prepared)
-    return keeper.timed(position)
+    return checkpointer.timed(position)
 
 
-def _lessons(
+def feature_weight(done: float) -> float:
+    """Return the weight of the feature loss after a share of all steps, between 0 and 1."""
+    return FEATURE_WEIGHT * max(0.0, 1 - done / FEATURE_PHASE)
+
+
+def _training_batches(
     images: Split,
     schedule: Schedule,
     position: TrainingProgress,
@@ -168,30 +176,30 @@ def _lessons(
     teacher: Teacher | None,
     share: RankSlice,
 ) -> Iterator[TrainingBatch]:
-    """This share of every batch from the position to the end."""
+    """Iterate over this rank's slices of all batches from `position` to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
     for epoch in range(position.epoch, schedule.epochs):
         epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
         batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start, share=share)
-        for batch, (x, labels) in enumerate(batches, start):
-            done = (epoch * position.per_epoch + batch) / steps
-            imitation = FEATURE_WEIGHT * max(0.0, 1 - done / IMITATED_SHARE)
-            answer = None
+        for number, (x, labels) in enumerate(batches, start):
+            imitation = feature_weight((epoch * position.per_epoch + number) / steps)
+            target = None
             if teacher is not None:
-                told = {"epoch_seed": epoch_seed, "batch_size": size, "batch": batch}
-                answer = teacher.answer(x, **told, features=imitation > 0)
-            yield TrainingBatch(x, labels, answer, imitation, share.weight(min(size, len(images) - batch * size)))
+                which = {"epoch_seed": epoch_seed, "batch_size": size, "batch": number}
+                target = teacher.output(x, **which, features=imitation > 0)
+            weight = share.weight(min(size, len(images) - number * size))
+            yield TrainingBatch(x, labels, target, imitation, weight)
 
 
-def _moments(
+def _input_covariance(
     model: nn.Module, images: Split, teacher: Teacher | None, steps: int, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
-    """What the layers of a taught network are given: the same numbers in every process, and after every resumption."""
-    if teacher is None or steps < MOMENT_STEPS:
+    """Invert the input covariance of each layer: the same numbers on every rank and after every resumption."""
+    if teacher is None or steps < COVARIANCE_STEPS:
         return {}
     device = processes.device
     height, width = _first_image(images, device).shape[-2:]
-    count = min(MOMENT_IMAGES, len(images), images_at_once((height, width)))
+    count = min(COVARIANCE_IMAGES, len(images), images_at_once((height, width)))
     portion = processes.portion(count)
     with processes.together():
         shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
@@ -203,29 +211,33 @@ def _first_image(images: Split, device: torch.device) -> Tensor:
     return next(images.part(0, 1).batches(1, device=device))[0]
 
 
-def _asked_of_any(stop: Interruption, processes: Processes) -> Interruption:
-    """What was asked of this process or another up to now: all of them end after the same step."""
+def _any_stop_request(stop: Interruption, processes: Processes) -> Interruption:
+    """Return the stop request of any rank, so that all ranks end after the same step."""
     if processes.count == 1:
         return stop
-    asked, reason = Interruption(), stop.reason
+    request, reason = Interruption(), stop.reason
     if float(processes.sum(torch.tensor(float(reason is not None)))):
-        asked.request(reason or Terminated())
-    return asked
+        request.request(reason or Terminated())
+    return request
 
 
 def _ignore(figures: EpochFigures) -> None:
-    """Nobody wants the epoch's figures."""
+    """Drop an epoch's figures."""
 
 
 def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
-    """Kernels and coefficients decay; vectors (biases, normalization, scales) do not. What is rounded steps slowly."""
+    """Group parameters by weight decay and learning rate.
+
+    Kernels and coefficients decay; biases, normalization and the scales of fake quantizers do not. Rounded weights and
+    their scales have a lower learning rate.
+    """
+    scales = {p for module in model.modules() if isinstance(module, FakeQuantizer) for p in module.parameters()}
     rounded = {p for module in model.modules() if _rounds(module) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            vector = max(parameter.shape, default=1) == parameter.numel()
-            decay = 0.0 if vector else schedule.weight_decay
-            rate = schedule.lr * (ROUNDED_SHARE if parameter in rounded else 1.0)
+            decay = 0.0 if parameter.ndim <= 1 or parameter in scales else schedule.weight_decay
+            rate = schedule.lr * (ROUNDED_LR_FACTOR if parameter in rounded else 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     return [
         {"params": params, "weight_decay": decay, "lr": rate, _PEAK: rate} for (decay, rate), params in groups.items()
@@ -233,59 +245,59 @@ def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
 
 
 def _rounds(module: nn.Module) -> bool:
-    """Whether a module holds a master weight and the fake quantizer that rounds it."""
+    """Return True if a module holds a float weight and the fake quantizer that rounds it."""
     return isinstance(module, parametrize.ParametrizationList) and isinstance(module[-1], FakeQuantizer)
 
 
 def training_step(
     model: nn.Module,
-    lesson: TrainingBatch,
-    taps: FeatureHooks,
+    batch: TrainingBatch,
+    hooks: FeatureHooks,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
 ) -> float:
-    """One step of training.
+    """Run one training step.
 
     Args:
         model: The network, prepared by the accelerator.
-        lesson: What it trains on.
-        taps: On the network, at the teacher's points.
-        optimizer: It makes the step.
+        batch: The input of the step.
+        hooks: Feature hooks on the network, at the teacher's points.
+        optimizer: The optimizer of all parameters.
         accelerator: Precision and processes.
-        random: What dropout draws from.
+        random: Random stream of dropout.
 
     Returns:
         The loss of the whole batch.
 
     Raises:
-        NumericalError: It is NaN or infinite.
+        NumericalError: The loss is NaN or infinite.
     """
     with random.drawn_from():
-        logits = model(lesson.images)
-    loss = _loss(logits, taps.take(), lesson) * lesson.weight
+        logits = model(batch.images)
+    loss = _loss(logits, hooks.take(), batch) * batch.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
         raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
+    accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return whole
 
 
-def _loss(logits: Tensor, features: Sequence[Tensor], lesson: TrainingBatch) -> Tensor:
-    hard, answer = functional.cross_entropy(logits.float(), lesson.labels), lesson.answer
-    if answer is None:
+def _loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+    hard, target = functional.cross_entropy(logits.float(), batch.labels), batch.target
+    if target is None:
         return hard
     soft = functional.kl_div(
         functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(answer.logits.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(target.logits.float() / TEMPERATURE, dim=1),
         reduction="batchmean",
         log_target=True,
     )
-    told = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
-    if not lesson.imitation:
-        return told
-    return told + lesson.imitation * feature_loss(features, answer.features)
+    loss = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
+    if not batch.feature_weight:
+        return loss
+    return loss + batch.feature_weight * feature_loss(features, target.features)

@@ -1,4 +1,4 @@
-"""Training under way as an entry of the store: enough to go on as if nothing had happened, bit for bit on the CPU."""
+"""Checkpoints of training: resumed training equals uninterrupted training, bit for bit on the CPU."""
 
 import logging
 import time
@@ -16,13 +16,14 @@ from pipeline.store.entry import Entry, fits, state_of
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN: Final = 120.0
+"""Seconds between two checkpoints within an epoch."""
 _MODEL, _MOMENTUM, _RANDOM = "model.", "momentum.", "random."
 _BUFFER = "momentum_buffer"
 
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """What an epoch of training gave: its number from 1, its mean loss, and the learning rate of its last step."""
+    """The figures of an epoch: its number from 1, its mean loss, and the learning rate of its last step."""
 
     epoch: int
     loss: float
@@ -46,15 +47,15 @@ class TrainingLabel:
 
 @dataclass
 class TrainingProgress:
-    """How far training is.
+    """The progress of a training.
 
     Attributes:
-        epoch: Whole epochs done.
-        batch: Batches done of the next one.
-        per_epoch: Batches of an epoch.
-        loss: Sum of the losses of these batches.
-        curve: The figures of the epochs done.
-        seconds: What all of it took so far.
+        epoch: Number of finished epochs.
+        batch: Number of finished batches of the current epoch.
+        per_epoch: Number of batches in an epoch.
+        loss: Sum of the losses of the finished batches of the current epoch.
+        curve: The figures of the finished epochs.
+        seconds: Duration so far, interruptions excluded.
     """
 
     epoch: int = 0
@@ -66,16 +67,16 @@ class TrainingProgress:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of finished steps."""
         return self.epoch * self.per_epoch + self.batch
 
     @property
     def epoch_of_last_step(self) -> int:
-        """The number, from 1, of the epoch that the last step was in."""
+        """Number, from 1, of the epoch of the last step."""
         return self.epoch + (self.batch > 0)
 
     def count(self, loss: float, lr: float) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self.batch, self.loss = self.batch + 1, self.loss + loss
         if self.batch == self.per_epoch:
             self.epoch += 1
@@ -84,25 +85,25 @@ class TrainingProgress:
 
 
 class Checkpoint(Protocol):
-    """Where the state of training under way is kept."""
+    """Storage of one checkpoint."""
 
     def read(self) -> Entry | None:
-        """What was saved last, or None."""
+        """Return the last checkpoint, or None."""
 
     def save(self, entry: Entry) -> None:
-        """Replace what was saved last."""
+        """Replace the checkpoint."""
 
 
 class Checkpointer:
-    """Keeps training: after every epoch, every ``SECONDS_BETWEEN`` in long ones, and when somebody asks to end.
+    """Saves checkpoints after every epoch, every ``SECONDS_BETWEEN`` within it, and on a stop request.
 
     Args:
-        checkpoint: Where; None keeps nothing.
-        model: What is trained.
-        optimizer: Its momentum is kept.
-        random: Its state is kept.
-        title: What messages call the training.
-        on_epoch: Gets the figures of every epoch once, of those before the checkpoint at once.
+        checkpoint: Storage of the checkpoint; None saves nothing.
+        model: The trained network.
+        optimizer: Its momentum is part of the checkpoint.
+        random: Its state is part of the checkpoint.
+        title: Name of the training in messages.
+        on_epoch: Called once with the figures of every epoch, on resuming for all epochs before the checkpoint.
     """
 
     def __init__(
@@ -114,14 +115,14 @@ class Checkpointer:
         title: str,
         on_epoch: Callable[[EpochFigures], None],
     ) -> None:
-        """Nothing is read or written yet."""
+        """Start the clock; nothing is read or written."""
         self._checkpoint, self._title, self._on_epoch = checkpoint, title, on_epoch
         self._state = (model, optimizer, random)
         self._before, self._started = 0.0, time.monotonic()
         self._saved = self._started
 
     def resume(self, per_epoch: int) -> TrainingProgress:
-        """Put training back to the last checkpoint; without one it starts."""
+        """Restore the last checkpoint; without one, return the progress of a new training."""
         entry = self._checkpoint.read() if self._checkpoint else None
         position = restore(entry, *self._state) if entry else None
         if position is None:
@@ -133,10 +134,10 @@ class Checkpointer:
         return position
 
     def after_step(self, position: TrainingProgress, stop: Interruption) -> None:
-        """Keep training where it is time to, and end it where that is asked for.
+        """Save a checkpoint if one is due, and end training on a stop request.
 
         Raises:
-            BaseException: The interruption's reason.
+            BaseException: The reason of the interruption.
         """
         ended = position.batch == 0
         if ended:
@@ -146,7 +147,7 @@ class Checkpointer:
         stop.check()
 
     def timed(self, position: TrainingProgress) -> TrainingProgress:
-        """The position with the seconds that all of training took, before its checkpoint too."""
+        """Set the duration of the whole training, the part before the checkpoint included."""
         position.seconds = self._before + time.monotonic() - self._started
         return position
 
@@ -159,7 +160,7 @@ class Checkpointer:
 def capture(
     model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream, position: TrainingProgress
 ) -> Entry:
-    """Copy all that the next step depends on."""
+    """Copy the state of training: weights, buffers, momentum, random states and progress."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in state_of(model).items()}
     for name, parameter in _trained(model):
         buffer = optimizer.state[parameter].get(_BUFFER)
@@ -172,10 +173,10 @@ def capture(
 def restore(
     entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream
 ) -> TrainingProgress | None:
-    """Put training back to where ``capture`` found it.
+    """Restore the state that ``capture`` copied.
 
     Returns:
-        How far it was, or None, with nothing changed, where the entry is of another network or device.
+        The progress; None, with nothing changed, if the entry belongs to another network or device.
     """
     state, momentum, generators = (_part(entry, prefix) for prefix in (_MODEL, _MOMENTUM, _RANDOM))
     if not fits(model, state) or generators.keys() != random.state.keys():

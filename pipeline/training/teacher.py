@@ -1,8 +1,9 @@
-"""The uncompressed network as a teacher that is asked once for each batch, however many networks learn from it."""
+"""The uncompressed network as a teacher, whose outputs are computed once per batch for all students."""
 
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,17 @@ from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
 from pipeline.training.features import FeatureHooks, feature_points
 
-# Answers kept at the most: of some thousand small images. The rest is computed anew whenever it is asked for.
-MEMORY_BYTES = 512_000_000
+MEMORY_BYTES: Final = 512_000_000
+"""Most bytes of outputs in memory, enough for some thousand small images. Other outputs are computed again."""
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher says of a batch.
+    """The teacher's output for a batch.
 
     Attributes:
         logits: (N, classes).
-        features: The outputs of its stages: see ``pipeline.training.features``.
+        features: The outputs of its stages; see ``pipeline.training.features``.
     """
 
     logits: Tensor
@@ -31,31 +32,31 @@ class TeacherOutput:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its tensors."""
+        """Size of all tensors in bytes."""
         return self.logits.nbytes + sum(feature.nbytes for feature in self.features)
 
     def to(self, device: torch.device) -> "TeacherOutput":
-        """The same on another device."""
+        """Copy the output to another device."""
         return TeacherOutput(self.logits.to(device), tuple(feature.to(device) for feature in self.features))
 
 
 class Teacher:
-    """Answers for the augmented batches of an epoch, which its seed and the batch size decide.
+    """The teacher's outputs for the augmented batches of an epoch.
 
-    Every combination of config, basis and width trains on the same batches, so where the data are small all but the
-    first find the answers here. They are the numbers that computing them again would give.
+    The epoch's seed and the batch size determine the batches, so every combination of config, basis and width trains on
+    the same ones. The first student computes the outputs, and later students read them from memory while it lasts. A
+    stored output equals a recomputed one.
 
     Attributes:
-        points: Names of the modules whose outputs are its features.
+        points: Names of the modules whose outputs are the features.
 
     Args:
-        network: In evaluation mode, on the accelerator's device.
+        network: The uncompressed network, in evaluation mode, on the accelerator's device.
         accelerator: Device and precision.
-        memory: Bytes of answers to keep.
+        memory: Most bytes of outputs in memory.
     """
 
     def __init__(self, network: nn.Module, accelerator: Accelerator, memory: int = MEMORY_BYTES) -> None:
-        """Keep no answer yet."""
         self._network, self._accelerator, self._left = network, accelerator, memory
         self._kept: defaultdict[tuple[int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
         self.points = feature_points(network)
@@ -66,17 +67,17 @@ class Teacher:
         return state_digest(self._network)
 
     @torch.no_grad()
-    def answer(
+    def output(
         self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int, features: bool = True
     ) -> TeacherOutput:
-        """What the teacher says of one batch of the training images.
+        """Return the teacher's output for one batch of the training images.
 
         Args:
             images: The batch, (N, 3, H, W), augmented, on the device.
             epoch_seed: The seed of the epoch's order and augmentation.
             batch_size: Images of a full batch.
             batch: Number of the batch in the epoch, from 0.
-            features: Whether its features are wanted, too.
+            features: Include the features.
 
         Returns:
             Logits and features on the images' device, in the precision of training.
@@ -84,15 +85,15 @@ class Teacher:
         kept = self._kept[epoch_seed, batch_size, features]
         if batch in kept:
             return kept[batch].to(images.device)
-        taps = FeatureHooks(self.points if features else ())
-        with taps.on(self._network), self._accelerator.autocast():
+        hooks = FeatureHooks(self.points if features else ())
+        with hooks.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
-            answer = TeacherOutput(logits, taps.take())
-        if answer.nbytes <= self._left:
-            self._left -= answer.nbytes
-            kept[batch] = answer.to(torch.device("cpu"))
-        return answer
+            output = TeacherOutput(logits, hooks.take())
+        if output.nbytes <= self._left:
+            self._left -= output.nbytes
+            kept[batch] = output.to(torch.device("cpu"))
+        return output
 
     def inverse_moments(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
-        """What the layers of a student are given in the teacher: see ``basis.preconditioning``."""
+        """Invert the covariance of the layer inputs in the teacher, for the student's layers."""
         return inverse_moments(model, self._network, images, portion=portion)

@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
 from pipeline.executors.worker import compute, share
@@ -19,7 +18,8 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.context import make_context, open_store
+from pipeline.stages.baseline import make_baseline
+from pipeline.stages.context import make_context
 from pipeline.stages.variant import run_variant
 from tests.support.networks import write_module, write_npz
 
@@ -41,58 +41,64 @@ def _process_is_left_as_it_was(monkeypatch):
 
 @pytest.fixture
 def order(tmp_path, monkeypatch):
-    """A run's options, its context, and what of it is sent, with a store that holds nothing yet."""
+    """A run's context and baseline, and the payload of its workers, with an empty store."""
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path / "colours.npz")
     given = {"model": write_module(tmp_path), "data": "colours.npz", "epochs": 2, "workers": 0, "qat_epochs": 1}
     options = Options(config="3,2,2", bits=(8, 4), cache_dir=tmp_path / "store", **given)
-    accelerator = make_accelerator("cpu")
-    data, store = load_dataset("colours.npz", workers=0), open_store(options, accelerator)
-    network = build_model(options.model, data.classes).eval()
-    context = make_context(options, data, network, accelerator, store, SilentProgress(), Interruption())
-    shared = dataclasses.replace(share(options, context, torch.get_num_threads()), store=tmp_path / "elsewhere")
-    return options, context, pickle.loads(pickle.dumps(shared))
+    context = make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption())
+    baseline = make_baseline(context, build_model(options.model, context.data.classes), "random", 25.0)
+    shared = dataclasses.replace(share(context, baseline, torch.get_num_threads()), store=tmp_path / "elsewhere")
+    return context, baseline, pickle.loads(pickle.dumps(shared))
 
 
 def test_a_worker_gives_what_the_driver_would_compute(order):
-    options, context, shared = order
-    (variant,) = variants(options)
+    context, baseline, shared = order
+    (variant,) = variants(context.options)
     lines = []
     found = pickle.loads(pickle.dumps(compute(shared, variant, lines.append)))
     context.store.stages.clear()
-    expected = run_variant(options, variant, context)
-    timeless = [
-        [{name: value for name, value in row.items() if not name.endswith("_s")} for row in each.rows]
-        for each in (found.result, expected)
-    ]
-    assert timeless[0] == timeless[1]
-    assert found.result.files == expected.files
-    assert found.result.layers == expected.layers
+    expected = run_variant(context, baseline, variant)
+    assert _without_seconds(found.result.network) == _without_seconds(expected.network)
+    assert list(found.result.quantized) == [8, 4]
+    for bits, quantized in expected.quantized.items():
+        other = found.result.quantized[bits]
+        assert (other.artifact, other.portable) == (quantized.artifact, quantized.portable)
+        assert torch.equal(other.logits, quantized.logits)
+        assert (other.top1, other.rounding_errors, other.onnx) == (
+            quantized.top1,
+            quantized.rounding_errors,
+            quantized.onnx,
+        )
     assert [stage.key for stage in found.stages] == [stage.key for stage in context.store.stages]
     assert not any(stage.cached for stage in found.stages)
     assert [figures.epoch for _, figures in found.epochs] == [1, 2, 1, 1]
     assert "cosine 3,2,2: approximate" in lines
 
 
+def _without_seconds(network):
+    return dataclasses.replace(network, training=dataclasses.replace(network.training, seconds=0.0))
+
+
 def test_data_are_read_once_for_several_variants(order, monkeypatch):
-    options, _, shared = order
-    (variant,) = variants(options)
+    context, _, shared = order
+    (variant,) = variants(context.options)
     compute(shared, variant, print)
-    monkeypatch.setattr(worker, "load_dataset", None)
+    monkeypatch.setattr(worker, "make_context", None)
     again = compute(shared, variant, print)
     assert all(stage.cached for stage in again.stages)
 
 
 def test_data_that_this_machine_lacks(order, tmp_path):
-    options, _, shared = order
+    context, _, shared = order
     (tmp_path / "colours.npz").unlink()
     with pytest.raises(DataError, match=r"the data colours.npz does not exist"):
-        compute(shared, variants(options)[0], print)
+        compute(shared, variants(context.options)[0], print)
 
 
 def test_another_kind_of_device_is_refused(order):
-    options, _, shared = order
+    context, _, shared = order
     with pytest.raises(
         OptionsError, match="--executor: a worker computes on cpu, but the driver on cuda; allowed: the"
     ):
-        compute(dataclasses.replace(shared, device="cuda"), variants(options)[0], print)
+        compute(dataclasses.replace(shared, device="cuda"), variants(context.options)[0], print)

@@ -11,7 +11,7 @@ import pipeline.onnx.file
 from pipeline.errors import OnnxError
 from pipeline.onnx.file import OnnxExporter
 from pipeline.stages.evaluate import Evaluation, evaluate
-from pipeline.stages.export import OnnxFigures, measured_file
+from pipeline.stages.export import OnnxFigures, measured_onnx
 from tests.pipeline.onnx.graphs import IDENTITY, compressed
 from tests.pipeline.onnx.test_session import images
 
@@ -23,7 +23,7 @@ def measured(network) -> Evaluation:
 def test_the_figures_are_those_of_the_file():
     record, network = compressed(3)
     expected = measured(network)
-    content, figures = measured_file(OnnxExporter(), record, network, IDENTITY, images=images(), measured=expected)
+    content, figures = measured_onnx(OnnxExporter(), record, network, IDENTITY, images=images(), measured=expected)
     assert figures == OnnxFigures(expected.top1, 0, 4, None)
     facts = json.loads(onnx.load_from_string(content).metadata_props[0].value)
     assert facts == {"model": IDENTITY.model, "mean": [0.5] * 3, "std": [0.2] * 3, "class_names": ["a", "b", "c", "d"]}
@@ -34,8 +34,8 @@ def test_differing_predictions_are_counted():
     found = measured(network)
     other = found.logits.clone()
     other[:7] = -other[:7]
-    _, figures = measured_file(
-        OnnxExporter(), record, network, IDENTITY, images=images(), measured=Evaluation(0.0, other)
+    _, figures = measured_onnx(
+        OnnxExporter(), record, network, IDENTITY, images=images(), measured=Evaluation(0, len(other), other)
     )
     assert figures.differing_predictions == 7
 
@@ -61,7 +61,7 @@ def test_a_network_without_onnx_form_gives_the_reason_and_no_file(monkeypatch):
     record, network = compressed()
     exporter, arguments = OnnxExporter(), {"images": images(), "measured": measured(network)}
     for _ in range(2):
-        content, figures = measured_file(exporter, record, network, IDENTITY, **arguments)
+        content, figures = measured_onnx(exporter, record, network, IDENTITY, **arguments)
         assert content is None
         assert dataclasses.asdict(figures) == {
             **dict.fromkeys(("top1", "differing_predictions", "bits")),

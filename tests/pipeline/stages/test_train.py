@@ -1,4 +1,4 @@
-"""Training that is done once: what decides the key, and what a hit gives."""
+"""Training that runs once: its cache key, reading a stored result, and rolling back harm."""
 
 import copy
 import dataclasses
@@ -7,82 +7,105 @@ import pytest
 
 from pipeline.data.sources import load_dataset
 from pipeline.models.digest import state_digest
+from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
-from pipeline.stages.train import TrainingJob, train_once
+from pipeline.runtime.progress import SilentProgress
+from pipeline.runtime.signals import Interruption
+from pipeline.stages.context import RunContext
+from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import Store
+from pipeline.tracking import RecordingTracker
 from pipeline.training.loop import Schedule, train
+from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz
 
+SCHEDULE = Schedule(2, lr=0.02, batch_size=16)
+LABEL = TrainingLabel("tiny", "training")
+
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
-    data = load_dataset(str(write_npz(tmp_path_factory.mktemp("data") / "colours.npz", train=32)))
-    return TrainingJob(data, Schedule(2, lr=0.02, batch_size=16), make_accelerator("cpu"), seed=0)
+def data(tmp_path_factory):
+    return load_dataset(str(write_npz(tmp_path_factory.mktemp("data") / "colours.npz", train=32)))
 
 
-def trained(course, store, start="tiny", on_epoch=None):
+@pytest.fixture
+def context(data, tmp_path):
+    options = Options(config="3,2,2", model="tiny_net:make", seed=0)
+    services = make_accelerator("cpu"), Store(tmp_path), SilentProgress(), Interruption(), RecordingTracker()
+    return RunContext(options, data, 16, *services)
+
+
+def with_store(context, store) -> RunContext:
+    return dataclasses.replace(context, store=store, tracker=RecordingTracker())
+
+
+def job_of(context, start="tiny", schedule=SCHEDULE, name="fine-tuning", **changes) -> TrainingJob:
+    return training_job(context, name, LABEL, start, schedule, **changes)
+
+
+def trained(context):
     model = tiny_network()
-    step = course.step(store, start, "training")
-    return model, train_once(model, course, store, step, on_epoch=on_epoch)
+    return model, train_once(context, model, job_of(context))
 
 
-def test_a_second_training_reads_the_first_ones_result(course, tmp_path, monkeypatch):
-    curves = [], []
-    first, training = trained(course, Store(tmp_path), on_epoch=curves[0].append)
+def test_a_second_training_reads_the_first_ones_result(context, tmp_path, monkeypatch):
+    first, summary = trained(context)
     monkeypatch.setattr("pipeline.stages.train.train", None)
-    second, said = trained(course, Store(tmp_path), on_epoch=curves[1].append)
+    later = with_store(context, Store(tmp_path))
+    second, stored = trained(later)
     assert state_digest(first) == state_digest(second) != state_digest(tiny_network())
-    assert said.seconds == pytest.approx(training.seconds, abs=1e-3)
-    assert not training.undone
-    assert curves[0] == curves[1]
-    assert [figures.epoch for figures in curves[1]] == [1, 2]
+    assert stored.seconds == pytest.approx(summary.seconds, abs=1e-3)
+    assert not summary.undone
+    assert context.tracker.epochs == later.tracker.epochs
+    assert [(label, figures.epoch) for label, figures in later.tracker.epochs] == [(LABEL, 1), (LABEL, 2)]
     assert not second.training
 
 
-def test_fresh_trains_again(course, tmp_path, monkeypatch):
-    trained(course, Store(tmp_path))
+def test_fresh_trains_again(context, tmp_path, monkeypatch):
+    trained(context)
     monkeypatch.setattr("pipeline.stages.train.train", None)
     with pytest.raises(TypeError):
-        trained(course, Store(tmp_path, fresh=True))
+        trained(with_store(context, Store(tmp_path, fresh=True)))
 
 
-def test_whatever_training_depends_on_is_in_the_key(course, tmp_path):
-    teacher = Teacher(tiny_network(seed=3).eval(), course.accelerator)
-    other_teacher = Teacher(tiny_network(seed=4).eval(), course.accelerator)
-    fewer = dataclasses.replace(course.data, train=course.data.train.head(16))
-    changed = [
-        dataclasses.replace(course, seed=1),
-        dataclasses.replace(course, first_epoch=1),
-        dataclasses.replace(course, teacher=teacher),
-        dataclasses.replace(course, teacher=other_teacher),
-        dataclasses.replace(course, data=fewer),
-        *(dataclasses.replace(course, schedule=dataclasses.replace(course.schedule, **one)) for one in SCHEDULES),
+def test_whatever_training_depends_on_is_in_the_key(context, tmp_path):
+    teachers = [Teacher(tiny_network(seed=seed).eval(), context.accelerator) for seed in (3, 4)]
+    fewer = dataclasses.replace(context.data, train=context.data.train.head(16))
+    seeded = dataclasses.replace(context, options=context.options.model_copy(update={"seed": 1}))
+    jobs = [
+        job_of(context),
+        job_of(context, start="other"),
+        job_of(context, first_epoch=1),
+        *(job_of(context, teacher=teacher) for teacher in teachers),
+        *(job_of(context, schedule=dataclasses.replace(SCHEDULE, **change)) for change in SCHEDULES),
+        job_of(dataclasses.replace(context, data=fewer)),
+        job_of(seeded),
+        job_of(with_store(context, Store(tmp_path, {"threads": 2}))),
     ]
-    store = Store(tmp_path)
-    keys = [one.step(store, "tiny", "t").key for one in (course, *changed)]
-    keys += [course.step(store, "other", "t").key, course.step(Store(tmp_path, {"threads": 2}), "tiny", "t").key]
+    keys = [job.stage.key for job in jobs]
     assert len(set(keys)) == len(keys)
-    assert course.step(store, "tiny", "another name").key == keys[0]
+    assert job_of(context, name="another name").stage.key == keys[0]
 
 
 SCHEDULES = ({"epochs": 3}, {"lr": 0.1}, {"batch_size": 8}, {"weight_decay": 0.0}, {"warmup": 0.2})
 
 
-def test_the_test_images_are_not_in_the_key(course, tmp_path):
-    fewer = dataclasses.replace(course.data, test=course.data.test.head(5))
-    steps = [dataclasses.replace(course, data=data).step(Store(tmp_path), "x", "t") for data in (course.data, fewer)]
-    assert steps[0] == steps[1]
+def test_the_test_images_are_not_in_the_key(context):
+    fewer = dataclasses.replace(context.data, test=context.data.test.head(5))
+    assert job_of(context).stage == job_of(dataclasses.replace(context, data=fewer)).stage
 
 
-def test_training_that_does_harm_is_undone(course, tmp_path, caplog):
-    good, rate = tiny_network(), Schedule(30, lr=0.05, batch_size=16)
-    train(good, course.data.train, rate, accelerator=course.accelerator, seed=0)
-    harmful = dataclasses.replace(course, schedule=Schedule(1, lr=3.0, batch_size=16))
+def test_training_that_does_harm_is_rolled_back(context, tmp_path, caplog):
+    good = tiny_network()
+    schedule = Schedule(30, lr=0.05, batch_size=16)
+    train(good, context.data.train, schedule, accelerator=context.accelerator, seed=0)
     model = copy.deepcopy(good)
     for _ in range(2):  # trained, then read
-        assert train_once(model, harmful, Store(tmp_path), harmful.step(Store(tmp_path), "good", "fine-tuning")).undone
+        later = with_store(context, Store(tmp_path))
+        harmful = job_of(later, start="good", schedule=Schedule(1, lr=3.0, batch_size=16))
+        assert train_once(later, model, harmful).undone
     assert state_digest(model) == state_digest(good)
     assert "fine-tuning lost" in caplog.text
-    assert "points of Top-1 on training images and is undone; try another --lr" in caplog.text
+    assert "--lr" in caplog.text
     assert not model.training

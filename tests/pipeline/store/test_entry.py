@@ -59,7 +59,7 @@ def test_another_programs_file_is_refused(tmp_path):
     import safetensors.torch
 
     safetensors.torch.save_file({"x": torch.ones(1)}, tmp_path / "a")
-    with pytest.raises(ValueError, match="no stored result: 'facts'"):
+    with pytest.raises(ValueError, match="no stored result"):
         read_entry(tmp_path / "a")
 
 

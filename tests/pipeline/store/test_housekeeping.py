@@ -62,10 +62,20 @@ def test_a_file_in_use_stays(folder):
     assert names(folder) == {"stage a"}
 
 
-def test_prune_leaves_only_what_is_not_the_stores(folder, capsys):
+def test_prune_leaves_only_what_is_not_the_stores_and_the_locks(folder, capsys):
     assert main(["cache", "prune", "--cache-dir", str(folder)]) == 0
     assert "removed 5 files, 0.30" in capsys.readouterr().out
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    left = {path.name for path in folder.iterdir()}
+    assert {name for name in left if not name.endswith(".lock")} == {"notes.txt"}
+    assert {f"{key * 32}.lock" for key in "abc"} <= left
+
+
+def test_a_process_that_waits_for_a_lock_is_never_split_from_the_next_one_by_prune(folder):
+    """A removed lock file would let two processes hold the same lock: one the old file, one a new one."""
+    lock = folder / f"{'a' * 32}.lock"
+    before = lock.stat().st_ino
+    prune_store(list_store(folder))
+    assert lock.stat().st_ino == before
 
 
 def test_prune_by_age(folder, capsys):

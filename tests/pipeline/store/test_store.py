@@ -31,7 +31,8 @@ STEP = StageKey("a stage", "0" * 32)
 def test_a_stage_runs_once(tmp_path):
     make = Maker()
     first, second = Store(tmp_path), Store(tmp_path)
-    entries = [store.once(STEP, make) for store in (first, first, second)]
+    entries, cached = zip(*[store.once(STEP, make) for store in (first, first, second)], strict=True)
+    assert cached == (False, True, True)
     assert make.calls == 1
     assert [float(entry.tensors["x"]) for entry in entries] == [1.0] * 3
     assert [stage.cached for stage in first.stages + second.stages] == [False, True, True]
@@ -41,9 +42,9 @@ def test_a_stage_runs_once(tmp_path):
 def test_fresh_makes_it_anew_once_and_replaces_it(tmp_path):
     Store(tmp_path).once(STEP, Maker(1.0))
     make, fresh = Maker(2.0), Store(tmp_path, fresh=True)
-    assert [float(fresh.once(STEP, make).tensors["x"]) for _ in range(2)] == [2.0, 2.0]
+    assert [float(fresh.once(STEP, make)[0].tensors["x"]) for _ in range(2)] == [2.0, 2.0]
     assert make.calls == 1
-    assert float(Store(tmp_path).once(STEP, Maker(3.0)).tensors["x"]) == 2.0
+    assert float(Store(tmp_path).once(STEP, Maker(3.0))[0].tensors["x"]) == 2.0
 
 
 def test_fresh_ignores_a_checkpoint(tmp_path):
@@ -79,7 +80,7 @@ def test_a_failed_stage_leaves_its_checkpoint_and_no_result(tmp_path):
     with pytest.raises(ZeroDivisionError):
         store.once(STEP, make)
     assert store.state(STEP) == "begun"
-    assert store.once(STEP, Maker()).metadata == {"calls": 1}
+    assert store.once(STEP, Maker())[0].metadata == {"calls": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
@@ -88,8 +89,8 @@ def test_a_damaged_result_is_made_again(tmp_path, caplog, content):
     path = tmp_path / f"{STEP.key}.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-3] if content is None else content)
-    assert Store(tmp_path).once(STEP, Maker()).metadata == {"calls": 1}
-    assert "made again" in caplog.text
+    assert Store(tmp_path).once(STEP, Maker())[0].metadata == {"calls": 1}
+    assert "cannot be read" in caplog.text
     assert path.read_bytes()[:8] == whole[:8]
 
 
@@ -106,7 +107,7 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
 def test_a_store_that_cannot_be_written_only_warns(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store")
-    assert store.once(STEP, Maker()).metadata == {"calls": 1}
+    assert store.once(STEP, Maker())[0].metadata == {"calls": 1}
     store.checkpoint(STEP).save(Entry())
     assert "cannot be used" in caplog.text
     assert caplog.text.count("is not stored") == 2
@@ -120,7 +121,7 @@ def test_a_full_disk_only_warns_and_leaves_the_rest(tmp_path, caplog, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.store.store.write_atomically", full)
-    assert store.once(STEP, Maker()).metadata == {"calls": 1}
+    assert store.once(STEP, Maker())[0].metadata == {"calls": 1}
     assert "No space left" in caplog.text
     assert store.find("2" * 32) is not None
 

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.options.options import Options
 from pipeline.tracking.figures import curve_point, final_metrics, parameters, report_files
-from pipeline.training.state import EpochFigures
+from pipeline.training.state import EpochFigures, TrainingLabel
 from tests.pipeline.tracking.conftest import FILES, REPORT
 
 
@@ -19,19 +19,17 @@ def test_parameters_are_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "name"),
+    ("label", "name"),
     [
-        ("cosine 3,3,2,2: fine-tuning", "cosine-3.3.2.2/finetune"),
-        ("chebyshev 7x3,7x9: fine-tuning", "chebyshev-7x3.7x9/finetune"),
-        ("dense: fine-tuning", "dense/finetune"),
-        ("cosine 3,3,2,2, 4 bits: quantization-aware training", "cosine-3.3.2.2-4/qat"),
-        ("dense, 8 bits (16 stored): quantization-aware training", "dense-8/qat"),
-        ("baseline: training my/nets:make on digits", "baseline/training"),
-        ("something else", "something-else/training"),
+        (TrainingLabel("cosine 3,3,2,2", "finetune"), "cosine-3.3.2.2/finetune"),
+        (TrainingLabel("chebyshev 7x3,7x9", "finetune"), "chebyshev-7x3.7x9/finetune"),
+        (TrainingLabel("dense", "finetune"), "dense/finetune"),
+        (TrainingLabel("cosine 3,3,2,2", "qat", 4), "cosine-3.3.2.2-4/qat"),
+        (TrainingLabel("baseline", "training"), "baseline/training"),
     ],
 )
-def test_a_curve_is_named_after_its_training(title: str, name: str) -> None:
-    point = curve_point(title, EpochFigures(epoch=1, loss=0.5, lr=0.02))
+def test_a_curve_is_named_after_its_training(label: TrainingLabel, name: str) -> None:
+    point = curve_point(label, EpochFigures(epoch=1, loss=0.5, lr=0.02))
     assert point == {f"{name}/loss": 0.5, f"{name}/lr": 0.02}
 
 

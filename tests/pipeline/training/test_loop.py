@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from basis import preconditioning
 from basis.conv import SeriesConv2d
@@ -17,7 +18,7 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
 from pipeline.stages.evaluate import evaluate
 from pipeline.training import loop as training
-from pipeline.training.loop import Schedule
+from pipeline.training.loop import Schedule, feature_weight
 from pipeline.training.loop import train as train_in_place
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
@@ -72,29 +73,53 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_al
     assert not torch.equal(networks[0].get_submodule("0.0").coefficients, before)
 
 
-def test_stages_are_imitated_in_the_first_part_of_training_only(data, trained, monkeypatch):
+def test_the_feature_loss_ends_at_its_phase():
+    assert feature_weight(0.0) == training.FEATURE_WEIGHT
+    assert feature_weight(training.FEATURE_PHASE / 2) == pytest.approx(training.FEATURE_WEIGHT / 2)
+    assert feature_weight(training.FEATURE_PHASE) == feature_weight(1.0) == 0
+
+
+class RecordingTeacher(Teacher):
+    """Records for which batches features were computed."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.features = []
+
+    def output(self, *given, **which):
+        self.features.append(which["features"])
+        return super().output(*given, **which)
+
+
+def test_stages_are_imitated_in_the_first_part_of_training_only(data, trained):
     accelerator = make_accelerator("cpu")
-    teacher, weights, asked = Teacher(trained, accelerator), [], []
-    step, answer = training.training_step, teacher.answer
-    monkeypatch.setattr(training, "training_step", lambda *a: (weights.append(a[1].imitation), step(*a))[1])
-    monkeypatch.setattr(teacher, "answer", lambda *a, **told: (asked.append(told["features"]), answer(*a, **told))[1])
+    teacher = RecordingTeacher(trained, accelerator)
     train(series(trained), data.train, Schedule(2, 0.01, 16), accelerator=accelerator, seed=0, teacher=teacher)
-    count = len(weights)
-    shares = [1 - i / (count * training.IMITATED_SHARE) for i in range(count)]
-    assert weights == pytest.approx([training.FEATURE_WEIGHT * max(0, share) for share in shares])
-    assert asked == [weight > 0 for weight in weights]
-    assert 0.5 < sum(asked) / count < 0.7
+    count = len(teacher.features)
+    assert teacher.features == [feature_weight(step / count) > 0 for step in range(count)]
+    assert 0.5 < sum(teacher.features) / count < 0.7
+
+
+def test_single_value_filters_decay_and_scales_do_not():
+    """Weight decay follows the kind of a parameter, not its number of values: (C, 1, 1, 1) coefficients are filters."""
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, padding=1), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 1))
+    model = swap_convolutions(network, {"0": (1, 1)}, "cosine")
+    attach_fake_quantizers(model[1], IntFormat(4), get_backend("brevitas"), {})
+    groups = training._groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay[id(model[0].coefficients)] == decay[id(model[3].weight)] == 0.5
+    assert decay[id(model[0].bias)] == decay[id(model[3].bias)] == 0
 
 
 def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data, trained, monkeypatch):
     schedule, accelerator, ends = Schedule(1, lr=0.01, batch_size=16), make_accelerator("cpu"), {}
     steps = len(data.train) // 16
     for bound in (steps, steps + 1):
-        monkeypatch.setattr(training, "MOMENT_STEPS", bound)
+        monkeypatch.setattr(training, "COVARIANCE_STEPS", bound)
         teacher = Teacher(trained, accelerator)
         end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
         ends[bound] = end.get_submodule("1.0").coefficients
-    monkeypatch.setattr(training, "MOMENT_STEPS", 1)
+    monkeypatch.setattr(training, "COVARIANCE_STEPS", 1)
     monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 1e6)  # leaves the steps of the filters
     teacher = Teacher(trained, accelerator)
     end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
@@ -122,7 +147,7 @@ def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
 @pytest.mark.parametrize("taught", [False, True])
 def test_the_two_bases_train_to_the_same_filters(data, trained, taught, monkeypatch):
     """At order 2 of 3 they span the same filters, and steps are those of the filters, divided by what these see."""
-    monkeypatch.setattr(training, "MOMENT_STEPS", 1)
+    monkeypatch.setattr(training, "COVARIANCE_STEPS", 1)
     filters, accelerator = {}, make_accelerator("cpu")
     for basis in ("cosine", "chebyshev"):
         model = swap_convolutions(copy.deepcopy(trained), {"1.0": (2, 2), "2.0": (2, 2)}, basis)

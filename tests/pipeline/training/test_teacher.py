@@ -23,7 +23,7 @@ def images(seed):
 
 
 def asked(teacher, **changes):
-    return teacher.answer(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
+    return teacher.output(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
 
 
 def test_an_answer_is_the_networks_and_is_computed_once():
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_computed_again():
 def test_features_are_the_stages_outputs_and_are_kept_with_the_logits():
     network, accelerator = tiny_network(), make_accelerator("cpu")
     teacher = Teacher(network, accelerator)
-    first, second = (teacher.answer(images(0), epoch_seed=0, batch_size=4, batch=0) for _ in range(2))
+    first, second = (teacher.output(images(0), epoch_seed=0, batch_size=4, batch=0) for _ in range(2))
     with torch.no_grad(), accelerator.autocast():
         expected = [network[:end](images(0)) for end in (1, 2, 3)]
     for answer in (first, second):
