@@ -15,6 +15,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread
 pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
+LONGEST = (
+    "test_poster.py",
+    "test_kills.py",
+    "test_ray.py",
+    "test_down.py",
+    "test_mlflow.py",
+    "test_command.py",
+    "test_onnx_top1.py",
+    "test_runner.py",
+    "test_library.py",
+    "test_run.py",
+    "test_stages.py",
+    "test_repeat.py",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +57,8 @@ def data_folder() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of tests on real data, which take longest: of several processes none gets them last."""
-    real = {item.path for item in items if item.get_closest_marker("real")}
-    items.sort(key=lambda item: item.path not in real)
+    """Begin with the files that take longest: of several processes none gets one of them last."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

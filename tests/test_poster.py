@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from basis.swap import swap_convolutions
+from pipeline.data.dataset import Split
 from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
-from pipeline.models.weights import load_checkpoint
+from pipeline.models.weights import load_weights
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runner import run
 from pipeline.stages.dry_run import plan_text
-from pipeline.stages.evaluate import evaluate
 from quant.counting import compressible_params, count_params, poster_size_mb
 
 # Rows whose printed figures the arithmetic contradicts: (table, config) -> what the formula gives.
@@ -113,14 +113,22 @@ def cifar(data_folder):
     return load_dataset(str(data_folder / "cifar10.npz"))
 
 
+@torch.no_grad()
+def top1(model: torch.nn.Module, images: Split) -> float:
+    """Return the Top-1 in percent; in small batches, because the activations then stay in the processor's cache."""
+    model.eval()
+    batches = images.batches(50, device=torch.device("cpu"))
+    return 100 * sum(int((model(x).argmax(dim=1) == labels).sum()) for x, labels in batches) / len(images)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("model_name", ["resnet20", "resnet32"])
 def test_top1_before_fine_tuning_is_the_posters(data_folder, cifar, model_name):
     """The two bases span the same filters at these orders, so one evaluation stands for both."""
     baseline = build_model(model_name, 10)
-    load_checkpoint(baseline, data_folder / CHECKPOINTS[model_name])
-    cpu = torch.device("cpu")
-    assert evaluate(baseline, cifar.test, device=cpu).top1 == pytest.approx(PRE[model_name][0], abs=0.02)
+    load_weights(baseline, data_folder / CHECKPOINTS[model_name])
+    assert len(cifar.test) == 10_000
+    assert top1(baseline, cifar.test) == pytest.approx(PRE[model_name][0], abs=0.02)
     for config, expected in zip(CIFAR_CONFIGS, PRE[model_name][1:], strict=True):
         orders = orders_of(plan_layers(baseline, parse_config(config)))
         cosine = swap_convolutions(copy.deepcopy(baseline), orders, "cosine")
@@ -128,7 +136,7 @@ def test_top1_before_fine_tuning_is_the_posters(data_folder, cifar, model_name):
         for name in orders:
             ours, theirs = cosine.get_submodule(name).filters(), chebyshev.get_submodule(name).filters()
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-        assert evaluate(cosine, cifar.test, device=cpu).top1 == pytest.approx(expected, abs=0.02), config
+        assert top1(cosine, cifar.test) == pytest.approx(expected, abs=0.02), config
 
 
 @pytest.mark.real
@@ -144,7 +152,7 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
             fit="weights",
             rounding="nearest",
             epochs=1,
-            limit_train=4000,
+            limit_train=3000,
             limit_test=2000,
             out=tmp_path / "out",
         )
@@ -157,12 +165,13 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
 
 @pytest.mark.real
 def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(data_folder, tmp_path):
-    """The poster's fit leaves 51.43 here, and its own training ends at 89.55."""
+    """The poster: 51.43 with its fit, 89.55 after its training; the first 2,000 images are easier by 0.9."""
     result = run(
         Options(
             config=("3,3,2,2",),
             bits=(8, 4),
             model="resnet20",
+            limit_test=2000,
             weights=str(data_folder / CHECKPOINTS["resnet20"]),
             data=str(data_folder / "cifar10.npz"),
             epochs=0,
@@ -170,9 +179,9 @@ def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(dat
         )
     )
     eight, four = result.report["rows"]
-    assert eight["top1_pre"] > 88.4
+    assert eight["top1_pre"] > 89.2
     assert eight["delta_quant"] > -0.2
-    assert four["top1_quant"] > 87.0
+    assert four["top1_quant"] > 88.0
     compressed = [layer for layer in result.report["layers"] if layer["status"] == "compressed"]
     assert all(0 < layer["fit_error"] < 1 for layer in compressed)
     assert all(layer["rounding_error"]["8"] < layer["rounding_error"]["4"] < 0.5 for layer in compressed)

@@ -62,17 +62,18 @@ def _header_table(file: Path, summary: "Summary") -> str:
 def _layer_table(layers: Sequence["LayerEntry"]) -> str:
     """Return a table of one line per layer; empty if no layer is quantized."""
     from pipeline.artifact.summary import layer_bytes
+    from pipeline.models.layer_orders import shape_text
 
     heads = ("Layer", "Basis", "Order", "Kernel", "Scheme", "Bits", "Shape", "Code bytes", "Scale bytes")
     rows = [
         (
             layer.name,
             layer.basis or "-",
-            _times(layer.order),
-            _times(layer.kernel),
+            shape_text(layer.order),
+            shape_text(layer.kernel),
             layer.scheme,
             layer.bits,
-            _times(layer.shape),
+            shape_text(layer.shape),
             *layer_bytes(layer),
         )
         for layer in layers
@@ -85,7 +86,3 @@ def _layer_table(layers: Sequence["LayerEntry"]) -> str:
 def _kind_table(summary: "Summary") -> str:
     rows = [(kind, size, f"{100 * size / summary.size:.2f}") for kind, size in summary.kinds.items()]
     return tabulate([*rows, ("whole file", summary.size, "100.00")], ("Kind", "Bytes", "%"), floatfmt=".2f")
-
-
-def _times(sizes: Sequence[int] | None) -> str:
-    return "x".join(map(str, sizes)) if sizes else "-"

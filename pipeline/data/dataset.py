@@ -163,8 +163,17 @@ def batches_of_epoch(count: int, batch_size: int) -> int:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU, so that every device sees the same images."""
+    """Create a generator on the CPU, so that every device gets the same images."""
     return torch.Generator().manual_seed(seed)
+
+
+def mixed_order(count: int) -> Tensor:
+    """Return a fixed permutation of `count` images, so that the first N are a random sample of data sorted by class.
+
+    Returns:
+        int64, (count,).
+    """
+    return torch.randperm(count, generator=seeded(0))
 
 
 def check_limit(count: int) -> int:

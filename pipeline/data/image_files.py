@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.data.dataset import mixed_order
 from pipeline.errors import DataError
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -54,7 +55,7 @@ def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
         DataError: If a class has no image.
     """
     found = [(path, label) for label, name in enumerate(classes) for path in _images_below(split / name)]
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    order = mixed_order(len(found)).tolist()
     return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
 
 

@@ -1,4 +1,4 @@
-"""Small data: all images of a split in memory as bytes."""
+"""Splits whose images are in memory as bytes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,31 +13,38 @@ from pipeline.data.augment import random_crop, random_flip, random_resized_crop
 from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
 from pipeline.runtime.share import WHOLE, RankSlice
 
-SMALL: Final = 96
-"""Largest side, in pixels, of an image that is cropped by padding; larger ones by a random box."""
-TINY: Final = 32
-"""Side, in pixels, below which an image is cropped by 4 pixels of padding, else by 2: see docs/training.md."""
+PADDED_SIDE: Final = 96
+"""Largest image side, in pixels, that is augmented by padded crops; larger images get random boxes."""
+PADDING: Final = 1 / 16
+"""Padding of a crop as a part of the shorter side: 2 pixels at 32, measured in docs/training.md."""
+HASHED_IMAGES: Final = 4096
+"""Images that are copied at once to compute a digest."""
 
 
 @dataclass(frozen=True, eq=False)
 class MemorySplit:
     """Images and labels in memory; see `pipeline.data.dataset.Split`.
 
+    `order` decides the sequence of `head`, `part` and batches without a seed. Draws with a seed are made from the
+    kept images as they are stored, so that they do not depend on that sequence.
+
     Attributes:
-        images: uint8, (N, H, W, 3).
-        labels: int64, (N,).
-        normalization: How bytes become the network's input.
-        flip: Whether augmentation mirrors images; not for digits and letters.
+        images: uint8, (M, H, W, 3), as stored.
+        labels: int64, (M,), as stored.
+        normalization: Conversion from bytes to the network's input.
+        flip: True if augmentation mirrors images; False for digits and letters.
+        order: int64, (N,): positions of the N kept images among the M stored ones; None keeps all, as stored.
     """
 
     images: Tensor
     labels: Tensor
     normalization: Normalization
     flip: bool
+    order: Tensor | None = None
 
     def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
+        """Return the number of kept images."""
+        return len(self._positions)
 
     def batches(
         self,
@@ -49,26 +56,31 @@ class MemorySplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once over the images; see `Split.batches`."""
+        """Iterate once over the images; see `Split.batches`."""
         generator = None if seed is None else seeded(seed)
+        positions = self._positions if seed is None else self._stored_positions
         for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
-            images = self.images[index]
+            picked = positions[index]
+            images = self.images[picked]
             if augment and generator is not None:
-                images = self._augmented(images, generator)  # of batches before the first too: it draws for them
+                images = self._augmented(images, generator)  # skipped batches too: they advance the generator
             if batch >= start:
                 mine = share.of_batch(len(index))
-                yield self.normalization.apply(images[mine], device), self.labels[index[mine]].to(device)
+                yield self.normalization.apply(images[mine], device), self.labels[picked[mine]].to(device)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of every pixel and label, and of what becomes of them."""
-        digest = hashlib.sha256(repr((tuple(self.images.shape), self.normalization, self.flip)).encode())
-        digest.update(self.images.contiguous().numpy().data)
-        digest.update(self.labels.contiguous().numpy().data)
+        """SHA-256 in hex of the kept pixels and labels, their order, the normalization and the flips."""
+        shape = (len(self), *self.images.shape[1:])
+        digest = hashlib.sha256(repr((shape, self.normalization, self.flip)).encode())
+        for positions in self._positions.split(HASHED_IMAGES):
+            digest.update(self.images[positions].numpy().data)
+        digest.update(self.labels[self._positions].numpy().data)
+        digest.update(self._positions.argsort().numpy().data)
         return digest.hexdigest()
 
     def head(self, count: int) -> "MemorySplit":
-        """The first `count` images, or all if there are fewer.
+        """Return the first `count` images, or all if there are fewer.
 
         Raises:
             OptionsError: If `count` is below 1.
@@ -76,26 +88,42 @@ class MemorySplit:
         return self.part(0, check_limit(count))
 
     def part(self, start: int, stop: int) -> "MemorySplit":
-        """Some neighbouring images; see `Split.part`."""
-        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
+        """Return a range of the images, without a copy of the pixels; see `Split.part`."""
+        return replace(self, order=self._positions[start:stop])
 
     def normalized(self, normalization: Normalization) -> "MemorySplit":
-        """The same images for a network of another normalization."""
+        """Return the same images for a network with another normalization."""
         return replace(self, normalization=normalization)
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`."""
-        index = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
-        return self.normalization.apply(self.images[index[share.of(len(index))]], device)
+        drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
+        picked = self._stored_positions[drawn[share.of(len(drawn))]]
+        return self.normalization.apply(self.images[picked], device)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        return torch.arange(len(self.images)) if self.order is None else self.order
+
+    @cached_property
+    def _stored_positions(self) -> Tensor:
+        return self._positions.sort().values
 
     def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        small = max(images.shape[1:3]) <= SMALL
-        padding = 4 if min(images.shape[1:3]) < TINY else 2
+        small = max(images.shape[1:3]) <= PADDED_SIDE
+        padding = max(1, round(PADDING * min(images.shape[1:3])))
         cropped = random_crop(images, padding, generator) if small else random_resized_crop(images, generator)
         return random_flip(cropped, generator) if self.flip else cropped
 
 
 def memory_dataset(name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit) -> Dataset:
-    """Make a data set of two splits in memory."""
+    """Build a data set from two splits in memory.
+
+    Args:
+        name: Short name for reports.
+        class_names: One name per class.
+        train: Training images.
+        test: Test images, of the same height and width.
+    """
     height, width = train.images.shape[1:3]
     return Dataset(name, len(class_names), class_names, (height, width), train, test, train.normalization)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.dataset import Dataset, Normalization
+from pipeline.data.dataset import Dataset, Normalization, mixed_order
 from pipeline.data.memory import MemorySplit, memory_dataset
 from pipeline.errors import DataError
 
@@ -109,5 +109,9 @@ def _split(images: Array, labels: Array) -> MemorySplit:
     colour = images.shape[3] == 3
     pixels = np.ascontiguousarray(images if colour else np.repeat(images, 3, axis=3))
     return MemorySplit(
-        torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), Normalization(), flip=colour
+        torch.from_numpy(pixels),
+        torch.from_numpy(labels.astype(np.int64)),
+        Normalization(),
+        flip=colour,
+        order=mixed_order(len(labels)),
     )

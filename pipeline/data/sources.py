@@ -11,7 +11,7 @@ from torch.nn import functional
 from pipeline.data.cifar import cifar_folders, load_cifar
 from pipeline.data.dataset import Dataset, Normalization, check_limit, is_imagenet
 from pipeline.data.image_files import ImageFiles, class_folders, decode, header_size, list_files, to_bytes
-from pipeline.data.memory import SMALL, MemorySplit, memory_dataset
+from pipeline.data.memory import PADDED_SIDE, MemorySplit, memory_dataset
 from pipeline.data.npz import load_npz
 from pipeline.data.streaming import CROP, FolderSplit
 from pipeline.errors import DataError, OptionsError
@@ -147,7 +147,7 @@ def load_folder(root: Path, *, limit_train: int | None, limit_test: int | None, 
 def _fits_in_memory(train: ImageFiles, test: ImageFiles, size: tuple[int, int]) -> bool:
     total = (len(train.paths) + len(test.paths)) * size[0] * size[1] * 3
     headers = (header_size(path) for files in (train, test) for path in files.paths[:HEADERS])
-    return total <= MEMORY_BYTES and all(max(header) <= SMALL for header in headers)
+    return total <= MEMORY_BYTES and all(max(header) <= PADDED_SIDE for header in headers)
 
 
 def _in_memory(files: ImageFiles, size: tuple[int, int], normalization: Normalization, workers: int) -> MemorySplit:

@@ -1,4 +1,4 @@
-"""What decides a network's outputs, as one digest: its weights, its structure, and a user's own code."""
+"""Hash all that determines a network's outputs: its weights, its structure and the user's code."""
 
 import hashlib
 import sys
@@ -11,12 +11,14 @@ _PACKAGED = ("torch", "torchvision", "pipeline", "basis", "quant")
 
 
 def network_digest(name: str, model: nn.Module) -> str:
-    """SHA-256 in hex of a network.
+    """Hash a network: its name, ``repr`` (modules and settings), state dict, and the source files of user modules.
 
     Args:
-        name: The name that it was built by.
-        model: The network; its ``repr`` tells its modules and their settings, and the files that define a user's
-            modules tell what ``forward`` does.
+        name: The name that it was built by, such as ``resnet18`` or ``my_networks:small_net``.
+        model: The network.
+
+    Returns:
+        SHA-256 in hex.
     """
     digest = hashlib.sha256(f"{name}\n{model!r}\n{state_digest(model)}\n".encode())
     for file in _source_files(name, model):
@@ -34,7 +36,7 @@ def _source_files(name: str, model: nn.Module) -> list[Path]:
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 of a network's names, dtypes, shapes and values: all that its state dict tells of it."""
+    """Return the SHA-256 in hex of a network's state dict: its names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

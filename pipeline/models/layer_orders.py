@@ -1,4 +1,4 @@
-"""Which layers of a network a config compresses, to which order, and why the others are kept."""
+"""Assign an order to every layer that a config compresses, and a reason to every layer that is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer.
+    """Decision for one layer.
 
     Attributes:
         name: As in ``named_modules`` of the network.
         kernel: FeatureHooks (kh, kw), or None for a linear layer.
         order: Terms kept (nh, nw), or None for a kept layer.
         status: ``compressed`` (fewer terms than taps), ``full`` (as many: an exact change of basis) or ``kept``.
-        reason: Why, in words for the report.
+        reason: Explanation for the report.
     """
 
     name: str
@@ -35,19 +35,19 @@ class LayerPlan:
 
 
 def plan_layers(model: nn.Module, config: Config, model_name: str | None = None) -> list[LayerPlan]:
-    """Decide for every convolution and linear layer of a network, in network order; a shared layer appears once.
+    """Plan every convolution and linear layer of a network, in network order; a shared layer appears once.
 
     Args:
-        model: The network; ``DataParallel`` wrappers are looked through, layer names keep their ``module.``.
+        model: The network. Inside ``DataParallel`` wrappers, layer names keep their prefix ``module.``.
         config: Orders per stage or per run of blocks, or ``dense``.
-        model_name: What error messages call the network; its class by default.
+        model_name: Name of the network in error messages; its class by default.
 
     Returns:
         One entry per ``nn.Conv2d`` and ``nn.Linear``.
 
     Raises:
-        OptionsError: The count of orders or blocks does not fit the network, an order exceeds its kernel, or there
-            is nothing to compress.
+        OptionsError: If the number of orders or blocks does not fit the network, if an order exceeds its kernel, or
+            if the network has no spatial convolution.
     """
     orders = _orders(compressible_convolutions(model), model, config, model_name or type(model).__name__)
     return [
@@ -58,12 +58,24 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
 
 
 def orders_of(plan: Sequence[LayerPlan]) -> dict[str, Size2d]:
-    """The swap of a plan: layer name -> order (nh, nw), for the compressed and the full layers."""
+    """Return the orders of a plan: layer name -> (nh, nw), for the compressed and the full layers."""
     return {layer.name: layer.order for layer in plan if layer.order is not None}
 
 
+def shape_text(sizes: Sequence[int] | None) -> str:
+    """Format sizes for a table or a message.
+
+    Args:
+        sizes: For example a kernel (kh, kw), an order (nh, nw) or a tensor's shape.
+
+    Returns:
+        The sizes joined by ``x``, such as ``7x7``; ``-`` if there are none.
+    """
+    return "x".join(map(str, sizes)) if sizes else "-"
+
+
 def stages_of(model: nn.Module) -> dict[str, dict[str, nn.Conv2d]]:
-    """The network's stages: top-level children that hold spatial convolutions, in definition order.
+    """Group the spatial convolutions by stage: the top-level child that contains them, in definition order.
 
     Returns:
         Stage name -> layer name -> convolution.
@@ -100,7 +112,7 @@ def _by_stage(model: nn.Module, config: Config, model_name: str) -> Iterator[Lay
         if order > max(largest):
             raise OptionsError(
                 f"config {config.text!r} gives order {order} to stage {stage}, whose largest kernel is "
-                f"{_times(largest)}; allowed: 1 to {max(largest)}"
+                f"{shape_text(largest)}; allowed: 1 to {max(largest)}"
             )
         yield from (_planned(name, _size(conv), order, f"stage {stage}") for name, conv in convs.items())
 
@@ -119,7 +131,7 @@ def _by_block(convs: Mapping[str, nn.Conv2d], config: Config, model_name: str) -
         if order > max(kernel):
             raise OptionsError(
                 f"config {config.text!r} gives order {order} to block {block} ({name}), whose kernel is "
-                f"{_times(kernel)}; allowed: 1 to {max(kernel)}"
+                f"{shape_text(kernel)}; allowed: 1 to {max(kernel)}"
             )
         yield _planned(name, kernel, order, f"block {block}")
 
@@ -147,7 +159,7 @@ def _why_kept(layer: nn.Conv2d | nn.Linear, config: Config) -> str:
 
 
 def _own_forward(conv: nn.Conv2d) -> str | None:
-    """The class of a convolution that is not computed as a plain ``nn.Conv2d``."""
+    """Return the class name of a convolution that overrides the forward of ``nn.Conv2d``, else None."""
     return None if compressible_convolutions(conv) else type(conv).__name__
 
 
@@ -164,10 +176,6 @@ def _kernel(layer: nn.Conv2d | nn.Linear) -> Size2d | None:
 
 def _size(conv: nn.Conv2d) -> Size2d:
     return cast(Size2d, tuple(conv.kernel_size))
-
-
-def _times(kernel: Size2d) -> str:
-    return f"{kernel[0]}x{kernel[1]}"
 
 
 def _number(count: int, noun: str) -> str:

@@ -1,18 +1,23 @@
-"""From the name of a network to the network, and a check that it takes the data's images."""
+"""Build a network from its name, and check that it accepts the images of the data."""
 
 import difflib
-from typing import Any
+import re
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import cifar_resnet, torchvision_models
 from pipeline.models.imported import import_model
 
+# Words in the messages of PyTorch's and torchvision's shape errors. CPU allocation errors contain none of them.
+_SHAPE_WORDS: Final = re.compile(r"shape|size|dimension|channel|height|width|kernel|stride|pad", re.IGNORECASE)
+
 
 def model_names() -> tuple[str, ...]:
-    """Every name that `build_model` knows, apart from `module:callable`."""
+    """Return every name that `build_model` accepts, apart from `module:callable`."""
     return (*cifar_resnet.BUILDERS, *torchvision_models.names())
 
 
@@ -22,7 +27,7 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     Args:
         name: resnet20/32/44/56/110, a torchvision classifier's name, or `module:callable`.
         classes: Width of the output.
-        allow_import: Whether `module:callable` may be imported; False where the name comes from a file.
+        allow_import: True if `module:callable` may be imported; pass False for a name that was read from a file.
 
     Returns:
         The network, in training mode.
@@ -45,16 +50,16 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
 
 
 def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
-    """Tell how `build_model` builds a network, in words that an artifact can hold.
+    """Return the builder and the arguments of a network, as an artifact stores them.
 
     Args:
         name: A name that `build_model` takes.
         classes: Width of the output.
 
     Returns:
-        The builder, and the arguments that it gets beside the name: `cifar_resnet` is He et al.'s network of
-        6 `blocks` + 2 layers, `torchvision` is `torchvision.models.get_model`, and `import` is the callable that the
-        name says, which gets `num_classes` where it takes it.
+        The builder, and its arguments beside the name. `cifar_resnet` is He et al.'s network of 6 `blocks` + 2
+        layers. `torchvision` is `torchvision.models.get_model`. `import` is the callable that the name refers to; it
+        gets `num_classes` if its signature accepts it.
 
     Raises:
         OptionsError: If the name is unknown.
@@ -69,7 +74,7 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
 
 
 def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -> None:
-    """Run one image through the network; its mode, buffers and gradients stay as they were.
+    """Check that the network maps one image to one logit per class; its modes, buffers and gradients do not change.
 
     Args:
         model: The network, on any device.
@@ -77,14 +82,17 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -
         image_size: Height and width of the data's images, in pixels.
 
     Raises:
-        OptionsError: If the network cannot take an RGB image of that size.
+        OptionsError: If the network rejects the shape (1, 3, height, width): by an assertion, or by a `RuntimeError`
+            or `ValueError` about shapes. Every other exception, such as out of memory, is raised unchanged.
         DataError: If the output is not a tensor of shape (1, classes).
     """
     height, width = image_size
     try:
         output = _run_once(model, height, width)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if not _is_about_shapes(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
             f"with 3 channels ({reason}); choose another "
@@ -100,14 +108,17 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -
 
 def _run_once(model: nn.Module, height: int, width: int) -> Any:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(torch.zeros(1, 3, height, width, device=device))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluation_mode(model), torch.no_grad():
+        return model(torch.zeros(1, 3, height, width, device=device))
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | NotImplementedError):  # both are RuntimeErrors
+        return False
+    # torchvision's vision transformers assert the image size.
+    return isinstance(error, AssertionError) or (
+        isinstance(error, RuntimeError | ValueError) and bool(_SHAPE_WORDS.search(str(error)))
+    )
 
 
 def _unknown(name: str) -> str:

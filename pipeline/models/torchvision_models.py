@@ -1,4 +1,4 @@
-"""torchvision's classification networks: the only module that asks torchvision for a network or its weights."""
+"""Build torchvision's classification networks and download their weights; no other module does."""
 
 from functools import cache, partial
 from importlib import import_module
@@ -18,18 +18,25 @@ _ARGUMENTS: Final[dict[str, dict[str, bool]]] = {"googlenet": _INCEPTION, "incep
 
 @cache
 def _zoo() -> Any:
-    """The networks of torchvision, imported when first asked for: that takes as long as importing torch."""
+    # Imported on first use, because that takes as long as importing torch.
     return import_module("torchvision.models")
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Names of the classification networks; detection, segmentation, video and quantized ones live in submodules."""
+    """Return the names of the classification networks; torchvision keeps all other kinds in submodules."""
     return tuple(_zoo().list_models(module=_zoo()))
 
 
 def build(name: str, classes: int) -> nn.Module:
     """Build the network `name` with random weights and `classes` outputs, on the default device.
+
+    Args:
+        name: A name in `names()`.
+        classes: Number of outputs.
+
+    Returns:
+        The network, in training mode.
 
     Raises:
         ValueError: If torchvision has no such network.
@@ -40,18 +47,21 @@ def build(name: str, classes: int) -> nn.Module:
         return cast(nn.Module, create())
     try:
         return cast(nn.Module, create())
-    except (NotImplementedError, RuntimeError):  # RegNet and others compute their widths with tensors
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta tensor" not in str(error):
+            raise
+        # RegNet computes its widths with tensors and reads their values, which meta tensors do not have.
         with torch.device("cpu"):
             return cast(nn.Module, create()).to(device)
 
 
 def arguments(name: str) -> dict[str, bool]:
-    """What the network `name` is built with besides the number of classes."""
+    """Return the arguments that the network `name` is built with, besides the number of classes."""
     return _ARGUMENTS.get(name, {})
 
 
 def default_weights_name(name: str) -> str | None:
-    """The name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
+    """Return the name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
     if name not in names():
         return None
     default = getattr(_zoo().get_model_weights(name), "DEFAULT", None)
@@ -59,7 +69,7 @@ def default_weights_name(name: str) -> str | None:
 
 
 def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Tensor]:
-    """Fetch torchvision's weights from its server or from torch's cache.
+    """Download torchvision's weights, or read them from torch's cache.
 
     Args:
         name: A name in `names()`.

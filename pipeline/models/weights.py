@@ -1,4 +1,4 @@
-"""Weights from a file or from torchvision into a network: all of them or, after an error, none."""
+"""Load weights from a file or from torchvision into a network: all of them or, after an error, none."""
 
 import re
 from collections.abc import Mapping
@@ -13,29 +13,28 @@ from pipeline.errors import DataError
 from pipeline.models import build_model
 from pipeline.models.torchvision_models import default_weights_name, download_weights
 
-__all__ = ["default_weights_name", "load_checkpoint", "load_torchvision_weights"]
+__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights"]
 
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _CONTAINERS: Final = ("state_dict", "model")
-# torchvision's published DenseNets say `norm.1` where the network says `norm1`.
+# torchvision's published DenseNets have keys with `norm.1`; the network's parameters are named `norm1`.
 _DENSENET: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `model`, in place, without running any code that the file may hold.
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict from a file into `model`, in place, without running any code that the file may hold.
 
     Args:
         model: The network, on a real device.
         path: A `.safetensors` file, or a file that `torch.save` wrote: a state dict, or a dict that holds one as
-            `state_dict` or `model`.
-            The prefix `module.` is removed. Any floating dtype is converted to the network's.
+            `state_dict` or `model`. The prefixes `module.` and `_orig_mod.` of wrappers are removed. Any floating dtype
+            is converted to the network's. Counters of batch normalization (`num_batches_tracked`) may be missing.
 
     Raises:
         DataError: If the file is missing, damaged or not a state dict, or if names, shapes, dtypes or values do not
-            fit the network.
-            The network is then unchanged.
+            fit the network. The network is then unchanged.
     """
-    _load_state(model, _state_dict(_read(path), path), f"the checkpoint {path}")
+    _copy_state(model, _state_dict(_read(path), path), f"the checkpoint {path}")
 
 
 def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -> nn.Module:
@@ -55,7 +54,7 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
     """
     state = download_weights(model_name, classes, weights_name)
     model = build_model(model_name, classes)
-    _load_state(model, state, f"torchvision's {weights_name} of {model_name}")
+    _copy_state(model, state, f"torchvision's {weights_name} of {model_name}")
     return model
 
 
@@ -94,9 +93,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _copy_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    found = _renamed(model, state)
+    found = _without_prefixes(model, state)
     _check_names(wanted, found, source)
     _check_shapes(model, wanted, found, source)
     converted = {name: _converted(name, tensor, wanted[name], source) for name, tensor in found.items()}
@@ -105,8 +104,8 @@ def _load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
             wanted[name].copy_(tensor)
 
 
-def _renamed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off wrappers' prefixes, and leave out auxiliary classifiers that the network lacks (they are None)."""
+def _without_prefixes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers, and auxiliary classifiers that the network lacks (their attributes are None)."""
     found = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in found):

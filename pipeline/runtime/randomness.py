@@ -52,8 +52,7 @@ class _Flag:
 
     lock: threading.Lock
     wanted: int = 0
-    before: bool = False
-    warn_only: bool = False
+    before: int = 0
 
 
 _FLAG = _Flag(threading.Lock())
@@ -64,9 +63,9 @@ def deterministic_algorithms() -> Generator[None]:
     """Use deterministic algorithms where they exist; restore the flag after the last of several concurrent runs."""
     with _FLAG.lock:
         if _FLAG.wanted == 0:
-            _FLAG.before = torch.are_deterministic_algorithms_enabled()
-            _FLAG.warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            _FLAG.before = torch.get_deterministic_debug_mode()
+            # Not use_deterministic_algorithms, which sets the same flag after importing the compiler, for a second.
+            torch.set_deterministic_debug_mode("warn")
         _FLAG.wanted += 1
     try:
         yield
@@ -74,4 +73,4 @@ def deterministic_algorithms() -> Generator[None]:
         with _FLAG.lock:
             _FLAG.wanted -= 1
             if _FLAG.wanted == 0:
-                torch.use_deterministic_algorithms(_FLAG.before, warn_only=_FLAG.warn_only)
+                torch.set_deterministic_debug_mode(_FLAG.before)

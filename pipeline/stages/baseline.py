@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
+from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
@@ -18,7 +18,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import top1_key, top1_once
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.loop import Schedule
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 
@@ -108,7 +108,7 @@ def initial_network(context: RunContext) -> InitialNetwork:
         weights = known
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
         model = _random_network(context)
-        load_checkpoint(model, Path(weights))
+        load_weights(model, Path(weights))
         return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
     model = load_torchvision_weights(model_name, data.classes, weights)
     check_forward(model, data.classes, data.image_size)

@@ -10,7 +10,7 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import tensor_bytes
-from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant, variants
 from pipeline.options.options import Options
@@ -95,12 +95,13 @@ def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -
     """Format one line per layer. Normalization and biases are only in the size of the whole file."""
     sizes = [{layer.name: sum(tensor_bytes(layer.values)) for layer in record.layers} for record in records.values()]
     rows = [
-        (layer.name, _times(layer.kernel), _times(layer.order), *(f"{size[layer.name] / 1e6:.6f}" for size in sizes))
+        (
+            layer.name,
+            shape_text(layer.kernel),
+            shape_text(layer.order),
+            *(f"{size[layer.name] / 1e6:.6f}" for size in sizes),
+        )
         for layer in plan
     ]
     align = ("left",) * 3 + ("right",) * len(sizes)
     return tabulate(rows, ("Layer", "Kernel", "Order", *records), disable_numparse=True, colalign=align)
-
-
-def _times(sizes: Sequence[int] | None) -> str:
-    return "x".join(map(str, sizes)) if sizes else "-"

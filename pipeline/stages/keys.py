@@ -10,7 +10,7 @@ from pipeline.stages.context import RunContext, calibration_inputs, network_iden
 from pipeline.stages.evaluate import top1_key
 from pipeline.stages.train import TrainingJob, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.loop import Schedule
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from quant.schemes import Format, get_format
 

@@ -14,7 +14,8 @@ from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import StageKey
 from pipeline.tracking import NullTracker
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import EpochFigures, TrainingLabel
 from pipeline.training.teacher import Teacher
 

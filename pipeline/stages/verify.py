@@ -114,7 +114,7 @@ def answer(folder: str) -> int:
     """
     request = json.loads((Path(folder) / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
-    torch.use_deterministic_algorithms(request["deterministic"], warn_only=True)
+    torch.set_deterministic_debug_mode("warn" if request["deterministic"] else "default")
     images, device = safetensors.torch.load_file(Path(folder) / _IMAGES), torch.device(request["device"])
     logits = {}
     for number, path in enumerate(request["paths"]):

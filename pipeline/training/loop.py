@@ -21,6 +21,7 @@ from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.training.features import FeatureHooks, feature_loss
+from pipeline.training.schedule import PEAK, Schedule
 from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
 from pipeline.training.teacher import Teacher, TeacherOutput
 from quant.fake_quantizer import FakeQuantizer
@@ -42,39 +43,6 @@ MAX_GRADIENT_NORM: Final = 20.0
 ROUNDED_LR_FACTOR: Final = 0.05
 """Factor of the learning rate for a rounded weight's float values and scales."""
 OnEpoch = Callable[[EpochFigures], None]
-_PEAK = "peak"  # key of a parameter group: its peak learning rate
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning-rate schedule of SGD with Nesterov momentum: linear warm-up to ``lr``, then cosine decay to zero.
-
-    Attributes:
-        epochs: Passes over the training images; 0 trains nothing.
-        lr: Peak learning rate.
-        batch_size: Images per step.
-        weight_decay: L2 penalty of kernels and coefficients. Biases, normalization and scales have none.
-        warmup: Share of all steps in the warm-up.
-    """
-
-    epochs: int
-    lr: float
-    batch_size: int = 128
-    weight_decay: float = 1e-4
-    warmup: float = 0.1
-
-    def factor(self, step: int, steps: int) -> float:
-        """Return the share of ``lr`` at a step, counted from 0."""
-        rising = max(1, round(self.warmup * steps))
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-    def set_rates(self, optimizer: torch.optim.Optimizer, step: int, steps: int) -> float:
-        """Set the learning rate of every parameter group for a step; return the highest."""
-        for group in optimizer.param_groups:
-            group["lr"] = group[_PEAK] * self.factor(step, steps)
-        return self.lr * self.factor(step, steps)
 
 
 @dataclass(frozen=True)
@@ -240,7 +208,7 @@ def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
             rate = schedule.lr * (ROUNDED_LR_FACTOR if parameter in rounded else 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     return [
-        {"params": params, "weight_decay": decay, "lr": rate, _PEAK: rate} for (decay, rate), params in groups.items()
+        {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
     ]
 
 

@@ -133,7 +133,7 @@ def test_a_task_that_is_cleared_ends_the_command(example, tmp_path) -> None:
         "import pathlib, signal, sys, time\n"
         f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(mark)!r}).touch(), sys.exit(143)))\n"
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     example.names["COMMAND"] = [sys.executable, "-c", program]
 

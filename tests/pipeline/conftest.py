@@ -9,7 +9,7 @@ from tests.support.networks import write_module, write_npz
 def folder(tmp_path_factory):
     """A folder with data and a user's module, which is the current folder of every run."""
     folder = tmp_path_factory.mktemp("work")
-    write_npz(folder / "colours.npz")
+    write_npz(folder / "colours.npz", train=384)
     write_module(folder)
     return folder
 

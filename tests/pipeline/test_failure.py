@@ -15,7 +15,7 @@ from pipeline.failure import EXIT_CODES, Failure, FailureReporter, failure_of
 from pipeline.options.options import Options
 from pipeline.runtime.signals import HungUp, Terminated
 from tests.support.networks import write_module, write_npz
-from tests.support.program import run_program
+from tests.support.program import call_program, run_program
 from tests.support.report_schema import mistakes, read_report
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def folder(tmp_path_factory) -> Path:
     ],
 )
 def test_a_run_that_fails_on_its_way(folder, change, code, kind) -> None:
-    done = run_program(folder, *RUN, *change, "--out", f"fails{change[0]}")
+    done = call_program(folder, *RUN, *change, "--out", f"fails{change[0]}")
     report = read_report(folder / f"fails{change[0]}")
     assert done.returncode == report["exit_code"] == code, done.stderr
     assert report["error"]["type"] == kind
@@ -189,25 +189,25 @@ def test_a_defect_leaves_a_report_too(folder) -> None:
 )
 def test_a_signal_leaves_an_interrupted_report(folder, number, code, kind) -> None:
     (folder / "slow.py").write_text(
-        "import time\n\ndef make(num_classes=4):\n    print(1, flush=True)\n    time.sleep(60)\n"
+        "import time\n\ndef make(num_classes=4):\n    print(1, flush=True)\n    time.sleep(600)\n"
     )
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *RUN, "--model", "slow:make", "--out", "slow"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=600)
     assert process.returncode == code, stderr
     report = read_report(folder / "slow")
     assert (report["status"], report["exit_code"], report["error"]["type"]) == ("interrupted", code, kind)
 
 
 def test_a_repeated_failure_after_a_finished_run(folder) -> None:
-    assert run_program(folder, *RUN, "--out", "kept").returncode == 0
+    assert call_program(folder, *RUN, "--out", "kept").returncode == 0
     finished = read_report(folder / "kept")
     artifacts = {path.name: path.read_bytes() for path in (folder / "kept" / "artifacts").iterdir()}
-    for _ in range(2):
-        assert run_program(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
+    for program in (run_program, call_program):
+        assert program(folder, *RUN, "--out", "kept", "--data", "nowhere.npz").returncode == 4
     assert read_report(folder / "kept")["status"] == "failed"
     previous = json.loads((folder / "kept" / "previous-report.json").read_text())
     assert (mistakes(previous), previous) == ([], finished)

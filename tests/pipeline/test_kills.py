@@ -1,4 +1,4 @@
-"""The real command, killed at random moments: what follows finds nothing half written and ends as if undisturbed."""
+"""The command, killed at random moments: what follows finds nothing half written and ends as if undisturbed."""
 
 import hashlib
 import json
@@ -12,22 +12,70 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.attempts import begin
+from tests.support.networks import SOURCE, write_npz
+
 ROOT = Path(__file__).parents[2]
-KILLS = 30
+KILLS, KILLS_BY_TIME = 20, 3
+# A network that stops in the middle of its 4th training step, once, if there is a file named `pause`.
+PAUSING = f"""{SOURCE}
+
+import os
+import pathlib
+import time
+
+
+class Pausing(nn.Sequential):
+    steps = 0
+
+    def forward(self, x):
+        Pausing.steps += self.training
+        if Pausing.steps == 4:
+            pause()
+        return super().forward(x)
+
+
+def pause():
+    try:
+        os.rename("pause", "paused")
+    except FileNotFoundError:
+        return
+    while pathlib.Path("paused").exists():
+        time.sleep(0.01)
+
+
+def make_pausing(num_classes=4):
+    return Pausing(*make(num_classes))
+"""
 FLAGS = [
-    *("--config", "3,2,2", "--bits", "8,4", "--model", "tiny_net:make", "--data", "colours.npz"),
+    *("--config", "3,2,2", "--bits", "8,4", "--model", "pausing_net:make_pausing", "--data", "colours.npz"),
     *("--epochs", "2", "--qat-epochs", "1", "--batch-size", "16", "--calibration-size", "40"),
 ]
 TIMES = ("finetune_s", "qat_s")
+PATIENCE = 600
+
+
+def words(attempt):
+    """The command line on a store and an output folder of their own."""
+    return [*FLAGS, "--cache-dir", f"store{attempt}", "--out", f"run{attempt}"]
 
 
 def start(folder, attempt):
-    """Start the command on a store and an output folder of their own."""
+    """Start the command as users do."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "run_pipeline.py"), *FLAGS]
-    places = ["--cache-dir", f"store{attempt}", "--out", f"run{attempt}"]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *words(attempt)]
     with (folder / f"log{attempt}").open("ab") as log:
-        return subprocess.Popen([*command, *places], cwd=folder, env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def fork(folder, attempt, **more):
+    """Start the command without the time that its imports take."""
+    return begin(folder, words(attempt), log=folder / f"log{attempt}", **more)
+
+
+def finish(process):
+    process.join(PATIENCE)
+    return process.exitcode
 
 
 def figures(folder, attempt):
@@ -40,31 +88,55 @@ def figures(folder, attempt):
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    write_npz(folder / "colours.npz")
+    (folder / "pausing_net.py").write_text(PAUSING)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def undisturbed(folder):
     """The figures of a run that nobody killed, and the seconds that it took."""
     began = time.monotonic()
-    assert start(folder, "").wait(300) == 0, (folder / "log").read_text()
+    assert start(folder, "").wait(PATIENCE) == 0, (folder / "log").read_text()
     return figures(folder, ""), time.monotonic() - began
 
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(folder, undisturbed):
-    expected, seconds = undisturbed
-    moments, kills, attempt = random.Random(0), 0, 0
+    """The moments are writes to the disk, between which nothing changes that a later run could find.
+
+    The first half of them is enough: a run that goes on has less to write, so that its last ones are among them.
+    """
+    expected, _ = undisturbed
+    assert finish(fork(folder, "-counted", count=folder / "count")) == 0, (folder / "log-counted").read_text()
+    check(folder, "-counted", expected)
+    moments, writes = random.Random(0), int((folder / "count").read_text())
+    kills, attempt = 0, 0
     while kills < KILLS:
-        process, began = start(folder, attempt), time.monotonic()
-        try:
-            code = process.wait(moments.uniform(0.1, 0.7) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        code = finish(fork(folder, attempt, last=moments.randint(1, writes // 2)))
+        if code == -signal.SIGKILL:
             kills += 1
             continue
         assert code == 0, (folder / f"log{attempt}").read_text()
         check(folder, attempt, expected)
-        seconds = min(seconds, time.monotonic() - began)  # the machine may have become faster
         attempt += 1
-    assert start(folder, attempt).wait(300) == 0, (folder / f"log{attempt}").read_text()
+    assert finish(fork(folder, attempt)) == 0, (folder / f"log{attempt}").read_text()
     check(folder, attempt, expected)
+
+
+def test_the_command_that_is_killed_at_any_time_ends_like_one_that_is_not(folder, undisturbed):
+    expected, seconds = undisturbed
+    moments = random.Random(1)
+    for _ in range(KILLS_BY_TIME):
+        process = start(folder, "-timed")
+        try:
+            process.wait(moments.uniform(0.4, 0.9) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL)
+    assert finish(fork(folder, "-timed")) == 0, (folder / "log-timed").read_text()
+    check(folder, "-timed", expected)
 
 
 def check(folder, attempt, expected):
@@ -77,26 +149,24 @@ def check(folder, attempt, expected):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_is_asked_to_end_does_so_soon_and_goes_on_later(folder, undisturbed, number, code):
-    expected, seconds = undisturbed
-    for share in (0.6, 0.4, 0.25):  # less, where the machine has become so much faster that the run ends before
-        attempt = f"-{code}-{share}"
-        process = start(folder, attempt)
-        time.sleep(share * seconds)
-        asked = time.monotonic()
-        process.send_signal(number)
-        ended = process.wait(60)
-        if ended != 0:
-            break
-    assert ended == code
-    assert time.monotonic() - asked < 10
+def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, undisturbed, number, code):
+    attempt = f"-{code}"
+    (folder / "pause").touch()
+    process = start(folder, attempt)
+    while not (folder / "paused").exists():
+        assert process.poll() is None, (folder / f"log{attempt}").read_text()
+        time.sleep(0.02)
+    process.send_signal(number)
+    (folder / "paused").unlink()
+    assert process.wait(PATIENCE) == code
     assert "run the same command again" in (folder / f"log{attempt}").read_text().splitlines()[-1]
-    assert start(folder, attempt).wait(300) == 0
-    check(folder, attempt, expected)
+    assert len(list((folder / f"store{attempt}").glob("*.checkpoint"))) == 1, "it ended in its training"
+    assert finish(fork(folder, attempt)) == 0
+    check(folder, attempt, undisturbed[0])
 
 
-def test_two_runs_with_the_same_store_and_output_folder_do_not_disturb_each_other(folder, undisturbed):
-    processes = [start(folder, "-both") for _ in range(3)]
-    assert [process.wait(300) for process in processes] == [0, 0, 0], (folder / "log-both").read_text()
+def test_runs_with_the_same_store_and_output_folder_do_not_disturb_each_other(folder, undisturbed):
+    processes = [fork(folder, "-both") for _ in range(3)]
+    assert [finish(process) for process in processes] == [0, 0, 0], (folder / "log-both").read_text()
     check(folder, "-both", undisturbed[0])
     assert "all " in (folder / "log-both").read_text()

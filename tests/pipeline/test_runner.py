@@ -17,10 +17,13 @@ from tests.support.report_schema import read_report
 from tests.support.runs import options, without_times
 
 
-@pytest.fixture
-def finished(here):
+@pytest.fixture(scope="module")
+def finished(folder):
     """One grid of 3 configs, 2 bases and 2 widths."""
-    return run(options(here, "grid"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SERIESQUANT_CACHE", str(folder / "cache"))
+        return run(options(folder, "grid"))
 
 
 def test_the_grid_is_complete_and_each_figure_holds(here, finished):
@@ -94,7 +97,9 @@ def test_the_same_command_gives_the_same_report(here):
 
 def test_another_seed_gives_another_network(here):
     digests = [
-        run(options(here, f"seed{seed}", config=("3,2,2",), bits=(4,), basis=("cosine",), seed=seed)).report["rows"][0]
+        run(options(here, f"seed{seed}", config=("3,2,2",), bits=(4,), basis=("cosine",), seed=seed, epochs=0)).report[
+            "rows"
+        ][0]
         for seed in (0, 1)
     ]
     assert digests[0]["sha256"] != digests[1]["sha256"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.runtime.launcher import without_launch
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 300
+TIMEOUT = 600
 
 
 def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from basis.portion import Portion
 from pipeline.runtime.share import RankSlice
 
-PATIENCE = 60
+PATIENCE = 600
 
 
 def in_shares(count: int, images: Tensor, work: Callable[[Tensor, Portion], object]) -> list:

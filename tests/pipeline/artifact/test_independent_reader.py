@@ -15,7 +15,7 @@ from pipeline.artifact import Identity, load, write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.models import build_model
 from pipeline.models.layer_orders import orders_of, plan_layers
-from pipeline.models.weights import load_checkpoint
+from pipeline.models.weights import load_weights
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
 from quant.formats import IntFormat
@@ -93,6 +93,6 @@ def test_every_library_gives_the_same_basis(basis, taps):
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
 def test_the_posters_network(tmp_path, data_folder, config, basis):
     model = build_model("resnet20", 10)
-    load_checkpoint(model, data_folder / "resnet20-12fca82f.th")
+    load_weights(model, data_folder / "resnet20-12fca82f.th")
     write(model, "resnet20", config, basis, 4, tmp_path / "a.safetensors")
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))

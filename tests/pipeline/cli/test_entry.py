@@ -25,7 +25,7 @@ COMMAND = ["--config", "3,3,3,2", "--bits", "4"]
 
 def _process(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "run_pipeline.py", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pipeline.models.registry import build_model
 from pipeline.stages.export import export_onnx, export_torch
 from tests.pipeline.onnx.graphs import IDENTITY, IMAGES, compressed, run
 from tests.support.networks import tiny_network, with_statistics, write_module
+from tests.support.program import call_program
 
 ROOT = Path(__file__).parents[3]
 FLAGS = {"materialize": False, "allow_import": True}
@@ -39,7 +40,7 @@ def command(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(ROOT / "run_pipeline.py"), "export", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": ""}
     return subprocess.run(
-        program, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        program, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -73,7 +74,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
 def test_a_mistake_is_one_sentence_and_its_code_and_writes_nothing(artifact, words, code, sentence):
     (artifact.parent / "cut.safetensors").write_bytes(artifact.read_bytes()[:-40])
     before = {path: path.read_bytes() for path in artifact.parent.iterdir() if path.is_file()}
-    done = command(artifact.parent, *words)
+    done = call_program(artifact.parent, "export", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr.lower() or sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

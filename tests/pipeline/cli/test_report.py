@@ -1,8 +1,6 @@
 """The command that merges reports, as a user calls it."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,18 +8,10 @@ import pytest
 
 from pipeline.artifact import load
 from tests.support.networks import write_module, write_npz
+from tests.support.program import call_program, run_program
 from tests.support.report_schema import read_report
 
-ROOT = Path(__file__).parents[3]
 NETWORK = ("--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "0", "--basis", "cosine")
-
-
-def process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"SERIESQUANT_CACHE": str(folder / "cache"), "PYTHONPATH": str(folder)}
-    command = [sys.executable, str(ROOT / "run_pipeline.py"), *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +23,9 @@ def here(tmp_path_factory):
     runs = {"a": ["--bits", "8,4"], "b": ["--bits", "8,4", "--seed", "1"], "c": ["--bits", "4"]}
     for name, words in runs.items():
         config = "5,3,3" if name == "c" else "3,2,2"
-        done = process(folder, "--config", config, *NETWORK, *words, "--out", name)
+        done = call_program(folder, "--config", config, *NETWORK, *words, "--out", name)
         assert done.returncode == 0, done.stderr
-    done = process(folder, "--config", "3,2,2", *NETWORK, "--bits", "4", "--limit-test", "50", "--out", "other")
+    done = call_program(folder, "--config", "3,2,2", *NETWORK, "--bits", "4", "--limit-test", "50", "--out", "other")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -45,7 +35,7 @@ def report(folder: Path) -> dict:
 
 
 def test_rows_of_all_runs_and_their_seeds(here):
-    done = process(here, "report", "a", "b", "c", "--out", "merged")
+    done = run_program(here, "report", "a", "b", "c", "--out", "merged")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("merged/report.md\n")
     merged = report(here / "merged")
@@ -65,7 +55,7 @@ def test_rows_of_all_runs_and_their_seeds(here):
 
 
 def test_copies_need_no_other_folder(here):
-    assert process(here, "report", "a", "c", "--out", "copied", "--copy").returncode == 0
+    assert call_program(here, "report", "a", "c", "--out", "copied", "--copy").returncode == 0
     (row, *_) = report(here / "copied")["rows"]
     assert row["artifact"] == "artifacts/a/cosine-3,2,2-8.safetensors"
     sys.path.insert(0, str(here))
@@ -77,10 +67,10 @@ def test_copies_need_no_other_folder(here):
 
 
 def test_merging_into_a_merged_report_adds_to_it(here):
-    assert process(here, "report", "a", "b", "--out", "growing").returncode == 0
-    assert process(here, "report", "growing", "c", "--out", "growing").returncode == 0
+    assert call_program(here, "report", "a", "b", "--out", "growing").returncode == 0
+    assert call_program(here, "report", "growing", "c", "--out", "growing").returncode == 0
     assert [source["name"] for source in report(here / "growing")["sources"]] == ["../a", "../b", "../c"]
-    moved = process(here, "report", "growing", "--out", "deep/moved")
+    moved = call_program(here, "report", "growing", "--out", "deep/moved")
     assert moved.returncode == 0
     assert (here / "deep/moved" / report(here / "deep/moved")["rows"][-1]["artifact"]).is_file()
 
@@ -88,11 +78,11 @@ def test_merging_into_a_merged_report_adds_to_it(here):
 def test_one_run_is_rendered_again(here):
     before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
     (here / "a" / "report.md").unlink()
-    done = process(here, "report", "a")
+    done = call_program(here, "report", "a")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "a/report.md")
     assert {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()} == before
     for _ in range(2):
-        assert process(here, "report", "a", "--out", "elsewhere").returncode == 0
+        assert call_program(here, "report", "a", "--out", "elsewhere").returncode == 0
     assert report(here / "elsewhere")["rows"][0]["artifact"] == "../a/artifacts/cosine-3,2,2-8.safetensors"
 
 
@@ -130,7 +120,7 @@ def test_what_cannot_be_merged_is_one_sentence(here, words, code, terms):
         json.dumps(report(here / "a") | {"status": "failed", "error": {"message": "no space"}})
     )
     before = (here / "c" / "report.json").read_bytes()
-    done = process(here, "report", *words)
+    done = call_program(here, "report", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("error: ")
     assert [term for term in terms if term not in done.stderr] == []
@@ -148,7 +138,7 @@ def test_a_missed_gate_is_exit_code_3(here):
     }
     (here / "gated").mkdir(exist_ok=True)
     (here / "gated" / "report.json").write_text(json.dumps(report(here / "a") | {"gate": gate, "exit_code": 3}))
-    done = process(here, "report", "gated", "--out", "regated")
+    done = run_program(here, "report", "gated", "--out", "regated")
     assert done.returncode == 3
     assert report(here / "regated")["gate"] == gate
 
@@ -156,7 +146,7 @@ def test_a_missed_gate_is_exit_code_3(here):
 def test_files_that_are_gone_are_a_warning(here):
     for name in ("baseline.safetensors", "cosine-3,2,2-4.onnx"):
         (here / "other" / "artifacts" / name).unlink()
-    done = process(here, "report", "other", "--out", "incomplete")
+    done = call_program(here, "report", "other", "--out", "incomplete")
     assert done.returncode == 0
     assert all(term in done.stderr for term in ("../other/artifacts/baseline.safetensors", "1 more"))
     assert done.stderr.count("\n") == 1

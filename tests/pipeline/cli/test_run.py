@@ -1,4 +1,4 @@
-"""Whole runs as the command that users run."""
+"""Whole runs as the command that users run; where the process is not what is tested, in this one."""
 
 import json
 
@@ -7,9 +7,10 @@ import torch
 
 from pipeline.data.sources import load_dataset
 from pipeline.runtime.device import make_accelerator
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from tests.support.networks import tiny_network
-from tests.support.program import run_program
+from tests.support.program import call_program, run_program
 from tests.support.report_schema import read_report
 
 GRID = ("--config", "3,2,2", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz", "--epochs", "1")
@@ -32,7 +33,7 @@ def test_a_missed_gate_exits_3_with_the_report_written(here):
     torch.save(model.state_dict(), "good.pt")
     rough = ("--bits", "2", "--epochs", "0", "--fit", "weights", "--rounding", "nearest", "--config", "1,1,1")
     limits = ("--max-drop", "0", "--max-size-mb", "0.001")
-    done = run_program(here, *GRID, *rough, "--weights", "good.pt", *limits, "--out", "gate")
+    done = call_program(here, *GRID, *rough, "--weights", "good.pt", *limits, "--out", "gate")
     assert done.returncode == 3, done.stderr
     report = read_report(here / "gate")
     gate, top1 = report["gate"], report["baseline"]["top1"]
@@ -68,7 +69,7 @@ def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words)
     base = ["--config", "3,2,2", "--model", "tiny_net:make", "--data", "colours.npz", "--out", "mistake"]
     at = base.index(change[0]) if change[0] in base else len(base)
     base[at : at + 2] = change
-    done = run_program(here, *base)
+    done = call_program(here, *base)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert words in done.stderr.strip().splitlines()[-1]
@@ -77,9 +78,16 @@ def test_a_users_mistake_is_one_sentence_and_its_code(here, change, code, words)
     assert not {"report.md", "plots", "artifacts"} & {path.name for path in (here / "mistake").iterdir()}
 
 
+def test_a_mistake_ends_the_process_with_its_code(here):
+    done = run_program(here, *GRID, "--data", "nowhere.npz", "--out", "nowhere")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "Traceback" not in done.stderr
+    assert "nowhere.npz" in done.stderr.strip().splitlines()[-1]
+
+
 def test_an_unwritable_folder_is_one_sentence(here):
     (here / "file").write_text("")
-    done = run_program(here, *GRID, "--out", "file/out")
+    done = call_program(here, *GRID, "--out", "file/out")
     assert done.returncode not in (0, 3)
     assert "Traceback" not in done.stderr
 
@@ -101,7 +109,7 @@ def make(num_classes=4):
 
 def test_a_network_without_onnx_form_is_compressed_all_the_same(here):
     (here / "branching.py").write_text(UNTRACEABLE)
-    done = run_program(here, *GRID, "--model", "branching:make", "--epochs", "0", "--out", "branching")
+    done = call_program(here, *GRID, "--model", "branching:make", "--epochs", "0", "--out", "branching")
     assert done.returncode == 0, done.stderr
     row = json.loads((here / "branching" / "report.json").read_text())["rows"][0]
     fields = ("onnx", "onnx_size_mb", "onnx_top1", "onnx_differing_predictions", "onnx_bits")

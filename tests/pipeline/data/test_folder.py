@@ -67,23 +67,23 @@ def test_workers_do_not_change_the_images(tmp_path):
 def test_damaged_image_is_named(tmp_path, size, workers):
     path = make(tmp_path / "pets", size=size) / "val" / "dog" / "3.png"
     path.write_bytes(path.read_bytes()[: 100 if size[0] < 100 else 3000])
-    with pytest.raises(DataError, match=r"^\S*3\.png cannot be read as an image .*unknown format$"):
+    with pytest.raises(DataError, match=r"^\S*3\.png.*image.*damaged.*format$"):
         list(load_dataset(str(tmp_path / "pets"), workers=workers).test.batches(4, device=CPU))
 
 
 def test_damaged_header_is_named(tmp_path):
     (make(tmp_path / "pets") / "val" / "dog" / "3.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"3\.png cannot be read as an image"):
+    with pytest.raises(DataError, match=r"3\.png.*image"):
         load_dataset(str(tmp_path / "pets"))
 
 
 def test_refused_layouts(tmp_path):
     (make(tmp_path / "a") / "val" / "bird").mkdir()
-    with pytest.raises(DataError, match="same class folders, but only one of them has bird"):
+    with pytest.raises(DataError, match=r"class folders.*bird"):
         load_dataset(str(tmp_path / "a"))
     make(tmp_path / "b", classes=("cat",))
-    with pytest.raises(DataError, match="2 class folders or more, got 1"):
+    with pytest.raises(DataError, match=r"2 class folders.* 1$"):
         load_dataset(str(tmp_path / "b"))
     make(tmp_path / "c", count=0)
-    with pytest.raises(DataError, match=r"cat must hold 1 image or more .* got none"):
+    with pytest.raises(DataError, match=r"cat.* 1 image or more.*none"):
         load_dataset(str(tmp_path / "c"))

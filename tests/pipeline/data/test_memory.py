@@ -53,8 +53,8 @@ def test_shuffling_keeps_pairs():
     assert not torch.equal(labels, split.labels)
 
 
-@pytest.mark.parametrize(("size", "padding"), [(12, 4), (31, 4), (32, 2), (64, 2)])
-def test_small_images_are_shifted_by_no_more_than_their_padding(size, padding):
+@pytest.mark.parametrize(("size", "padding"), [(8, 1), (12, 1), (28, 2), (32, 2), (64, 4), (80, 5)])
+def test_small_images_are_shifted_by_a_sixteenth_of_their_side(size, padding):
     images = torch.zeros(1024, size, size, 3, dtype=torch.uint8)
     images[:, size // 2, size // 2] = 255
     split = MemorySplit(images, torch.zeros(1024, dtype=torch.int64), Normalization(), flip=False)
@@ -76,7 +76,11 @@ def test_digits_are_never_mirrored_and_large_images_use_boxes():
 
 def test_head_and_sample():
     split = make(10)
-    assert torch.equal(split.head(4).images, split.images[:4])
+    first = next(split.batches(4, device=CPU))
+    head = list(split.head(4).batches(10, device=CPU))
+    assert len(head) == 1
+    assert torch.equal(head[0][0], first[0])
+    assert torch.equal(head[0][1], first[1])
     assert len(split.head(99)) == 10
     assert split.sample(4, seed=0, device=CPU).shape == (4, 3, 8, 8)
     assert split.sample(99, seed=0, device=CPU).shape[0] == 10
@@ -84,11 +88,11 @@ def test_head_and_sample():
 
 
 def test_refusals():
-    with pytest.raises(OptionsError, match="limit on the number of images must be 1 or more, got 0"):
+    with pytest.raises(OptionsError, match=r"limit.* 1 or more.* 0"):
         make(3).head(0)
-    with pytest.raises(OptionsError, match="got a batch size of 0"):
+    with pytest.raises(OptionsError, match=r"batch size.* 0"):
         next(make(3).batches(0, device=CPU))
-    with pytest.raises(OptionsError, match="augmented batches need a seed"):
+    with pytest.raises(OptionsError, match=r"augment.* seed"):
         next(make(3).batches(1, device=CPU, augment=True))
 
 

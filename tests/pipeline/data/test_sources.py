@@ -23,19 +23,19 @@ def test_limits():
 
 
 def test_refused_arguments():
-    with pytest.raises(OptionsError, match=r"limit .* must be 1 or more, got 0"):
+    with pytest.raises(OptionsError, match=r"limit.* 1 or more.* 0"):
         load_dataset("digits", limit_train=0)
-    with pytest.raises(OptionsError, match="workers must be 0 or more, got -1"):
+    with pytest.raises(OptionsError, match=r"workers.* 0 or more.* -1"):
         load_dataset("digits", workers=-1)
 
 
 def test_unknown_sources(tmp_path):
     (tmp_path / "x.csv").touch()
-    with pytest.raises(DataError, match=r"none does not exist; allowed are digits, an .npz file"):
+    with pytest.raises(DataError, match=r"none.*digits.*npz"):
         load_dataset(str(tmp_path / "none"))
-    with pytest.raises(DataError, match=r"is a file but not an .npz file"):
+    with pytest.raises(DataError, match=r"x\.csv.*npz"):
         load_dataset(str(tmp_path / "x.csv"))
-    with pytest.raises(DataError, match=r"a folder of no known layout; .* or cifar-100-python$"):
+    with pytest.raises(DataError, match=r"layout.*train/.*cifar-10-batches-py.*cifar-100-python"):
         load_dataset(str(tmp_path))
 
 
@@ -43,12 +43,12 @@ def test_unknown_sources(tmp_path):
 def test_cifar_must_be_the_published_files(tmp_path, folder):
     (tmp_path / folder).mkdir()
     for source in (tmp_path, tmp_path / folder):
-        with pytest.raises(DataError, match="is not the published cifar10"):
+        with pytest.raises(DataError, match=r"cifar-10.*cifar10.*MD5"):
             load_dataset(str(source))
 
 
 def test_two_cifars_are_ambiguous(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-100-python").mkdir()
-    with pytest.raises(DataError, match="holds both CIFAR-10 and CIFAR-100"):
+    with pytest.raises(DataError, match=r"CIFAR-10 .*CIFAR-100"):
         load_dataset(str(tmp_path))

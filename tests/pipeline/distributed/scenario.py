@@ -20,7 +20,8 @@ from pipeline.runtime.processes import Processes
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption, Terminated
 from pipeline.stages.evaluate import evaluate, measure_together
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.calibration import round_layers

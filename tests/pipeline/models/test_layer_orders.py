@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from basis.swap import swap_convolutions
 from pipeline.errors import OptionsError
-from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, stages_of
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text, stages_of
 from pipeline.options.orders import parse_config
 
 
@@ -38,6 +38,10 @@ def test_resnet18_stages_in_network_order() -> None:
     assert plan["layer2.0.downsample.0"].reason == "1x1 kernel, nothing to leave out"
     assert plan["fc"] == LayerPlan("fc", None, None, "kept", "linear layer, no spatial kernel")
     assert len(orders_of(list(plan.values()))) == 17
+
+
+def test_sizes_as_text() -> None:
+    assert [shape_text(sizes) for sizes in ((7, 5), (16, 3, 3, 3), None)] == ["7x5", "16x3x3x3", "-"]
 
 
 def test_dense_keeps_everything() -> None:
@@ -77,16 +81,16 @@ def test_convnext_blocks() -> None:
         (
             "resnet18",
             "3,3,3",
-            "'3,3,3' gives 3 orders, but ResNet has 5 stages: conv1, layer1, layer2, layer3, layer4$",
+            "'3,3,3'.* 3 orders.*ResNet.* 5 stages: conv1, layer1, layer2, layer3, layer4",
         ),
-        ("resnet18", "8,3,3,2,2", "order 8 to stage conv1, whose largest kernel is 7x7; allowed: 1 to 7"),
-        ("resnet18", "7x3", "covers 3 blocks, but ResNet has 0 depthwise .*allowed here: one order per stage"),
-        ("convnext_tiny", "7x3", "'7x3' covers 3 blocks, but ConvNeXt has 18 depthwise spatial convolutions$"),
-        ("convnext_tiny", "7x999999", "covers 999999 blocks"),
+        ("resnet18", "8,3,3,2,2", "order 8.*conv1.*7x7.* 1 to 7"),
+        ("resnet18", "7x3", "3 blocks.*ResNet.* 0 depthwise.*one order per stage"),
+        ("convnext_tiny", "7x3", "'7x3'.* 3 blocks.*ConvNeXt.* 18 depthwise"),
+        ("convnext_tiny", "7x999999", "999999 blocks"),
         (
             "convnext_tiny",
             "7x17,8x1",
-            r"order 8 to block 18 \(features.7.2.block.0\), whose kernel is 7x7; allowed: 1 to 7",
+            r"order 8.*block 18.*features\.7\.2\.block\.0.*7x7.* 1 to 7",
         ),
     ],
 )
@@ -96,13 +100,13 @@ def test_refusals(name: str, config: str, words: str) -> None:
 
 
 def test_the_error_calls_the_network_by_its_name() -> None:
-    with pytest.raises(OptionsError, match="gives 1 order, but resnet18 has 5 stages"):
+    with pytest.raises(OptionsError, match=r" 1 order.*resnet18.* 5 stages"):
         plan_layers(_model("resnet18"), parse_config("3"), "resnet18")
 
 
 def test_nothing_to_compress() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2))
-    with pytest.raises(OptionsError, match="'3' compresses nothing, because Sequential has no spatial convolution"):
+    with pytest.raises(OptionsError, match=r"'3'.*Sequential.*no spatial convolution"):
         plan_layers(model, parse_config("3"))
     assert len(plan_layers(model, parse_config("dense"))) == 2
 

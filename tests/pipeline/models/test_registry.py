@@ -45,9 +45,9 @@ def test_names_are_classifiers_only():
 
 
 def test_unknown_name_suggests_a_near_one():
-    with pytest.raises(OptionsError, match=r"unknown model 'resnt18'; did you mean resnet18"):
+    with pytest.raises(OptionsError, match=r"'resnt18'.*resnet18"):
         build_model("resnt18", 10)
-    with pytest.raises(OptionsError, match=r"unknown model '####'; allowed: resnet20"):
+    with pytest.raises(OptionsError, match=r"'####'.*resnet20"):
         build_model("####", 10)
 
 
@@ -60,12 +60,12 @@ def test_own_network_is_given_the_classes_if_it_takes_them(own):
 @pytest.mark.parametrize(
     ("attribute", "words"),
     [
-        (":wrong", "must return a torch.nn.Module, but it returned a int"),
-        (":fails", "calling it raised RuntimeError: no luck"),
-        (":absent", "could not be imported from the current folder: AttributeError"),
-        (":broken", "must be a callable that builds a network, but it is a Linear"),
-        (":", "must be written module:callable"),
-        ("_missing:net", "could not be imported from the current folder: ModuleNotFoundError"),
+        (":wrong", "torch.nn.Module.* int"),
+        (":fails", "RuntimeError: no luck"),
+        (":absent", "imported.*AttributeError"),
+        (":broken", "callable.*Linear"),
+        (":", "module:callable"),
+        ("_missing:net", "imported.*ModuleNotFoundError"),
     ],
 )
 def test_own_network_errors(own, attribute, words):
@@ -74,8 +74,19 @@ def test_own_network_errors(own, attribute, words):
 
 
 def test_import_can_be_forbidden(own):
-    with pytest.raises(OptionsError, match="would import code, which is not allowed here"):
+    with pytest.raises(OptionsError, match="allow_import=True"):
         build_model(f"{own}:without", 3, allow_import=False)
+
+
+class Failing(nn.Module):
+    """A network whose forward raises an error."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, images):
+        raise self.error
 
 
 def test_check_forward_keeps_modes_and_buffers():
@@ -89,19 +100,55 @@ def test_check_forward_keeps_modes_and_buffers():
 
 
 def test_check_forward_refuses_a_size():
-    with pytest.raises(OptionsError, match=r"AlexNet cannot take images of 16x16 pixels .*choose another model"):
+    with pytest.raises(OptionsError, match=r"AlexNet.*16x16.*RuntimeError: .*too small") as raised:
         check_forward(build_model("alexnet", 10), 10, (16, 16))
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Wrong image height! Expected 224 but got 8!"),
+        ValueError("images must have the shape (N, 3, 32, 32)"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x192 and 48x3)"),
+    ],
+)
+def test_check_forward_refuses_what_a_network_rejects_by_its_shape(error):
+    with pytest.raises(OptionsError, match=r"Failing.*8x8") as raised:
+        check_forward(Failing(error), 4, (8, 8))
+    assert f"{type(error).__name__}: {error}" in str(raised.value)
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB; reserved size 1 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+        MemoryError(),
+        NotImplementedError('Module [Net] is missing the required "forward" function'),
+        TypeError("forward() takes 1 positional argument but 2 were given"),
+        AttributeError("'Net' object has no attribute 'shape'"),
+        RuntimeError("Expected all tensors to be on the same device"),
+    ],
+)
+def test_check_forward_raises_other_errors_unchanged(error):
+    model = Failing(error)
+    with pytest.raises(type(error)) as raised:
+        check_forward(model, 4, (8, 8))
+    assert raised.value is error
+    assert model.training
 
 
 def test_check_forward_refuses_an_output():
-    with pytest.raises(DataError, match=r"gives \(1, 10\) for one image, but data of 4 classes"):
+    with pytest.raises(DataError, match=r"\(1, 10\).*4 classes.*\(1, 4\)"):
         check_forward(build_model("resnet20", 10), 4, (32, 32))
 
     class Pair(nn.Module):
         def forward(self, x):
             return x, x
 
-    with pytest.raises(DataError, match="gives tuple for one image"):
+    with pytest.raises(DataError, match=r"Pair.*tuple"):
         check_forward(Pair(), 4, (8, 8))
 
 
@@ -125,5 +172,5 @@ def test_the_builder_and_its_arguments(name, expected):
 
 
 def test_the_builder_of_an_unknown_network():
-    with pytest.raises(OptionsError, match="unknown model 'resnet19'"):
+    with pytest.raises(OptionsError, match="'resnet19'"):
         builder_of("resnet19", 7)

@@ -1,4 +1,4 @@
-"""Checkpoints: what loads, what is refused, and that a refusal changes nothing."""
+"""Weights: files that load, files that are refused, and that a refusal changes nothing."""
 
 import pytest
 import safetensors.torch
@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.data import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import build_model
-from pipeline.models.weights import default_weights_name, load_checkpoint, load_torchvision_weights
+from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +33,21 @@ def _same(model, state):
 def test_forms_that_load(tmp_path, state, wrap):
     torch.save(wrap(state), tmp_path / "c.pt")
     model = build_model("resnet20", 10)
-    load_checkpoint(model, tmp_path / "c.pt")
+    load_weights(model, tmp_path / "c.pt")
     assert _same(model, state)
 
 
 def test_safetensors(tmp_path, state):
     safetensors.torch.save_file(state, tmp_path / "c.safetensors")
     model = build_model("resnet20", 10)
-    load_checkpoint(model, tmp_path / "c.safetensors")
+    load_weights(model, tmp_path / "c.safetensors")
     assert _same(model, state)
 
 
 def test_half_precision_is_converted(tmp_path, state):
     torch.save({n: v.half() if v.is_floating_point() else v for n, v in state.items()}, tmp_path / "c.pt")
     model = build_model("resnet20", 10)
-    load_checkpoint(model, tmp_path / "c.pt")
+    load_weights(model, tmp_path / "c.pt")
     assert model.conv1.weight.dtype == torch.float32
     assert torch.equal(model.conv1.weight, state["conv1.weight"].half().float())
 
@@ -56,7 +56,12 @@ def test_counters_and_absent_auxiliary_heads_do_not_matter(tmp_path):
     model = build_model("googlenet", 10)
     old = {n: v for n, v in model.state_dict().items() if not n.endswith("num_batches_tracked")}
     torch.save({**old, "aux1.fc1.weight": torch.zeros(2)}, tmp_path / "c.pt")
-    load_checkpoint(model, tmp_path / "c.pt")
+    loaded = build_model("googlenet", 10)
+    counters = {n: v.clone() for n, v in loaded.state_dict().items() if n not in old}
+    assert not torch.equal(loaded.state_dict()["fc.weight"], old["fc.weight"])
+    load_weights(loaded, tmp_path / "c.pt")
+    assert counters
+    assert _same(loaded, {**old, **counters})
 
 
 def _without(state, name):
@@ -66,29 +71,29 @@ def _without(state, name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: _without(s, "bn1.bias"), r"bn1.bias is missing; choose"),
-        (lambda s: {**s, "extra": torch.zeros(1)}, r"extra is unexpected"),
+        (lambda s: _without(s, "bn1.bias"), "bn1.bias.* missing"),
+        (lambda s: {**s, "extra": torch.zeros(1)}, "extra.* unexpected"),
         (
             lambda s: {**s, "conv1.weight": torch.zeros(16, 3, 5, 5)},
-            r"conv1.weight has the shape \(16, 3, 5, 5\), but \(16, 3, 3, 3\) is needed",
+            r"conv1.weight.*\(16, 3, 5, 5\).*\(16, 3, 3, 3\)",
         ),
         (
             lambda s: {**s, "linear.weight": torch.zeros(100, 64), "linear.bias": torch.zeros(100)},
-            r"has 100 classes \(its linear.weight .*but the data has 10",
+            "100 classes.*linear.weight.* 10\\b",
         ),
         (
             lambda s: {**s, "bn1.bias": torch.full((16,), torch.nan)},
-            r"damaged: bn1.bias holds values that are not finite",
+            "bn1.bias.*not finite",
         ),
-        (lambda s: {**s, "bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)}, r"not finite in torch.float32"),
+        (lambda s: {**s, "bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)}, "bn1.bias.*not finite.*float32"),
         (
             lambda s: {**s, "bn1.bias": torch.zeros(16, dtype=torch.int64)},
-            r"bn1.bias has the dtype torch.int64, but a dense",
+            "bn1.bias.*torch.int64.*floating",
         ),
-        (lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(1.5)}, r"a dense integer tensor is needed"),
-        (lambda s: {**s, "lr": 3}, r"not a state dict: its entry 'lr' is a int"),
-        (lambda _: {}, r"not a state dict: it is empty"),
-        (lambda _: [1, 2], r"holds a list; a state dict"),
+        (lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(1.5)}, "num_batches_tracked.*torch.float32.*integer"),
+        (lambda s: {**s, "lr": 3}, "state dict.*'lr'.*int"),
+        (lambda _: {}, "state dict.*empty"),
+        (lambda _: [1, 2], "list.*state dict"),
     ],
 )
 def test_refusals_change_nothing(tmp_path, state, change, words):
@@ -96,19 +101,19 @@ def test_refusals_change_nothing(tmp_path, state, change, words):
     model = build_model("resnet20", 10)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(DataError, match=words):
-        load_checkpoint(model, tmp_path / "c.pt")
+        load_weights(model, tmp_path / "c.pt")
     assert _same(model, before)
 
 
 def test_another_depth_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(DataError, match=r"layer1.3.conv1.weight, .* and \d+ more are missing"):
-        load_checkpoint(build_model("resnet32", 10), tmp_path / "c.pt")
+    with pytest.raises(DataError, match=r"layer1.3.conv1.weight.*\d+ more.* missing"):
+        load_weights(build_model("resnet32", 10), tmp_path / "c.pt")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match="does not exist or is not a file"):
-        load_checkpoint(nn.Linear(1, 1), tmp_path / "none.pt")
+    with pytest.raises(DataError, match=r"none\.pt.*\.safetensors, \.pt, \.pth or \.th"):
+        load_weights(nn.Linear(1, 1), tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -119,14 +124,14 @@ def test_damaged_files(tmp_path, state, suffix, content):
         torch.save(state, path)
         content = path.read_bytes()[:5000]
     path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read: it is damaged"):
-        load_checkpoint(build_model("resnet20", 10), path)
+    with pytest.raises(DataError, match=r"c\.(pt|safetensors).*damaged"):
+        load_weights(build_model("resnet20", 10), path)
 
 
 def test_a_pickled_network_is_not_run(tmp_path):
     torch.save(nn.Linear(1, 1), tmp_path / "c.pt")
-    with pytest.raises(DataError, match="more than tensors and plain values"):
-        load_checkpoint(nn.Linear(1, 1), tmp_path / "c.pt")
+    with pytest.raises(DataError, match=r"c\.pt.*tensors"):
+        load_weights(nn.Linear(1, 1), tmp_path / "c.pt")
 
 
 def test_default_weights():
@@ -135,11 +140,11 @@ def test_default_weights():
 
 
 def test_torchvision_weights_are_checked_before_the_download(monkeypatch):
-    with pytest.raises(OptionsError, match=r"no weights named 'V9' for resnet18; allowed: IMAGENET1K_V1"):
+    with pytest.raises(OptionsError, match=r"'V9'.*resnet18.*IMAGENET1K_V1"):
         load_torchvision_weights("resnet18", 1000, "V9")
-    with pytest.raises(OptionsError, match="torchvision has none for this network"):
+    with pytest.raises(OptionsError, match=r"IMAGENET1K_V1.*resnet20"):
         load_torchvision_weights("resnet20", 10, "IMAGENET1K_V1")
-    with pytest.raises(DataError, match="have 1000 classes, but the data has 10"):
+    with pytest.raises(DataError, match=r"1000 classes.* 10\b"):
         load_torchvision_weights("resnet18", 10, "IMAGENET1K_V1")
 
 
@@ -158,15 +163,15 @@ def test_failed_download_is_one_sentence(monkeypatch):
         raise OSError("no\nroute")
 
     _serve(monkeypatch, refuse)
-    with pytest.raises(DataError, match=r"could not be downloaded from https.*\(no route\)"):
+    with pytest.raises(DataError, match=r"https.*no route"):
         load_torchvision_weights("resnet18", 1000, "IMAGENET1K_V1")
 
 
 @pytest.mark.real
 def test_poster_baselines_load(data_folder):
-    load_checkpoint(build_model("resnet32", 10), data_folder / "resnet32-d509ac18.th")
+    load_weights(build_model("resnet32", 10), data_folder / "resnet32-d509ac18.th")
     model = build_model("resnet20", 10).eval()
-    load_checkpoint(model, data_folder / "resnet20-12fca82f.th")
+    load_weights(model, data_folder / "resnet20-12fca82f.th")
     data = load_dataset(str(data_folder / "cifar10.npz"), limit_train=1)
     with torch.no_grad():
         batches = data.test.batches(500, device=torch.device("cpu"))

@@ -71,10 +71,10 @@ def test_a_step_that_takes_too_long_is_given_up():
     passed = []
 
     def be_signalled():
-        with on_signals(grace_seconds=0.05) as stop, stop.deferred():
+        with on_signals(grace_seconds=1.0) as stop, stop.deferred():
             send(signal.SIGTERM)
             passed.append("the signal")
-            time.sleep(5)
+            time.sleep(600)
             passed.append("the step")
 
     with pytest.raises(Terminated):

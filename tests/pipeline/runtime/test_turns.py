@@ -7,7 +7,7 @@ import pytest
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.turns import TURNS, Turns, YieldingProgress
 
-SECONDS = 20.0
+SECONDS = 600.0
 
 
 def started(work: Callable[[], None]) -> threading.Thread:

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.options.options import Options
 from tests.support.networks import write_module, write_npz
-from tests.support.program import run_program
+from tests.support.program import call_program, run_program
 from tests.support.report_schema import read_report
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("a folder with spaces")
-    write_npz(folder / "it's data.npz")
+    write_npz(folder / "it's data.npz", train=384)
     write_module(folder)
     return folder
 
@@ -47,13 +47,13 @@ def test_a_run_is_repeated_by_the_options_that_it_left(folder, toml, flags) -> N
         .replace("Conv2d(8, 12, 1)", "Conv2d(3, 12, 1)")
     )
     (folder / "o.toml").write_text(toml)
-    first = run_program(folder, "--options", "o.toml", "--epochs", "1", "--limit-train", "64", *flags)
+    first = call_program(folder, "--options", "o.toml", "--epochs", "1", "--limit-train", "64", *flags)
     assert first.returncode == 0, first.stderr
     out = Path(first.stdout.splitlines()[-1]).parent
     report, file = read_report(folder / out), (folder / out / "options.yaml").read_bytes()
     assert Options(**yaml.safe_load(file)).model_dump(mode="json") == report["run"]["options"]
     digests = {path.name: path.read_bytes() for path in (folder / out / "artifacts").iterdir()}
-    second = run_program(folder, "--options", str(out / "options.yaml"))
+    second = call_program(folder, "--options", str(out / "options.yaml"))
     assert second.returncode == 0, second.stderr
     assert untimed(read_report(folder / out)) == untimed(report)
     assert (folder / out / "options.yaml").read_bytes() == file
@@ -86,7 +86,7 @@ def test_flags_win_over_the_file_and_every_line_of_the_log_is_json(folder) -> No
 
 def test_a_failure_ends_with_a_json_line(folder) -> None:
     (folder / "o.yaml").write_text("{config: '3,2,2', model: 'tiny_net:make', log-format: json}")
-    done = run_program(folder, "--options", "o.yaml", "--data", "nowhere.npz", "--out", "nowhere")
+    done = call_program(folder, "--options", "o.yaml", "--data", "nowhere.npz", "--out", "nowhere")
     assert (done.returncode, done.stdout) == (4, "")
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["event"], last["exit_code"]) == ("error", 4)

@@ -40,9 +40,10 @@ def test_one_more_width_computes_only_that(here, tmp_path):
 
 @pytest.mark.parametrize("change", [{"fresh": True}, {"seed": 1}, {"calibration_size": 50}, {"fit": "weights"}])
 def test_what_a_fit_depends_on_makes_it_anew(here, change):
-    report = run(options(here, "fit-key", config=("3,2,2",), basis=("cosine",), bits=(4,), **change)).report
-    run(options(here, "fit-key", config=("3,2,2",), basis=("cosine",), bits=(4,)))
-    again = run(options(here, "fit-key", config=("3,2,2",), basis=("cosine",), bits=(4,), **change)).report
+    chosen = {"config": ("3,2,2",), "basis": ("cosine",), "bits": (4,), "epochs": 0}
+    report = run(options(here, "fit-key", **chosen, **change)).report
+    run(options(here, "fit-key", **chosen))
+    again = run(options(here, "fit-key", **chosen, **change)).report
     key = stages(report)["cosine 3,2,2: fit"]["key"]
     assert stages(again)["cosine 3,2,2: fit"]["key"] == key
     assert stages(again)["cosine 3,2,2: fit"]["cached"] == ("fresh" not in change)
@@ -54,7 +55,8 @@ def test_a_change_in_a_users_own_code_is_noticed(here, tmp_path):
     for line in ("", "# changed\n"):
         (here / f"{module}.py").write_text((here / "tiny_net.py").read_text() + line)
         sys.modules.pop(module, None)
-        report = run(options(here, tmp_path / "a", config=("3,2,2",), model=f"{module}:make", epochs=0)).report
+        chosen = {"config": ("3,2,2",), "basis": ("cosine",), "bits": (4,), "epochs": 0}
+        report = run(options(here, tmp_path / "a", model=f"{module}:make", **chosen)).report
         keys.append(stages(report)["cosine 3,2,2: fit"]["key"])
     assert keys[0] != keys[1]
 

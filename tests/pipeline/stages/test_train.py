@@ -15,7 +15,8 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import Store
 from pipeline.tracking import RecordingTracker
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -11,30 +10,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.pipeline.tracking.conftest import free_port
 from tests.support.networks import write_module, write_npz
+from tests.support.program import call_program, run_program
 
 TRAININGS = {"baseline/training": 10, "cosine-5.3.3/finetune": 2, "cosine-5.3.3-4/qat": 1}
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """Runs the command on a small network and data, with more flags."""
+    """Runs the command on a small network and data, with more flags, as a process or in this one."""
     write_npz(tmp_path / "colours.npz")
     write_module(tmp_path)
-    monkeypatch.setenv("SERIESQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    def run(*flags: str, program=call_program) -> subprocess.CompletedProcess[str]:
         words = ["--config", "5,3,3", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz"]
         words += ["--epochs", "2", "--out", "out", *flags]
-        return subprocess.run(
-            [sys.executable, str(ROOT / "run_pipeline.py"), *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return program(tmp_path, *words)
 
     return run
 
@@ -42,9 +33,8 @@ def command(tmp_path, monkeypatch):
 def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tmp_path) -> None:
     curves = []
     for experiment in ("command", "again"):
-        done = command(
-            "--qat-epochs", "1", "--track", "mlflow", "--tracking-uri", server.uri, "--experiment", experiment
-        )
+        place = ("--track", "mlflow", "--tracking-uri", server.uri, "--experiment", experiment)
+        done = command("--qat-epochs", "1", *place)
         assert done.returncode == 0, done.stderr
         assert f"mlflow at {server.uri}: this run is {server.uri}/#/experiments/" in done.stderr
         (run,) = server.runs(experiment)
@@ -68,7 +58,7 @@ def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tm
 
 
 def test_epochs_of_another_process_are_told_too(command, tmp_path) -> None:
-    done = command("--track", "tensorboard", "--executor", "ray")
+    done = command("--track", "tensorboard", "--executor", "ray", program=run_program)
     assert done.returncode == 0, done.stderr
     (events,) = (tmp_path / "out" / "tensorboard").iterdir()
     found = EventAccumulator(str(events)).Reload()

@@ -19,7 +19,7 @@ from pipeline.tracking import NullTracker, Tracker, background, tracking
 from pipeline.tracking.background import Target
 from pipeline.tracking.tracker import Trackers, targets
 from pipeline.training.state import EpochFigures
-from tests.pipeline.tracking.conftest import FILES, REPORT, Server, wait_for
+from tests.pipeline.tracking.conftest import FILES, PATIENCE, REPORT, Server, wait_for
 
 ROOT = Path(__file__).parents[3]
 TITLE = "cosine 3,3,2,2: fine-tuning"
@@ -102,7 +102,7 @@ def test_an_experiment_that_another_run_creates_meanwhile(server) -> None:
         "backend.start('late', {}); backend.end('FINISHED')"
     )
     names = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "contested"}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | names, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | names, check=True, timeout=PATIENCE)
     assert [run.info.status for run in server.runs("contested")] == ["FINISHED"]
 
 

@@ -18,8 +18,9 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
 from pipeline.stages.evaluate import evaluate
 from pipeline.training import loop as training
-from pipeline.training.loop import Schedule, feature_weight
+from pipeline.training.loop import feature_weight
 from pipeline.training.loop import train as train_in_place
+from pipeline.training.schedule import Schedule
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.formats import IntFormat

@@ -14,7 +14,8 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey, Store
-from pipeline.training.loop import Schedule, train
+from pipeline.training.loop import train
+from pipeline.training.schedule import Schedule
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
@@ -81,12 +82,18 @@ def trained(data, model, store=None, end_after=None, curve=None):
     return model, end
 
 
+@pytest.fixture(scope="module")
+def undisturbed(data):
+    """What training that nobody interrupts gives each network: the trained network and the end."""
+    torch.manual_seed(11)
+    return {kind: trained(data, model) for kind, model in networks().items()}
+
+
 @pytest.mark.parametrize("kind", ["dropout", "series", "rounded"])
 @pytest.mark.parametrize("end_after", [1, 3, 4, STEPS - 1, STEPS])
-def test_training_goes_on_where_it_ended(tmp_path, data, kind, end_after):
+def test_training_goes_on_where_it_ended(tmp_path, data, undisturbed, kind, end_after):
     model, store = networks()[kind], Store(tmp_path)
-    torch.manual_seed(11)
-    whole, expected = trained(data, model)
+    whole, expected = undisturbed[kind]
     with pytest.raises(KeyboardInterrupt):
         trained(data, model, store, end_after)
     torch.manual_seed(12)
@@ -98,21 +105,21 @@ def test_training_goes_on_where_it_ended(tmp_path, data, kind, end_after):
     assert not again.training
 
 
-def test_training_that_is_interrupted_again_and_again_ends_the_same(tmp_path, data):
+def test_training_that_is_interrupted_again_and_again_ends_the_same(tmp_path, data, undisturbed):
     model, store = networks()["series"], Store(tmp_path)
     for _ in range(STEPS):
         with pytest.raises(KeyboardInterrupt):
             trained(data, model, store, end_after=1)
-    assert state_digest(trained(data, model, store)[0]) == state_digest(trained(data, model)[0])
+    assert state_digest(trained(data, model, store)[0]) == state_digest(undisturbed["series"][0])
 
 
-class RecordedCheckpoint:
-    """A store of one checkpoint that only lists what is saved."""
+class Recorder:
+    """A store whose one checkpoint only lists what is saved."""
 
     def __init__(self):
         self.saved = []
 
-    def checkpoint(self, stage):
+    def checkpoint(self, step):
         return self
 
     def read(self):
@@ -122,28 +129,30 @@ class RecordedCheckpoint:
         self.saved.append((entry.metadata["epoch"], entry.metadata["batch"]))
 
 
-def test_every_epoch_is_saved(data):
-    recorded = RecordedCheckpoint()
-    trained(data, networks()["series"], recorded)
-    assert recorded.saved == [(1, 0), (2, 0), (3, 0)]
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (float("inf"), [(1, 0), (2, 0), (3, 0)]),
+        (0.0, [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]),
+    ],
+    ids=["every epoch", "long epochs in between too"],
+)
+def test_what_is_kept(data, monkeypatch, seconds, expected):
+    monkeypatch.setattr("pipeline.training.state.SECONDS_BETWEEN", seconds)
+    recorder = Recorder()
+    trained(data, networks()["series"], recorder)
+    assert recorder.saved == expected
 
 
-def test_long_epochs_are_saved_in_between(data, monkeypatch):
-    monkeypatch.setattr("pipeline.training.state.SECONDS_BETWEEN", 0.0)
-    recorded = RecordedCheckpoint()
-    trained(data, networks()["series"], recorded)
-    assert [batch for _, batch in recorded.saved] == [1, 2, 0] * 3
-
-
-def test_a_checkpoint_of_another_network_is_not_taken(tmp_path, data):
+def test_a_checkpoint_of_another_network_is_not_taken(tmp_path, data, undisturbed):
     store = Store(tmp_path)
     store.checkpoint(STEP).save(Entry({"model.x": torch.ones(1)}, {"epoch": 1}))
     model = networks()["series"]
-    assert state_digest(trained(data, model, store)[0]) == state_digest(trained(data, model)[0])
+    assert state_digest(trained(data, model, store)[0]) == state_digest(undisturbed["series"][0])
 
 
-def test_the_curve_has_mean_losses_and_falling_rates(data):
-    _, end = trained(data, networks()["series"])
+def test_the_curve_has_mean_losses_and_falling_rates(undisturbed):
+    _, end = undisturbed["series"]
     assert [type(figures) for figures in end.curve] == [EpochFigures] * 3
     assert all(figures.loss > 0 for figures in end.curve)
     assert end.curve[0].lr > end.curve[1].lr > end.curve[2].lr > 0
