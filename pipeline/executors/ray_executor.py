@@ -17,6 +17,7 @@ from pipeline.executors import Executor
 from pipeline.executors.worker import Finished, Shared, compute, share
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.runtime.forwarding import replay
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
@@ -200,6 +201,6 @@ def _show(board: Any, context: RunContext) -> None:
     """Report what workers have said; a board that is just restarted has nothing."""
     try:
         for line in ray.get(board.take.remote()):
-            context.progress.stage(line)
+            replay(line, context.progress)
     except ray.exceptions.RayActorError:
         return

@@ -18,6 +18,7 @@ from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.forwarding import ForwardedLines, ForwardedLog
 from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
@@ -112,7 +113,9 @@ def _log_to(stream: TextIO) -> None:
     """Send what our loggers say the way of the progress lines, and no other."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        logger.handlers = [logging.StreamHandler(stream)]
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(ForwardedLog())
+        logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
 
@@ -125,7 +128,9 @@ def _made(shared: Shared, stream: TextIO) -> tuple[RunContext, Baseline]:
             f"--executor: a worker computes on {accelerator.device.type}, but the driver on {shared.device}; allowed: "
             "the same kind of device for both"
         )
-    context = make_context(options, accelerator, LineProgress(stream), Interruption(), RecordingTracker())
+    context = make_context(
+        options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
+    )
     network = build_model(options.model, context.data.classes)
     network.load_state_dict(shared.baseline)
     return context, make_baseline(context, network, shared.origin, shared.top1)
