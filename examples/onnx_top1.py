@@ -1,9 +1,10 @@
-"""Top-1 of an ONNX file of seriesquant, with onnxruntime and numpy alone.
+"""Measure Top-1 of an ONNX file of seriesquant, with onnxruntime and numpy alone.
 
     python onnx_top1.py runs/example/artifacts/cosine-3,3,2,2-4.onnx cifar10.npz [IMAGES]
 
-The data are the .npz that the report was made with: x_test, uint8 (N, H, W, 3), and y_test (N,). IMAGES takes only the
-first so many, as --limit-test does.
+The data are the .npz that the report was made with: x_test, uint8 (N, H, W, 3), and y_test (N,). IMAGES limits the
+evaluation to the first images of the file. The report's --limit-test takes a random sample instead, so without
+IMAGES and --limit-test alone the two figures are equal.
 """
 
 import json
