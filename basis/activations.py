@@ -1,246 +1,231 @@
-"""The fit of coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
+"""Fit coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
 import zlib
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from basis.additions import Addition, Additions, lacking, version
+from basis.additions import Addition, Additions, missing_output, version
+from basis.cholesky import RIDGE, ridge_solution
 from basis.conv import SeriesConv2d
-from basis.moments import Moments
-from basis.patches import Sample, samples
-from basis.pieces import in_pieces
-from basis.portion import Portion
-from basis.ridge import ridge_solution
+from basis.gram_statistics import GramStatistics, cross_products
+from basis.modes import evaluation_mode
+from basis.original_outputs import OriginalOutputs, original_outputs
+from basis.patches import Sample, by_sample, patch_batches, samples
+from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
+from basis.shard import CalibrationShard
 
 
 @torch.no_grad()
 def fit_activations(
-    model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0, portion: Portion | None = None
+    model: nn.Module,
+    original: nn.Module,
+    images: Tensor,
+    *,
+    seed: int = 0,
+    shard: CalibrationShard | None = None,
+    sampling: SamplingConfig = DEFAULT_SAMPLING,
+    ridge: float = RIDGE,
+    correct_additions: bool = True,
 ) -> dict[str, float]:
-    """Set the coefficients so that each layer reproduces the original's outputs from the compressed network's inputs.
+    """Fit the coefficients so that each layer reproduces the original's outputs from the compressed network's inputs.
 
-    A layer is fitted when the images reach it, so its inputs are those that the fitted layers before it give. Its bias
-    is fitted with it; where a normalization takes the place of the bias, the running mean takes up the constant. The
-    ridge pulls to the coefficients that it has, so on the positions seen no layer becomes worse than they are. A layer
-    that runs several times is fitted at its first run; one that never runs keeps its coefficients.
+    A layer is fitted when the images reach it, so its inputs come from the layers fitted before it. The bias is fitted
+    with the coefficients. If a layer has no bias, the running mean of its batch normalization absorbs the constant. The
+    ridge pulls towards the present coefficients, so on the sampled positions no layer becomes worse. A layer that runs
+    several times is fitted at its first run. A layer that never runs keeps its coefficients.
 
-    Where a layer's output, through its normalization or as it is, is then added to another tensor, as at the end of a
-    residual block, the layer is fitted once more when the images reach the addition: so that the sum is the original's,
-    as far as no channel's own output becomes worse by it than it was with the coefficients that the layer came with.
+    At the end of a residual block, the layer's output is added to a shortcut, directly or after its normalization. The
+    layer is then fitted once more, so that the sum matches the original's sum. This step is limited for each channel:
+    its own output error does not exceed the error of the coefficients before the fit.
 
     Args:
         model: The network with series convolutions, fitted to their weights; changed in place.
         original: The network before the swap.
         images: Training images, (N, 3, H, W), on the device of both.
-        seed: Chooses the positions of large feature maps.
-        portion: Where several processes share the images: which of them these are. Every process then gets the
-            coefficients, and the errors, of all images.
+        seed: Seed of the sampled positions of large feature maps.
+        shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the errors, and
+            stores the coefficients, of all images.
+        sampling: Sizes of samples and chunks.
+        ridge: Ridge as a share of the mean diagonal of the Gram matrix.
+        correct_additions: Fit a layer once more at the addition that reads its output.
 
     Returns:
-        Layer name -> relative output error, ||Y - Y'|| / ||Y||, of the layers that ran in both, with its own outputs in
-        the original as Y.
+        Layer name -> relative output error ``||Y - Y'|| / ||Y||``, where Y is the original's output. Only layers that
+        ran in both networks.
 
     Example:
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)
         {'conv1': 0.012, ...}
     """
-    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), fits=True)
+    shard = shard or CalibrationShard.whole(len(images))
+    seeds = _layer_seeds(model, seed)
+    targets = original_outputs(original, seeds, images, shard, sampling, additions=correct_additions)
+    return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=ridge).run(images)
 
 
 @torch.no_grad()
 def output_errors(
-    model: nn.Module, original: nn.Module, images: Tensor, *, seed: int = 0, portion: Portion | None = None
+    model: nn.Module,
+    original: nn.Module,
+    images: Tensor,
+    *,
+    seed: int = 0,
+    shard: CalibrationShard | None = None,
+    sampling: SamplingConfig = DEFAULT_SAMPLING,
 ) -> dict[str, float]:
-    """Measure the errors that ``fit_activations`` returns, and change nothing; arguments and result are the same."""
-    return _visit(model, original, images, seed, portion or Portion.whole(len(images)), fits=False)
+    """Measure the relative output errors without a fit; arguments and result as in ``fit_activations``."""
+    shard = shard or CalibrationShard.whole(len(images))
+    seeds = _layer_seeds(model, seed)
+    targets = original_outputs(original, seeds, images, shard, sampling, additions=False)
+    return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=None).run(images)
 
 
 Norm = nn.BatchNorm2d | None
 
 
-class _Originals(NamedTuple):
-    """What the original network gives at the sampled positions, (groups, rows, O / groups).
+class _FittedLayer(NamedTuple):
+    """The layer that the images reached last.
 
     Attributes:
-        outputs: Layer name -> its outputs at its first run.
-        others: Layer name -> what its output, normalized if ``norms`` has it, is added to, if it runs once; empty where
-            nothing is fitted.
-        norms: Layer name -> name of the batch normalization with running statistics that its output goes into, if both
-            run once.
+        conv: The layer.
+        norm: The batch normalization that reads its output, if any.
+        x: Its input.
+        version: The input's version when it was read.
+        chosen: The sampled positions.
+        statistics: Gram statistics of its rows, with the constant of the bias as the last feature.
+        start: Coefficients and bias before the fit, (groups, F, O / groups).
+        columns: Coefficients and bias now, the same shape.
     """
-
-    outputs: dict[str, Tensor]
-    others: dict[str, Tensor]
-    norms: dict[str, str]
-
-
-class _Visited(NamedTuple):
-    """A layer that the images have just reached: its input; as columns, coefficients and bias as they came and are."""
 
     conv: SeriesConv2d
     norm: Norm
     x: Tensor
     version: int
-    moments: Moments
+    chosen: list[Sample]
+    statistics: GramStatistics
     start: Tensor
     columns: Tensor
 
 
-def _visit(
-    model: nn.Module, original: nn.Module, images: Tensor, seed: int, portion: Portion, *, fits: bool
-) -> dict[str, float]:
-    modules = dict(model.named_modules())
-    layers = {name: module for name, module in modules.items() if isinstance(module, SeriesConv2d)}
-    seeds = {name: seed + zlib.crc32(name.encode()) for name in layers}
-    targets, others, norms = _sampled_outputs(original, seeds, images, portion, fits=fits)
-    errors: dict[str, float] = {}
-    last: dict[str, _Visited] = {}
+class LayerwiseFit:
+    """Hooks of one forward pass that fit, or only measure, each series convolution when the images reach it.
 
-    def reach(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def visit(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if name in targets:
-                last.clear()
-                conv, norm = cast(SeriesConv2d, module), cast(Norm, modules[norms[name]] if name in norms else None)
-                moments = Moments(conv, inputs[0], targets.pop(name), seeds[name], portion)
-                start = columns = _stored(conv)
-                if fits:
-                    left = moments.cross - moments.gram @ columns
-                    columns = _moved(conv, norm, columns, _step(conv, norm, moments.gram, left))
-                errors[name] = moments.relative_error(columns)
-                if name in others:
-                    last[name] = _Visited(conv, norm, inputs[0], version(inputs[0]), moments, start, columns)
+    Args:
+        model: The network with series convolutions; changed in place if there is a ridge.
+        targets: Outputs of the original network; used up by the pass.
+        seeds: Layer name -> seed of its sampled positions.
+        shard: Calibration shard of this rank.
+        sampling: Sizes of samples.
+        ridge: Ridge of the fit, a share of the mean diagonal; None to measure the errors only.
+    """
 
-        return visit
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: OriginalOutputs,
+        seeds: dict[str, int],
+        shard: CalibrationShard,
+        sampling: SamplingConfig,
+        *,
+        ridge: float | None,
+    ) -> None:
+        self._model, self._seeds, self._shard, self._sampling, self._ridge = model, seeds, shard, sampling, ridge
+        self._targets, self._shortcuts = targets.outputs, targets.shortcuts
+        self._modules = dict(model.named_modules())
+        self._norms = {name: cast(nn.BatchNorm2d, self._modules[norm]) for name, norm in targets.norms.items()}
+        self._last: dict[str, _FittedLayer] = {}  # at most one layer
+        self._errors: dict[str, float] = {}
+        self._additions = Additions(self.on_addition)
 
-    def leave(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if name in last:  # what is watched is kept in memory
-                additions.watch(name, output)
+    def run(self, images: Tensor) -> dict[str, float]:
+        """Run the network on the images in eval mode.
 
-        return watch
+        Returns:
+            Layer name -> relative output error, in the order of the first runs.
+        """
+        with ExitStack() as hooks:
+            for name in self._seeds:
+                layer = self._modules[name]
+                hooks.callback(layer.register_forward_pre_hook(partial(self.on_input, name)).remove)
+                if self._ridge is not None:
+                    hooks.callback(layer.register_forward_hook(partial(self.on_output, name)).remove)
+            if self._ridge is not None:
+                hooks.enter_context(self._additions)
+            hooks.enter_context(evaluation_mode(self._model))
+            self._model(images)
+        return self._errors
 
-    def correct(addition: Addition) -> None:
-        layer = last.pop(addition.name, None)
-        if layer and addition.normalized == (layer.norm is not None) and version(layer.x) == layer.version:
-            errors[addition.name] = _corrected(layer, addition, others.pop(addition.name))
+    def on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Fit the layer to the original's outputs, at its first run."""
+        if name not in self._targets:
+            return
+        self._last.clear()
+        conv, norm, x = cast(SeriesConv2d, module), self._norms.get(name), inputs[0]
+        chosen = samples(conv, x, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
+        outputs = by_sample(self._targets.pop(name), chosen)
+        statistics = GramStatistics.accumulate(_batches(conv, x, chosen), outputs, constant=True).reduced(self._shard)
+        start = columns = _stored_columns(conv)
+        if self._ridge is not None:
+            step = self._step(conv, norm, statistics.gram, statistics.cross - statistics.gram @ columns)
+            columns = _add_step(conv, norm, columns, step)
+        self._errors[name] = statistics.relative_error(columns)
+        if name in self._shortcuts:
+            self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, statistics, start, columns)
 
-    additions = Additions(correct)
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(reach(name)).remove)
-            if fits:
-                hooks.callback(layer.register_forward_hook(leave(name)).remove)
-        if fits:
-            hooks.enter_context(additions)
-        _evaluate(model, images)
-    return errors
+    def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Watch for the addition of the layer's output. Watched tensors stay in memory, so others are not watched."""
+        if name in self._last:
+            self._additions.watch(name, output)
 
+    def on_addition(self, addition: Addition) -> None:
+        """Fit the layer once more so that the sum matches, and replace its outputs by the new ones."""
+        layer = self._last.pop(addition.name, None)
+        if layer is None or addition.normalized != (layer.norm is not None) or version(layer.x) != layer.version:
+            return
+        conv, norm, x, _, chosen, statistics, start, columns = layer
+        missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
+        cross = self._shard.reduce(cross_products(_batches(conv, x, chosen), missing, constant=True))
+        step = self._step(conv, norm, statistics.gram, cross)
+        columns = _add_step(conv, norm, columns, statistics.largest_step_share(start, columns, step) * step)
+        addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
+        if norm is not None:
+            addition.output.copy_(norm.forward(addition.source))
+        self._errors[addition.name] = statistics.relative_error(columns)
 
-def _sampled_outputs(
-    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion, *, fits: bool
-) -> _Originals:
-    norms: dict[str, str] = {}
-
-    def sampled(piece: Tensor, part: Portion) -> dict[tuple[str, str], Tensor]:
-        nonlocal norms
-        given = _outputs_of(original, seeds, piece, part, fits=fits)
-        norms = given.norms
-        kinds = ("output", given.outputs), ("other", given.others)
-        return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
-
-    found = in_pieces(images, portion, sampled)
-    outputs, others = ({name: rows for (kind, name), rows in found.items() if kind == k} for k in ("output", "other"))
-    return _Originals(outputs, others, norms)
-
-
-def _outputs_of(
-    original: nn.Module, seeds: Mapping[str, int], images: Tensor, portion: Portion, *, fits: bool
-) -> _Originals:
-    found: dict[str, Tensor] = {}
-    others: dict[str, tuple[bool, Tensor]] = {}
-    last: dict[str, tuple[Tensor, list[Sample], int]] = {}
-    runs: Counter[str] = Counter()
-    follows: dict[str, str] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            conv = cast(nn.Conv2d, module)
-            chosen = samples(conv, inputs[0], seed=seeds[name], portion=portion)
-            if not runs[name]:
-                found[name] = _chosen(output, chosen, conv.groups)
-            runs[name] += 1
-            last.clear()
-            last[name] = output, chosen, conv.groups
-            additions.watch(name, output)
-
-        return hook
-
-    def meet(norm: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            runs[norm] += 1
-            follows.update({name: norm for name, (output, _, _) in last.items() if output is inputs[0]})
-
-        return hook
-
-    def add(addition: Addition) -> None:
-        _, chosen, groups = last[addition.name]
-        others[addition.name] = addition.normalized, _chosen(addition.other, chosen, groups)
-
-    additions = Additions(add)
-    modules = dict(original.named_modules())
-    with ExitStack() as hooks:
-        for name in seeds:
-            hooks.callback(modules[name].register_forward_hook(keep(name)).remove)
-        for name, module in modules.items():
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                hooks.callback(module.register_forward_pre_hook(meet(name)).remove)
-        if fits:
-            hooks.enter_context(additions)
-        _evaluate(original, images)
-    norms = {name: norm for name, norm in follows.items() if runs[name] == runs[norm] == 1}
-    once = {name: kept for name, (normed, kept) in others.items() if runs[name] == 1 and normed == (name in norms)}
-    return _Originals(found, once, norms)
+    def _step(self, conv: SeriesConv2d, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
+        """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
+        assert self._ridge is not None
+        features = cross.shape[1] if conv.bias is not None or norm is not None else cross.shape[1] - 1
+        step = torch.zeros_like(cross)
+        step[:, :features] = ridge_solution(gram[:, :features, :features], cross[:, :features], self._ridge)
+        return step
 
 
-def _chosen(outputs: Tensor, chosen: list[Sample], groups: int) -> Tensor:
-    return torch.cat([sample.of(outputs.float(), groups) for sample in chosen], dim=1)
+def _layer_seeds(model: nn.Module, seed: int) -> dict[str, int]:
+    """Seed of each series convolution, which depends on its name: other layers may come or go."""
+    names = [name for name, module in model.named_modules() if isinstance(module, SeriesConv2d)]
+    return {name: seed + zlib.crc32(name.encode()) for name in names}
 
 
-def _evaluate(model: nn.Module, images: Tensor) -> None:
-    """One forward pass in evaluation mode; every module's own mode is restored."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        model(images)
-    finally:
-        for module in training:
-            module.training = True
+def _batches(conv: SeriesConv2d, x: Tensor, chosen: list[Sample]) -> Iterable[Tensor]:
+    return patch_batches(conv, x.float(), chosen, conv.operator)
 
 
-def _stored(conv: SeriesConv2d) -> Tensor:
-    """Coefficients and bias (or 0) as columns, float64: (groups, F, O / groups)."""
+def _stored_columns(conv: SeriesConv2d) -> Tensor:
+    """Coefficients and bias (or 0) as columns, float64, (groups, F, O / groups)."""
     bias = torch.zeros_like(conv.coefficients[:, 0, 0, 0]) if conv.bias is None else conv.bias
     columns = torch.cat([conv.coefficients.flatten(1), bias[:, None]], dim=1).to(torch.float64)
     stored: Tensor = columns.unflatten(0, (conv.groups, -1)).mT
     return stored
 
 
-def _step(conv: SeriesConv2d, norm: Norm, gram: Tensor, left: Tensor) -> Tensor:
-    """Ridge regression of what the present columns a leave: D of (G + r I) D = Z^T (Y - Z a)."""
-    constant = conv.bias is not None or norm is not None
-    features = left.shape[1] - (not constant)
-    step = torch.zeros_like(left)
-    step[:, :features] = ridge_solution(gram[:, :features, :features], left[:, :features])
-    return step
-
-
-def _moved(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Tensor:
-    """Set and return a + D."""
+def _add_step(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Tensor:
+    """Store and return ``columns + step``; without a bias, the running mean absorbs the constant."""
     moved = columns + step
     rows = moved.mT.flatten(0, 1)
     conv.coefficients.copy_(rows[:, :-1].reshape(conv.coefficients.shape))
@@ -249,18 +234,3 @@ def _moved(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Ten
     elif norm is not None and norm.running_mean is not None:
         norm.running_mean -= step.mT.flatten(0, 1)[:, -1]
     return moved
-
-
-def _corrected(layer: _Visited, addition: Addition, originals: Tensor) -> float:
-    """Fit a layer to what its sum lacks, and put its new outputs in place of the old; gives its own outputs' error.
-
-    No channel moves so far that its own error would exceed the one that it came with.
-    """
-    conv, norm, x, _, moments, start, columns = layer
-    lack = moments.products(lacking(addition, originals, moments.chosen, conv.groups, norm))
-    step = _step(conv, norm, moments.gram, lack)
-    columns = _moved(conv, norm, columns, moments.shares_within(start, columns, step) * step)
-    addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
-    if norm is not None:
-        addition.output.copy_(norm.forward(addition.source))
-    return moments.relative_error(columns)

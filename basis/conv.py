@@ -1,4 +1,4 @@
-"""A convolution whose filters are series: it holds coefficients and evaluates them where a kernel is needed."""
+"""A convolution whose filters are series: it stores coefficients and evaluates them to kernels."""
 
 from typing import Any, cast
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from basis.fit import Size2d, fit, reconstruct
+from basis.least_squares import Size2d, fit, reconstruct
 from basis.series import basis_matrix
 
 
@@ -25,7 +25,8 @@ class SeriesConv2d(nn.Conv2d):
         bias: Parameter of shape (out_channels,), or None.
 
     Raises:
-        CompressionError: The order does not fit the kernel, or the weight is not finite.
+        CompressionError: The order does not fit the kernel.
+        NumericalError: The weight is not finite.
 
     Source:
         Costain and Prisacariu, BMVC 2022 (CosConv, ChebConv).
@@ -42,7 +43,7 @@ class SeriesConv2d(nn.Conv2d):
         del self.weight
         self.basis, self.order = basis, order
         weight = conv.weight.detach()
-        # Asked of the parameters: a parametrized weight is computed, and under no_grad it never requires a gradient.
+        # Read from the parameters: a parametrized weight is computed, and under no_grad it never requires a gradient.
         trained = any(p.requires_grad for name, p in conv.named_parameters() if name != "bias")
         self.coefficients = nn.Parameter(_in_layout_of(weight, self._initial(weight)), requires_grad=trained)
         self.bias = _copy(conv.bias)
@@ -50,13 +51,13 @@ class SeriesConv2d(nn.Conv2d):
         self.train(conv.training)
 
     def _initial(self, weight: Tensor) -> Tensor:
-        """The weights' own fit; a structural copy on the meta device has shapes only."""
+        """Fit the weights; on the meta device only shapes exist."""
         if weight.is_meta:
             return weight.new_empty((*weight.shape[:2], *self.order))
         return fit(weight, self.basis, self.order)
 
     def _kronecker(self) -> Tensor:
-        """The matrix that takes a slice's coefficients to its kernel: (kh kw, nh nw), float64."""
+        """Return the matrix that maps a slice's coefficients to its kernel: (kh kw, nh nw), float64."""
         matrices = [basis_matrix(self.basis, k, n) for k, n in zip(self.kernel_size, self.order, strict=True)]
         return torch.kron(matrices[0], matrices[1])
 
@@ -69,7 +70,7 @@ class SeriesConv2d(nn.Conv2d):
         coefficients, operator = self.coefficients, self.operator
         outputs, inputs = coefficients.shape[:2]
         device = "cpu" if coefficients.is_meta else coefficients.device.type
-        # A kernel in bf16 would round away what fine-tuning learns, and the product is too small to gain from it.
+        # A kernel in bf16 would lose the small changes of fine-tuning, and the product is too small to gain from bf16.
         with torch.autocast(device, enabled=False):
             # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
             if coefficients.is_contiguous():
@@ -97,7 +98,7 @@ class SeriesConv2d(nn.Conv2d):
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
-        """The convolution's arguments, then basis and order."""
+        """Return the convolution's arguments, then basis and order."""
         convolution = super().extra_repr()  # type: ignore[no-untyped-call]
         return f"{convolution}, basis={self.basis}, order={self.order}"
 
@@ -107,18 +108,18 @@ def _copy(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def _in_layout_of(source: Tensor, values: Tensor) -> Tensor:
-    """The values, channels last if the source is (and only that): a change of layout at every step costs time."""
+    """Return the values in the memory format of the source: converting at every step would cost time."""
     return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
 
 
 def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """The arguments of a convolution like this one; its tensors have no memory, for others take their place."""
+    """Return the arguments of an equal convolution, on the meta device because its tensors are replaced."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {name: getattr(conv, name) for name in names} | {"bias": False, "device": "meta"}
 
 
 def is_compressible(module: nn.Module) -> bool:
-    """Whether a module is a spatial convolution that a series can stand for.
+    """Return True if a module is a spatial convolution that a series can replace.
 
     A subclass with a forward of its own may do anything with its weight, so only ``nn.Conv2d``'s forward counts.
     """

@@ -1,4 +1,4 @@
-"""What a convolution sees: the values under its kernel at sampled positions, filtered by the basis functions."""
+"""Sample a convolution's input patches: the values under its kernel, filtered by the basis functions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,30 +8,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from basis.portion import Portion
+from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
+from basis.shard import CalibrationShard
 
-# About so many positions are sampled from a layer's feature maps, in batches of about so many values under the kernel.
-POSITIONS = 2**16
-BATCH_VALUES = 2**24
-# A Gram matrix of more features than this takes gigabytes: such a layer is treated without one.
-MOST_FEATURES = 8192
+# Features F of the largest Gram matrix: in float64, 8192^2 values take 0.5 GB. Layers with more features get none.
+MAX_FEATURES = 8192
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch of sampled positions: the images, and in each of them the flat indices of the same output positions."""
+    """A batch of sampled output positions, the same in each of its images.
+
+    Attributes:
+        images: The images of the batch.
+        positions: Flat indices into an output map, int64, (positions,).
+    """
 
     images: slice
     positions: Tensor
 
     @property
     def rows(self) -> int:
-        """How many positions these are in all its images."""
+        """Number of sampled positions over all images of the batch."""
         count: int = self.images.stop - self.images.start
         return count * len(self.positions)
 
     def of(self, outputs: Tensor, groups: int) -> Tensor:
-        """The outputs at these positions.
+        """Select the outputs at the sampled positions.
 
         Args:
             outputs: A convolution's outputs, (N, out_channels, H, W).
@@ -44,27 +47,35 @@ class Sample:
         return _grouped(chosen.flatten(0, 1).unsqueeze(-1), groups)
 
 
-def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0, portion: Portion | None = None) -> list[Sample]:
-    """Choose positions of a convolution's output, in each batch of images other ones, in every image equally many.
+def samples(
+    conv: nn.Conv2d,
+    x: Tensor,
+    *,
+    seed: int = 0,
+    shard: CalibrationShard | None = None,
+    sampling: SamplingConfig = DEFAULT_SAMPLING,
+) -> list[Sample]:
+    """Choose output positions of a convolution: equally many in each image, different ones in each batch of images.
 
-    Where there are at most ``POSITIONS`` positions in all, every one is taken. The choice depends on the sizes and the
-    seed alone, so two convolutions of the same arguments get the same. In an image of a portion, the positions are
-    those that are chosen in it when one process has all images.
+    All positions are chosen if there are at most ``sampling.positions``. The choice depends only on the sizes and the
+    seed, so two convolutions with the same arguments get the same positions. An image gets the same positions on one
+    rank of several as on a single rank with all images.
 
     Args:
         conv: The convolution.
         x: Its inputs, (N, in_channels, H, W).
-        seed: Chooses the positions.
-        portion: Which images these are of a larger set; None takes them for the whole of it.
+        seed: Seed of the positions.
+        shard: Calibration shard of this rank; None if ``x`` is the whole set.
+        sampling: Number of positions, and size of a batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, total = (portion or Portion.whole(len(x))).rows(len(x))
+    first, total = (shard or CalibrationShard.whole(len(x))).rows(len(x))
     height, width = _output_size(conv, x.shape[-2:])
-    per_image = min(height * width, -(-POSITIONS // total))
+    per_image = min(height * width, -(-sampling.positions // total))
     taps = conv.kernel_size[0] * conv.kernel_size[1]
-    step = max(1, BATCH_VALUES // (per_image * conv.in_channels * taps))
+    step = max(1, sampling.batch_values // (per_image * conv.in_channels * taps))
     if per_image < height * width:
-        step = min(step, -(-total // 32))  # other positions in at least 32 batches
+        step = min(step, -(-total // 32))  # at least 32 batches, each with its own positions
     found = []
     for start in range(0, first + len(x), step):
         positions = torch.randperm(height * width, generator=generator)[:per_image].sort().values
@@ -75,34 +86,34 @@ def samples(conv: nn.Conv2d, x: Tensor, *, seed: int = 0, portion: Portion | Non
 
 
 def by_sample(rows: Tensor, chosen: list[Sample]) -> tuple[Tensor, ...]:
-    """Split the rows of all samples, (groups, rows, n), into those of each."""
+    """Split the rows of all samples, (groups, rows, n), into one tensor for each sample."""
     split: tuple[Tensor, ...] = rows.split([sample.rows for sample in chosen], dim=1)
     return split
 
 
 def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Tensor | None = None) -> Iterator[Tensor]:
-    """Gather a convolution's input patches at sampled positions; one batch of them is in memory at a time.
+    """Gather a convolution's input patches at sampled positions, one batch at a time.
 
-    Padding, padding mode, stride and dilation are the convolution's.
+    Uses the padding, padding mode, stride and dilation of the convolution.
 
     Args:
         conv: The convolution.
         x: Inputs, float32, (N, in_channels, H, W).
         chosen: From ``samples``.
-        operator: The matrix (kh kw, n) from a slice's coefficients to its kernel; None where the kernel is stored.
+        operator: The matrix (kh kw, n) from a slice's coefficients to its kernel; None if the kernel itself is stored.
 
     Yields:
         For each sample (groups, rows, F), with F = in_channels / groups * (n or kh kw) in the order of the flattened
-        stored values: the product of a row with them is the output without its bias.
+        stored values. The product of a row and the stored values is the output without its bias.
     """
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     for sample in chosen:
         padded = functional.pad(x[sample.images], conv._reversed_padding_repeated_twice, mode=mode)
         index = _tap_index(conv, padded.shape[-1], sample.positions, _output_size(conv, x.shape[-2:])[1])
-        # Pixel by pixel, all channels of one at once: several times faster than value by value.
+        # All channels of a pixel at once: several times faster than value by value.
         pixels = _pixels(padded).index_select(1, index.flatten().to(x.device))
         patches = pixels.view(-1, index.shape[1], conv.in_channels)
-        if operator is not None:  # written as a product of batches: else it is one of long and thin matrices, and slow
+        if operator is not None:  # as a batched product: a single product of long, thin matrices would be slow
             patches = operator.T.to(patches).expand(len(patches), -1, -1).bmm(patches)
         yield _grouped(patches.mT, conv.groups)
 
@@ -124,7 +135,7 @@ def _tap_index(conv: nn.Conv2d, padded_width: int, positions: Tensor, output_wid
 
 
 def _pixels(maps: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H W, C); in channels last this copies nothing."""
+    """(N, C, H, W) -> (N, H W, C), without a copy for channels_last."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 

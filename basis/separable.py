@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from basis.fit import Size2d
+from basis.least_squares import Size2d
 from basis.series import basis_matrix
 
 
 class SeparableConv2d(nn.Module):
-    """The convolution with the series' filters, computed as above; equal to the dense one up to rounding.
+    """A convolution with the series' filters, computed as above; equal to the dense one up to rounding.
 
     Args:
         conv: The dense convolution, whose stride, padding, padding mode, dilation, groups and bias it takes.

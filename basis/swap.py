@@ -1,4 +1,4 @@
-"""Exchange of a network's convolutions for series convolutions, and back."""
+"""Replace a network's convolutions by series convolutions, and back."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,11 +6,11 @@ from torch import nn
 
 from basis.conv import SeriesConv2d, is_compressible, require_compressible
 from basis.errors import CompressionError
-from basis.fit import Size2d
+from basis.least_squares import Size2d
 
 
 def compressible_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The network's spatial convolutions by name, in definition order; a shared one appears once."""
+    """Return the spatial convolutions by name, in definition order; a shared one appears once."""
     return {
         name: require_compressible(module, name) for name, module in model.named_modules() if is_compressible(module)
     }
@@ -32,6 +32,7 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
     Raises:
         CompressionError: The plan is empty, or names a layer that does not exist or is no spatial convolution, gives
             a shared layer two orders, or an order does not fit. Nothing is replaced then.
+        NumericalError: A weight is not finite.
     """
     if not plan:
         raise CompressionError("swap: the plan names no layer; allowed: at least one convolution larger than 1x1")
@@ -53,11 +54,11 @@ def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv
     try:
         return SeriesConv2d(conv, basis, order)
     except CompressionError as error:
-        raise CompressionError(f"swap: layer {name!r}: {error}") from error
+        raise type(error)(f"swap: layer {name!r}: {error}") from error  # a numerical failure remains one
 
 
 def materialize(model: nn.Module) -> nn.Module:
-    """Replace every series convolution by the ordinary convolution that it stands for, in place.
+    """Replace every series convolution by an ordinary convolution with its filters, in place.
 
     Returns:
         The network; a bare series convolution is returned replaced.
@@ -68,10 +69,10 @@ def materialize(model: nn.Module) -> nn.Module:
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put other modules in the place of some, in place and wherever they are used.
+    """Replace modules of a network, in place, under every name.
 
     Returns:
-        The network, or what it is replaced by itself.
+        The network, or its own replacement.
     """
     for parent, name, child in list(_edges(model)):
         if child in replacements:
@@ -80,7 +81,7 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
 
 
 def _edges(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every (parent, attribute, child) of the network, those of shared modules included."""
+    """Yield every (parent, attribute, child) of the network, with all parents of a shared module."""
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is not None:

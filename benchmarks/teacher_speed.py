@@ -31,7 +31,7 @@ def main() -> None:
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
     hooks = {"plain": FeatureHooks(()), "taught": FeatureHooks(teacher.points)}
-    inverses = {"plain": {}, "taught": teacher.inverse_moments(model, images)}
+    inverses = {"plain": {}, "taught": teacher.inverse_input_covariance(model, images)}
     for step in range(-2, STEPS):  # the first two warm up
         for kind, taken in seconds.items():
             with hooks[kind].on(model), preconditioned_gradients(model, inverses[kind]):

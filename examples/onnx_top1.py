@@ -1,9 +1,10 @@
-"""Measure the Top-1 of an ONNX file of seriesquant with only onnxruntime and numpy.
+"""Measure Top-1 of an ONNX file of seriesquant, with onnxruntime and numpy alone.
 
     python onnx_top1.py runs/example/artifacts/cosine-3,3,2,2-4.onnx cifar10.npz [IMAGES]
 
-The .npz file must be the one that the report was made with: x_test is (N, H, W, 3) uint8, y_test is (N,) integers.
-IMAGES limits the measurement to the first images of the file.
+The data are the .npz that the report was made with: x_test, uint8 (N, H, W, 3), and y_test (N,). IMAGES limits the
+evaluation to the first images of the file. The report's --limit-test takes a random sample instead. The
+two figures are equal only without IMAGES and without --limit-test.
 """
 
 import json

@@ -141,7 +141,7 @@ def failed_report(header: dict[str, Any], failure: Failure, gate: Gate | None = 
         "baseline": None,
         "rows": [],
         "layers": [],
-        "gate": gate or judge([], None),
+        "gate": (gate or judge([], None)).model_dump(),
         "kernels": None,
     }
 

@@ -1,4 +1,4 @@
-"""The quantization backends by name; each loads its library when it is first asked for."""
+"""Load quantization backends by name; each imports its library at its first use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from quant.schemes import Format, StoredTensor
 
 
 class Backend(Protocol):
-    """What every backend module offers: symmetric integers with one scale per output channel (axis 0).
+    """Functions of a backend module: symmetric integers with one scale per output channel (axis 0).
 
     Brevitas also has minifloats, which have no scale.
     """
 
     def quantize(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> StoredTensor:
-        """Rounds a weight to the nearest values of a number format.
+        """Round a weight to the nearest values of a number format.
 
         Args:
             weight: floating point, shape (out_channels, ...).
@@ -28,22 +28,22 @@ class Backend(Protocol):
             scale: of integers: (out_channels,), used unchanged; None takes each channel's absolute maximum / qmax.
 
         Raises:
-            CompressionError: if the backend lacks the format, or the weight or the scale has a wrong shape or values
+            CompressionError: The backend lacks the format, or the weight or the scale has a wrong shape or values
                 that are not finite.
         """
 
     def fake_quantizer(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
-        """A trainable fake quantizer for weights like this one, on its device; it starts from the scales of `quantize`.
+        """Create a trainable fake quantizer for this weight, on its device; it starts from the scales of `quantize`.
 
         Arguments and errors are those of `quantize`.
         """
 
 
 def get_backend(name: str) -> Backend:
-    """Loads a backend.
+    """Load a backend.
 
     Raises:
-        CompressionError: if there is none of that name.
+        CompressionError: There is none of that name.
     """
     if name not in BACKENDS:
         raise CompressionError(f"There is no backend named {name!r}; allowed are {', '.join(BACKENDS)}.")

@@ -1,4 +1,4 @@
-"""Rounding of a whole network, and the error that it causes in each layer, in one pass over a few training images."""
+"""Round a whole network, and measure the error in each layer, in one pass over a few training images."""
 
 import copy
 import zlib
@@ -10,14 +10,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
-from basis.patches import MOST_FEATURES, samples
-from basis.pieces import in_pieces
-from basis.portion import Portion
+from basis.gram_statistics import GramStatistics
+from basis.patches import MAX_FEATURES, samples
+from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
+from basis.shard import CalibrationShard
 from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
-from quant.moments import Moments, conv_moments, conv_targets, linear_moments, linear_targets
+from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
 from quant.network import quantized_tensor_name
 from quant.schemes import Format, StoredTensor
 from quant.term_factors import gptq_by_terms
@@ -25,7 +27,7 @@ from quant.term_factors import gptq_by_terms
 
 @dataclass(frozen=True)
 class Rounding:
-    """The stored values of a network's layers, and what the rounding did to their outputs.
+    """The stored values of a network's layers, and the output errors of the rounding.
 
     Attributes:
         layers: Layer name -> stored values, for the layers that ran and are small enough.
@@ -45,42 +47,54 @@ def round_layers(
     *,
     rounding: str,
     seed: int = 0,
-    portion: Portion | None = None,
+    shard: CalibrationShard | None = None,
+    sampling: SamplingConfig = DEFAULT_SAMPLING,
+    max_features: int = MAX_FEATURES,
 ) -> Rounding:
-    """Round every layer, in the order in which they run, and measure how its outputs on the images change.
+    """Round every layer, in the order in which they run, and measure the change of its outputs on the images.
 
-    Each layer is rounded when the images reach it, so its inputs are those that the rounded layers before it give. It
-    keeps its rounded values for the rest of the pass. By gptq its values are first refitted to the outputs of the
-    float network, so it also makes up for the rounding before it; integers of a series get a factor for each term.
+    Each layer is rounded when the images reach it, so its inputs come from the rounded layers before it. It keeps its
+    rounded values for the rest of the pass. With gptq, its values are first refitted to the outputs of the float
+    network, which also compensates for the rounding before it. Integers of a series get a factor for each term.
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
         images: Training images without labels, (N, 3, H, W), on the model's device.
         format: The number format.
         backend: Its quantizers round.
-        rounding: ``gptq`` changes the outputs least; ``nearest`` looks at the weights alone.
-        seed: Chooses the positions of large feature maps.
-        portion: Where several processes share the images: which of them these are. Every process then gets the
-            values, and the errors, that all images give.
+        rounding: ``gptq`` minimizes the change of the outputs; ``nearest`` rounds the weights alone.
+        seed: Seed of the sampled positions of large feature maps.
+        shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the values, and the
+            errors, of all images.
+        sampling: Sizes of samples and chunks.
+        max_features: Layers whose Hessian would have more rows are left out.
+
+    Raises:
+        CompressionError: The backend does not have the format.
+        NumericalError: A weight is not finite, or a Hessian cannot be factored.
 
     Source:
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
     layers = {name: layer for name, layer in network.named_modules() if quantized_tensor_name(layer) is not None}
-    wanted = _outputs(network, layers, images, seed, portion or Portion.whole(len(images)))
+    small = {name: layer for name, layer in layers.items() if _stored_tensor(layer)[0].numel() <= max_features}
+    whole = shard or CalibrationShard.whole(len(images))
+    wanted = in_chunks(
+        images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seed, part, sampling), sampling
+    )
     found = Rounding()
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            stored = getattr(module, str(quantized_tensor_name(module)))
+            stored = _stored_tensor(module)
             if name in wanted:
                 layer_seed = seed + zlib.crc32(name.encode())
-                moments = _moments(module, inputs[0].float(), wanted.pop(name), layer_seed, portion)
+                hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
                 series = isinstance(module, SeriesConv2d)
-                rounded = _round(stored.detach(), moments, format, backend, rounding, series)
+                rounded = _round(stored.detach(), hessian, format, backend, rounding, series)
                 found.layers[name] = rounded
-                found.errors[name] = _relative_error(stored.detach(), moments.gram, rounded)
+                found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
                 stored.copy_(rounded.dequantize())
 
         return round_layer
@@ -91,23 +105,27 @@ def round_layers(
     return found
 
 
-def _outputs(
-    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
-) -> dict[str, Tensor]:
-    """What each layer that is small enough gives in the float network at its first run, without its bias."""
-    return in_pieces(images, portion, lambda piece, part: _outputs_of(network, layers, piece, seed, part))
+def _stored_tensor(layer: nn.Module) -> Tensor:
+    return cast(Tensor, getattr(layer, str(quantized_tensor_name(layer))))
 
 
-def _outputs_of(
-    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int, portion: Portion
+def _float_outputs(
+    network: nn.Module,
+    layers: Mapping[str, nn.Module],
+    images: Tensor,
+    seed: int,
+    shard: CalibrationShard,
+    sampling: SamplingConfig,
 ) -> dict[str, Tensor]:
+    """Record the outputs of each layer in the float network at its first run, without its bias."""
     found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if name not in found:
                 if isinstance(module, nn.Conv2d):
-                    chosen = samples(module, inputs[0], seed=seed + zlib.crc32(name.encode()), portion=portion)
+                    layer_seed = seed + zlib.crc32(name.encode())
+                    chosen = samples(module, inputs[0], seed=layer_seed, shard=shard, sampling=sampling)
                     found[name] = conv_targets(module, chosen, output)
                 else:
                     found[name] = linear_targets(cast(nn.Linear, module), output)
@@ -116,31 +134,37 @@ def _outputs_of(
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            if getattr(layer, str(quantized_tensor_name(layer)))[0].numel() <= MOST_FEATURES:
-                hooks.callback(layer.register_forward_hook(hook(name)).remove)
+            hooks.callback(layer.register_forward_hook(hook(name)).remove)
         network(images)
     return found
 
 
-def _moments(module: nn.Module, x: Tensor, targets: Tensor, seed: int, portion: Portion | None) -> Moments:
+def _hessian(
+    module: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    seed: int,
+    shard: CalibrationShard | None,
+    sampling: SamplingConfig,
+) -> GramStatistics:
     if not isinstance(module, nn.Conv2d):
-        return linear_moments(x, targets, portion)
+        return linear_hessian(x, targets, shard)
     operator = module.operator if isinstance(module, SeriesConv2d) else None
-    chosen = samples(module, x, seed=seed, portion=portion)
-    return conv_moments(module, x, chosen, targets, operator, portion)
+    chosen = samples(module, x, seed=seed, shard=shard, sampling=sampling)
+    return conv_hessian(module, x, chosen, targets, operator, shard)
 
 
 def _round(
-    stored: Tensor, moments: Moments, format: Format, backend: Backend, rounding: str, series: bool
+    stored: Tensor, hessian: GramStatistics, format: Format, backend: Backend, rounding: str, series: bool
 ) -> StoredTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
-    wanted = moments.refit(stored.flatten(1))
+    wanted = refit(hessian, stored.flatten(1))
     if series and isinstance(format, IntFormat):
-        found = gptq_by_terms(wanted.view(stored.shape), moments.gram, format)
+        found = gptq_by_terms(wanted.view(stored.shape), hessian.gram, format)
         divided = replace(found, terms=None).dequantize()
         return replace(cast(QuantizedTensor, backend.quantize(divided, format, found.scale)), terms=found.terms)
-    chosen = gptq(wanted, moments.gram, format)
+    chosen = gptq(wanted, hessian.gram, format)
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
 
 

@@ -1,4 +1,4 @@
-"""Counts parameters, and turns counts into the poster's sizes."""
+"""Count parameters, and convert counts to the poster's sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NORMALIZATION = (
 
 
 def count_params(model: nn.Module) -> int:
-    """Counts every parameter but those of normalization layers, as the poster does (ResNet-18: 11,679,912).
+    """Count every parameter but those of normalization layers, as the poster does (ResNet-18: 11,679,912).
 
     Coefficients count in place of their kernels; a parameter that several layers share counts once. Scales that fake
     quantizers learn are part of the number format, not of the network, and are left out.
@@ -35,7 +35,7 @@ def count_params(model: nn.Module) -> int:
 
 
 def compressible_params(model: nn.Module) -> int:
-    """Counts the values of the kernels (or coefficients) that mix neighbouring pixels, biases left out.
+    """Count the values of the kernels (or coefficients) that mix neighbouring pixels, biases left out.
 
     A network with depthwise convolutions mixes pixels in those and in its stem, the first convolution with a kernel
     larger than 1x1; its other such kernels only shrink the image between stages and are left as they are. This is the
@@ -49,7 +49,7 @@ def compressible_params(model: nn.Module) -> int:
 
 
 def poster_size_mb(params: int, bits: int) -> float:
-    """The poster's model size in MB of 10**6 bytes: params x (bits + 8) / 8 / 10**6.
+    """Return the poster's model size in MB of 10**6 bytes: params x (bits + 8) / 8 / 10**6.
 
     Its floats have one sign, seven exponent and `bits` mantissa bits, so a value takes `bits` + 8 bits.
 
@@ -64,7 +64,7 @@ def poster_size_mb(params: int, bits: int) -> float:
 
 
 def _counted_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Every module that owns network parameters: all but normalization layers and what is inside fake quantizers."""
+    """Yield the modules that own network parameters: all but normalization layers and parts of fake quantizers."""
     if isinstance(model, FakeQuantizer):
         return
     if not isinstance(model, _NORMALIZATION):
@@ -74,7 +74,7 @@ def _counted_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _stored_kernel(conv: nn.Conv2d) -> Tensor:
-    """What the layer stores for its kernel: coefficients if it has them, else the weight; never a computed value."""
+    """Return the stored tensor of a kernel: coefficients, or the weight; the original of a parametrization."""
     name = "coefficients" if getattr(conv, "coefficients", None) is not None else "weight"
     parametrizations = getattr(conv, "parametrizations", {})
     stored: Tensor = parametrizations[name].original if name in parametrizations else getattr(conv, name)

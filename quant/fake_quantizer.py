@@ -1,4 +1,4 @@
-"""What the fake quantizers of all backends have in common."""
+"""Base classes of the fake quantizers of all backends."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ class FakeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def fake_quantize(self, weight: Tensor) -> Tensor:
-        """float32 of the weight's shape -> values of the format, the same shape, differentiable."""
+        """Round a float32 weight to values of the format, same shape, differentiably."""
 
     @abstractmethod
     def quantized(self, weight: Tensor) -> StoredTensor:
-        """What `forward` makes of this weight, as it is stored; dequantized, it is the float32 result of `forward`.
+        """Return the stored form of this weight; dequantized, it equals the float32 result of `forward`.
 
         Raises:
-            CompressionError: if the shape is another one, or training made a weight or a scale NaN or infinite.
+            CompressionError: The shape differs from the shape at construction.
+            NumericalError: A weight or a scale is NaN or infinite after training.
         """
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Fake-quantizes a weight.
+        """Fake-quantize a weight.
 
         Args:
             weight: floating point, of the shape given at construction.
@@ -48,7 +49,7 @@ class FakeQuantizer(nn.Module, ABC):
             values of the format, same shape and type; computed in float32 also under autocast.
 
         Raises:
-            CompressionError: if the shape is another one.
+            CompressionError: The shape differs from the shape at construction.
         """
         if tuple(weight.shape) != self.shape:
             raise CompressionError(
@@ -80,11 +81,11 @@ class ScaledFakeQuantizer(FakeQuantizer):
 
     @abstractmethod
     def scale(self) -> Tensor:
-        """The positive scales that the forward pass uses: float32, shape (out_channels,)."""
+        """Return the positive scales of the forward pass: float32, shape (out_channels,)."""
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedTensor:
-        """The integers and scales that `forward` uses for this weight; see `FakeQuantizer.quantized`."""
+        """Return the integers and scales of `forward` for this weight; see `FakeQuantizer.quantized`."""
         scale = check_scale(self.scale(), self.shape[0]).clone()
         values = self(check_weight(weight))
         # The quotient is within a few float32 roundings of an integer of at most 127, so rounding recovers it exactly.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from quant.registry import MAX_BITS, MIN_BITS
 
 # Far below any useful weight, yet its inverse and its products with int8 values are ordinary float32 numbers,
@@ -40,7 +40,7 @@ class IntFormat:
 
     @property
     def stored_bits(self) -> int:
-        """Bits that a value takes in a file."""
+        """Bits of a value in a file."""
         return self.bits
 
     @property
@@ -67,7 +67,7 @@ class QuantizedTensor:
         terms: exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
 
     Raises:
-        CompressionError: if types, shapes, range or scales are not as above.
+        CompressionError: Types, shapes, range or scales are not as above.
     """
 
     integers: Tensor
@@ -99,23 +99,23 @@ class QuantizedTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """The stored values as float32, shape of `integers`: an exact conversion and one or two float32 products."""
+        """Return the stored values, float32, shape of `integers`, by an exact conversion and one or two products."""
         values = self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
         return values if self.terms is None else values * term_factors(self.terms).to(values.device)
 
     def cpu(self) -> QuantizedTensor:
-        """The same tensor on the CPU."""
+        """Return the same tensor on the CPU."""
         return QuantizedTensor(self.integers.cpu(), self.scale.cpu(), self.format, self.terms)
 
 
 def term_factors(exponents: Tensor) -> Tensor:
-    """The factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
+    """Return the factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
     whole = exponents.to(torch.int32)
     return torch.ldexp(torch.tensor(_QUARTERS)[whole % 4], torch.div(whole, 4, rounding_mode="floor"))
 
 
 def check_bits(name: str, bits: int) -> None:
-    """Refuses a width that the format `name` does not have.
+    """Check that the format `name` has this width.
 
     Raises:
         CompressionError: if `bits` is not an integer in 2..8.
@@ -125,23 +125,25 @@ def check_bits(name: str, bits: int) -> None:
 
 
 def per_channel(scale: Tensor, ndim: int) -> Tensor:
-    """Views scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
+    """View scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 
 def check_scale(scale: Tensor, out_channels: int) -> Tensor:
-    """Returns `scale` as detached float32, shape (out_channels,), or says why it cannot be one.
+    """Return ``scale`` as detached float32, shape (out_channels,).
 
     Raises:
-        CompressionError: if the shape differs, or a scale is not finite or below `SMALLEST_SCALE`.
+        CompressionError: The shape differs, or a scale is below ``SMALLEST_SCALE``.
+        NumericalError: A scale is not finite.
     """
     if tuple(scale.shape) != (out_channels,):
         raise CompressionError(
             f"The scale has shape {tuple(scale.shape)}; allowed is one value per output channel, ({out_channels},)."
         )
     scale = scale.detach().to(torch.float32)
-    if not bool(torch.isfinite(scale).all()) or not bool((scale >= SMALLEST_SCALE).all()):
-        raise CompressionError(
+    finite = bool(torch.isfinite(scale).all())
+    if not finite or not bool((scale >= SMALLEST_SCALE).all()):
+        raise (CompressionError if finite else NumericalError)(
             f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed are finite values of "
             f"at least {SMALLEST_SCALE:.1e}."
         )
@@ -149,10 +151,11 @@ def check_scale(scale: Tensor, out_channels: int) -> Tensor:
 
 
 def check_weight(weight: Tensor) -> Tensor:
-    """Returns `weight` as detached float32 of the same shape, or says why it cannot be quantized.
+    """Return ``weight`` as detached float32 of the same shape.
 
     Raises:
-        CompressionError: if it has no axis or no element, or an element is not finite in float32.
+        CompressionError: The weight has no axis or no element.
+        NumericalError: An element is not finite in float32.
     """
     if weight.ndim < 1 or weight.numel() == 0:
         raise CompressionError(
@@ -161,7 +164,7 @@ def check_weight(weight: Tensor) -> Tensor:
     values = weight.detach().to(torch.float32)
     bad = int(values.numel() - torch.isfinite(values).sum())
     if bad:
-        raise CompressionError(
+        raise NumericalError(
             f"Quantizing got a weight of shape {tuple(weight.shape)} with {bad} NaN or infinite values; "
             "allowed are finite values only."
         )

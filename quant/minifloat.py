@@ -34,7 +34,7 @@ _FLOAT32_BIAS, _FLOAT32_MANTISSA = 127, 23
 
 @dataclass(frozen=True)
 class MinifloatFormat:
-    """Floats of one sign, seven exponent and `bits` mantissa bits; see the module's text.
+    """Floats of one sign, seven exponent and `bits` mantissa bits; see the module's docstring.
 
     Raises:
         CompressionError: if `bits` is not an integer in 2..8.
@@ -51,7 +51,7 @@ class MinifloatFormat:
 
     @property
     def stored_bits(self) -> int:
-        """Bits that a value takes in a file: 16 with 8 mantissa bits, 12 with 4."""
+        """Bits of a value in a file: 16 with 8 mantissa bits, 12 with 4."""
         return 1 + EXPONENT_BITS + self.bits
 
     @property
@@ -84,7 +84,7 @@ class MinifloatTensor:
         terms: None, for the same reason.
 
     Raises:
-        CompressionError: if the type, the shape or the range is not as above.
+        CompressionError: The type, the shape or the range is not as above.
     """
 
     integers: Tensor
@@ -107,16 +107,16 @@ class MinifloatTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """The stored values as float32, shape of `integers`, exact."""
+        """Return the stored values, float32, shape of `integers`, exact."""
         return decode(self.integers, self.format)
 
     def cpu(self) -> MinifloatTensor:
-        """The same tensor on the CPU."""
+        """Return the same tensor on the CPU."""
         return MinifloatTensor(self.integers.cpu(), self.format)
 
 
 def encode(values: Tensor, format: MinifloatFormat) -> Tensor:
-    """Rounds to the nearest minifloats, ties to the even mantissa; larger values become the largest.
+    """Round to the nearest minifloats, ties to the even mantissa; larger values become the largest.
 
     Args:
         values: float32 or float64, finite, any shape.
@@ -141,7 +141,7 @@ def encode(values: Tensor, format: MinifloatFormat) -> Tensor:
 
 
 def decode(integers: Tensor, format: MinifloatFormat) -> Tensor:
-    """The values of bit patterns; `encode` gives the patterns back.
+    """Decode bit patterns to values; the inverse of `encode`.
 
     Args:
         integers: int16, any shape, as in `MinifloatTensor`.
@@ -159,5 +159,5 @@ def decode(integers: Tensor, format: MinifloatFormat) -> Tensor:
 
 
 def nearest(values: Tensor, format: MinifloatFormat) -> Tensor:
-    """The nearest minifloat values, of the type and shape of `values`."""
+    """Round to the nearest minifloat values; same type and shape."""
     return decode(encode(values, format), format).to(values.dtype)

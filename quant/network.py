@@ -1,4 +1,4 @@
-"""Quantization of a whole network: which tensors it stores in few bits, and as what."""
+"""Quantize a whole network: select its tensors, round them, and attach fake quantizers."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -15,7 +15,7 @@ from quant.term_factors import TermScaledFakeQuantizer
 
 
 def quantized_tensor_name(module: nn.Module) -> str | None:
-    """The tensor that a layer stores in few bits: coefficients of a series, weight of a convolution or linear layer."""
+    """Return the name of a layer's quantized tensor: coefficients, or the weight of a convolution or linear layer."""
     if isinstance(module, SeriesConv2d):
         return "coefficients"
     return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
@@ -24,16 +24,16 @@ def quantized_tensor_name(module: nn.Module) -> str | None:
 def quantize_network(
     model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
 ) -> dict[str, StoredTensor]:
-    """Give every coefficient tensor and every remaining kernel its stored values; the network is left as it is.
+    """Compute the stored values of all coefficients and remaining kernels; the network is not changed.
 
-    A layer with a fake quantizer gets exactly the values that it was trained with; any other is rounded to the
-    nearest, integers with the scale of each output channel from its absolute maximum.
+    A layer with a fake quantizer gets exactly the values that it was trained with. Any other layer is rounded to
+    nearest; the scale of integers is each output channel's absolute maximum / qmax.
 
     Args:
         model: The network, with or without fake quantizers.
         format: The number format.
         backend: Brevitas or torch.ao.
-        rounded: Layer name -> stored values that are found already.
+        rounded: Layer name -> stored values that are known already.
 
     Returns:
         Layer name -> stored values, in network order; a shared layer appears once.
@@ -58,7 +58,7 @@ def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backen
 def attach_fake_quantizers(
     model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
 ) -> nn.Module:
-    """Let a network train through its rounding, in place; master weights stay float and integers' scales are learned.
+    """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
     Args:
         model: The network.
@@ -81,7 +81,7 @@ def attach_fake_quantizers(
 
 
 def _fake_quantizer(weight: Tensor, format: Format, backend: Backend, start: StoredTensor | None) -> FakeQuantizer:
-    """One that gives the stored values for this weight, or starts from nearest."""
+    """Create a fake quantizer that starts from the stored values, or from nearest."""
     if start is None or start.terms is None:
         return backend.fake_quantizer(weight, format, None if start is None else start.scale)
     divided = weight / term_factors(start.terms).to(weight.device)

@@ -1,4 +1,4 @@
-"""Packs integers of 2 to 16 bits into a bit stream, and back.
+"""Pack integers of 2 to 16 bits into a bit stream, and back.
 
 The values follow one another without gaps, in C order, each as two's complement of `bits` bits, lowest bit first; bit
 k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros. The patterns of
@@ -41,12 +41,12 @@ _BLOCK = 8
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` values of `bits` bits take."""
+    """Return the bytes of `count` packed values of `bits` bits."""
     return (count * bits + 7) // 8
 
 
 def pack(integers: Tensor, bits: int) -> Tensor:
-    """Packs integers as the layout above.
+    """Pack integers in the layout above.
 
     Args:
         integers: int8 or, for more than 8 bits, int16, any shape; values in -2**(bits-1)..2**(bits-1)-1.
@@ -56,7 +56,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
         uint8 on the CPU, shape (packed_size(integers.numel(), bits),).
 
     Raises:
-        CompressionError: if the type, the width or a value is out of range.
+        CompressionError: The type, the width or a value is out of range.
 
     Example:
         >>> pack(torch.tensor([1, -1, 7], dtype=torch.int8), 4)
@@ -74,7 +74,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
-    """Reads back what `pack` wrote.
+    """Unpack the integers of a stream; the inverse of `pack`.
 
     Args:
         packed: uint8, shape (packed_size(prod(shape), bits),).
@@ -85,7 +85,7 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
         int8 or, for more than 8 bits, int16 on the CPU, of that shape.
 
     Raises:
-        CompressionError: if the type, the width, the shape or the number of bytes is wrong, or the padding is not zero.
+        CompressionError: The type, the width, the shape or the number of bytes is wrong, or the padding is not zero.
     """
     count = _count(shape)
     _check_packed(packed, _check_width("unpack", bits), count)
@@ -95,14 +95,14 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
 
 
 def _whole_bytes(stream: _Codes, bits: int) -> _Codes:
-    """Values of one or two bytes; a copy."""
+    """Copy values of one or two bytes."""
     unsigned = _unsigned(bits)
     codes: _Codes = stream.view(unsigned.newbyteorder("<")).astype(unsigned)
     return codes
 
 
 def _cut(stream: _Codes, bits: int) -> _Codes:
-    """The values of a stream, with bits of their neighbours above them, and those that the padding gives."""
+    """Cut a stream into values, with bits of their neighbours above them, and extra values from the padding."""
     unsigned = _unsigned(bits)
     blocks = _blocks(stream, bits).astype(unsigned, copy=False)
     codes: _Codes = np.zeros((len(blocks), _BLOCK), dtype=unsigned)
@@ -118,12 +118,12 @@ def _check_width(operation: str, bits: int) -> int:
 
 
 def _unsigned(bits: int) -> np.dtype[Any]:
-    """The unsigned type that holds one value: uint8 or uint16."""
+    """Return the unsigned type of one value: uint8 or uint16."""
     return np.dtype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (value, byte, shift) of one block: `value` shifted left by `shift` (right if negative) lands in `byte`."""
+    """Yield (value, byte, shift) of one block: `value` shifted left by `shift` (right if negative) lands in `byte`."""
     for value in range(_BLOCK):
         first, last = value * bits, value * bits + bits - 1
         for byte in range(first // 8, last // 8 + 1):
@@ -131,21 +131,21 @@ def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _shifted(values: _Codes, shift: int) -> _Codes:
-    """Shifts left by `shift`, or right if it is negative; bits that leave the byte or value belong to its neighbour."""
+    """Shift left by `shift`, or right if it is negative; bits that leave the byte or value belong to its neighbour."""
     by = values.dtype.type(abs(shift))
     shifted: _Codes = values << by if shift >= 0 else values >> by
     return shifted
 
 
 def _blocks(values: _Codes, width: int) -> _Codes:
-    """Cuts values into rows of `width`, the last one filled up with zeros."""
+    """Cut values into rows of `width`, the last one filled up with zeros."""
     missing = -values.size % width
     padded = np.pad(values, (0, missing)) if missing else values
     return padded.reshape(-1, width)
 
 
 def _sign_extended(codes: _Codes, bits: int) -> _Codes:
-    """Two's complement of `bits` bits (higher bits ignored) to that of the whole type, whose arithmetic wraps."""
+    """Extend two's complement of `bits` bits (higher bits ignored) to the whole type, whose arithmetic wraps."""
     sign = codes.dtype.type(2 ** (bits - 1))
     extended: _Codes = ((codes & codes.dtype.type(2**bits - 1)) ^ sign) - sign
     return extended

@@ -1,4 +1,4 @@
-"""The number formats by the name of their scheme, and tensors stored in any of them."""
+"""Create number formats by the name of their scheme, and tensors stored in them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ StoredTensor: TypeAlias = QuantizedTensor | MinifloatTensor
 
 
 def get_format(scheme: str, bits: int) -> Format:
-    """The format of a scheme.
+    """Return the number format of a scheme.
 
     Args:
         scheme: `int` for integers of `bits` bits, `minifloat` for floats of `bits` mantissa bits.
         bits: 2 to 8.
 
     Raises:
-        CompressionError: if there is no such scheme or width.
+        CompressionError: There is no such scheme or width.
     """
     if scheme not in SCHEMES:
         raise CompressionError(f"There is no number format named {scheme!r}; allowed are {', '.join(SCHEMES)}.")
@@ -34,7 +34,7 @@ def get_format(scheme: str, bits: int) -> Format:
 
 
 def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> StoredTensor:
-    """Puts together what is stored of a tensor.
+    """Build a stored tensor from its parts.
 
     Args:
         integers: int8 or, for minifloats, int16; see `QuantizedTensor` and `MinifloatTensor`.
@@ -42,7 +42,7 @@ def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> Sto
         format: the number format.
 
     Raises:
-        CompressionError: if a scale is missing or one too many, or the parts do not fit together.
+        CompressionError: A scale is missing or one too many, or the parts do not fit together.
     """
     if isinstance(format, IntFormat) and scale is not None:
         return QuantizedTensor(integers, scale, format)

@@ -1,9 +1,11 @@
-"""A factor for each term of a layer's series, so that one step of rounding suits all terms.
+"""Divide a layer's coefficients by one factor per term before rounding, so that one scale suits all terms.
 
-The terms of a series are unlike: on a 3x3 kernel the constant one moves the outputs most, the product of two first
-cosines least, and their coefficients differ in size. With one scale per output channel all of them share a step, which
-is then too coarse for one term and finer than need be for another. The integers therefore stand for coefficients that
-are divided by a factor of their term, the same in all channels of a layer.
+The terms of a series differ. On a 3x3 kernel the constant term changes the outputs most, the product of two first
+cosines least, and their coefficients differ in size. One scale per output channel is then too coarse for one term and
+needlessly fine for another. The integers therefore store the coefficients divided by a factor of their term. All
+channels of a layer share the factors:
+
+    coefficient = integer * scale[output channel] * 2^(exponent[term] / 4)
 """
 
 from __future__ import annotations
@@ -19,23 +21,23 @@ from quant.fake_quantizer import FakeQuantizer
 from quant.formats import IntFormat, QuantizedTensor, check_weight, term_factors
 from quant.gptq import gptq
 from quant.schemes import StoredTensor
-from quant.sweeps import damped
+from quant.sweeps import damped_hessian
 
-# Exponents of a term's sensitivity and magnitude in its factor: fine steps where outputs are sensitive, coarse ones
-# where coefficients are large.
+# Exponents of sensitivity and magnitude in the factor of a term: fine steps for sensitive outputs, coarse steps for
+# large coefficients.
 _SENSITIVITY, _MAGNITUDE = 0.25, 0.5
-# A term with smaller coefficients than this share of the layer's is scaled as if it had these.
+# Least magnitude of a term, as a share of the largest magnitude in the layer.
 _SMALLEST_SHARE = 1e-3
 
 
 def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01) -> Tensor:
     """Choose the factors of a layer's terms: sqrt(magnitude) / sensitivity^(1/4), to the next quarter of an octave.
 
-    The magnitude is the root mean square of a term's coefficients. Its sensitivity is the squared change of the outputs
-    for a unit change of one of its coefficients that all others make up for as well as they can: 1 / (G^-1)_jj.
+    The magnitude is the root mean square of a term's coefficients. The sensitivity is ``1 / (G^-1)_jj``: the squared
+    change of the outputs for a unit change of coefficient j, after the best compensation by all other coefficients.
 
     Args:
-        coefficients: (O, I, nh, nw) floating point, finite; O is a multiple of the number of groups.
+        coefficients: (O, I, nh, nw), floating point, finite; O is a multiple of the number of groups.
         grams: (groups, F, F) with F = I nh nw: see ``quant.gptq.gptq``.
         damping: Share of the mean diagonal that is added to the diagonal.
 
@@ -43,10 +45,10 @@ def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01
         Exponents e of the factors 2^(e/4), int8, (nh, nw); their mean is 0, up to rounding.
 
     Raises:
-        CompressionError: A Gram matrix is not positive semi-definite.
+        NumericalError: A Gram matrix is not positive semi-definite.
     """
     terms = coefficients.shape[2] * coefficients.shape[3]
-    _, root = damped(grams.to(torch.float64), damping)
+    _, root = damped_hessian(grams.to(torch.float64), damping)
     sensitivity = root.square().sum(1).reciprocal().log2().unflatten(1, (-1, terms)).mean((0, 1))
     magnitude = coefficients.to(torch.float64).square().mean((0, 1)).sqrt().flatten()
     if not bool(magnitude.any()):
@@ -58,15 +60,16 @@ def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01
 
 
 def gptq_by_terms(coefficients: Tensor, grams: Tensor, format: IntFormat) -> QuantizedTensor:
-    """Round the coefficients of a series by gptq, divided by the factors of their terms, which are chosen here.
+    """Choose the factors of a series' terms, and round the coefficients divided by them with gptq.
 
     Args:
-        coefficients: (O, I, nh, nw) floating point, finite; O is a multiple of the number of groups.
+        coefficients: (O, I, nh, nw), floating point, finite; O is a multiple of the number of groups.
         grams: (groups, F, F) with F = I nh nw: see ``quant.gptq.gptq``.
         format: The integers' range.
 
     Raises:
-        CompressionError: The shapes do not match, or a Gram matrix is not positive semi-definite.
+        CompressionError: The shapes do not match.
+        NumericalError: A Gram matrix is not positive semi-definite.
     """
     exponents = term_exponents(coefficients, grams)
     factors = term_factors(exponents).to(coefficients.device)
@@ -76,12 +79,12 @@ def gptq_by_terms(coefficients: Tensor, grams: Tensor, format: IntFormat) -> Qua
 
 
 class TermScaledFakeQuantizer(FakeQuantizer):
-    """Lets another fake quantizer round the coefficients divided by their terms' factors.
+    """Applies another fake quantizer to the coefficients divided by their terms' factors.
 
     Args:
-        quantizer: Of integers; made for the divided coefficients.
+        quantizer: Integer fake quantizer, created for the divided coefficients.
         exponents: From ``term_exponents``.
-        device: That of the coefficients.
+        device: Device of the coefficients.
     """
 
     factors: Tensor
@@ -97,7 +100,11 @@ class TermScaledFakeQuantizer(FakeQuantizer):
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> StoredTensor:
-        """See ``FakeQuantizer``; refuses a quantizer of minifloats, which have exponents of their own."""
+        """See ``FakeQuantizer``.
+
+        Raises:
+            CompressionError: The quantizer is of minifloats, which have exponents of their own.
+        """
         found = self.quantizer.quantized(check_weight(weight) / self.factors)
         if not isinstance(found, QuantizedTensor):
             raise CompressionError(f"Terms of the scheme {found.format.scheme} have no factors; allowed: int")

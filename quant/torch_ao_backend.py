@@ -1,4 +1,4 @@
-"""Quantization with torch.ao: its per-channel observer and fake-quantization kernels.
+"""Quantize with torch.ao: its per-channel observer and fake-quantization kernels.
 
 PyTorch is moving torch.ao's eager quantization to the package torchao, which has the same observer; either one serves.
 """
@@ -19,7 +19,7 @@ from quant.schemes import Format
 
 
 def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> QuantizedTensor:
-    """Rounds to the nearest integers; see `quant.backends.Backend.quantize`.
+    """Round to the nearest integers; see `quant.backends.Backend.quantize`.
 
     The kernels multiply by the inverse scale, so a value within float32 rounding of a tie may go to the other side.
     """
@@ -27,7 +27,7 @@ def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> Qua
 
 
 def fake_quantizer(weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
-    """A trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    """Create a trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
     return _TorchAoFakeQuantizer(weight, _integers_only(format), scale)
 
 
@@ -75,7 +75,7 @@ class _TorchAoFakeQuantizer(ScaledFakeQuantizer):
 
 
 def _observer_class() -> Any:
-    """PerChannelMinMaxObserver from PyTorch or, where PyTorch no longer has it, from torchao."""
+    """Import PerChannelMinMaxObserver from PyTorch or, if PyTorch no longer has it, from torchao."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
@@ -86,7 +86,7 @@ def _observer_class() -> Any:
 
 
 def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
-    """Scales (out_channels,) from torch.ao's observer: each channel's absolute maximum / qmax."""
+    """Return scales (out_channels,) from torch.ao's observer: each channel's absolute maximum / qmax."""
     observer = _observer_class()(
         ch_axis=0,
         dtype=torch.int8,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d
-from basis.fit import Size2d, reconstruct
+from basis.least_squares import Size2d, reconstruct
 from pipeline.artifact.batchnorm import NormalizationRecord, record_normalizations
 from pipeline.errors import DataError
 from quant.schemes import StoredTensor

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole batches: one generator, no Python loop over images."""
+"""Augment whole batches by random crops and flips, with one generator and no Python loop over images."""
 
 import math
 from typing import Final
@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 AREA: Final = (0.08, 1.0)
+"""Smallest and largest area of a random box, as a part of the image (Szegedy et al., section 6)."""
 RATIO: Final = (3 / 4, 4 / 3)
+"""Smallest and largest aspect ratio of a random box, width / height (same source)."""
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,11 +28,11 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `padding` pixels either way; black comes in at the border.
+    """Cut a random window of the image's size out of each image padded with black.
 
     Args:
         images: (N, H, W, C), any dtype.
-        padding: Black pixels that are thought around the image.
+        padding: Black pixels added on each side, which is the largest shift.
         generator: Source of randomness.
 
     Returns:
@@ -47,7 +49,7 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw crops of 8 % to 100 % of the area and of aspect 3/4 to 4/3.
+    """Draw boxes of 8 % to 100 % of the area and of aspect ratio 3/4 to 4/3.
 
     Source: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015), section 6.
 
@@ -58,7 +60,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
         generator: Source of randomness.
 
     Returns:
-        int64, (N, 4): top, left, height and width of each crop, inside the image.
+        int64, (N, 4): top, left, height and width of each box in pixels, inside the image.
     """
     area = torch.empty(count).uniform_(*AREA, generator=generator) * (height * width)
     ratio = torch.empty(count).uniform_(math.log(RATIO[0]), math.log(RATIO[1]), generator=generator).exp()
@@ -70,7 +72,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
 
 
 def random_resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a random box out of each image and stretch it to the image's size, bilinearly.
+    """Cut a random box out of each image and resize it bilinearly to the image's size; see `random_boxes`.
 
     Args:
         images: uint8, (N, H, W, C).

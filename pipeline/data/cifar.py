@@ -1,4 +1,4 @@
-"""torchvision's CIFAR-10 and CIFAR-100 folders."""
+"""Read torchvision's CIFAR-10 and CIFAR-100 folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ FOLDERS: Final[Mapping[str, str]] = MappingProxyType({"cifar-10-batches-py": "ci
 
 
 def cifar_folders(path: Path) -> list[Path]:
-    """The CIFAR folders that `path` is or holds."""
+    """Return `path` if it is a CIFAR folder itself, else the CIFAR folders in it."""
     if path.name in FOLDERS:
         return [path]
     return [path / name for name in FOLDERS if (path / name).is_dir()]
@@ -24,8 +24,8 @@ def cifar_folders(path: Path) -> list[Path]:
 def load_cifar(folder: Path) -> Dataset:
     """Read CIFAR-10 or CIFAR-100 as torchvision stores it.
 
-    The format is pickle, so torchvision must first find that every file has the published MD5 sum; nothing is
-    downloaded.
+    The format is pickle, so torchvision first checks the published MD5 sum of every file. Nothing is downloaded. The
+    published order mixes the classes, so it is kept.
 
     Args:
         folder: `cifar-10-batches-py` or `cifar-100-python`.
@@ -36,7 +36,7 @@ def load_cifar(folder: Path) -> Dataset:
     Raises:
         DataError: If a file is missing or differs from the published one.
     """
-    from torchvision.datasets import CIFAR10, CIFAR100  # only now: it takes as long as importing torch
+    from torchvision.datasets import CIFAR10, CIFAR100  # imported here, because that takes as long as importing torch
 
     name = FOLDERS[folder.name]
     source = CIFAR10 if name == "cifar10" else CIFAR100

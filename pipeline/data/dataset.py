@@ -1,4 +1,4 @@
-"""What a data set is: two splits that give normalized batches, and the facts that a report needs."""
+"""Define data sets: two splits of labelled images that yield normalized batches."""
 
 import hashlib
 import re
@@ -13,23 +13,23 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.share import WHOLE, RankSlice
 
 IMAGENET_CLASSES: Final = 1000
-# 256 images of 224 x 224: with these one batch through ResNet-18 stays below 4 GB.
 PIXELS_AT_ONCE: Final = 256 * 224 * 224
+"""Pixels of one measured batch: with 256 images of 224 x 224, ResNet-18 needs less than 4 GB."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel, for values in 0..1; ImageNet's, which we use for all data sets."""
+    """Mean and standard deviation per channel of values in 0..1; ImageNet's by default, for all data sets."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def apply(self, images: Tensor, device: torch.device) -> Tensor:
-        """Turn stored images into a network's input.
+        """Convert stored images to a network's input.
 
         Args:
             images: uint8, (N, H, W, 3).
-            device: Where the result lives; the bytes are moved, not the floats.
+            device: Device of the result. The images are moved as bytes, a quarter of the size of floats.
 
         Returns:
             float32, (N, 3, H, W), channels_last.
@@ -41,10 +41,10 @@ class Normalization:
 
 
 class Images(Protocol):
-    """Labelled images that come in batches."""
+    """Labelled images that can be iterated in batches."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
 
     def batches(
         self,
@@ -56,16 +56,16 @@ class Images(Protocol):
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once over the images.
+        """Iterate once over the images.
 
         Args:
             batch_size: Images per batch; the last batch may be smaller.
-            device: Where the batches live.
-            seed: None keeps the stored order; a number shuffles, and the same number gives the same batches.
-            augment: Random crops, and flips where the data allows them. A smaller last batch is then dropped if
-                there are two or more full ones.
-            start: Number of the first batch, from 0; those before it are left out, and the others are the same.
-            share: Which part of every batch is given; its images are those that they are in the whole batch.
+            device: Device of the batches.
+            seed: Seed of the shuffle and of augmentation; None keeps the order of the split.
+            augment: True for random crops, and flips where the data allows them. A smaller last batch is then dropped
+                if there are two or more full ones.
+            start: Index of the first batch to yield. The batches from there on are the same as with 0.
+            share: Part of every batch to yield. Its images are the same as in the whole batch.
 
         Returns:
             Pairs of normalized images, float32 (N, 3, H, W) in channels_last, and labels, int64 (N,).
@@ -76,29 +76,29 @@ class Images(Protocol):
 
 
 class Split(Images, Protocol):
-    """Labelled images of one half of a data set: training or test."""
+    """Labelled images of the training or the test half of a data set, in an order that mixes the classes."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hex of all that the batches follow from; see the implementations."""
+        """SHA-256 in hex of all that determines the batches; see the implementations."""
 
     def head(self, count: int) -> "Split":
-        """The first `count` images, or all if there are fewer."""
+        """Return the first `count` images, or all if there are fewer."""
 
     def part(self, start: int, stop: int) -> "Split":
-        """The images from number `start` to before number `stop`; there may be none."""
+        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
 
     def normalized(self, normalization: Normalization) -> "Split":
-        """The same images for a network of another normalization."""
+        """Return the same images for a network with another normalization."""
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw `count` images (or all) without labels or augmentation, and give a share of them.
+        """Draw `count` images (or all) without labels or augmentation.
 
         Args:
-            count: Images of all shares together.
-            seed: Decides which they are, and their order.
-            device: Where the result lives.
-            share: Which of them are given; the others are not read.
+            count: Number of images of all shares together.
+            seed: Seed of the draw.
+            device: Device of the result.
+            share: Part of the drawn images to return; the others are not read.
 
         Returns:
             float32, (N, 3, H, W), normalized.
@@ -116,7 +116,7 @@ class Dataset:
         image_size: Height and width in pixels of the images in batches.
         train: Images for fitting, training and every choice.
         test: Images for reporting.
-        normalization: How bytes become the network's input.
+        normalization: Conversion from bytes to the network's input.
     """
 
     name: str
@@ -134,12 +134,18 @@ class Dataset:
 
 
 def is_imagenet(dataset: Dataset) -> bool:
-    """Whether the classes are ImageNet's 1,000, named by WordNet ids such as `n01440764`."""
+    """Return True if the classes are ImageNet's 1,000, named by WordNet ids such as `n01440764`."""
     return dataset.classes == IMAGENET_CLASSES and all(re.fullmatch(r"n\d{8}", name) for name in dataset.class_names)
 
 
 def batch_indices(count: int, batch_size: int, generator: torch.Generator | None, *, augment: bool) -> Iterator[Tensor]:
-    """Cut `count` images into batches; see `Split.batches`.
+    """Split the indices of `count` images into batches; see `Split.batches`.
+
+    Args:
+        count: Number of images.
+        batch_size: Images per batch.
+        generator: Source of the shuffle; None keeps the order.
+        augment: True drops a smaller last batch if there are two or more full ones.
 
     Returns:
         int64 indices, one tensor per batch.
@@ -157,7 +163,7 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
 
 
 def batches_of_epoch(count: int, batch_size: int) -> int:
-    """How many augmented batches `count` images give: a last partial one is dropped if two or more full ones stay."""
+    """Return the number of augmented batches; a smaller last one is dropped if there are two or more full ones."""
     full, rest = divmod(count, batch_size)
     return full if full > 1 else full + (rest > 0)
 
@@ -188,5 +194,5 @@ def check_limit(count: int) -> int:
 
 
 def images_at_once(size: tuple[int, int]) -> int:
-    """How many images of a height and width go through a network as one batch to be measured, 1 or more."""
+    """Return the batch size, 1 or more, for measuring images of a height and width in pixels."""
     return max(1, PIXELS_AT_ONCE // (size[0] * size[1]))

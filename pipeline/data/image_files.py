@@ -1,4 +1,4 @@
-"""Image files in folders, one folder per class: listing and decoding."""
+"""List and decode image files in folders, one folder per class."""
 
 import os
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ class ImageFiles:
     labels: tuple[int, ...]
 
     def head(self, count: int) -> "ImageFiles":
-        """The first `count` files."""
+        """Return the first `count` files."""
         return self.part(0, count)
 
     def part(self, start: int, stop: int) -> "ImageFiles":
-        """The files from number `start` to before number `stop`."""
+        """Return the files from index `start` up to, but without, index `stop`."""
         return ImageFiles(self.paths[start:stop], self.labels[start:stop])
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted; hidden folders are left out.
+    """Return the names of the class folders, sorted and without hidden folders.
 
     Raises:
         DataError: If there are fewer than two.
@@ -49,7 +49,7 @@ def class_folders(split: Path) -> tuple[str, ...]:
 
 
 def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
-    """List the images of every class, shuffled once with a fixed seed, so that the first N are a random sample.
+    """List the images of every class in a fixed random order, so that the first N are a random sample.
 
     Raises:
         DataError: If a class has no image.
@@ -63,7 +63,7 @@ def decode(path: str) -> Image.Image:
     """Read a file as an RGB image.
 
     Raises:
-        DataError: If the file is not a whole image.
+        DataError: If the file is not a complete image.
     """
     try:
         with Image.open(path) as image:
@@ -76,7 +76,7 @@ def decode(path: str) -> Image.Image:
 
 
 def header_size(path: str) -> tuple[int, int]:
-    """Height and width in pixels, read from the header alone.
+    """Read an image's height and width in pixels from its header alone.
 
     Raises:
         DataError: If the file is not an image.
@@ -91,7 +91,7 @@ def header_size(path: str) -> tuple[int, int]:
 
 
 def to_bytes(image: Image.Image) -> torch.Tensor:
-    """The pixels of an RGB image: uint8, (H, W, 3)."""
+    """Convert an RGB image to its pixels: uint8, (H, W, 3)."""
     return torch.from_numpy(np.array(image, dtype=np.uint8))
 
 

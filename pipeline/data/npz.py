@@ -1,4 +1,4 @@
-"""Images in one `.npz` file."""
+"""Read images and labels from one `.npz` file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,18 @@ from pipeline.errors import DataError
 Array = npt.NDArray[Any]
 REQUIRED: Final = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES: Final = 100_000
+"""Labels from here on are taken for damage, if the file has no class names."""
 
 
 def load_npz(path: Path) -> Dataset:
     """Read a data set from a NumPy archive, without pickle.
 
+    The first N images are a random sample even if the file is sorted by class: see `mixed_order`.
+
     Args:
         path: The file. It holds x_train and x_test, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); y_train
-            and y_test, integers
-            of shape (N,) or (N, 1); and perhaps class_names. Images of one channel are repeated to three and never
-            mirrored.
+            and y_test, integers of shape (N,) or (N, 1); and optionally class_names, strings of shape (classes,).
+            Images of one channel are repeated to three channels and never mirrored.
 
     Returns:
         The data set, named after the file.

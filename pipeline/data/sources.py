@@ -1,4 +1,4 @@
-"""From the text of `--data` to a data set."""
+"""Load the data set that `--data` names."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +18,15 @@ from pipeline.errors import DataError, OptionsError
 
 __all__ = ["is_imagenet", "load_dataset"]
 
-ALLOWED = (
+DIGITS_SIZE: Final = 32
+"""Side in pixels of the embedded digits."""
+DIGITS_TEST: Final = 360
+"""Number of the 1,797 digits that are test images."""
+MEMORY_BYTES: Final = 1_000_000_000
+"""Largest size of a data set that is decoded into memory."""
+HEADERS: Final = 64
+"""Files of a split whose headers decide if its images are small."""
+ALLOWED: Final = (
     "allowed are digits, an .npz file, a folder with train/ and val/ or test/, and a folder with "
     "cifar-10-batches-py or cifar-100-python"
 )
@@ -31,16 +39,16 @@ def load_dataset(
 
     Args:
         source: `digits`, or the path of an `.npz` file, of an image folder or of a torchvision CIFAR folder.
-        limit_train: Keep only the first so many training images.
-        limit_test: Keep only the first so many test images.
-        workers: Processes that decode streamed images.
+        limit_train: Number of training images to keep, a random sample; None keeps all.
+        limit_test: Number of test images to keep, a random sample; None keeps all.
+        workers: Number of processes that decode streamed images.
 
     Returns:
-        The data set; its digest covers only the images that were kept.
+        The data set; its digest covers the kept images only.
 
     Raises:
         OptionsError: If a limit is below 1 or `workers` is negative.
-        DataError: If the source is missing, damaged or of no known kind.
+        DataError: If the source is missing, damaged or of an unknown kind.
     """
     for limit in (limit_train, limit_test):
         if limit is not None:
@@ -79,43 +87,38 @@ def _limited(dataset: Dataset, limit_train: int | None, limit_test: int | None) 
     )
 
 
-SIZE = 32
-TEST_IMAGES = 360
-
-
 def load_digits() -> Dataset:
-    """1,437 training and 360 test images of 32x32 pixels, split by class with a fixed seed."""
-    from sklearn import datasets, model_selection  # takes a second, and other data does not need it
+    """Load scikit-learn's digits: 1,437 training and 360 test images, resized from 8x8 to 32x32 pixels.
+
+    The split keeps the proportions of the classes and mixes them, with a fixed seed.
+    """
+    from sklearn import datasets, model_selection  # imported here, because it takes a second
 
     bunch = datasets.load_digits()
     train, test = model_selection.train_test_split(
-        range(len(bunch.target)), test_size=TEST_IMAGES, stratify=bunch.target, random_state=0
+        range(len(bunch.target)), test_size=DIGITS_TEST, stratify=bunch.target, random_state=0
     )
     values = torch.from_numpy(bunch.images).to(torch.float32)[:, None] * (255 / 16)
-    large = functional.interpolate(values, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    large = functional.interpolate(values, size=(DIGITS_SIZE, DIGITS_SIZE), mode="bilinear", align_corners=False)
     images = large.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     splits = [MemorySplit(images[index], labels[index], Normalization(), flip=False) for index in (train, test)]
     return memory_dataset("digits", tuple(map(str, range(10))), *splits)
 
 
-MEMORY_BYTES: Final = 1_000_000_000
-HEADERS: Final = 64
-
-
 def is_image_folder(root: Path) -> bool:
-    """Whether `root` has the two splits."""
+    """Return True if `root` holds `train/`, and `val/` or `test/`."""
     return (root / "train").is_dir() and any((root / name).is_dir() for name in ("val", "test"))
 
 
 def load_folder(root: Path, *, limit_train: int | None, limit_test: int | None, workers: int) -> Dataset:
-    """Open an image folder: in memory if the images are small and fit, else streamed at 224x224 pixels.
+    """Load an image folder into memory if its images are small and fit, else stream it at 224x224 pixels.
 
     Args:
         root: Folder with `train/` and `val/` (or, if there is none, `test/`), each with the same class folders.
         limit_train: Training images to keep; None keeps all.
         limit_test: Test images to keep; None keeps all.
-        workers: Processes (streamed) or threads (in memory) that decode.
+        workers: Number of processes (streamed) or threads (in memory) that decode.
 
     Returns:
         The data set, named after the folder.

@@ -1,4 +1,4 @@
-"""Large image folders: files are decoded by worker processes while the network works."""
+"""Stream large image folders: worker processes decode files while the network computes."""
 
 import hashlib
 import os
@@ -21,20 +21,22 @@ from pipeline.errors import DataError
 from pipeline.runtime.share import WHOLE, RankSlice
 
 RESIZE: Final = 256
+"""Shorter side in pixels before the centre crop, as in torchvision's ImageNet evaluation."""
 CROP: Final = 224
+"""Side in pixels of the network's input."""
 
 
 @dataclass(frozen=True)
 class FolderSplit:
     """Images on disk, read at 224x224 pixels; see `pipeline.data.dataset.Split`.
 
-    Each image's randomness comes from the seed and the image's own index, so the batches do not depend on the number
-    of workers.
+    Each image is augmented by a generator seeded with the seed and the image's index, so the batches do not depend on
+    the number of workers.
 
     Attributes:
         files: Paths and labels.
-        normalization: How bytes become the network's input.
-        workers: Processes that decode; 0 decodes in this one.
+        normalization: Conversion from bytes to the network's input.
+        workers: Number of processes that decode; 0 decodes in the calling process.
     """
 
     files: ImageFiles
@@ -42,7 +44,7 @@ class FolderSplit:
     workers: int
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.files.paths)
 
     def batches(
@@ -55,10 +57,10 @@ class FolderSplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once over the images; see `Split.batches`.
+        """Iterate once over the images; see `Split.batches`.
 
         Raises:
-            DataError: If a file is damaged; the message names it.
+            DataError: If a file is damaged; the message contains its path.
         """
         generator = None if seed is None else seeded(seed)
         batches = [
@@ -70,7 +72,7 @@ class FolderSplit:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of the files' names, sizes and modification times, and of what becomes of them."""
+        """SHA-256 in hex of the files' names, labels, sizes and modification times, and of their preprocessing."""
         digest = hashlib.sha256(repr((RESIZE, CROP, self.normalization)).encode())
         root = os.path.commonpath(self.files.paths)
         for path, label in zip(self.files.paths, self.files.labels, strict=True):
@@ -80,7 +82,7 @@ class FolderSplit:
         return digest.hexdigest()
 
     def head(self, count: int) -> "FolderSplit":
-        """The first `count` images, or all if there are fewer.
+        """Return the first `count` images, or all if there are fewer.
 
         Raises:
             OptionsError: If `count` is below 1.
@@ -88,18 +90,18 @@ class FolderSplit:
         return self.part(0, check_limit(count))
 
     def part(self, start: int, stop: int) -> "FolderSplit":
-        """Some neighbouring images; see `Split.part`."""
+        """Return a range of the images; see `Split.part`."""
         return replace(self, files=self.files.part(start, stop))
 
     def normalized(self, normalization: Normalization) -> "FolderSplit":
-        """The same images for a network of another normalization."""
+        """Return the same images for a network with another normalization."""
         return replace(self, normalization=normalization)
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images; see `Split.sample`.
 
         Raises:
-            DataError: If a file is damaged; the message names it.
+            DataError: If a file is damaged; the message contains its path.
         """
         order = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         batches = [index.tolist() for index in order[share.of(len(order))].split(64)]
@@ -120,7 +122,10 @@ class FolderSplit:
 
 
 class _Files(TorchDataset[tuple[Tensor, int] | str]):
-    """Decoded images by index; a damaged one is its error message, as an exception from a worker brings a traceback."""
+    """Decode images by index.
+
+    A damaged image is returned as its error message, because an exception from a worker would carry a traceback.
+    """
 
     def __init__(self, files: ImageFiles, seed: int | None) -> None:
         self.files = files
@@ -149,7 +154,7 @@ def _image_seed(seed: int, index: int) -> int:
 
 
 def _centre(image: Image.Image) -> Image.Image:
-    """Shorter side to 256, then the middle 224x224."""
+    """Resize the shorter side to 256 pixels and return the centre 224x224."""
     scale = RESIZE / min(image.size)
     width, height = (max(RESIZE, round(side * scale)) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -158,7 +163,7 @@ def _centre(image: Image.Image) -> Image.Image:
 
 
 def _random(image: Image.Image, seed: int) -> Image.Image:
-    """A random box stretched to 224x224, mirrored half of the time."""
+    """Resize a random box to 224x224 pixels, mirrored with probability one half."""
     generator = seeded(seed)
     top, left, tall, wide = random_boxes(1, image.height, image.width, generator)[0].tolist()
     cut = image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))

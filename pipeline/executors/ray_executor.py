@@ -20,6 +20,7 @@ from pipeline.executors import Executor
 from pipeline.executors.worker import WorkerPayload, WorkerResult, compute, make_payload
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
+from pipeline.runtime.forwarding import replay
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
@@ -162,10 +163,10 @@ def _task(payload: WorkerPayload, variant: Variant, board: Any) -> WorkerResult:
 
 
 def _log_lines(board: Any, context: RunContext) -> None:
-    """Log the workers' new lines. A board that was restarted has lost its lines; the run continues."""
+    """Log the new lines of the workers. A board that was restarted has lost its lines; the run continues."""
     try:
         for line in ray.get(board.drain.remote()):
-            context.progress.stage(line)
+            replay(line, context.progress)
     except ray.exceptions.RayActorError:
         return
 

@@ -18,6 +18,7 @@ from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.forwarding import ForwardedLines, ForwardedLog
 from pipeline.runtime.loggers import LOGGERS
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
@@ -136,7 +137,9 @@ def _log_to(stream: TextIO) -> None:
     """Send the package's log records to the stream only, as the progress lines are."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        logger.handlers = [logging.StreamHandler(stream)]
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(ForwardedLog())
+        logger.handlers = [handler]
         logger.setLevel(logging.INFO)
         logger.propagate = False
 
@@ -149,7 +152,9 @@ def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Basel
             f"--executor: a worker computes on {accelerator.device.type}, but the driver on {payload.device}; allowed: "
             "the same kind of device for both"
         )
-    context = make_context(options, accelerator, LineProgress(stream), Interruption(), RecordingTracker())
+    context = make_context(
+        options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
+    )
     network = build_model(options.model, context.data.classes)
     network.load_state_dict(payload.baseline)
     return context, make_baseline(context, network, payload.origin, payload.top1)

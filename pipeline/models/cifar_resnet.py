@@ -10,7 +10,7 @@ BLOCKS: Final = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "re
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and an option A shortcut, which has no parameters.
+    """Two 3x3 convolutions with an option A shortcut, which has no parameters.
 
     Args:
         in_planes: Channels of the input.
@@ -34,7 +34,10 @@ class BasicBlock(nn.Module):
         return functional.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Option A: subsample the positions and add channels of zeros, half of them on each side."""
+        """Subsample the positions and add channels of zeros, half of them on each side (option A of section 4.2).
+
+        Maps (N, in_planes, H, W) to (N, planes, ceil(H / stride), ceil(W / stride)).
+        """
         if self.stride == 1 and self.extra_planes == 0:
             return x
         before = self.extra_planes // 2
@@ -42,11 +45,11 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of 6n + 2 layers for small images: a 3x3 stem, three stages of n blocks, one linear layer.
+    """ResNet of 6n + 2 layers for small images: a 3x3 stem, three stages of n blocks, one linear layer.
 
     Args:
-        blocks: Blocks per stage, the paper's n.
-        classes: Width of the last layer.
+        blocks: Blocks per stage, n in the paper.
+        classes: Number of outputs.
     """
 
     def __init__(self, blocks: int, classes: int) -> None:
@@ -76,4 +79,4 @@ def _stage(in_planes: int, planes: int, blocks: int, *, stride: int) -> nn.Seque
 
 
 BUILDERS: Final = {name: partial(CifarResNet, blocks) for name, blocks in BLOCKS.items()}
-"""Name of a network to a callable that takes `classes`."""
+"""Network name -> callable that takes the number of classes and returns the network."""

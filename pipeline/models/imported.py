@@ -1,4 +1,4 @@
-"""A user's own network, named `module:callable`."""
+"""Import and build a user's network, named `module:callable`."""
 
 import contextlib
 import importlib
@@ -18,8 +18,8 @@ def import_model(name: str, classes: int) -> nn.Module:
     """Import `module:callable` with the current folder on the path and call it.
 
     Args:
-        name: `package.module:callable`; the callable is given `num_classes` if its signature accepts it.
-        classes: Classes of the data.
+        name: `package.module:callable`. The callable gets `num_classes` if its signature accepts it.
+        classes: Number of classes of the data.
 
     Returns:
         The network that the callable returns.

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from torch import nn
 
 from basis.conv import SeriesConv2d
-from basis.fit import Size2d
+from basis.least_squares import Size2d
 from basis.swap import compressible_convolutions
 from pipeline.errors import OptionsError
 from pipeline.options.orders import Config

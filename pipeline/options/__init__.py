@@ -1,1 +1,1 @@
-"""The options of a run: values, files, the grammar of configs, and the grid of variants."""
+"""Options of a run: values, files, the grammar of configs, and the grid of variants."""

@@ -1,4 +1,4 @@
-"""Options kept in a YAML or TOML file, under the names of the flags."""
+"""Read and write options as YAML or TOML, under the names of the flags."""
 
 import difflib
 import tomllib
@@ -13,14 +13,14 @@ ALLOWED = "a .yaml, .yml or .toml file that maps option names to values"
 
 
 def read_options_file(path: Path, known: Collection[str]) -> dict[str, object]:
-    """Read options; names may be written with dashes, as the flags are, or with underscores.
+    """Read options; names may have dashes, like the flags, or underscores.
 
     Args:
         path: A ``.yaml``, ``.yml`` or ``.toml`` file.
         known: Every option's name, with underscores.
 
     Returns:
-        Option name with underscores -> value as the file has it.
+        Option name with underscores -> value as in the file.
 
     Raises:
         OptionsError: The file cannot be read or parsed, or holds an unknown name, a group of options, or the same name
@@ -41,7 +41,7 @@ def read_options_file(path: Path, known: Collection[str]) -> dict[str, object]:
 
 
 def write_options_file(path: Path, options: Mapping[str, object]) -> Path:
-    """Write options as YAML, one a line, so that ``read_options_file`` gives them back.
+    """Write options as YAML, one a line, for ``read_options_file``.
 
     Args:
         path: A ``.yaml`` file; written atomically.
@@ -55,17 +55,17 @@ def write_options_file(path: Path, options: Mapping[str, object]) -> Path:
 
 
 def unknown_option(name: str, known: Collection[str]) -> str:
-    """Say that an option does not exist, and which existing name is nearest."""
+    """Return the message for an option that does not exist, with the nearest existing name."""
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"allowed: {', '.join(known)}"
     return f"unknown option {name!r}; {hint}"
 
 
 def parse_options_file(path: Path) -> dict[Any, object]:
-    """Read a file's names and values as they stand, whether or not they are options.
+    """Parse a file into names and values, without checking that they are options.
 
     Raises:
-        OptionsError: The file cannot be read or parsed, or gives a name twice.
+        OptionsError: The file cannot be read or parsed, or contains a name twice.
     """
     import yaml
 
@@ -87,14 +87,14 @@ def parse_options_file(path: Path) -> dict[Any, object]:
 
 
 def _yaml_value(value: object) -> str:
-    """A value as it stands after `name: `, in one line; the dumper would end a bare scalar with `...`."""
+    """Return a value as YAML in one line; it is dumped in a list, because a bare scalar would end with `...`."""
     import yaml
 
     return str(yaml.safe_dump([value], default_flow_style=True, width=float("inf"))).strip()[1:-1]
 
 
 def _load_yaml(text: str) -> object:
-    """YAML's plain values, with a name that is given twice refused: YAML's reader would take the last."""
+    """Parse YAML's plain values; refuse a name that is given twice, of which YAML would silently keep the last."""
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""The grammar of ``--config``: how many terms each stage, or each run of blocks, keeps."""
+"""Parse ``--config``: the number of terms of each stage, or of each run of blocks."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Config:
 
 
 def parse_config(text: str) -> Config:
-    """Read a config; spaces around tokens, upper case and the multiplication sign are allowed.
+    """Parse a config; spaces around tokens, upper case and the multiplication sign are allowed.
 
     Args:
         text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3`` or ``dense``.
@@ -66,7 +66,7 @@ def parse_config(text: str) -> Config:
 
 
 def default_model(configs: Sequence[Config]) -> str:
-    """The network that configs are written for, where ``--model`` does not say.
+    """Return the default network of configs, for runs without ``--model``.
 
     Args:
         configs: The parsed configs of one run.
@@ -75,7 +75,7 @@ def default_model(configs: Sequence[Config]) -> str:
         ``resnet18`` for 5 orders, ``resnet20`` for 4, ``convnext_tiny`` for blocks.
 
     Raises:
-        OptionsError: Only ``dense`` is given, the count of orders has no default, or the configs disagree.
+        OptionsError: All configs are ``dense``, a number of orders has no default, or the configs have different ones.
     """
     models = {config.text: _model_of(config) for config in configs if config.kind != "dense"}
     if not models:

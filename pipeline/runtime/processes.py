@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from basis.errors import CompressionError
-from basis.portion import Portion
+from basis.shard import CalibrationShard
 from pipeline.errors import LostProcessError
 from pipeline.runtime.launcher import mark_reported_by
 from pipeline.runtime.share import RankSlice
@@ -46,7 +46,7 @@ class Processes:
         """Return the slice rule of this rank."""
         return RankSlice(self.rank, self.count)
 
-    def portion(self, images: int) -> Portion | None:
+    def portion(self, images: int) -> CalibrationShard | None:
         """Return this rank's shard of ``images`` calibration images, for the fit and for rounding.
 
         Returns:
@@ -55,7 +55,7 @@ class Processes:
         if self.count == 1 or images < self.count:
             return None
         mine = self.share.of(images)
-        return Portion(mine.start, mine.stop - mine.start, images, self.sum)
+        return CalibrationShard(mine.start, mine.stop - mine.start, images, self.sum)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of a tensor over all ranks, on the tensor's device; it is the same in every rank."""

@@ -23,6 +23,9 @@ class Progress(Protocol):
     def result(self, text: str) -> None:
         """Report figures of a finished stage, such as a Top-1."""
 
+    def state(self, task: "Task") -> None:
+        """Report the state of a task of another process."""
+
     def track(self, description: str, total: int) -> AbstractContextManager[Advance]:
         """Follow a task of ``total`` steps.
 
@@ -38,6 +41,9 @@ class SilentProgress:
         """Do nothing."""
 
     def result(self, text: str) -> None:
+        """Do nothing."""
+
+    def state(self, task: "Task") -> None:
         """Do nothing."""
 
     @contextmanager
@@ -116,6 +122,10 @@ class LineProgress:
         """Write a line of figures."""
         self._write(self._lines.result(text))
 
+    def state(self, task: Task) -> None:
+        """Write a line of a task's state."""
+        self._write(self._lines.task(task))
+
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:
         """Write the state of the task every few seconds, and once at its end."""
@@ -159,6 +169,10 @@ class BarProgress:
     def result(self, text: str) -> None:
         """Print figures, above any bars."""
         self._print(text)
+
+    def state(self, task: Task) -> None:
+        """Print a task's state, above any bars."""
+        self._print(task_text(task))
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:

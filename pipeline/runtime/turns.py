@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from pipeline.runtime.progress import Advance, Progress
+from pipeline.runtime.progress import Advance, Progress, Task
 
 
 class Turns:
@@ -110,6 +110,11 @@ class YieldingProgress:
         """Yield, and report figures."""
         TURNS.yield_to_exclusive()
         self._progress.result(text)
+
+    def state(self, task: Task) -> None:
+        """Yield, and report the state of a task of another process."""
+        TURNS.yield_to_exclusive()
+        self._progress.state(task)
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:

@@ -87,7 +87,7 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
     def compute() -> Entry:
         visit = fit_activations if context.options.fit == "activations" else output_errors
         images, shard = calibration_images(context), calibration_shard(context)
-        errors = visit(model, baseline.model, images, seed=context.options.seed, portion=shard)
+        errors = visit(model, baseline.model, images, seed=context.options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
     entry, cached = context.store.once(stage, compute)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from basis.portion import Portion
+from basis.shard import CalibrationShard
 from pipeline.artifact import Identity
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.data.sources import load_dataset
@@ -156,7 +156,7 @@ def source_digest(root: Path = _ROOT) -> str:
     return digest.hexdigest()
 
 
-def calibration_shard(context: RunContext) -> Portion | None:
+def calibration_shard(context: RunContext) -> CalibrationShard | None:
     """Return the calibration shard of this rank; None if the rank holds all images."""
     return context.processes.portion(context.calibration_count)
 

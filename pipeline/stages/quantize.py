@@ -76,9 +76,7 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     options, identity = context.options, network_identity(context)
     model, training, backend = copy.deepcopy(original), TrainingSummary(), get_backend(options.backend)
     images, shard = calibration_images(context), calibration_shard(context)
-    found = round_layers(
-        model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, portion=shard
-    )
+    found = round_layers(model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard)
     rounded = found.layers
     if keys.training is not None:
         attach_fake_quantizers(model, keys.format, backend, rounded)

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from basis.families import BASES
-from basis.fit import fit, reconstruct
+from basis.least_squares import fit, reconstruct
 from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network

@@ -171,7 +171,7 @@ def _input_covariance(
     portion = processes.portion(count)
     with processes.together():
         shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
-    return teacher.inverse_moments(model, shown, portion)
+    return teacher.inverse_input_covariance(model, shown, portion)
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from basis.portion import Portion
-from basis.preconditioning import inverse_moments
+from basis.preconditioning import inverse_input_covariance
+from basis.shard import CalibrationShard
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import Accelerator
 from pipeline.training.features import FeatureHooks, feature_points
@@ -94,6 +94,8 @@ class Teacher:
             kept[batch] = output.to(torch.device("cpu"))
         return output
 
-    def inverse_moments(self, model: nn.Module, images: Tensor, portion: Portion | None = None) -> dict[str, Tensor]:
+    def inverse_input_covariance(
+        self, model: nn.Module, images: Tensor, portion: CalibrationShard | None = None
+    ) -> dict[str, Tensor]:
         """Invert the covariance of the layer inputs in the teacher, for the student's layers."""
-        return inverse_moments(model, self._network, images, portion=portion)
+        return inverse_input_covariance(model, self._network, images, shard=portion)

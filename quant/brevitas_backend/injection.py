@@ -1,4 +1,4 @@
-"""Makes Brevitas' quantizers of a bare tensor; everything of Brevitas that the adapter uses is imported here."""
+"""Create Brevitas' quantizers of a bare tensor; all imports of Brevitas are here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Fp8e4m3Weight", "Int8WeightPerChannelFloat", "ScalingImplType", "mak
 
 
 def make_quantizer(injector: Any, values: Tensor, **choices: Any) -> Any:
-    """A Brevitas quantizer module for a weight.
+    """Create a Brevitas quantizer module for a weight.
 
     Args:
         injector: One of Brevitas' weight quantizers.
         values: The weight, float32; axis 0 is the output channel.
-        choices: What differs from the injector's own choices.
+        choices: Settings that differ from the injector's defaults.
     """
     layer = _Layer(nn.Parameter(values))
     return injector.let(module=layer, tracked_parameter_list=[layer.weight], **choices).tensor_quant

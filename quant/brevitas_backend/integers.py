@@ -1,4 +1,4 @@
-"""Integers with Brevitas: its per-channel integer weight quantizer."""
+"""Round to integers with Brevitas: its per-channel integer weight quantizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scal
 
 
 def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
-    """Rounds to the nearest integers; see `quant.backends.Backend.quantize`."""
+    """Round to the nearest integers; see `quant.backends.Backend.quantize`."""
     values = check_weight(weight)
     quantizer = _from_absmax(values, format) if scale is None else _with_scale(values, format, scale)
     with torch.no_grad():
@@ -23,7 +23,7 @@ def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> 
 
 
 def fake_quantizer(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
-    """A trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    """Create a trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
     return _BrevitasFakeQuantizer(weight, format, scale)
 
 
@@ -49,19 +49,19 @@ class _BrevitasFakeQuantizer(ScaledFakeQuantizer):
 
 
 class _WholeScale(nn.Module):
-    """Takes the place of Brevitas' division by qmax, so that its scaling parameter is the scale itself, bit for bit."""
+    """Replaces Brevitas' division by qmax, so that its scaling parameter is the scale itself, bit for bit."""
 
     def forward(self, bit_width: Tensor, signed: bool | None = None) -> Tensor:
         return torch.ones_like(bit_width)
 
 
 def _from_absmax(values: Tensor, format: IntFormat) -> Any:
-    """Brevitas' quantizer with the scale from each channel's absolute maximum."""
+    """Create Brevitas' quantizer with the scale from each channel's absolute maximum."""
     return _quantizer(values, format, scaling_min_val=SMALLEST_SCALE * format.qmax)
 
 
 def _with_scale(values: Tensor, format: IntFormat, scale: Tensor) -> Any:
-    """Brevitas' quantizer with these scales as its parameter."""
+    """Create Brevitas' quantizer with these scales as its parameter."""
     start = check_scale(scale, values.shape[0]).to(values.device).clone()
     return _quantizer(
         values,

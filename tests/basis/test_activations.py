@@ -1,4 +1,4 @@
-"""The fit to outputs: against numpy's least squares and the weights' fit, on every kind of layer."""
+"""Compare the fit to outputs with numpy's least squares and with the fit to weights, on every kind of layer."""
 
 import copy
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from basis.activations import fit_activations, output_errors
 from basis.conv import SeriesConv2d
+from basis.sampling import SamplingConfig
 from basis.swap import swap_convolutions
 
 
@@ -52,13 +53,12 @@ def test_the_error_is_that_of_the_outputs():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_solution_is_numpys_least_squares(bias, monkeypatch):
-    monkeypatch.setattr("basis.ridge.RIDGE", 1e-12)
+def test_the_solution_is_numpys_least_squares(bias):
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 3, bias=bias).double()
     series = swap_convolutions(nn.Sequential(copy.deepcopy(conv)), {"0": (2, 2)}, "chebyshev")
     images = correlated(0, count=8, channels=2).double()
-    fit_activations(series.float(), nn.Sequential(conv).float(), images.float())
+    fit_activations(series.float(), nn.Sequential(conv).float(), images.float(), ridge=1e-12)
     with torch.no_grad():
         y = conv(images.float()).permute(0, 2, 3, 1).reshape(-1, 3).double().numpy()
     windows = np.lib.stride_tricks.sliding_window_view(images.numpy(), (3, 3), axis=(2, 3))
@@ -111,7 +111,7 @@ def test_a_network_comes_nearer_to_the_original_and_its_modes_and_hooks_are_as_b
 
 
 def test_a_later_layer_makes_up_for_an_earlier_one():
-    """Fitted on the compressed network's inputs, the second layer is not the one that the original's inputs give."""
+    """The second layer is fitted on the compressed network's inputs, not on the original's."""
     original = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1)).eval()
     both = swap_convolutions(copy.deepcopy(original), {"0": (1, 1), "1": (3, 3)}, "cosine")
     exact = copy.deepcopy(both[1])
@@ -181,12 +181,11 @@ def test_a_layer_that_never_runs_is_left_out_and_a_shared_one_is_fitted_once():
     assert torch.equal(series.unused.coefficients, before)
 
 
-def test_one_seed_gives_one_fit(monkeypatch):
-    monkeypatch.setattr("basis.patches.POSITIONS", 200)
+def test_one_seed_gives_one_fit():
     original, found = residual_network(), []
     for seed in (1, 1, 2):
         series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
-        fit_activations(series, original, correlated(0), seed=seed)
+        fit_activations(series, original, correlated(0), seed=seed, sampling=SamplingConfig(positions=200))
         assert isinstance(series[0], SeriesConv2d)
         found.append(series[0].coefficients.detach())
     assert torch.equal(found[0], found[1])

@@ -1,4 +1,4 @@
-"""Residual blocks: the layer before an addition makes up for the other operand, in whatever form it is written."""
+"""Test that the layer before a residual addition compensates for the other operand, in every form of addition."""
 
 import copy
 
@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from basis.activations import fit_activations, output_errors
+from basis.additions import Additions
+from basis.sampling import SamplingConfig
 from basis.swap import swap_convolutions
 from tests.basis.test_activations import correlated
 from tests.support.lockstep import in_shares
 
 
 class Block(nn.Module):
-    """A stem whose series is poor, so that the shortcut drifts, and a block with the addition that is given."""
+    """A stem with a poor series, so that the shortcut drifts, and a block with a given addition."""
 
     def __init__(self, add, *, normalized=True, groups=1, bias=False):
         super().__init__()
@@ -90,10 +92,8 @@ def fitted(original, images, plan=PLAN, **arguments):
     return series, fit_activations(series, original, images, **arguments)
 
 
-def uncorrected(monkeypatch, original, images, plan=PLAN):
-    with monkeypatch.context() as patch:
-        patch.setattr("basis.additions.FORMS", set())
-        return fitted(original, images, plan)
+def uncorrected(original, images, plan=PLAN):
+    return fitted(original, images, plan, correct_additions=False)
 
 
 def assert_same(one, other, **tolerance):
@@ -103,9 +103,9 @@ def assert_same(one, other, **tolerance):
 
 @pytest.mark.parametrize(("normalized", "bias"), [(True, True), (False, True), (False, False)])
 @pytest.mark.parametrize("add", FORMS.values(), ids=FORMS.keys())
-def test_the_sum_comes_nearer_on_seen_and_on_other_images(monkeypatch, add, normalized, bias):
+def test_the_sum_comes_nearer_on_seen_and_on_other_images(add, normalized, bias):
     original, seen = Block(add, normalized=normalized, bias=bias), correlated(0)
-    without, _ = uncorrected(monkeypatch, original, seen)
+    without, _ = uncorrected(original, seen)
     series, errors = fitted(original, seen)
     for images in (seen, correlated(1)):
         with torch.no_grad():
@@ -124,19 +124,18 @@ def test_who_reads_the_output_again_after_the_addition_sees_the_new_values():
 
 
 @pytest.mark.parametrize("add", OTHERS.values(), ids=OTHERS.keys())
-def test_what_is_no_such_addition_changes_nothing(monkeypatch, add):
+def test_what_is_no_such_addition_changes_nothing(add):
     original, images = Block(add), correlated(0)
-    without, before = uncorrected(monkeypatch, original, images)
+    without, before = uncorrected(original, images)
     series, errors = fitted(original, images)
     assert_same(series, without)
     assert errors == before
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(monkeypatch, groups):
-    monkeypatch.setattr("basis.ridge.RIDGE", 1e-12)
+def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(groups):
     original, images = Block(FORMS["x + out"], groups=groups), correlated(0, count=8)
-    series, _ = fitted(original, images)
+    series, _ = fitted(original, images, ridge=1e-12)
     mean = original.norm.running_mean.numpy().astype(float)
     first = swap_convolutions(copy.deepcopy(original), PLAN, "cosine").second.coefficients.detach().flatten(1).numpy()
     with torch.no_grad():
@@ -167,30 +166,30 @@ def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(
     assert min(shares) < 0.5 < max(shares)
 
 
-def test_a_channel_that_the_normalization_erases_stays_as_it_was(monkeypatch):
+def test_a_channel_that_the_normalization_erases_stays_as_it_was():
     original, images = Block(FORMS["x + out"]), correlated(0)
     with torch.no_grad():
         original.norm.weight[2:4] = torch.tensor([0.0, 1e-6])
-    without, _ = uncorrected(monkeypatch, original, images)
+    without, _ = uncorrected(original, images)
     series, _ = fitted(original, images)
     changed = (series.second.coefficients != without.second.coefficients).flatten(1).any(1)
     assert changed.tolist() == [True, True, False, False, True, True, True, True]
 
 
-def test_a_normalization_without_weights_and_one_without_statistics(monkeypatch):
+def test_a_normalization_without_weights_and_one_without_statistics():
     weightless, unmeasured = nn.BatchNorm2d(8, affine=False), nn.BatchNorm2d(8, track_running_stats=False)
     for norm, corrected in ((weightless, True), (unmeasured, False)):
         original, images = Block(FORMS["x + out"]), correlated(0)
         original.norm = norm.eval()
-        without, _ = uncorrected(monkeypatch, original, images)
+        without, _ = uncorrected(original, images)
         series, _ = fitted(original, images)
         assert torch.equal(series.second.coefficients, without.second.coefficients) != corrected
 
 
-def test_where_nothing_has_drifted_a_layer_of_full_order_stays_as_it_was(monkeypatch):
+def test_where_nothing_has_drifted_a_layer_of_full_order_stays_as_it_was():
     original, images = Block(FORMS["x + out"]), correlated(0)
     plan = {"second": (3, 3)}
-    assert_same(fitted(original, images, plan)[0], uncorrected(monkeypatch, original, images, plan)[0])
+    assert_same(fitted(original, images, plan)[0], uncorrected(original, images, plan)[0])
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -209,13 +208,13 @@ def test_no_channel_becomes_worse_than_it_was_with_the_coefficients_that_it_came
     assert errors["second"] == pytest.approx(float((now.sum() / wanted.square().sum()).sqrt()), rel=1e-4)
 
 
-def test_a_layer_that_the_compressed_network_keeps_is_no_operand(monkeypatch):
+def test_a_layer_that_the_compressed_network_keeps_is_no_operand():
     original, images = Block(FORMS["x + out"]), correlated(0)
     plan = {name: order for name, order in PLAN.items() if name != "second"}
-    assert_same(fitted(original, images, plan)[0], uncorrected(monkeypatch, original, images, plan)[0])
+    assert_same(fitted(original, images, plan)[0], uncorrected(original, images, plan)[0])
 
 
-def test_a_compressed_network_that_does_not_add_is_fitted_as_before(monkeypatch):
+def test_a_compressed_network_that_does_not_add_is_fitted_as_before():
     original, images = Block(FORMS["x + out"]), correlated(0)
     found = []
     for add in (OTHERS["scaled before"], FORMS["x + out"]):
@@ -223,18 +222,22 @@ def test_a_compressed_network_that_does_not_add_is_fitted_as_before(monkeypatch)
         series.add = add
         fit_activations(series, original, images)
         found.append(series.second.coefficients)
-    without, _ = uncorrected(monkeypatch, original, images)
+    without, _ = uncorrected(original, images)
     assert torch.equal(found[0], without.second.coefficients)
     assert not torch.equal(found[1], found[0])
 
 
 @pytest.mark.parametrize("limit", [400, 2**16], ids=["a sample", "all positions"])
-def test_shares_of_the_images_give_what_one_process_gives(monkeypatch, limit):
-    monkeypatch.setattr("basis.patches.POSITIONS", limit)
+def test_shards_of_the_images_give_what_one_process_gives(limit):
+    sampling = SamplingConfig(positions=limit)
     original, images = Block(FORMS["downsampled after it"]), correlated(0, count=31)
     plan = dict.fromkeys(PLAN, (2, 2))  # what the images determine well
-    alone, expected = fitted(original, images, plan)
-    shares = in_shares(3, images, lambda mine, portion: fitted(copy.deepcopy(original), mine, plan, portion=portion))
+    alone, expected = fitted(original, images, plan, sampling=sampling)
+
+    def work(mine, shard):
+        return fitted(copy.deepcopy(original), mine, plan, shard=shard, sampling=sampling)
+
+    shares = in_shares(3, images, work)
     for series, errors in shares:
         assert errors == pytest.approx(expected, rel=1e-4)
         assert_same(series, alone, rtol=1e-4, atol=1e-4)
@@ -248,31 +251,44 @@ def test_measuring_changes_nothing():
     assert_same(series, kept)
 
 
-def test_images_of_inference_mode_are_fitted_alike(monkeypatch):
+def test_images_of_inference_mode_are_fitted_alike():
     original = Block(FORMS["x + out"])
     with torch.inference_mode():
         images = correlated(0)
     assert_same(fitted(original, images)[0], fitted(original, correlated(0))[0])
     with torch.inference_mode():  # a change in place could not be noticed, so no output is watched
         series, _ = fitted(original, images)
-    assert_same(series, uncorrected(monkeypatch, original, correlated(0))[0])
+    assert_same(series, uncorrected(original, correlated(0))[0])
+
+
+def reported_additions(model, layers, images):
+    """The names of the layers whose additions an observer reports in one forward pass."""
+    names = []
+    observer = Additions(lambda addition: names.append(addition.name))
+    for name in layers:
+        model.get_submodule(name).register_forward_hook(lambda m, x, y, name=name: observer.watch(name, y))
+    with torch.no_grad(), observer:
+        model(images)
+    return names
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
-def test_torchvisions_blocks(monkeypatch, name):
-    """Of these only the ResNet adds to the outputs of its 3x3 convolutions."""
+def test_torchvisions_blocks(name):
+    """Of these, only the ResNet adds to the outputs of its 3x3 convolutions."""
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
     original = torchvision.models.get_model(name, weights=None, num_classes=10).eval()
-    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     spatial = [n for n, m in original.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
-    corrected = []
-
-    def spy(layer, addition, originals):
-        corrected.append(addition.name)
-        return 0.5
-
-    monkeypatch.setattr("basis.activations._corrected", spy)
-    _, errors = fitted(original, images, dict.fromkeys(spatial, (2, 2)))
-    assert corrected == [n for n in spatial if name == "resnet18" and n.endswith("conv2")]
-    assert [n for n, error in errors.items() if error == 0.5] == corrected
+    expected = [n for n in spatial if name == "resnet18" and n.endswith("conv2")]
+    assert reported_additions(copy.deepcopy(original), spatial, images) == expected
+    plan = dict.fromkeys(spatial, (1, 1))
+    (series, errors), (without, before) = fitted(original, images, plan), uncorrected(original, images, plan)
+    if expected:  # the shortcut of the first block has not drifted; the second correction changes all layers after it
+        found = [{n: net.get_submodule(n).coefficients for n in spatial} for net in (series, without)]
+        changed = [n for n in spatial if not torch.equal(found[0][n], found[1][n])]
+        assert changed == spatial[spatial.index(expected[1]) :]
+        assert list(errors) == list(before) == spatial
+    else:
+        assert_same(series, without)
+        assert errors == before

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from basis import BASES, CompressionError, SeriesConv2d, basis_matrix, fit
+from basis.errors import NumericalError
 
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
 
@@ -254,5 +255,5 @@ def test_an_order_above_the_kernel_is_refused() -> None:
 def test_a_weight_with_nan_is_refused() -> None:
     conv = nn.Conv2d(3, 4, 3)
     nn.init.constant_(conv.weight, float("nan"))
-    with pytest.raises(CompressionError, match="NaN or infinite"):
+    with pytest.raises(NumericalError, match="NaN or infinite"):
         SeriesConv2d(conv, "cosine", (2, 2))

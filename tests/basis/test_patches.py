@@ -1,4 +1,4 @@
-"""Sampled patches against the convolution itself: a patch times the filters is the output at that position."""
+"""Compare sampled patches with the convolution: a patch times the filters is the output at its position."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import patch_batches, samples
+from basis.sampling import SamplingConfig
 
 CONVS = [
     nn.Conv2d(6, 8, 3, padding=1),
@@ -18,11 +19,10 @@ CONVS = [
 
 @pytest.mark.parametrize("conv", CONVS)
 @pytest.mark.parametrize("positions", [40, 10**6])
-def test_patches_times_stored_values_are_the_outputs(conv, positions, monkeypatch):
-    monkeypatch.setattr("basis.patches.POSITIONS", positions)
+def test_patches_times_stored_values_are_the_outputs(conv, positions):
     layer = SeriesConv2d(conv, "cosine", tuple(min(2, k) for k in conv.kernel_size))
     x = torch.randn(7, 6, 11, 9)
-    chosen = samples(layer, x, seed=3)
+    chosen = samples(layer, x, seed=3, sampling=SamplingConfig(positions=positions))
     with torch.no_grad():
         outputs = layer(x) - (0 if layer.bias is None else layer.bias[:, None, None])
     columns = layer.coefficients.detach().flatten(1).unflatten(0, (layer.groups, -1)).mT
@@ -34,9 +34,9 @@ def test_patches_times_stored_values_are_the_outputs(conv, positions, monkeypatc
     assert rows == in_all if positions > in_all else 40 <= rows < 40 + 7
 
 
-def test_every_image_is_sampled_and_the_positions_differ_between_batches(monkeypatch):
-    monkeypatch.setattr("basis.patches.POSITIONS", 640)
-    chosen = samples(nn.Conv2d(3, 4, 3), torch.empty(64, 3, 30, 30), seed=1)
+def test_every_image_is_sampled_and_the_positions_differ_between_batches():
+    sampling = SamplingConfig(positions=640)
+    chosen = samples(nn.Conv2d(3, 4, 3), torch.empty(64, 3, 30, 30), seed=1, sampling=sampling)
     covered = [index for sample in chosen for index in range(64)[sample.images]]
     assert covered == list(range(64))
     assert len({tuple(sample.positions.tolist()) for sample in chosen}) == len(chosen) == 32

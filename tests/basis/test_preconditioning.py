@@ -1,4 +1,4 @@
-"""Steps on coefficients and kernels: what they do to filters and outputs, in every basis, layout and class."""
+"""Test the effect of preconditioned steps on filters and outputs, in every basis, memory format and layer class."""
 
 import copy
 from collections import OrderedDict
@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations, parametrize
 from basis import preconditioning
 from basis.conv import SeriesConv2d
 from basis.families import BASES
-from basis.portion import Portion
-from basis.preconditioning import INPUT_DAMPING, inverse_moments, preconditioned_gradients
+from basis.preconditioning import INPUT_DAMPING, inverse_input_covariance, preconditioned_gradients
+from basis.shard import CalibrationShard
 
 
 def moved_filters(conv, wanted, lr=0.1, precondition=True):
@@ -123,7 +123,7 @@ def test_steps_are_divided_by_the_second_moments_of_the_inputs(layer, basis, cha
     if channels_last:
         conv = conv.to(memory_format=torch.channels_last)
     x, gradient = torch.randn(4, 6, 9, 9) + 0.5, torch.randn(stored(conv).shape)
-    moved = step_along(conv, gradient, inverse_moments(network(conv), network(original), x))
+    moved = step_along(conv, gradient, inverse_input_covariance(network(conv), network(original), x))
     z, energy = patches_of(conv, x), x.double().square().unflatten(1, (conv.groups, -1)).mean((0, 2, 3, 4)).numpy()
     taps = np.eye(9) if basis is None else conv.operator.double().numpy()
     lengths = np.kron(np.eye(6 // conv.groups), taps.T @ taps)
@@ -134,14 +134,13 @@ def test_steps_are_divided_by_the_second_moments_of_the_inputs(layer, basis, cha
     np.testing.assert_allclose(moved.numpy(), expected.reshape(moved.shape), rtol=2e-3, atol=2e-3)
 
 
-def test_without_damping_one_step_is_the_least_squares_fit(monkeypatch):
-    monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 0.0)
+def test_without_damping_one_step_is_the_least_squares_fit():
     torch.manual_seed(0)
     original = nn.Conv2d(3, 4, 3, bias=False)
     conv = SeriesConv2d(original, "cosine", (2, 2))
     x = torch.rand(8, 3, 10, 10)
     wanted = original(x).detach()
-    inverses = inverse_moments(network(conv), network(original), x)
+    inverses = inverse_input_covariance(network(conv), network(original), x, damping=0.0)
     with preconditioned_gradients(network(conv), inverses):
         (0.5 * (conv(x) - wanted).square().sum(1).mean()).backward()
     torch.optim.SGD(conv.parameters(), 1 / float(x.square().mean())).step()
@@ -150,12 +149,11 @@ def test_without_damping_one_step_is_the_least_squares_fit(monkeypatch):
     np.testing.assert_allclose(conv.coefficients.detach().flatten(1).numpy(), best.T, atol=1e-4)
 
 
-def test_with_much_damping_steps_are_those_in_the_space_of_filters(monkeypatch):
-    monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 1e6)
+def test_with_much_damping_steps_are_those_in_the_space_of_filters():
     torch.manual_seed(0)
     conv = SeriesConv2d(nn.Conv2d(4, 6, 3), "chebyshev", (2, 3))
     gradient, x = torch.randn(6, 4, 2, 3), torch.rand(2, 4, 8, 8)
-    inverses = inverse_moments(network(conv), network(nn.Conv2d(4, 6, 3)), x)
+    inverses = inverse_input_covariance(network(conv), network(nn.Conv2d(4, 6, 3)), x, damping=1e6)
     known, unknown = (step_along(copy.deepcopy(conv), gradient, each) for each in (inverses, {}))
     torch.testing.assert_close(known, unknown, rtol=1e-3, atol=1e-3)
 
@@ -171,8 +169,8 @@ def test_images_that_two_processes_share_give_the_same():
     x = torch.randn(6, 4, 8, 8)
     sent = {(0, 6): [], (0, 4): [], (4, 6): []}  # what one process, and each of two, give to the sums
     for (first, stop), to in sent.items():
-        portion = Portion(first, stop - first, 6, lambda tensor, to=to: to.append(tensor.clone()) or tensor)
-        inverse_moments(original, original, x[first:stop], portion=portion)
+        shard = CalibrationShard(first, stop - first, 6, lambda tensor, to=to: to.append(tensor.clone()) or tensor)
+        inverse_input_covariance(original, original, x[first:stop], shard=shard)
     for whole, one, other in zip(*sent.values(), strict=True):
         torch.testing.assert_close(one + other, whole, rtol=1e-5, atol=1e-4)
 
@@ -182,7 +180,7 @@ def test_a_matrix_that_is_not_positive_definite_by_rounding_is_steadied():
     original = nn.Conv2d(16, 2, 11)
     conv = SeriesConv2d(original, "cosine", (11, 11))
     # All inputs alike: of 1,936 directions one has all the energy, and float32 is too coarse for the others.
-    inverse = inverse_moments(network(conv), network(original), torch.ones(4, 16, 12, 12))["conv"]
+    inverse = inverse_input_covariance(network(conv), network(original), torch.ones(4, 16, 12, 12))["conv"]
     least = preconditioning.DAMPING * torch.linalg.matrix_norm(conv.operator, 2) ** 2
     most = (1 + INPUT_DAMPING) / INPUT_DAMPING / float(least)
     assert float(torch.linalg.matrix_norm(inverse[0].double(), 2)) < 1.01 * most
@@ -193,7 +191,7 @@ def test_a_group_without_inputs_steps_in_the_space_of_filters():
     conv = SeriesConv2d(nn.Conv2d(2, 2, 3, groups=2), "cosine", (2, 2))
     x = torch.rand(3, 2, 8, 8) * torch.tensor([1.0, 0.0])[:, None, None]
     gradient = torch.randn(2, 1, 2, 2)
-    known = step_along(copy.deepcopy(conv), gradient, inverse_moments(network(conv), network(conv), x))
+    known = step_along(copy.deepcopy(conv), gradient, inverse_input_covariance(network(conv), network(conv), x))
     unknown = step_along(conv, gradient, {})
     torch.testing.assert_close(known[1], unknown[1])
     assert not torch.allclose(known[0], unknown[0], rtol=0.1)
@@ -205,12 +203,12 @@ def test_a_kernel_of_two_layers_steps_once():
     net, x = nn.Sequential(conv, other), torch.rand(2, 3, 8, 8)
     gradient = torch.randn(3, 3, 3, 3)
     before = conv.weight.detach().clone()
-    with preconditioned_gradients(net, inverse_moments(net, net, x)):
+    with preconditioned_gradients(net, inverse_input_covariance(net, net, x)):
         (conv.weight * gradient).sum().backward()
     torch.optim.SGD(net.parameters(), 1.0).step()
     alone = copy.deepcopy(conv)
     alone.weight.data.copy_(before)
-    expected = step_along(alone, gradient, inverse_moments(network(conv), network(conv), x))
+    expected = step_along(alone, gradient, inverse_input_covariance(network(conv), network(conv), x))
     torch.testing.assert_close(conv.weight.detach() - before, expected)
 
 
@@ -218,7 +216,7 @@ def test_a_kernel_of_two_layers_steps_once():
 def test_kernels_of_other_parametrizations_still_train(parametrization):
     conv = parametrization(nn.Conv2d(3, 3, 3))
     state = copy.deepcopy(conv.state_dict())
-    inverses = inverse_moments(network(conv), network(nn.Conv2d(3, 3, 3)), torch.rand(2, 3, 8, 8))
+    inverses = inverse_input_covariance(network(conv), network(nn.Conv2d(3, 3, 3)), torch.rand(2, 3, 8, 8))
     for name, value in conv.state_dict().items():
         assert torch.equal(value, state[name]), "measuring evaluates no parametrization"
     with preconditioned_gradients(network(conv), inverses):
@@ -227,7 +225,7 @@ def test_kernels_of_other_parametrizations_still_train(parametrization):
 
 
 @pytest.mark.parametrize("why", ["infinite", "unused", "large", "pointwise", "frozen"])
-def test_layers_of_which_nothing_can_be_known_are_left_out(why, monkeypatch):
+def test_layers_of_which_nothing_can_be_known_are_left_out(why):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -237,8 +235,18 @@ def test_layers_of_which_nothing_can_be_known_are_left_out(why, monkeypatch):
             x = self.first(x) * (torch.inf if why == "infinite" else 1)
             return x if why == "unused" else self.second(x)
 
-    if why == "large":
-        monkeypatch.setattr(preconditioning, "MOST_FEATURES", 30)
+    limit = {"max_features": 30} if why == "large" else {}
     net = Net()
     net.second.requires_grad_(why != "frozen")
-    assert list(inverse_moments(net, net, torch.randn(2, 3, 8, 8))) == ["first"]
+    assert list(inverse_input_covariance(net, net, torch.randn(2, 3, 8, 8), **limit)) == ["first"]
+
+
+def test_the_original_is_measured_in_eval_mode_and_keeps_its_modes():
+    torch.manual_seed(0)
+    original = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(3), conv=nn.Conv2d(3, 4, 3))).train()
+    original.conv.eval()
+    state, x = copy.deepcopy(original.state_dict()), torch.randn(4, 3, 8, 8) * 3
+    found = inverse_input_covariance(original, original, x)["conv"]
+    assert [module.training for module in original.modules()] == [True, True, False]
+    assert all(torch.equal(value, state[name]) for name, value in original.state_dict().items())
+    assert torch.equal(found, inverse_input_covariance(original.eval(), original, x)["conv"])

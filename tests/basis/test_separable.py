@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from basis.errors import CompressionError
-from basis.fit import reconstruct
+from basis.least_squares import reconstruct
 from basis.separable import SeparableConv2d
 
 

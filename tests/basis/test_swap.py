@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from basis import CompressionError, SeriesConv2d, swap_convolutions
+from basis.errors import NumericalError
 from basis.swap import compressible_convolutions, materialize
 
 
@@ -226,3 +227,10 @@ def test_whole_networks_at_full_order(build: Callable[[], nn.Module], basis: str
         materialize(model)
         assert not any(isinstance(module, SeriesConv2d) for module in model.modules())
         assert relative_error(model(x), expected) < 1e-4
+
+
+def test_a_weight_that_is_not_finite_is_a_numerical_failure_of_its_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    nn.init.constant_(model[0].weight, float("nan"))
+    with pytest.raises(NumericalError, match=r"'0'.*NaN or infinite"):
+        swap_convolutions(model, {"0": (2, 2)}, "cosine")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from quant.backends import BACKENDS, Backend, get_backend
 from quant.formats import IntFormat
 
@@ -82,7 +82,7 @@ def test_zero_channel_and_tiny_channel(backend: Backend) -> None:
 @both
 def test_unusable_input_is_refused(backend: Backend) -> None:
     for call in (backend.quantize, backend.fake_quantizer):
-        with pytest.raises(CompressionError, match="1 NaN or infinite values"):
+        with pytest.raises(NumericalError, match="1 NaN or infinite values"):
             call(torch.tensor([[1.0, torch.nan]]), IntFormat(4))
         with pytest.raises(CompressionError, match="non-empty tensor"):
             call(torch.zeros(0, 3), IntFormat(4))
@@ -170,7 +170,7 @@ def test_fake_quantizer_refuses_another_shape_and_broken_values(backend: Backend
     fake = backend.fake_quantizer(torch.ones(2, 3), IntFormat(4))
     with pytest.raises(CompressionError, match=r"allowed is \(2, 3\)"):
         fake(torch.ones(3, 2))
-    with pytest.raises(CompressionError, match="6 NaN or infinite values"):
+    with pytest.raises(NumericalError, match="6 NaN or infinite values"):
         fake.quantized(torch.full((2, 3), torch.nan))
     with torch.no_grad():
         next(fake.parameters()).fill_(torch.nan)

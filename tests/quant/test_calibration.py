@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from basis.sampling import SamplingConfig
 from basis.swap import swap_convolutions
 from pipeline.artifact.record import build_network, record_network
 from quant.backends import get_backend
@@ -74,17 +75,21 @@ class SequenceFirst(nn.Module):
         return self.second(self.first(x).flatten(2).permute(2, 0, 1)).mean(0)
 
 
-@pytest.mark.parametrize("make", [series, SequenceFirst])
-def test_the_float_network_in_pieces_gives_the_rounding_of_all_images_at_once(monkeypatch, make):
+@pytest.mark.parametrize(("make", "chunks"), [(series, [2, 20, 20, 10]), (SequenceFirst, [2, 20, 50])])
+def test_the_float_network_in_chunks_gives_the_rounding_of_all_images_at_once(make, chunks):
     torch.manual_seed(0)
     model, images = make().eval(), correlated_images(0, count=50)
 
-    def errors():
-        return round_layers(model, images, IntFormat(4), get_backend("brevitas"), rounding="gptq").errors
+    sizes = []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+
+    def errors(**options):
+        return round_layers(model, images, IntFormat(4), get_backend("brevitas"), rounding="gptq", **options).errors
 
     whole = errors()
-    monkeypatch.setattr("basis.pieces.PIXELS", 20 * 12 * 12)
-    assert errors() == pytest.approx(whole, rel=1e-3)
+    assert sizes == [50, 50]
+    assert errors(sampling=SamplingConfig(chunk_pixels=20 * 12 * 12)) == pytest.approx(whole, rel=1e-3)
+    assert sizes[2:] == [*chunks, 50]  # the last pass is the rounding
 
 
 def test_both_backends_store_the_same_integers():
@@ -97,10 +102,9 @@ def test_both_backends_store_the_same_integers():
         assert torch.equal(found[0][name].scale, found[1][name].scale)
 
 
-def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest(monkeypatch):
-    monkeypatch.setattr("quant.calibration.MOST_FEATURES", 20)
+def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest():
     model, backend = series(), get_backend("brevitas")
-    rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq").layers
+    rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq", max_features=20).layers
     assert "0.0" not in rounded
     whole = quantize_network(model, IntFormat(4), backend, rounded)
     nearest = quantize_network(model, IntFormat(4), backend)
@@ -122,8 +126,8 @@ def test_shares_of_the_images_round_as_all_of_them(count):
     network, images, backend = series(), correlated_images(0, count=31), get_backend("brevitas")
     expected = round_layers(network, images, IntFormat(4), backend, rounding="gptq")
 
-    def work(mine, portion):
-        return round_layers(network, mine, IntFormat(4), backend, rounding="gptq", portion=portion)
+    def work(mine, shard):
+        return round_layers(network, mine, IntFormat(4), backend, rounding="gptq", shard=shard)
 
     found = in_shares(count, images, work)
     for rounded in found:

@@ -64,7 +64,7 @@ CONTRADICTIONS = [
 ]
 CHANGES = [
     (("status",), "finished"),
-    (("exit_code",), 5),
+    (("exit_code",), 6),
     (("run", "git_commit"), "main"),
     (("run", "processes"), 0),
     (("run", "hardware", "cores"), "two"),

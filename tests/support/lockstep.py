@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from basis.portion import Portion
+from basis.shard import CalibrationShard
 from pipeline.runtime.share import RankSlice
 
 PATIENCE = 600
 
 
-def in_shares(count: int, images: Tensor, work: Callable[[Tensor, Portion], object]) -> list:
+def in_shares(count: int, images: Tensor, work: Callable[[Tensor, CalibrationShard], object]) -> list:
     """Do the work once for each part of the images, at the same time, with sums over all parts."""
     barrier, sent = threading.Barrier(count, timeout=PATIENCE), [torch.empty(0)] * count
 
@@ -27,7 +27,7 @@ def in_shares(count: int, images: Tensor, work: Callable[[Tensor, Portion], obje
 
         mine = RankSlice(rank, count).of(len(images))
         try:
-            return work(images[mine], Portion(mine.start, mine.stop - mine.start, len(images), reduce))
+            return work(images[mine], CalibrationShard(mine.start, mine.stop - mine.start, len(images), reduce))
         except BaseException:
             barrier.abort()  # the others must not wait for this one
             raise

@@ -106,8 +106,9 @@ def test_evaluate_takes_the_first_images_and_the_files_normalization(here, capsy
     path = resnet20(here / "r.safetensors", mean=(0.1, 0.2, 0.3))
     assert main(["evaluate", str(path), "--data", "colours.npz", "--limit-test", "20"]) == 0
     test = load_dataset("colours.npz", limit_test=20).test
-    x = (test.images / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor(STATISTICS[1])
-    right = int((load(path)(x.permute(0, 3, 1, 2)).argmax(1) == test.labels).sum())
+    images, labels = test.images[test.order], test.labels[test.order]
+    x = (images / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor(STATISTICS[1])
+    right = int((load(path)(x.permute(0, 3, 1, 2)).argmax(1) == labels).sum())
     assert re.search(rf" {100 * right / 20:.2f} +{right} +20\n", capsys.readouterr().out)
 
 

@@ -132,9 +132,9 @@ def results() -> dict[str, object]:
     share = processes.share if portion else WHOLE
     calibration = train_images.sample(CALIBRATION, seed=1, device=accelerator.device, share=share)
     series = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
-    found["fit errors"] = fit_activations(series, tiny_network(), calibration, portion=portion)
+    found["fit errors"] = fit_activations(series, tiny_network(), calibration, shard=portion)
     found["fit"] = series.state_dict()
-    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", portion=portion)
+    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", shard=portion)
     found["rounding errors"] = rounded.errors
     found["rounded"] = {name: values.dequantize() for name, values in rounded.layers.items()}
 

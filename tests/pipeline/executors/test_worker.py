@@ -1,6 +1,7 @@
 """Compute variants from a payload, in this process."""
 
 import dataclasses
+import json
 import logging
 import pickle
 import sys
@@ -75,7 +76,7 @@ def test_a_worker_gives_what_the_driver_would_compute(order):
     assert [stage.key for stage in found.stages] == [stage.key for stage in context.store.stages]
     assert not any(stage.cached for stage in found.stages)
     assert [figures.epoch for _, figures in found.epochs] == [1, 2, 1, 1]
-    assert "cosine 3,2,2: approximate" in lines
+    assert json.dumps({"stage": "cosine 3,2,2: approximate"}) in lines
 
 
 def _without_seconds(network):

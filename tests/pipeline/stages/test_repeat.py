@@ -73,8 +73,8 @@ def test_flags_win_over_the_file_and_every_line_of_the_log_is_json(folder) -> No
     done = run_program(folder, "--options", "o.yaml", "--bits", "8", "--max-size-mb", "0.0001", "--out", "json")
     assert done.returncode == 3
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert all({"time", "level", "event", "message"} < set(line) for line in lines)
-    assert {line["event"] for line in lines} == {"stage", "progress", "log"}
+    assert all({"time", "level", "event", "message"} <= set(line) for line in lines)
+    assert {line["event"] for line in lines} == {"stage", "progress", "result", "log"}
     assert [line["message"] for line in lines if line["level"] == "warning"] == [
         f"gate missed: {failure}" for failure in read_report(folder / "json")["gate"]["failures"]
     ]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from quant.backends import get_backend
 from quant.minifloat import MinifloatFormat, decode, encode
 
@@ -76,7 +76,7 @@ def test_trains_as_a_parametrization_under_autocast() -> None:
 
 def test_unusable_input_is_refused() -> None:
     for call in (BREVITAS.quantize, BREVITAS.fake_quantizer):
-        with pytest.raises(CompressionError, match="1 NaN or infinite values"):
+        with pytest.raises(NumericalError, match="1 NaN or infinite values"):
             call(torch.tensor([[1.0, torch.inf]]), MinifloatFormat(4))
         with pytest.raises(CompressionError, match="non-empty tensor"):
             call(torch.zeros(0, 3), MinifloatFormat(4))
@@ -85,7 +85,7 @@ def test_unusable_input_is_refused() -> None:
     fake = BREVITAS.fake_quantizer(torch.ones(2, 3), MinifloatFormat(4))
     with pytest.raises(CompressionError, match=r"allowed is \(2, 3\)"):
         fake(torch.ones(3, 2))
-    with pytest.raises(CompressionError, match="6 NaN or infinite values"):
+    with pytest.raises(NumericalError, match="6 NaN or infinite values"):
         fake.quantized(torch.full((2, 3), torch.nan))
 
 

@@ -1,16 +1,16 @@
-"""The least-squares fit of a filter by a series, and its inverse."""
+"""Fit a filter by a series in the least-squares sense, and evaluate the series again."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from basis.series import basis_matrix, portable_basis_matrix
 
 Size2d = tuple[int, int]
 
-# So many slices and their kernels stay in a core's cache, which makes the evaluation several times faster.
+# Slices evaluated at once. They and their kernels fit in a core's cache, which is several times faster.
 _SLICES_AT_ONCE = 4096
 
 
@@ -28,8 +28,9 @@ def fit(weight: Tensor, basis: str, order: Size2d) -> Tensor:
         Coefficients of shape (..., nh, nw), with the dtype and device of ``weight``.
 
     Raises:
-        CompressionError: The weight has fewer than two axes, is not real floating point, holds a value that is not
-            finite, or the order does not fit the kernel.
+        CompressionError: The weight has fewer than two axes or is not real floating point, or the order does not fit
+            the kernel.
+        NumericalError: A value of the weight is not finite.
 
     Source:
         Costain and Prisacariu, BMVC 2022 (the authors minimise the same error by 600 steps of Adam).
@@ -43,7 +44,7 @@ def fit(weight: Tensor, basis: str, order: Size2d) -> Tensor:
     if not weight.is_floating_point():
         raise CompressionError(f"fit: the weight's dtype is {weight.dtype}; allowed: a real floating-point dtype")
     if not _is_finite(weight):
-        raise CompressionError("fit: the weight holds NaN or infinite values; allowed: finite numbers")
+        raise NumericalError("fit: the weight holds NaN or infinite values; allowed: finite numbers")
     height, width = weight.shape[-2:]
     inverse_h = torch.linalg.pinv(basis_matrix(basis, height, order[0])).to(weight.device)
     inverse_w = torch.linalg.pinv(basis_matrix(basis, width, order[1])).to(weight.device)
@@ -84,7 +85,7 @@ def reconstruct(coefficients: Tensor, basis: str, kernel_size: Size2d, *, portab
 
 
 def _evaluate(coefficients: Tensor, basis_h: Tensor, basis_w: Tensor) -> Tensor:
-    """``W = Bh A Bw^T`` in float64 for slices A of shape (S, nh, nw): first along the rows, then along the columns."""
+    """Compute ``W = Bh A Bw^T`` in float64 for slices A, (S, nh, nw): first along the rows, then the columns."""
     # The slices run along the last axis, where operations on single values are fast.
     terms = coefficients.permute(1, 2, 0).to(torch.float64, memory_format=torch.contiguous_format)
     rows = _sum_in_order(basis_h[:, a, None, None] * terms[a] for a in range(len(terms)))
@@ -93,7 +94,7 @@ def _evaluate(coefficients: Tensor, basis_h: Tensor, basis_w: Tensor) -> Tensor:
 
 
 def _sum_in_order(products: Iterator[Tensor]) -> Tensor:
-    """The products' sum, from the first to the last, each rounded before it is added: no fused operation, no BLAS."""
+    """Add products from first to last, each rounded before it is added: no fused operation, no BLAS."""
     total = next(products)
     for product in products:
         total += product
@@ -101,12 +102,12 @@ def _sum_in_order(products: Iterator[Tensor]) -> Tensor:
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite: the extremes show both, in a tenth of the time of ``isfinite``."""
+    """Return True if no value is NaN or infinite; the extremes take a tenth of the time of ``isfinite``."""
     return values.numel() == 0 or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values.detach()))
 
 
 def _apply_2d(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """``left @ values @ right^T`` in float64, as one product with the Kronecker matrix of the two."""
+    """Compute ``left @ values @ right^T`` in float64, as one product with the Kronecker matrix of the two."""
     operator = torch.kron(left, right)
     shape = (*values.shape[:-2], left.shape[0], right.shape[0])
     flat = values.detach().reshape(-1, operator.shape[1]).to(torch.float64)

@@ -1,6 +1,7 @@
-"""Images that go through a network a few at a time give the rows, and the fit, of all at once."""
+"""Test that a pass in chunks of images gives the rows, and the fit, of one pass over all images."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from basis import pieces
 from basis.activations import fit_activations
-from basis.pieces import in_pieces
-from basis.portion import Portion
+from basis.chunks import in_chunks
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from tests.basis.test_activations import PLAN, correlated, residual_network
 
-
-def in_fours(monkeypatch):
-    monkeypatch.setattr(pieces, "PIXELS", 4 * 12 * 12)
-    monkeypatch.setattr(pieces, "LEAST_SHARE", 0)
+IN_FOURS = SamplingConfig(chunk_pixels=4 * 12 * 12, min_chunk_share=0)
 
 
 @given(
@@ -38,10 +36,8 @@ def test_rows_come_in_the_order_of_the_images_each_once(count, first, pixels, sh
         rows = piece[:, 0].reshape(-1, 2)
         return {"flat": rows, "grouped": torch.stack([rows, -rows])}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "PIXELS", pixels)
-        patch.setattr(pieces, "LEAST_SHARE", share)
-        found = in_pieces(images, Portion(first, count, 60, lambda tensor: tensor), sampled)
+    sampling = SamplingConfig(chunk_pixels=pixels, min_chunk_share=share)
+    found = in_chunks(images, CalibrationShard(first, count, 60, lambda tensor: tensor), sampled, sampling)
     assert sizes == [count] or sizes[0] == 2 <= sizes[-1] <= sizes[1]
     assert len(sizes) == 1 or sum(sizes[1:]) == count
     expected = torch.arange(count).repeat_interleave(each)[:, None].expand(-1, 2)
@@ -60,22 +56,21 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("give", DIFFERENT.values(), ids=DIFFERENT.keys())
-def test_pieces_that_differ_are_not_taken(monkeypatch, give):
-    in_fours(monkeypatch)
+def test_chunks_that_differ_trigger_one_pass_over_all_images(give):
     images, sizes = correlated(0, count=11), []
 
     def sampled(piece, part):
         sizes.append(len(piece))
         return give(piece)
 
-    found = in_pieces(images, Portion.whole(11), sampled)
+    found = in_chunks(images, CalibrationShard.whole(11), sampled, IN_FOURS)
     assert sizes[:2] == [2, 4]
     assert sizes[-1] == 11
     assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in give(images).items()}
 
 
 class Around(nn.Module):
-    """Two convolutions, and what happens to the images around them."""
+    """Two convolutions, used by a given forward function."""
 
     def __init__(self, forward):
         super().__init__()
@@ -98,34 +93,31 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize(("forward", "split"), NETWORKS.values(), ids=NETWORKS.keys())
-def test_the_fit_is_that_of_all_images_at_once(monkeypatch, forward, split):
+def test_the_fit_equals_the_fit_of_all_images_at_once(forward, split):
     torch.manual_seed(0)
     original, images, sizes = Around(forward), correlated(0, count=33), []
 
-    def fitted():
+    def fitted(**options):
         series = swap_convolutions(copy.deepcopy(original), {"first": (2, 2), "second": (2, 2)}, "cosine")
-        return fit_activations(series, original, images)
+        return fit_activations(series, original, images, **options)
 
     whole = fitted()
-    in_fours(monkeypatch)
     original.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    assert fitted() == pytest.approx(whole, rel=1e-5)
+    assert fitted(sampling=IN_FOURS) == pytest.approx(whole, rel=1e-5)
     assert sizes.count(33) == (1 if split else 2)  # one is of the series, whose copy has the hook too
 
 
 @pytest.mark.parametrize("limit", [400, 2**16], ids=["a sample", "all positions"])
-def test_a_residual_network_is_fitted_as_by_all_images_at_once(monkeypatch, limit):
-    monkeypatch.setattr("basis.patches.POSITIONS", limit)
+def test_a_residual_network_is_fitted_as_by_all_images_at_once(limit):
     original, images, sizes = residual_network(), correlated(0, count=31), []
 
-    def fitted():
+    def fitted(sampling):
         series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
-        return series.state_dict(), fit_activations(series, original, images)
+        return series.state_dict(), fit_activations(series, original, images, sampling=sampling)
 
-    whole, errors = fitted()
-    in_fours(monkeypatch)
+    whole, errors = fitted(SamplingConfig(positions=limit))
     original.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    parts, errors_of_parts = fitted()
+    parts, errors_of_parts = fitted(replace(IN_FOURS, positions=limit))
     assert errors_of_parts == pytest.approx(errors, rel=1e-5)
     for name, value in parts.items():
         torch.testing.assert_close(value, whole[name], rtol=1e-5, atol=1e-5)

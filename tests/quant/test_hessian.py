@@ -1,4 +1,4 @@
-"""Moments against their definition: a Gram matrix weighs the change of outputs, a refit gives them back."""
+"""Compare Hessians with their definition: they weigh the change of outputs, and a refit restores the outputs."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from basis.conv import SeriesConv2d
 from basis.patches import samples
-from quant.moments import conv_moments, conv_targets, linear_moments, linear_targets
+from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
 from tests.support.lockstep import in_shares
 
 ONE = nn.Conv2d(6, 4, 1, stride=2)
@@ -26,10 +26,10 @@ def layer_of(conv, series):
     return SeriesConv2d(conv, "chebyshev", tuple(min(2, k) for k in conv.kernel_size)) if series else conv
 
 
-def moments_of(layer, x, outputs):
+def hessian_of(layer, x, outputs):
     chosen = samples(layer, x)
     operator = layer.operator if isinstance(layer, SeriesConv2d) else None
-    return conv_moments(layer, x, chosen, conv_targets(layer, chosen, outputs), operator)
+    return conv_hessian(layer, x, chosen, conv_targets(layer, chosen, outputs), operator)
 
 
 def stored_of(layer):
@@ -41,12 +41,12 @@ def stored_of(layer):
 def test_a_gram_weighs_the_mean_square_of_the_outputs(conv, series):
     layer, x = layer_of(conv, series), torch.randn(5, 6, 9, 10)
     outputs = layer(x)
-    moments = moments_of(layer, x, outputs)
+    hessian = hessian_of(layer, x, outputs)
     rows = stored_of(layer).double().unflatten(0, (conv.groups, -1))
     plain = outputs - (0 if layer.bias is None else layer.bias[:, None, None])
     expected = plain.square().mean((0, 2, 3))
-    torch.testing.assert_close((rows @ moments.gram * rows).sum(2).flatten().float(), expected, rtol=1e-3, atol=1e-5)
-    across = (rows.mT * moments.cross).sum(1).flatten().float()
+    torch.testing.assert_close((rows @ hessian.gram * rows).sum(2).flatten().float(), expected, rtol=1e-3, atol=1e-5)
+    across = (rows.mT * hessian.cross).sum(1).flatten().float()
     torch.testing.assert_close(across, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -54,37 +54,37 @@ def test_a_gram_weighs_the_mean_square_of_the_outputs(conv, series):
 @pytest.mark.parametrize(("conv", "series"), CASES)
 def test_a_refit_finds_the_values_that_gave_the_outputs(conv, series):
     layer, x = layer_of(conv, series), torch.randn(40, 6, 9, 10)
-    moments = moments_of(layer, x, layer(x))
+    hessian = hessian_of(layer, x, layer(x))
     disturbed = stored_of(layer) + 0.1 * torch.randn_like(stored_of(layer))
-    torch.testing.assert_close(moments.refit(disturbed), stored_of(layer), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(moments.refit(stored_of(layer)), stored_of(layer), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refit(hessian, disturbed), stored_of(layer), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(refit(hessian, stored_of(layer)), stored_of(layer), rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_that_are_not_finite_leave_the_values_alone():
     layer = copy.deepcopy(CONVS[0])
     x = torch.full((2, 6, 9, 10), torch.inf)
-    moments = moments_of(layer, x, torch.zeros(2, 8, 9, 10))
-    assert torch.equal(moments.refit(stored_of(layer)), stored_of(layer))
+    hessian = hessian_of(layer, x, torch.zeros(2, 8, 9, 10))
+    assert torch.equal(refit(hessian, stored_of(layer)), stored_of(layer))
 
 
 @torch.no_grad()
 def test_a_linear_layer_takes_any_leading_axes():
     layer, x = nn.Linear(5, 3), torch.randn(8, 7, 5)
-    moments = linear_moments(x, linear_targets(layer, layer(x)))
+    hessian = linear_hessian(x, linear_targets(layer, layer(x)))
     rows = x.reshape(56, 5).double()
-    torch.testing.assert_close(moments.gram, (rows.T @ rows / 56)[None], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(moments.refit(layer.weight + 1), layer.weight, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(hessian.gram, (rows.T @ rows / 56)[None], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(refit(hessian, layer.weight + 1), layer.weight, rtol=1e-2, atol=1e-2)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("conv", "series"), CASES)
-def test_shares_of_the_images_have_the_means_of_all(conv, series):
+def test_shards_of_the_images_have_the_means_of_all(conv, series):
     layer, x = layer_of(conv, series), torch.randn(7, 6, 9, 10)
-    expected, operator = moments_of(layer, x, layer(x)), layer.operator if series else None
+    expected, operator = hessian_of(layer, x, layer(x)), layer.operator if series else None
 
-    def work(mine, portion):
-        chosen = samples(layer, mine, portion=portion)
-        return conv_moments(layer, mine, chosen, conv_targets(layer, chosen, layer(mine)), operator, portion)
+    def work(mine, shard):
+        chosen = samples(layer, mine, shard=shard)
+        return conv_hessian(layer, mine, chosen, conv_targets(layer, chosen, layer(mine)), operator, shard)
 
     for found in in_shares(3, x, work):
         torch.testing.assert_close(found.gram, expected.gram, rtol=1e-5, atol=1e-6)
@@ -92,12 +92,12 @@ def test_shares_of_the_images_have_the_means_of_all(conv, series):
 
 
 @torch.no_grad()
-def test_shares_of_a_linear_layers_rows_have_the_means_of_all():
+def test_shards_of_a_linear_layers_rows_have_the_means_of_all():
     layer, x = nn.Linear(5, 3), torch.randn(7, 4, 5)
-    expected = linear_moments(x, linear_targets(layer, layer(x)))
+    expected = linear_hessian(x, linear_targets(layer, layer(x)))
 
-    def work(mine, portion):
-        return linear_moments(mine, linear_targets(layer, layer(mine)), portion)
+    def work(mine, shard):
+        return linear_hessian(mine, linear_targets(layer, layer(mine)), shard)
 
     for found in in_shares(2, x, work):
         torch.testing.assert_close(found.gram, expected.gram, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Images that several processes share: the positions, and the fit, of one process."""
+"""Test that ranks which share the images get the positions, and the fit, of a single rank."""
 
 import copy
 import itertools
@@ -9,7 +9,8 @@ from torch import nn
 
 from basis.activations import fit_activations, output_errors
 from basis.patches import samples
-from basis.portion import Portion
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from tests.basis.test_activations import PLAN, correlated, residual_network
 from tests.support.lockstep import in_shares
@@ -26,41 +27,40 @@ def positions(found, first):
 
 @pytest.mark.parametrize("limit", [200, 2**16], ids=["a sample", "all positions"])
 @pytest.mark.parametrize("cuts", [(0, 35, 70), (0, 1, 2, 70), (0, 69, 70)])
-def test_shares_together_have_the_positions_of_one_process(monkeypatch, limit, cuts):
-    monkeypatch.setattr("basis.patches.POSITIONS", limit)
-    monkeypatch.setattr("basis.patches.BATCH_VALUES", 2**13)
+def test_shards_together_have_the_positions_of_one_process(limit, cuts):
+    sampling = SamplingConfig(positions=limit, batch_values=2**13)
     conv, x = nn.Conv2d(6, 8, 3), correlated(0, count=70)
-    whole = samples(conv, x, seed=5)
+    whole = samples(conv, x, seed=5, sampling=sampling)
     found = {}
     for first, stop in itertools.pairwise(cuts):
-        portion = Portion(first, stop - first, 70, never)
-        found |= positions(samples(conv, x[first:stop], seed=5, portion=portion), first)
+        shard = CalibrationShard(first, stop - first, 70, never)
+        found |= positions(samples(conv, x[first:stop], seed=5, shard=shard, sampling=sampling), first)
     assert found == positions(whole, 0)
     assert list(found) == list(range(70))
     assert len(whole) > 2
 
 
-def test_a_network_that_cuts_images_into_pieces_has_the_same_positions_too(monkeypatch):
-    monkeypatch.setattr("basis.patches.POSITIONS", 200)
-    conv, x = nn.Conv2d(6, 8, 3), correlated(0, count=40)  # ten images in four pieces each
+def test_a_network_that_cuts_images_into_tiles_has_the_same_positions_too():
+    sampling = SamplingConfig(positions=200)
+    conv, x = nn.Conv2d(6, 8, 3), correlated(0, count=40)  # ten images in four tiles each
     found = {}
     for first, stop in ((0, 7), (7, 10)):
-        portion = Portion(first, stop - first, 10, never)
-        found |= positions(samples(conv, x[4 * first : 4 * stop], portion=portion), 4 * first)
-    assert found == positions(samples(conv, x), 0)
+        shard = CalibrationShard(first, stop - first, 10, never)
+        found |= positions(samples(conv, x[4 * first : 4 * stop], shard=shard, sampling=sampling), 4 * first)
+    assert found == positions(samples(conv, x, sampling=sampling), 0)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("limit", [400, 2**16], ids=["a sample", "all positions"])
-def test_shares_fit_what_one_process_fits(monkeypatch, limit, count):
-    monkeypatch.setattr("basis.patches.POSITIONS", limit)
+def test_shards_fit_what_one_process_fits(limit, count):
+    sampling = SamplingConfig(positions=limit)
     original, images = residual_network(), correlated(0, count=31)
     alone = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
-    expected = fit_activations(alone, original, images)
+    expected = fit_activations(alone, original, images, sampling=sampling)
 
-    def work(mine, portion):
+    def work(mine, shard):
         series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
-        return series, fit_activations(series, copy.deepcopy(original), mine, portion=portion)
+        return series, fit_activations(series, copy.deepcopy(original), mine, shard=shard, sampling=sampling)
 
     for series, errors in in_shares(count, images, work):
         assert errors == pytest.approx(expected, rel=1e-4)
@@ -68,13 +68,13 @@ def test_shares_fit_what_one_process_fits(monkeypatch, limit, count):
             torch.testing.assert_close(value, alone.state_dict()[name], rtol=1e-4, atol=1e-4)
 
 
-def test_errors_are_measured_over_all_shares():
+def test_errors_are_measured_over_all_shards():
     original, images = residual_network(), correlated(0, count=9)
     series = swap_convolutions(copy.deepcopy(original), PLAN, "cosine")
     expected = output_errors(series, original, images)
 
-    def work(mine, portion):
-        return output_errors(copy.deepcopy(series), copy.deepcopy(original), mine, portion=portion)
+    def work(mine, shard):
+        return output_errors(copy.deepcopy(series), copy.deepcopy(original), mine, shard=shard)
 
     for errors in in_shares(2, images, work):
         assert errors == pytest.approx(expected, rel=1e-5)

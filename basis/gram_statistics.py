@@ -1,0 +1,126 @@
+"""Gram statistics of one layer: ``Z^T Z``, ``Z^T Y`` and ``||Y||^2`` over its sampled positions.
+
+The squared output error of any coefficients a follows from them, without the rows themselves:
+
+    ||Y - Z a||^2 = ||Y||^2 - 2 tr(a^T Z^T Y) + tr(a^T Z^T Z a)
+
+Z holds the basis-filtered input patches as rows, Y the wanted outputs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from basis.shard import CalibrationShard
+
+
+@dataclass(frozen=True)
+class GramStatistics:
+    """Sums, or means, over the rows of one layer.
+
+    Attributes:
+        gram: ``Z^T Z``, float64, (groups, F, F).
+        cross: ``Z^T Y``, float64, (groups, F, O / groups).
+        square: ``||Y||^2``, float64, without axes.
+        count: Number of rows, float64, without axes.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    square: Tensor
+    count: Tensor
+
+    @classmethod
+    def accumulate(
+        cls, batches: Iterable[Tensor], targets: Iterable[Tensor] | None = None, *, constant: bool = False
+    ) -> "GramStatistics":
+        """Sum over batches of rows: products in float32, as the layer itself computes, and their sums in float64.
+
+        Args:
+            batches: One or more batches of Z, (groups, rows, features), for example from ``patch_batches``.
+            targets: The rows of Y for each batch, (groups, rows, O / groups); None for outputs of width 0.
+            constant: Add a last feature that is always 1, for the bias; then F is features + 1.
+
+        Returns:
+            The sums over all rows.
+        """
+        gram = cross = square = count = torch.zeros((), dtype=torch.float64)
+        pairs = ((rows, rows[..., :0]) for rows in batches) if targets is None else zip(batches, targets, strict=True)
+        for number, (rows, target) in enumerate(pairs):
+            if number == 0:
+                features = rows.shape[2] + constant
+                gram = rows.new_zeros(len(rows), features, features, dtype=torch.float64)
+                cross = rows.new_zeros(len(rows), features, target.shape[2], dtype=torch.float64)
+                square = rows.new_zeros((), dtype=torch.float64)
+            _add_gram(gram, rows, constant=constant)
+            cross += _cross(rows, target, constant=constant)
+            square += target.double().square().sum()
+            count = count + rows.shape[1]
+        return cls(gram, cross, square.cpu(), count)
+
+    def reduced(self, shard: CalibrationShard) -> "GramStatistics":
+        """Return the sums over all processes that share the images."""
+        return GramStatistics(*(shard.reduce(value) for value in (self.gram, self.cross, self.square, self.count)))
+
+    def mean(self) -> "GramStatistics":
+        """Return the means over the rows instead of the sums."""
+        rows = float(self.count)
+        return GramStatistics(self.gram / rows, self.cross / rows, self.square / rows, torch.ones_like(self.count))
+
+    def relative_error(self, columns: Tensor) -> float:
+        """Return ``||Y - Z a|| / ||Y||`` for coefficients a, (groups, F, O / groups); 0 if Y is 0."""
+        total = float(self.square)
+        squared = total + float(self._squared_error_change(columns).sum())
+        return float((max(squared, 0.0) / total) ** 0.5) if total > 0 else 0.0
+
+    def largest_step_share(self, start: Tensor, columns: Tensor, step: Tensor) -> Tensor:
+        """Return the largest share of a step for which no output channel has a larger error than at the start.
+
+        At a share t, the squared error of a channel has grown by ``2 s t + c t^2`` since ``columns``, with the slope
+        ``s = (Z^T Z a - Z^T Y)^T D`` and the curvature ``c = D^T Z^T Z D`` of the step D.
+
+        Args:
+            start: The coefficients that bound the error, (groups, F, O / groups).
+            columns: The coefficients a before the step; in no channel worse than ``start``.
+            step: D, the same shape.
+
+        Returns:
+            A share from 0 to 1 for each channel, float64, (groups, 1, O / groups).
+        """
+        moved = self.gram @ step
+        slope = (moved * columns - self.cross * step).sum(1, keepdim=True)
+        curvature = (moved * step).sum(1, keepdim=True).clamp_min(torch.finfo(moved.dtype).tiny)
+        allowed = (self._squared_error_change(start) - self._squared_error_change(columns)).clamp_min(0)
+        largest = ((slope**2 + curvature * allowed).sqrt() - slope) / curvature
+        return torch.where(curvature + 2 * slope > allowed, largest, 1.0)
+
+    def _squared_error_change(self, columns: Tensor) -> Tensor:
+        """``||Y - Z a||^2 - ||Y||^2`` of each output channel: (groups, 1, O / groups)."""
+        change: Tensor = (columns * (self.gram @ columns - 2 * self.cross)).sum(1, keepdim=True)
+        return change
+
+
+def cross_products(batches: Iterable[Tensor], targets: Iterable[Tensor], *, constant: bool = False) -> Tensor:
+    """Return ``Z^T T`` for targets T other than the outputs; arguments as in ``GramStatistics.accumulate``."""
+    cross = torch.zeros((), dtype=torch.float64)
+    for number, (rows, target) in enumerate(zip(batches, targets, strict=True)):
+        product = _cross(rows, target, constant=constant)
+        cross = product.to(torch.float64) if number == 0 else cross.add_(product)
+    return cross
+
+
+def _cross(rows: Tensor, target: Tensor, *, constant: bool) -> Tensor:
+    product = rows.mT @ target
+    return torch.cat([product, target.sum(1, keepdim=True)], dim=1) if constant else product
+
+
+def _add_gram(gram: Tensor, rows: Tensor, *, constant: bool) -> None:
+    """Add the products of a batch; a copy of the rows with a column of ones would cost more."""
+    features = rows.shape[2]
+    gram[:, :features, :features] += rows.mT @ rows
+    if constant:
+        gram[:, -1, :-1] += rows.sum(1)
+        gram[:, -1, -1] += rows.shape[1]
+        gram[:, :-1, -1] = gram[:, -1, :-1]

@@ -1,0 +1,136 @@
+"""Record the original network's outputs at sampled positions, and the other operands of its residual additions."""
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from basis.additions import Addition, Additions
+from basis.chunks import in_chunks
+from basis.modes import evaluation_mode
+from basis.patches import Sample, samples
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
+
+
+class OriginalOutputs(NamedTuple):
+    """Rows of the original network at the sampled positions, (groups, rows, O / groups).
+
+    Attributes:
+        outputs: Layer name -> outputs of its first run.
+        shortcuts: Layer name -> the other operand of the addition that reads the layer's output, directly or after the
+            normalization in ``norms``. Only layers that run once; empty if additions are not recorded.
+        norms: Layer name -> name of the batch normalization with running statistics that reads the layer's output. Only
+            layers and normalizations that run once.
+    """
+
+    outputs: dict[str, Tensor]
+    shortcuts: dict[str, Tensor]
+    norms: dict[str, str]
+
+
+def original_outputs(
+    original: nn.Module,
+    seeds: Mapping[str, int],
+    images: Tensor,
+    shard: CalibrationShard,
+    sampling: SamplingConfig,
+    *,
+    additions: bool,
+) -> OriginalOutputs:
+    """Run the original network, in eval mode and in chunks of images, and record its outputs.
+
+    Args:
+        original: The network before the swap.
+        seeds: Layer name -> seed of its sampled positions.
+        images: Training images, (N, 3, H, W).
+        shard: Calibration shard of this rank.
+        sampling: Sizes of samples and chunks.
+        additions: Record shortcuts, too.
+    """
+    norms: dict[str, str] = {}
+
+    def compute(chunk: Tensor, part: CalibrationShard) -> dict[tuple[str, str], Tensor]:
+        nonlocal norms
+        recorder = _Recorder(original, seeds, part, sampling)
+        recorder.run(chunk, additions=additions)
+        recorded = recorder.recorded()
+        norms = recorded.norms
+        kinds = ("output", recorded.outputs), ("shortcut", recorded.shortcuts)
+        return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
+
+    rows = in_chunks(images, shard, compute, sampling)
+    outputs, shortcuts = (
+        {name: some for (kind, name), some in rows.items() if kind == wanted} for wanted in ("output", "shortcut")
+    )
+    return OriginalOutputs(outputs, shortcuts, norms)
+
+
+class _LastOutput(NamedTuple):
+    output: Tensor
+    chosen: list[Sample]
+    groups: int
+
+
+class _Recorder:
+    """Hooks of one forward pass of the original network."""
+
+    def __init__(
+        self, original: nn.Module, seeds: Mapping[str, int], shard: CalibrationShard, sampling: SamplingConfig
+    ) -> None:
+        self._original, self._seeds, self._shard, self._sampling = original, seeds, shard, sampling
+        self._outputs: dict[str, Tensor] = {}
+        self._shortcuts: dict[str, tuple[bool, Tensor]] = {}
+        self._last: dict[str, _LastOutput] = {}  # at most one layer
+        self._runs: Counter[str] = Counter()
+        self._norm_of: dict[str, str] = {}
+        self._additions = Additions(self.on_addition)
+
+    def run(self, images: Tensor, *, additions: bool) -> None:
+        modules = dict(self._original.named_modules())
+        with ExitStack() as hooks:
+            for name in self._seeds:
+                hooks.callback(modules[name].register_forward_hook(partial(self.on_output, name)).remove)
+            for name, module in modules.items():
+                if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                    hooks.callback(module.register_forward_pre_hook(partial(self.on_norm_input, name)).remove)
+            if additions:
+                hooks.enter_context(self._additions)
+            hooks.enter_context(evaluation_mode(self._original))
+            self._original(images)
+
+    def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        conv = cast(nn.Conv2d, module)
+        chosen = samples(conv, inputs[0], seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
+        if not self._runs[name]:
+            self._outputs[name] = _sampled(output, chosen, conv.groups)
+        self._runs[name] += 1
+        self._last.clear()
+        self._last[name] = _LastOutput(output, chosen, conv.groups)
+        self._additions.watch(name, output)
+
+    def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._runs[norm] += 1
+        self._norm_of.update({name: norm for name, last in self._last.items() if last.output is inputs[0]})
+
+    def on_addition(self, addition: Addition) -> None:
+        last = self._last[addition.name]
+        self._shortcuts[addition.name] = addition.normalized, _sampled(addition.other, last.chosen, last.groups)
+
+    def recorded(self) -> OriginalOutputs:
+        runs = self._runs
+        norms = {name: norm for name, norm in self._norm_of.items() if runs[name] == runs[norm] == 1}
+        shortcuts = {
+            name: rows
+            for name, (normalized, rows) in self._shortcuts.items()
+            if runs[name] == 1 and normalized == (name in norms)
+        }
+        return OriginalOutputs(self._outputs, shortcuts, norms)
+
+
+def _sampled(outputs: Tensor, chosen: list[Sample], groups: int) -> Tensor:
+    return torch.cat([sample.of(outputs.float(), groups) for sample in chosen], dim=1)
