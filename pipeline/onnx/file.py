@@ -1,6 +1,6 @@
 """Build the bytes of an ONNX file from a network's record and its traced graph.
 
-trace once -> copy -> fold batch normalization -> add packed weights -> name tensors -> check -> bytes
+The steps are: trace once, copy, fold batch normalization, add packed weights, name the tensors, check, serialize.
 """
 
 import json
