@@ -1,4 +1,4 @@
-"""The artifact: one safetensors file with packed coefficients, scales, float tensors and what they belong to.
+"""Write and read artifacts: one safetensors file with packed coefficients, scales, float tensors and their table.
 
 ``docs/artifact.md`` specifies every byte of it.
 """

@@ -1,4 +1,10 @@
-"""Batch normalization as an artifact stores it: scale and shift per channel, in float16 where that is enough."""
+"""Convert batch normalization to the scale and shift per channel that an artifact stores, in float16 if possible.
+
+    weight' = gamma / sqrt(var + eps) * sqrt(1 + eps),   bias' = beta - mean * gamma / sqrt(var + eps)
+
+``gamma``, ``beta``, ``mean`` and ``var``, each (C,), are weight, bias, running mean and running variance of the module
+and ``eps`` is its epsilon. A module with ``weight'``, ``bias'``, mean 0 and variance 1 computes the same function.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# A channel's outputs may move by less than half a step of 8 bits of the layer's largest output.
 FLOAT16_ERROR = 2.0**-8
+"""Largest error for which float16 is used, as a share of the layer's largest ``|gamma| + |beta|``.
+
+The error is that of a channel's output at one standard deviation from its mean. The share is half a step of an 8-bit
+signed integer whose range is the layer's largest output.
+"""
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -18,9 +28,9 @@ class NormalizationRecord:
     """A batch normalization whose running mean is 0 and whose running variance is 1.
 
     Attributes:
-        name: As in ``named_modules``.
-        weight: One value per channel, float16 or float32.
-        bias: One value per channel, of the same type.
+        name: Name of the module in the network.
+        weight: (channels,), float16 or float32.
+        bias: (channels,), of the type of ``weight``.
     """
 
     name: str
@@ -28,7 +38,7 @@ class NormalizationRecord:
     bias: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """The module's four tensors by their names in the network, in float32."""
+        """Return the four tensors of the module, float32, by their names in the network."""
         weight, bias = self.weight.float(), self.bias.float()
         values = {"weight": weight, "bias": bias, "running_mean": torch.zeros_like(bias)}
         values["running_var"] = torch.ones_like(bias)
@@ -36,7 +46,10 @@ class NormalizationRecord:
 
 
 def record_normalizations(model: nn.Module) -> tuple[NormalizationRecord, ...]:
-    """Take the scale and shift of every batch normalization that has running statistics, weight and bias of its own."""
+    """Return scale and shift of every batch normalization with finite weight, bias, mean and variance of its own.
+
+    Modules of subclasses and modules that share a tensor are left out, and so stay as they are.
+    """
     uses = Counter(id(tensor) for module in model.modules() for tensor in _own_tensors(module))
     return tuple(
         _record(name, module)
@@ -51,7 +64,7 @@ def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_whole(module: nn.modules.batchnorm._BatchNorm, uses: Counter[int]) -> bool:
-    """Whether the module holds its four tensors itself, finite and shared with no other module."""
+    """Return True if the module has all four tensors, finite and not shared with another module."""
     own = {**module._parameters, **module._buffers}
     four = [own.get(part) for part in ("weight", "bias", "running_mean", "running_var")]
     return all(t is not None and uses[id(t)] == 1 and bool(torch.isfinite(t).all()) for t in four)

@@ -1,4 +1,13 @@
-"""A network's record to an artifact's bytes, and back: what goes into which section."""
+"""Convert a network's record to the sections of an artifact, and back.
+
+    codes                  U8    packed integers or minifloats of the layers, one layer after another
+    scales                 F32   scales of the integer layers, one per output channel
+    normalization.DTYPE    weight and bias of each batch normalization, F16 or F32
+    tensors.DTYPE          all other parameters and buffers
+    table                  U8    compressed JSON: which part of which section belongs to which layer
+
+Parts of a section follow each other without gaps, in the order of the table. The table has a CRC-32 of each part.
+"""
 
 import math
 import zlib
@@ -31,10 +40,14 @@ CODES, SCALES, NORMALIZATION, TENSORS, TABLE = "codes", "scales", "normalization
 
 
 def serialize(record: NetworkRecord, identity: Identity) -> bytes:
-    """Give the artifact's bytes; the same network gives the same bytes.
+    """Return the bytes of an artifact; equal networks have equal bytes.
+
+    Args:
+        record: The network.
+        identity: Its name, classes and input format.
 
     Raises:
-        CompressionError: A tensor has a type that safetensors cannot hold.
+        CompressionError: A tensor has a type that safetensors cannot store.
     """
     parts: dict[str, list[Tensor]] = defaultdict(list)
     table = Table(
@@ -48,13 +61,16 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
 
 
 def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
-    """Read the sections back.
+    """Read the table and the tensors from the sections.
+
+    Args:
+        contents: The parts of the file.
 
     Returns:
-        What the sections hold, and their tensors.
+        The table, and the record with its tensors.
 
     Raises:
-        CompressionError: They are not as the table says, or hold values that are not allowed.
+        CompressionError: The sections do not match the table, or contain values that are not allowed.
     """
     if TABLE not in contents.sections:
         raise CompressionError(f"it has no section {TABLE!r}; allowed: one")
@@ -75,7 +91,14 @@ def _header(identity: Identity) -> Header:
 
 
 class _Reader:
-    """Takes values from the front of each section, and says when there are too few or too many."""
+    """Read each section from its front.
+
+    Args:
+        sections: Name -> 1-d tensor, without the table.
+
+    Raises:
+        CompressionError: By ``take``, if a section has too few values; by ``finish``, if it has too many.
+    """
 
     def __init__(self, sections: dict[str, Tensor]) -> None:
         self._sections = sections

@@ -1,13 +1,13 @@
-"""The artifact's outermost layer: a safetensors file of one-dimensional sections, with a checksum of all its bytes.
+"""Write and read the container of an artifact: a safetensors file of 1-d sections, with a checksum of all its bytes.
 
     bytes 0..7     N, the header's length: unsigned, little-endian
     bytes 8..7+N   the header: JSON, filled up with spaces to a multiple of 8
                    {"__metadata__": {"seriesquant": TEXT},
                     SECTION: {"dtype": "U8", "shape": [COUNT], "data_offsets": [START, END]}, ...}
     from 8+N on    the sections in the header's order, without gaps; the last, "check" (U8, 4 bytes), is the CRC-32
-                   (zlib's) of every byte of the file before it, little-endian
+                   of every byte of the file before it (``zlib.crc32``), little-endian
 
-A reader checks each of the header's claims against the file's size before it reads the sections.
+A reader checks every size in the header against the size of the file before it allocates memory for the sections.
 """
 
 import io
@@ -43,20 +43,20 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""safetensors' name of a type -> the type, in the order in which sections are stored: the widest first."""
+"""Name of a type in safetensors -> the type, in the order of the sections: the widest first, for alignment."""
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's parts.
+    """The parts of a file.
 
     Attributes:
-        text: The metadata entry.
-        sections: Name -> one-dimensional tensor, in the file's order, without the checksum.
-        header_bytes: Bytes before the first section.
-        check_bytes: Bytes of the checksum, after the last.
+        text: The metadata entry ``DATA_KEY``.
+        sections: Name -> 1-d tensor, in the order of the file, without the checksum.
+        header_bytes: Number of bytes before the first section.
+        check_bytes: Number of bytes of the checksum.
     """
 
     text: str
@@ -66,11 +66,11 @@ class Contents:
 
 
 def join(text: str, sections: Mapping[str, Tensor]) -> bytes:
-    """Lay out a file.
+    """Return the bytes of a file.
 
     Args:
-        text: The metadata entry.
-        sections: Name -> one-dimensional tensor on the CPU; sections of wider types are stored first.
+        text: The metadata entry ``DATA_KEY``.
+        sections: Name -> 1-d tensor of a type in ``DTYPES``. Sections of wider types are stored first.
     """
     order = list(DTYPES.values())
     stored = dict(sorted(sections.items(), key=lambda section: order.index(section[1].dtype)))
@@ -90,11 +90,14 @@ def join(text: str, sections: Mapping[str, Tensor]) -> bytes:
 
 
 def split(file: BinaryIO) -> Contents:
-    """Read a file that ``join`` laid out.
+    """Read a file written by ``join``.
+
+    Args:
+        file: The file, seekable.
 
     Raises:
-        CompressionError: The file is damaged or no such file.
-        OSError: It cannot be read.
+        CompressionError: The file is damaged or of another kind.
+        OSError: The file cannot be read.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -115,7 +118,7 @@ def split(file: BinaryIO) -> Contents:
 
 
 def _checksum(file: BinaryIO, size: int) -> int:
-    """The CRC-32 of a file's first bytes, which are never all in memory."""
+    """Return the CRC-32 of the first ``size`` bytes, read in chunks because the file may exceed the memory."""
     crc = file.seek(0)
     while size > 0 and (chunk := file.read(min(size, _CHUNK_BYTES))):
         crc, size = zlib.crc32(chunk, crc), size - len(chunk)
@@ -123,13 +126,13 @@ def _checksum(file: BinaryIO, size: int) -> int:
 
 
 def bytes_of(values: Tensor) -> bytes:
-    """A tensor's values, little-endian, in C order."""
+    """Return the values of a tensor as bytes: little-endian, in C order."""
     flat = values.detach().cpu().contiguous().flatten()
     return bytes(flat.view(torch.uint8).numpy().data)
 
 
 def _read_header(encoded: bytes, data_bytes: int) -> tuple[str, dict[str, tuple[torch.dtype, int]]]:
-    """The metadata entry, and each section's type and bytes in the file's order, all of them checked."""
+    """Return the metadata entry, and each section's type and number of bytes in the order of the file, checked."""
     try:
         header = json.loads(encoded)
         text = header.pop("__metadata__")[DATA_KEY]
@@ -152,10 +155,10 @@ def _read_header(encoded: bytes, data_bytes: int) -> tuple[str, dict[str, tuple[
 
 
 def _place(section: Any) -> tuple[torch.dtype, int, int]:
-    """A section's type, start and end.
+    """Return a section's type, start and end.
 
     Raises:
-        ValueError, TypeError, KeyError: They are not as they must be.
+        ValueError, TypeError, KeyError: The entry is not valid.
     """
     dtype = DTYPES[section["dtype"]]
     (count,), (start, end) = section["shape"], section["data_offsets"]
@@ -167,7 +170,7 @@ def _place(section: Any) -> tuple[torch.dtype, int, int]:
 
 
 def _read(file: BinaryIO, dtype: torch.dtype, nbytes: int) -> Tensor:
-    """The next section, aligned in memory of its own."""
+    """Read the next section into new, aligned memory."""
     values = torch.empty(nbytes // dtype.itemsize, dtype=dtype)
     cast(io.BufferedReader, file).readinto(values.view(torch.uint8).numpy().data)
     return values

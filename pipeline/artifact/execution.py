@@ -1,4 +1,4 @@
-"""How a loaded network computes its series convolutions: with dense filters, in the separable form, or the faster."""
+"""Select the form of a loaded network's series convolutions: dense filters, separable, or the faster of both."""
 
 import statistics
 import time
@@ -16,33 +16,71 @@ from pipeline.artifact.record import NetworkRecord
 from pipeline.errors import OptionsError
 
 EXECUTIONS: Final = ("dense", "separable", "auto")
-ROUNDS = 7
-GAIN = 0.95
-"""The separable form must take at most this share of the dense one's time: below it, the difference may be noise."""
+ROUNDS: Final = 7
+"""Number of timings of each form; their median is used."""
+GAIN: Final = 0.95
+"""Largest ratio of separable to dense time for which ``auto`` selects the separable form: less gain may be noise."""
+
+Compute = Callable[[Tensor], Tensor]
 
 
 def check_execution(execution: str) -> None:
-    """Refuse what is no way of execution.
+    """Check the name of an execution.
 
     Raises:
-        OptionsError: It is none of ``EXECUTIONS``.
+        OptionsError: It is not in ``EXECUTIONS``.
     """
     if execution not in EXECUTIONS:
         raise OptionsError(f"load: execution {execution!r} is unknown; allowed: {', '.join(EXECUTIONS)}")
 
 
-def with_execution(network: nn.Module, record: NetworkRecord, execution: str, sample: Tensor) -> nn.Module:
-    """Replace dense convolutions by their separable form, in place, where that is wanted.
+def measure_ratio(form: Compute, dense: Compute, x: Tensor, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the time of ``form(x)`` divided by the time of ``dense(x)``, as the median of ``ROUNDS`` ratios.
+
+    The two calls alternate, so that other load of the machine affects both alike. The first call of each is not timed.
+
+    Args:
+        form: The separable form.
+        dense: The dense form.
+        x: Input of both, (N, C, H, W).
+        clock: Returns a time in seconds.
+    """
+    calls = (partial(form, x), partial(dense, x))
+    for call in calls:
+        _seconds(call, x.device, clock)
+    return statistics.median(
+        _seconds(calls[0], x.device, clock) / _seconds(calls[1], x.device, clock) for _ in range(ROUNDS)
+    )
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device, clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return clock() - start
+
+
+def with_execution(
+    network: nn.Module,
+    record: NetworkRecord,
+    execution: str,
+    sample: Tensor,
+    *,
+    measure_ratio: Callable[[Compute, Compute, Tensor], float] = measure_ratio,
+) -> nn.Module:
+    """Replace dense convolutions by their separable form, in place.
 
     Args:
         network: The dense network that ``build_network`` made of the record.
-        record: The layers' coefficients.
-        execution: ``dense`` changes nothing, ``separable`` replaces every convolution of a lower order than its
-            kernel, ``auto`` those of them that are faster so on the sample.
-        sample: Images, (N, 3, H, W), on the network's device; the batch and the layout matter.
+        record: The record, with the coefficients of the layers.
+        execution: ``dense`` replaces nothing, ``separable`` every convolution of a lower order than its kernel, and
+            ``auto`` only convolutions that are faster in this form on the sample.
+        sample: Images, (N, 3, H, W), on the network's device. Batch size and memory format affect the choice.
+        measure_ratio: Returns the time of the separable form divided by that of the dense form, on a layer's input.
 
     Returns:
-        The network; its outputs are the dense one's up to rounding.
+        The network. Its outputs equal those of the dense network up to rounding.
 
     Raises:
         OptionsError: The execution is unknown.
@@ -52,36 +90,35 @@ def with_execution(network: nn.Module, record: NetworkRecord, execution: str, sa
         return network
     forms = _separable_forms(network, record)
     if execution == "auto":
-        forms = _faster(network, forms, sample)
+        forms = _faster(network, forms, sample, measure_ratio)
     return replace_modules(network, cast(Mapping[nn.Module, nn.Module], forms))
 
 
 def _separable_forms(network: nn.Module, record: NetworkRecord) -> dict[nn.Conv2d, SeparableConv2d]:
-    """Every convolution that has fewer coefficients than taps -> its separable form."""
+    """Return convolution -> separable form, for every convolution with fewer coefficients than taps."""
     forms = {}
     for layer in record.layers:
-        if (
-            layer.basis is None
-            or layer.order is None
-            or layer.kernel is None
-            or prod(layer.order) >= prod(layer.kernel)
-        ):
+        if layer.basis is None or layer.order is None or layer.kernel is None:
             continue
-        conv = cast(nn.Conv2d, network.get_submodule(layer.name))
-        forms[conv] = SeparableConv2d(conv, layer.values.dequantize(), layer.basis)
+        if prod(layer.order) < prod(layer.kernel):
+            conv = cast(nn.Conv2d, network.get_submodule(layer.name))
+            forms[conv] = SeparableConv2d(conv, layer.values.dequantize(), layer.basis)
     return forms
 
 
 @torch.no_grad()
 def _faster(
-    network: nn.Module, forms: Mapping[nn.Conv2d, SeparableConv2d], sample: Tensor
+    network: nn.Module,
+    forms: Mapping[nn.Conv2d, SeparableConv2d],
+    sample: Tensor,
+    measure_ratio: Callable[[Compute, Compute, Tensor], float],
 ) -> dict[nn.Conv2d, SeparableConv2d]:
-    """The forms that are faster on what reaches their layers; a layer that the sample does not reach stays dense."""
+    """Return the forms that are faster on their layer's input; a layer that the sample does not reach stays dense."""
     chosen: dict[nn.Conv2d, SeparableConv2d] = {}
 
     def compare(conv: nn.Module, inputs: tuple[Any, ...]) -> None:
         form = forms[cast(nn.Conv2d, conv)]
-        if conv not in chosen and _ratio(form, conv.forward, inputs[0]) <= GAIN:
+        if conv not in chosen and measure_ratio(form, conv.forward, inputs[0]) <= GAIN:
             chosen[cast(nn.Conv2d, conv)] = form
 
     hooks = [conv.register_forward_pre_hook(compare) for conv in forms]
@@ -91,19 +128,3 @@ def _faster(
         for hook in hooks:
             hook.remove()
     return chosen
-
-
-def _ratio(form: Callable[[Tensor], Tensor], dense: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Time of one against time of the other, in turns, so that both meet the same other load of the machine."""
-    calls = (partial(form, x), partial(dense, x))
-    for call in calls:
-        _seconds(call, x.device)  # warms up
-    return statistics.median(_seconds(calls[0], x.device) / _seconds(calls[1], x.device) for _ in range(ROUNDS))
-
-
-def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    start = time.perf_counter()
-    call()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - start

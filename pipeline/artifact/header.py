@@ -1,4 +1,4 @@
-"""What an artifact says of its tensors: the header, plain JSON, and the table, JSON that is compressed."""
+"""Describe a network and its tensors: the header of an artifact (JSON) and its table (JSON compressed by zlib)."""
 
 import zlib
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class _Strict(BaseModel):
 
 
 class Version(BaseModel):
-    """The one field that every version of the format has."""
+    """The only field that all versions of the format share."""
 
     model_config = ConfigDict(strict=True)
 
@@ -32,7 +32,7 @@ class Version(BaseModel):
 
 
 class Header(_Strict):
-    """The metadata entry: the network, how to build it, and what its inputs and outputs are."""
+    """The metadata entry: the network, its builder, and the format of its inputs and outputs."""
 
     format_version: int
     model: Name
@@ -46,9 +46,18 @@ class Header(_Strict):
 
 
 class LayerEntry(_Strict):
-    """One layer in few bits; ``shape`` is that of its stored values, ``crc32`` is of its codes and then its scales.
+    """A quantized layer.
 
-    ``terms`` are the exponents of its terms' factors, (nh, nw): see ``quant.formats.QuantizedTensor``.
+    Attributes:
+        name: Name of the module in the network.
+        scheme: A name in ``quant.registry.SCHEMES``.
+        bits: The width of the option ``--bits``.
+        shape: Shape of the stored values.
+        basis: A name in ``basis.families.BASES``; None without a series.
+        order: Order of the series, (nh, nw); None without a series.
+        kernel: Size of the kernel, (kh, kw); None without a series.
+        terms: Exponents of the factors of its terms, (nh, nw), see ``quant.formats.QuantizedTensor``; None for none.
+        crc32: CRC-32 of the codes followed by the scales.
     """
 
     name: Name
@@ -63,7 +72,7 @@ class LayerEntry(_Strict):
 
 
 class NormalizationEntry(_Strict):
-    """One batch normalization as scale and shift; ``crc32`` is of its weight and then its bias."""
+    """A batch normalization as scale and shift; ``crc32`` covers the weight followed by the bias."""
 
     name: Name
     dtype: Literal["F16", "F32"]
@@ -72,7 +81,7 @@ class NormalizationEntry(_Strict):
 
 
 class TensorEntry(_Strict):
-    """Any other parameter or buffer."""
+    """A parameter or buffer outside the layers and normalizations, in the shape of the network."""
 
     name: Name
     dtype: Name
@@ -81,7 +90,7 @@ class TensorEntry(_Strict):
 
 
 class Table(_Strict):
-    """Everything that the sections hold, in the order in which they hold it."""
+    """The contents of the sections, in their order."""
 
     layers: tuple[LayerEntry, ...] = ()
     normalizations: tuple[NormalizationEntry, ...] = ()
@@ -90,15 +99,15 @@ class Table(_Strict):
 
 @dataclass(frozen=True)
 class Identity:
-    """What a network is, apart from its tensors.
+    """The description of a network, without its tensors.
 
     Attributes:
-        model: A name that ``pipeline.models.registry.build_model`` takes.
-        classes: Width of the output.
+        model: A model name of ``pipeline.models.registry.build_model``.
+        classes: Number of classes, the width of the output.
         class_names: One name per class.
-        mean: Of the input's normalization, per channel, for values in 0..1.
-        std: Of the same.
-        image_size: Height and width in pixels of the images that it was measured with.
+        mean: Mean of the input normalization per channel, for pixel values in 0..1.
+        std: Standard deviation of the input normalization per channel, for pixel values in 0..1.
+        image_size: Height and width, in pixels, of the test images.
     """
 
     model: str
@@ -110,10 +119,10 @@ class Identity:
 
 
 def read_header(text: str) -> Header:
-    """Check and read the metadata entry.
+    """Parse and check the metadata entry.
 
     Raises:
-        CompressionError: It is of another version, or not as it must be.
+        CompressionError: The entry is not valid, or of another format version.
     """
     try:
         version = Version.model_validate_json(text).format_version
@@ -121,7 +130,7 @@ def read_header(text: str) -> Header:
             raise CompressionError(f"it has format version {version}; allowed: {FORMAT_VERSION}")
         header = Header.model_validate_json(text)
     except ValidationError as error:
-        raise CompressionError(f"it has no valid header: {_mistake(error)}") from None
+        raise CompressionError(f"it has no valid header: {_first_mistake(error)}") from None
     if len(header.class_names) != header.classes:
         raise CompressionError(
             f"its header has {header.classes} classes and {len(header.class_names)} names; allowed: one name per class"
@@ -130,15 +139,15 @@ def read_header(text: str) -> Header:
 
 
 def pack_table(table: Table) -> bytes:
-    """The table as JSON without fields that are null, compressed by zlib."""
+    """Return the table as JSON without null fields, compressed by zlib at level 9."""
     return zlib.compress(table.model_dump_json(exclude_none=True).encode(), 9)
 
 
 def read_table(compressed: bytes) -> Table:
-    """Read what ``pack_table`` gave; no more than ``MOST_TABLE_BYTES`` are ever unpacked.
+    """Invert ``pack_table``; decompress at most ``MOST_TABLE_BYTES``.
 
     Raises:
-        CompressionError: It is damaged, too long, or not as it must be.
+        CompressionError: The table is damaged, too long or not valid.
     """
     stream = zlib.decompressobj()
     try:
@@ -149,10 +158,10 @@ def read_table(compressed: bytes) -> Table:
     except zlib.error:
         raise CompressionError("its table cannot be decompressed; allowed: one zlib stream") from None
     except ValidationError as error:
-        raise CompressionError(f"its table is not valid: {_mistake(error)}") from None
+        raise CompressionError(f"its table is not valid: {_first_mistake(error)}") from None
 
 
-def _mistake(error: ValidationError) -> str:
+def _first_mistake(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))[:100]
     return f"{place or 'it'}: {first['msg'][:300]}; allowed: the fields of format {FORMAT_VERSION}"

@@ -1,4 +1,4 @@
-"""From an artifact to a network that is ready to use."""
+"""Write artifacts to files, and read files back: as tensors or as a network that is ready to use."""
 
 import gc
 from collections.abc import Generator
@@ -28,24 +28,25 @@ def load(
     execution: str = "dense",
     sample: Tensor | None = None,
 ) -> nn.Module:
-    """Load a compressed network; the file alone is enough.
+    """Load a compressed network from its artifact.
 
     Args:
         path: An artifact.
         model: The uncompressed architecture to fill, for a network that this package cannot build.
-        allow_import: Whether the file may name a ``module:callable`` of yours to import and call.
-        execution: ``dense`` gives ordinary convolutions. ``separable`` computes every convolution of a lower order
-            than its kernel as fixed basis filters and a 1x1 convolution, and ``auto`` those of them that are faster
-            so on the sample, here and now; the logits are then the dense ones up to rounding.
-        sample: Images, (N, 3, H, W), for ``auto``; one image of the size in the file by default.
+        allow_import: True to import and call a ``module:callable`` that the file names.
+        execution: ``dense`` for ordinary convolutions. ``separable`` computes every convolution of a lower order
+            than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
+            are faster in this form on the sample, measured on this machine. Logits of ``separable`` and ``auto``
+            equal those of ``dense`` up to rounding.
+        sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
         The network in evaluation mode on the CPU.
 
     Raises:
-        DataError: The file is missing or damaged, or does not fit its network.
-        OptionsError: The file names a ``module:callable`` that may not be or cannot be imported, or the execution is
-            unknown.
+        DataError: The file is missing or damaged, or does not match the architecture.
+        OptionsError: The file names a ``module:callable`` that is not allowed or cannot be imported, or the execution
+            is unknown.
     """
     check_execution(execution)
     network, record, identity = load_parts(path, model=model, allow_import=allow_import)
@@ -56,8 +57,8 @@ def load(
 def load_parts(
     path: Path | str, *, model: nn.Module | None = None, allow_import: bool = False
 ) -> tuple[nn.Module, NetworkRecord, Identity]:
-    """Load a compressed network with what it was made of; see ``load``."""
-    with _no_garbage_collection():
+    """Load a compressed network, dense, with its record and its identity; see ``load``."""
+    with _garbage_collection_paused():
         header, contents = open_artifact(path)
         with naming(path):
             _, record = decode(contents)
@@ -66,20 +67,59 @@ def load_parts(
         return build_network(record, model), record, identity_of(header)
 
 
+def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
+    """Read an artifact without building its network.
+
+    Returns:
+        The tensors and the identity of the network.
+
+    Raises:
+        DataError: The file is missing, damaged, or of another format version.
+    """
+    header, contents = open_artifact(path)
+    with naming(path):
+        _, record = decode(contents)
+    return record, identity_of(header)
+
+
+def write_artifact(record: NetworkRecord, identity: Identity, path: Path) -> None:
+    """Write an artifact atomically.
+
+    Raises:
+        OSError: The file cannot be written; an earlier file of that name is left unchanged.
+    """
+    write_atomically(path, serialize(record, identity))
+
+
+def open_artifact(path: Path | str) -> tuple[Header, Contents]:
+    """Read the header and the sections of an artifact and verify their checksum; ``decode`` reads the tensors.
+
+    Raises:
+        DataError: The file is missing, damaged, or of another format version.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"artifact: {path} is not a file; allowed: a file that seriesquant wrote")
+    with naming(path), Path(path).open("rb") as file:
+        contents = split(file)
+        return read_header(contents.text), contents
+
+
 def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -> nn.Module:
-    """Build the network that a header names; its shapes are compared with the file's before it takes memory.
+    """Build the network that a header names.
+
+    Shapes are compared with the record before memory is allocated, except for a ``module:callable``.
 
     Args:
         header: The header.
-        record: The file's tensors.
-        allow_import: Whether a ``module:callable`` may be imported and called.
+        record: The tensors of the file.
+        allow_import: True to import and call a ``module:callable``.
 
     Returns:
-        The network, its values not set.
+        The network, with uninitialized values.
 
     Raises:
-        DataError: The network is unknown to this version, or its shapes are not the file's.
-        OptionsError: A ``module:callable`` may not be or cannot be imported.
+        DataError: The network is unknown to this version, or its shapes are not those of the record.
+        OptionsError: A ``module:callable`` is not allowed or cannot be imported.
     """
     _check_builder(header)
     if ":" in header.model:
@@ -90,7 +130,9 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
     with RandomStream(0, torch.device("cpu")).drawn_from(), torch.device("meta"):
         model = build_model(header.model, header.classes)
     check_shapes(record, model)
-    if not model.state_dict().keys() >= {name for name, _ in model.named_buffers()}:  # some are in no file
+    if not model.state_dict().keys() >= {
+        name for name, _ in model.named_buffers()
+    }:  # no file has these buffers, so they are computed
         with RandomStream(0, torch.device("cpu")).drawn_from():
             return build_model(header.model, header.classes)
     model.to_empty(device="cpu")
@@ -98,18 +140,6 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
         if name.endswith("num_batches_tracked"):
             counter.zero_()
     return model
-
-
-@contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """Put off Python's collector: loading leaves no cycles, but going through all of torch's objects takes as long."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _check_builder(header: Header) -> None:
@@ -124,54 +154,29 @@ def _check_builder(header: Header) -> None:
         )
 
 
-def write_artifact(record: NetworkRecord, identity: Identity, path: Path) -> None:
-    """Write an artifact atomically.
-
-    Raises:
-        OSError: The file cannot be written; what was there before is untouched.
-    """
-    write_atomically(path, serialize(record, identity))
-
-
-def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
-    """Read an artifact back.
-
-    Returns:
-        The network's tensors, and what it is.
-
-    Raises:
-        DataError: The file is missing, damaged, or of another format version.
-    """
-    header, contents = open_artifact(path)
-    with naming(path):
-        _, record = decode(contents)
-    return record, identity_of(header)
-
-
-def open_artifact(path: Path | str) -> tuple[Header, Contents]:
-    """Read an artifact's header and, with its checksum, the sections; ``decode`` makes a network's tensors of them.
-
-    Raises:
-        DataError: The file is missing, damaged, or of another format version.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"artifact: {path} is not a file; allowed: a file that seriesquant wrote")
-    with naming(path), Path(path).open("rb") as file:
-        contents = split(file)
-        return read_header(contents.text), contents
-
-
 def identity_of(header: Header) -> Identity:
-    """What a header says of its network."""
+    """Return the identity in a header."""
     return Identity(**header.model_dump(exclude={"format_version", "builder", "arguments"}))
 
 
 @contextmanager
 def naming(path: Path | str) -> Generator[None]:
-    """Turn what is wrong with a file's contents into a sentence that names the file."""
+    """Convert errors about the contents of a file to a ``DataError`` that names the file."""
     try:
         yield
     except OSError as error:
         raise DataError(f"artifact: {path} cannot be read: {error.strerror or error}") from None
     except CompressionError as error:
         raise DataError(f"artifact: {path} is damaged or no artifact: {error}") from None
+
+
+@contextmanager
+def _garbage_collection_paused() -> Generator[None]:
+    """Pause Python's collector: loading creates no cycles, but a scan of torch's objects takes as long as loading."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,4 +1,4 @@
-"""What an artifact holds of a network, and the ordinary network built from it."""
+"""Record the tensors of a compressed network, and build the dense network from the record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,15 @@ from quant.schemes import StoredTensor
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer in few bits; basis, order and kernel are None where the stored values are the weight itself."""
+    """A quantized layer.
+
+    Attributes:
+        name: Name of the module in the network.
+        values: Stored values, (O, I, nh, nw) for a series; otherwise of the shape of the weight.
+        basis: A name in ``basis.families.BASES``; None if the stored values are the weight itself.
+        order: Order of the series, (nh, nw); None without a series.
+        kernel: Size of the kernel, (kh, kw); None without a series.
+    """
 
     name: str
     values: StoredTensor
@@ -26,12 +34,12 @@ class LayerRecord:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """The shape of the dense weight."""
+        """Return the shape of the dense weight."""
         shape = tuple(self.values.integers.shape)
         return shape if self.kernel is None else (*shape[:2], *self.kernel)
 
     def weight(self) -> Tensor:
-        """The layer's dense float32 weight, the same on every machine, bit for bit."""
+        """Return the dense float32 weight, bit-identical on every machine."""
         values = self.values.dequantize()
         if self.basis is None or self.kernel is None:
             return values
@@ -40,12 +48,12 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """A network as it is stored: the layers in few bits and the tensors that stay float.
+    """A network as an artifact stores it.
 
     Attributes:
-        layers: Quantized layers in network order.
-        floats: Name -> tensor, for every other parameter and persistent buffer.
-        normalizations: Batch normalizations as scale and shift; their tensors are not in ``floats``.
+        layers: Quantized layers, in the order of the network.
+        floats: Name -> tensor, for every parameter and persistent buffer outside ``layers`` and ``normalizations``.
+        normalizations: Batch normalizations as scale and shift.
     """
 
     layers: tuple[LayerRecord, ...]
@@ -53,14 +61,14 @@ class NetworkRecord:
     normalizations: tuple[NormalizationRecord, ...] = ()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name -> value of every tensor of the dense network, each computed when it is asked for."""
+        """Yield name and value of every tensor of the dense network; computes one weight at a time."""
         yield from self.floats.items()
         for normalization in self.normalizations:
             yield from normalization.tensors().items()
         yield from ((f"{layer.name}.weight", layer.weight()) for layer in self.layers)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor of the dense network."""
+        """Return name -> shape of every tensor of the dense network, without computing weights."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.floats.items()}
         for normalization in self.normalizations:
             shapes |= {name: tuple(tensor.shape) for name, tensor in normalization.tensors().items()}
@@ -68,11 +76,11 @@ class NetworkRecord:
 
 
 def record_network(model: nn.Module, quantized: dict[str, StoredTensor]) -> NetworkRecord:
-    """Take from a trained network what its artifact needs.
+    """Record the tensors of a trained network.
 
     Args:
-        model: A network without fake quantizers' help: ``quantized`` has the stored values.
-        quantized: Layer name -> stored values; empty for an artifact in float, which keeps every tensor as it is.
+        model: The network. The weights of quantized layers are not read from it.
+        quantized: Layer name -> stored values; empty for an artifact in float, in which no tensor is changed.
     """
     layers = tuple(_record_layer(name, model.get_submodule(name), values) for name, values in quantized.items())
     normalizations = record_normalizations(model) if quantized else ()
@@ -94,19 +102,19 @@ def _record_layer(name: str, module: nn.Module, values: StoredTensor) -> LayerRe
 
 
 def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
-    """Fill an ordinary network with a record's tensors, in place.
+    """Copy the tensors of a record into a network, in place.
 
     Args:
-        record: What was stored.
-        model: The uncompressed architecture; every value it holds is replaced.
+        record: The record.
+        model: The uncompressed architecture; all its values are replaced.
 
     Returns:
         The network, in evaluation mode, with dense convolutions only.
 
     Raises:
-        DataError: The record lacks a tensor of the architecture, has one too many, or one of another shape.
+        DataError: A tensor is missing in the record or in the architecture, or has two shapes.
     """
-    # A weight computed by a parametrization is stored as the plain tensor that it came to.
+    # The record has the computed weight of a parametrized layer, so the parametrization must not change it again.
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module) and any(layer.name == name for layer in record.layers):
             parametrize.remove_parametrizations(module, "weight")
@@ -119,7 +127,11 @@ def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
 
 
 def check_shapes(record: NetworkRecord, model: nn.Module) -> None:
-    """Compare a record with an architecture, which may be on the meta device, before anything is computed.
+    """Check that a record and an architecture have the same tensors, without computing any.
+
+    Args:
+        record: The record.
+        model: The architecture; may be on the meta device.
 
     Raises:
         DataError: A tensor is in only one of the two, or has two shapes.
@@ -133,7 +145,7 @@ def check_shapes(record: NetworkRecord, model: nn.Module) -> None:
 
 
 def stored_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers, shared ones once, without the batch counters that only training reads."""
+    """Yield parameters and persistent buffers, shared ones once, without ``num_batches_tracked`` of training."""
     persistent = model.state_dict().keys()
     yield from model.named_parameters()
     for name, buffer in model.named_buffers():

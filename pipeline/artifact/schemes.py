@@ -1,4 +1,4 @@
-"""How a layer's stored values become codes and scales, and back, in any number format."""
+"""Convert a layer's stored values to codes and scales, and back, in every number format."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,14 @@ from quant.schemes import Format, StoredTensor, get_format, stored_tensor
 
 
 def format_named(scheme: str, bits: int) -> Format:
-    """Find a number format; ``bits`` is the width as the user gives it.
+    """Return a number format.
+
+    Args:
+        scheme: A name in ``quant.registry.SCHEMES``.
+        bits: The width of the option ``--bits``; the stored width of minifloats is larger.
 
     Raises:
-        CompressionError: There is none of that name or width.
+        CompressionError: The name or the width is unknown.
     """
     if scheme not in SCHEMES:
         raise CompressionError(f"its number format {scheme!r} is unknown; allowed: {', '.join(SCHEMES)}")
@@ -25,17 +29,17 @@ def format_named(scheme: str, bits: int) -> Format:
 
 
 def code_bytes(format: Format, shape: Sequence[int]) -> int:
-    """Bytes that the codes of so many values take."""
+    """Return the number of bytes of the codes of a tensor of this shape."""
     return packed_size(math.prod(shape), format.stored_bits)
 
 
 def scale_count(format: Format, shape: Sequence[int]) -> int:
-    """How many float32 scales go with them: one per output channel of integers, none of minifloats."""
+    """Return the number of float32 scales: one per output channel for integers, none for minifloats."""
     return shape[0] if isinstance(format, IntFormat) else 0
 
 
 def encode(values: StoredTensor) -> tuple[Tensor, Tensor]:
-    """Values -> codes, uint8, and scales, float32, both one-dimensional."""
+    """Return codes, (bytes,) uint8, packed as in ``quant.packing``, and scales, (channels,) or (0,), float32."""
     scales = torch.empty(0) if values.scale is None else values.scale
     return pack(values.integers, values.format.stored_bits), scales
 
@@ -47,10 +51,17 @@ def decode(
     shape: Sequence[int],
     terms: Sequence[Sequence[int]] | None = None,
 ) -> StoredTensor:
-    """The inverse of ``encode``; ``terms`` are the exponents of a series' terms.
+    """Invert ``encode``.
+
+    Args:
+        codes: (bytes,), uint8.
+        scales: (channels,), float32; empty for minifloats.
+        format: The number format.
+        shape: Shape of the stored values.
+        terms: Exponents of the factors of a series' terms, (nh, nw); None for no factors.
 
     Raises:
-        CompressionError: A code or a scale is not allowed, or the exponents are not one for each term.
+        CompressionError: A code or a scale is not allowed, or ``terms`` has not one exponent for each term.
     """
     integers = unpack(codes, format.stored_bits, shape)
     if not isinstance(format, IntFormat):

@@ -1,4 +1,4 @@
-"""What an artifact's bytes are spent on."""
+"""Account for the bytes of an artifact by kind of content."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,13 @@ _SCALE_BYTES = 4
 
 @dataclass(frozen=True)
 class Summary:
-    """A file that was read completely, every value checked.
+    """The contents and sizes of a valid artifact.
 
     Attributes:
-        header: What it says of its network.
-        record: The network's tensors.
-        layers: How each layer is stored, in network order.
-        kinds: Kind of content -> bytes; together they are the file.
+        header: The description of the network.
+        record: The tensors of the network.
+        layers: The table's entries of the quantized layers, in the order of the network.
+        kinds: Kind of content -> number of bytes; the sum is the size of the file.
     """
 
     header: Header
@@ -32,12 +32,15 @@ class Summary:
 
     @property
     def size(self) -> int:
-        """The file's size in bytes."""
+        """Return the size of the file in bytes."""
         return sum(self.kinds.values())
 
 
 def summarize(path: Path) -> Summary:
-    """Read an artifact and account for its bytes.
+    """Read an artifact, check all its values, and account for its bytes.
+
+    Args:
+        path: The artifact.
 
     Raises:
         DataError: The file is missing, damaged, or of another format version.
@@ -49,12 +52,12 @@ def summarize(path: Path) -> Summary:
 
 
 def layer_bytes(entry: LayerEntry) -> tuple[int, int]:
-    """Bytes of a layer's codes and of its scales."""
+    """Return the number of bytes of a layer's codes and of its scales."""
     return _bytes(schemes.format_named(entry.scheme, entry.bits), entry.shape)
 
 
 def tensor_bytes(values: StoredTensor) -> tuple[int, int]:
-    """Bytes that a tensor's codes and its scales take in an artifact."""
+    """Return the number of bytes that the codes and the scales of a tensor have in an artifact."""
     return _bytes(values.format, tuple(values.integers.shape))
 
 

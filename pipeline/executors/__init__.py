@@ -1,7 +1,8 @@
-"""Executors compute the variants of a grid; ``pipeline.options.registry.EXECUTORS`` names their modules.
+"""Run the variants of a grid: in this process, or on the executor that the options name.
 
-An executor's module has one function, ``opened(options, interruption)``: a context that makes an ``Executor`` ready
-and at the end leaves nothing running. It loads nothing heavy before that.
+``pipeline.options.registry.EXECUTORS`` maps each name to a module. The module has one function,
+``opened(options, interruption)``: a context manager that starts an ``Executor`` and stops all its processes at the end.
+A library of an executor is imported only with its module. The executor ``local`` is in this module.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +19,23 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.variant import VariantResult, run_variant
 
-_ALONE = "local"
+_LOCAL = "local"
 
 
 class Executor(Protocol):
-    """Computes variants."""
+    """Compute variants."""
 
     def __call__(self, context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
-        """Give the result of each variant, in their order.
+        """Yield the result of each variant, in their order.
 
         Args:
-            context: The run; its store gets the finished stages of every variant, and its tracker their epochs, in
-                the order of the variants.
+            context: The run. The finished stages of every variant are added to its store and the epochs to its
+                tracker, in the order of the variants.
             baseline: The uncompressed network.
-            variants: The networks to compute.
+            variants: The variants to compute.
 
         Raises:
-            CompressionError: A variant cannot be computed; the first that is found ends the run.
+            CompressionError: A variant cannot be computed; the first such error ends the run.
         """
 
 
@@ -43,30 +44,30 @@ class _Module(Protocol):
 
 
 def executor(options: Options, interruption: Interruption) -> AbstractContextManager[Executor]:
-    """The executor that the options name.
+    """Return the executor that the options name, not yet started.
 
     Args:
         options: The run's options.
-        interruption: Asked whether to end while the executor is made ready.
+        interruption: Pending stop request, checked while the executor starts.
 
     Raises:
-        OptionsError: The executor has processes of its own, and a launcher started several.
-        CompressionError: On entering: the cluster that the options name cannot be used.
+        OptionsError: The executor starts processes itself, and a launcher started several processes too.
+        ClusterError: When the context is entered, if the cluster that the options name cannot be used.
     """
     count = launched().count
-    if options.executor != _ALONE and count > 1:
+    if options.executor != _LOCAL and count > 1:
         raise OptionsError(
-            f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_ALONE}"
+            f"--executor: got {options.executor} in {count} processes that a launcher started; allowed: {_LOCAL}"
         )
     return cast(_Module, EXECUTORS[options.executor].load()).opened(options, interruption)
 
 
 @contextmanager
 def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
-    """There is nothing to prepare."""
-    yield _run
+    """Yield the executor ``local``, which computes one variant after another in this process."""
+    yield _run_variants
 
 
-def _run(context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
+def _run_variants(context: RunContext, baseline: Baseline, variants: Sequence[Variant]) -> Iterator[VariantResult]:
     for variant in variants:
         yield run_variant(context, baseline, variant)

@@ -1,4 +1,4 @@
-"""A worker: it reads the data and rebuilds the baseline once, then computes the variants that it is given."""
+"""Compute variants in a worker process, which reads the data and rebuilds the baseline once a run."""
 
 import logging
 import os
@@ -30,12 +30,10 @@ from pipeline.store.store import StageRecord
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures, TrainingLabel
 
-_contexts: dict[str, tuple[RunContext, Baseline]] = {}
-
 
 @dataclass(frozen=True)
-class Shared:
-    """The same for all variants of a run; sent once.
+class WorkerPayload:
+    """Everything that a worker needs for every variant of a run; sent once a run.
 
     Attributes:
         options: The run's options.
@@ -43,11 +41,11 @@ class Shared:
         origin: The source of these weights.
         top1: The baseline's Top-1, in percent.
         store: The store's folder; a worker on another machine uses the folder of that name there.
-        device: The kind of device that the driver computes on.
-        threads: Threads that a worker computes with.
-        folder: The driver's working folder, which the options' paths start from.
-        search_path: The driver's search path for modules, where a user's network is found.
-        run_id: Tells this run from the others of a worker.
+        device: The type of the driver's device, for example ``cpu``.
+        threads: Number of threads of a worker.
+        folder: The driver's working folder; relative paths in the options start from it.
+        search_path: The driver's ``sys.path``, on which a user's network is found.
+        run_id: Identifies the run within a worker process.
     """
 
     options: Options
@@ -63,54 +61,80 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A variant's result, the stages that made it, and the epochs of its trainings, each with the training's name."""
+class WorkerResult:
+    """The outcome of one variant.
+
+    Attributes:
+        result: The variant's result.
+        stages: The stages that computed it.
+        epochs: The epochs of its trainings, each with the label of its training.
+    """
 
     result: VariantResult
     stages: list[StageRecord]
     epochs: list[tuple[TrainingLabel, EpochFigures]]
 
 
-def compute(shared: Shared, variant: Variant, say: Callable[[str], Any]) -> Finished:
-    """Compute a variant in this process.
+def make_payload(context: RunContext, baseline: Baseline, threads: int) -> WorkerPayload:
+    """Collect in the driver what its workers need.
 
     Args:
-        shared: What the driver sent.
-        variant: The network to compute.
-        say: Gets what the stages report, line by line.
+        context: The driver's run.
+        baseline: The uncompressed network.
+        threads: Number of threads of a worker.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in baseline.model.state_dict().items()}
+    folder = context.store.folder.absolute()
+    return WorkerPayload(context.options, state, baseline.origin, baseline.top1, folder, context.device.type, threads)
+
+
+def compute(payload: WorkerPayload, variant: Variant, log: Callable[[str], Any]) -> WorkerResult:
+    """Compute a variant in this process.
+
+    The data and the baseline are read for the first variant of a run and kept for the others.
+
+    Args:
+        payload: The run.
+        variant: The variant to compute.
+        log: Called with each line of the stages' log.
 
     Raises:
-        CompressionError: The data is not here, or the variant cannot be computed.
+        DataError: The data is not on this machine.
+        OptionsError: The type of this machine's device is not the driver's.
+        CompressionError: The variant cannot be computed.
     """
-    context, baseline = _context(shared, say)
+    context, baseline = _run_of(payload, log)
     tracker = cast(RecordingTracker, context.tracker)
     stages, epochs = len(context.store.stages), len(tracker.epochs)
     with deterministic_algorithms():
         result = run_variant(context, baseline, variant)
-    return Finished(result, context.store.stages[stages:], tracker.epochs[epochs:])
+    return WorkerResult(result, context.store.stages[stages:], tracker.epochs[epochs:])
 
 
-def _context(shared: Shared, say: Callable[[str], Any]) -> tuple[RunContext, Baseline]:
-    """Return the run's context and baseline, made for the first of its variants."""
-    if shared.run_id not in _contexts:
+_contexts: dict[str, tuple[RunContext, Baseline]] = {}
+"""``run_id`` -> the run's context and baseline; one run at a time."""
+
+
+def _run_of(payload: WorkerPayload, log: Callable[[str], Any]) -> tuple[RunContext, Baseline]:
+    if payload.run_id not in _contexts:
         _contexts.clear()
-        _enter(shared)
-        stream = cast(TextIO, LineStream(say))
+        _adopt_environment(payload)
+        stream = cast(TextIO, LineWriter(log))
         _log_to(stream)
-        _contexts[shared.run_id] = _made(shared, stream)
-    return _contexts[shared.run_id]
+        _contexts[payload.run_id] = _make_run(payload, stream)
+    return _contexts[payload.run_id]
 
 
-def _enter(shared: Shared) -> None:
-    """Work where the driver works, as far as this machine has the folder."""
-    sys.path += [folder for folder in shared.search_path if folder not in sys.path]
-    if Path(shared.folder).is_dir():
-        os.chdir(shared.folder)
-    torch.set_num_threads(shared.threads)
+def _adopt_environment(payload: WorkerPayload) -> None:
+    """Set the driver's search path, thread count and, if it exists on this machine, working folder."""
+    sys.path += [folder for folder in payload.search_path if folder not in sys.path]
+    if Path(payload.folder).is_dir():
+        os.chdir(payload.folder)
+    torch.set_num_threads(payload.threads)
 
 
 def _log_to(stream: TextIO) -> None:
-    """Send what our loggers say the way of the progress lines, and no other."""
+    """Send the package's log records to the stream only, as the progress lines are."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         handler = logging.StreamHandler(stream)
@@ -120,49 +144,35 @@ def _log_to(stream: TextIO) -> None:
         logger.propagate = False
 
 
-def _made(shared: Shared, stream: TextIO) -> tuple[RunContext, Baseline]:
-    options = shared.options.model_copy(update={"cache_dir": shared.store})
+def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Baseline]:
+    options = payload.options.model_copy(update={"cache_dir": payload.store})
     accelerator = make_accelerator(options.device)
-    if accelerator.device.type != shared.device:
+    if accelerator.device.type != payload.device:
         raise OptionsError(
-            f"--executor: a worker computes on {accelerator.device.type}, but the driver on {shared.device}; allowed: "
+            f"--executor: a worker computes on {accelerator.device.type}, but the driver on {payload.device}; allowed: "
             "the same kind of device for both"
         )
     context = make_context(
         options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
     )
     network = build_model(options.model, context.data.classes)
-    network.load_state_dict(shared.baseline)
-    return context, make_baseline(context, network, shared.origin, shared.top1)
+    network.load_state_dict(payload.baseline)
+    return context, make_baseline(context, network, payload.origin, payload.top1)
 
 
-def share(context: RunContext, baseline: Baseline, threads: int) -> Shared:
-    """What workers need of a run.
-
-    Args:
-        context: The driver's run.
-        baseline: The uncompressed network.
-        threads: Threads that a worker computes with.
-    """
-    state = {name: tensor.detach().cpu() for name, tensor in baseline.model.state_dict().items()}
-    folder = context.store.folder.absolute()
-    return Shared(context.options, state, baseline.origin, baseline.top1, folder, context.device.type, threads)
-
-
-class LineStream(TextIOBase):
-    """Calls a function with every whole line that is written.
+class LineWriter(TextIOBase):
+    """Text stream that calls a function with every complete line.
 
     Args:
-        say: Gets a line, without its end.
+        log: Called with a line, without its line break.
     """
 
-    def __init__(self, say: Callable[[str], Any]) -> None:
-        """Nothing is written yet."""
-        self._say, self._begun = say, ""
+    def __init__(self, log: Callable[[str], Any]) -> None:
+        self._log, self._incomplete = log, ""
 
     def write(self, text: str) -> int:
-        """Hand on the lines that the text ends, and keep the beginning of the next."""
-        *lines, self._begun = (self._begun + text).split("\n")
+        """Log the lines that the text completes; keep an incomplete last line for the next call."""
+        *lines, self._incomplete = (self._incomplete + text).split("\n")
         for line in lines:
-            self._say(line)
+            self._log(line)
         return len(text)

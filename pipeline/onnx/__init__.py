@@ -1,1 +1,1 @@
-"""ONNX files of compressed networks: packed integers on disk, filters rebuilt by any runtime."""
+"""Write and run ONNX files of compressed networks: packed integers on disk, filters rebuilt by the runtime."""

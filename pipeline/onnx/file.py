@@ -1,7 +1,10 @@
-"""From a network's record and its traced graph to the bytes of an ONNX file."""
+"""Build the bytes of an ONNX file from a network's record and its traced graph.
+
+trace once -> copy -> fold batch normalization -> add packed weights -> name tensors -> check -> bytes
+"""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import onnx
 from onnx import helper, numpy_helper, version_converter
@@ -10,32 +13,68 @@ from torch import nn
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, stored_tensors
 from pipeline.errors import OnnxError
-from pipeline.onnx.fold_batchnorm import Array, fold_norms
+from pipeline.onnx.fold_batchnorm import Array, fold_batch_norms
 from pipeline.onnx.trace import OPSET, TracedNetwork, trace
 from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
 
-METADATA_KEY = "seriesquant"
+METADATA_KEY: Final = "seriesquant"
+
+
+class OnnxExporter:
+    """Write the ONNX files of one architecture; its graph is traced once, for the first file."""
+
+    def __init__(self) -> None:
+        self._traced: TracedNetwork | OnnxError | None = None
+
+    def file(
+        self, record: NetworkRecord, network: nn.Module, identity: Identity, *, materialize: bool = False
+    ) -> bytes:
+        """Return the bytes of a network's ONNX file.
+
+        Args:
+            record: The network as it is stored.
+            network: The network that ``build_network`` made of the record.
+            identity: Its model name, normalization, image size and class names.
+            materialize: See ``onnx_file``.
+
+        Raises:
+            OnnxError: The network cannot be exported. Later calls raise the same error without a new trace.
+        """
+        if self._traced is None:
+            try:
+                self._traced = trace(network, identity.image_size)
+            except OnnxError as error:
+                self._traced = error
+        if isinstance(self._traced, OnnxError):
+            raise self._traced
+        return onnx_file(self._traced, record, network, _input_metadata(identity), materialize=materialize)
+
+
+def _input_metadata(identity: Identity) -> dict[str, Any]:
+    """Return the metadata that a user needs to prepare inputs and read outputs."""
+    names = ("model", "mean", "std", "class_names")
+    return {name: getattr(identity, name) for name in names}
 
 
 def onnx_file(
     traced: TracedNetwork,
     record: NetworkRecord,
     network: nn.Module,
-    facts: dict[str, Any],
+    input_metadata: dict[str, Any],
     *,
     materialize: bool = False,
 ) -> bytes:
-    """Give the bytes of a network's ONNX file; the same network gives the same bytes.
+    """Return the bytes of a network's ONNX file; equal networks have equal bytes.
 
     Args:
         traced: The architecture's graph.
-        record: The integers of the quantized layers.
+        record: The network as it is stored, with the integers of the quantized layers.
         network: The network that ``build_network`` made of the record.
-        facts: What a user of the file needs to know of its inputs and classes; stored as JSON in the metadata.
-        materialize: Whether quantized layers are written as plain float32 weights, for runtimes without INT4.
+        input_metadata: Normalization of the inputs and names of the classes, stored as JSON under ``METADATA_KEY``.
+        materialize: True to write quantized layers as plain float32 weights, for runtimes without INT4.
 
     Raises:
-        OnnxError: onnx.checker refuses the result.
+        OnnxError: ``onnx.checker`` rejects the file.
     """
     layers = {f"{layer.name}.weight": layer for layer in record.layers}
     proto = _copy(traced, OPSET if materialize else opset_needed(record.layers, OPSET))
@@ -46,21 +85,21 @@ def onnx_file(
         for name, tensor in traced.tensors.items()
         if tensor not in layers
     }
-    factors = fold_norms(proto.graph, values, quantized)
+    factors = fold_batch_norms(proto.graph, values, quantized)
     parts = GraphParts()
     for name, layer in quantized.items():
         if materialize:
             values[name] = dense(layer, factors.get(name))
         else:
             add_packed(parts, layer, name, factors.get(name))
-    _fill(proto, parts, values)
-    _name(proto.graph, traced.tensors)
-    helper.set_model_props(proto, {METADATA_KEY: json.dumps(facts, ensure_ascii=False, separators=(",", ":"))})
-    return _checked(proto)
+    _add_weights(proto, parts, values)
+    _rename_tensors(proto.graph, traced.tensors)
+    helper.set_model_props(proto, {METADATA_KEY: json.dumps(input_metadata, ensure_ascii=False, separators=(",", ":"))})
+    return _serialize_checked(proto)
 
 
 def _copy(traced: TracedNetwork, opset: int) -> onnx.ModelProto:
-    """The traced graph in the opset wanted, with nothing in it that a runtime does not need."""
+    """Copy the traced graph in an opset, without names, documentation and shapes that no runtime needs."""
     proto = onnx.ModelProto()
     proto.CopyFrom(traced.proto if opset == OPSET else version_converter.convert_version(traced.proto, opset))
     proto.producer_name, proto.producer_version, proto.doc_string = "seriesquant", "", ""
@@ -77,8 +116,8 @@ def _copy(traced: TracedNetwork, opset: int) -> onnx.ModelProto:
     return proto
 
 
-def _fill(proto: onnx.ModelProto, parts: GraphParts, values: dict[str, Array]) -> None:
-    """Put the weights' nodes before all others, and store once what some node reads."""
+def _add_weights(proto: onnx.ModelProto, parts: GraphParts, values: dict[str, Array]) -> None:
+    """Insert the weights' nodes first, and store the tensors that some node reads; equal tensors are stored once."""
     graph = proto.graph
     nodes = [*parts.nodes, *graph.node]
     del graph.node[:]
@@ -93,8 +132,8 @@ def _fill(proto: onnx.ModelProto, parts: GraphParts, values: dict[str, Array]) -
         node.input[:] = [names.get(name, name) for name in node.input]
 
 
-def _name(graph: onnx.GraphProto, tensors: dict[str, str]) -> None:
-    """Call the network's tensors as the network does."""
+def _rename_tensors(graph: onnx.GraphProto, tensors: dict[str, str]) -> None:
+    """Replace the exporter's names of tensors by their names in the network."""
     for node in graph.node:
         node.input[:] = [tensors.get(name, name) for name in node.input]
         node.output[:] = [tensors.get(name, name) for name in node.output]
@@ -102,40 +141,10 @@ def _name(graph: onnx.GraphProto, tensors: dict[str, str]) -> None:
         tensor.name = tensors.get(tensor.name, tensor.name)
 
 
-def _checked(proto: onnx.ModelProto) -> bytes:
+def _serialize_checked(proto: onnx.ModelProto) -> bytes:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise OnnxError(f"onnx: the exported graph is not valid: {str(error).splitlines()[0]}") from error
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-class OnnxExporter:
-    """Writes the ONNX files of one architecture, whose graph is traced for the first of them."""
-
-    def __init__(self) -> None:
-        self._traced: TracedNetwork | OnnxError | None = None
-
-    def file(
-        self, record: NetworkRecord, network: nn.Module, identity: Identity, *, materialize: bool = False
-    ) -> bytes:
-        """Give the bytes of a network's ONNX file; see ``onnx_file``.
-
-        Raises:
-            OnnxError: The network has no ONNX form.
-        """
-        if self._traced is None:
-            try:
-                self._traced = trace(network, identity.image_size)
-            except OnnxError as error:
-                self._traced = error
-        if isinstance(self._traced, OnnxError):
-            raise self._traced
-        return onnx_file(self._traced, record, network, _facts(identity), materialize=materialize)
-
-
-def _facts(identity: Identity) -> dict[str, Any]:
-    """What a user of the file needs: how inputs are normalized, and what the outputs mean."""
-    names = ("model", "mean", "std", "class_names")
-    return {name: getattr(identity, name) for name in names}

@@ -1,8 +1,11 @@
-"""Batch normalization folded into the convolution before it: one factor per output channel, and a bias.
+"""Fold batch normalization into the convolution before it: one factor per output channel, and a bias.
 
-With ``y = gamma (W*x + b - mean) / sqrt(var + eps) + beta`` the factor is ``f = gamma / sqrt(var + eps)``, the new
-filters are ``f W`` and the new bias is ``(b - mean) f + beta``. A factor per output channel goes into the scales of a
-quantized layer, so its integers stay as they are.
+    y = gamma (W*x + b - mean) / sqrt(var + eps) + beta = (f W)*x + (b - mean) f + beta,  f = gamma / sqrt(var + eps)
+
+Here ``W`` (O, I, kh, kw) and ``b`` (O,) are the convolution's weight and bias, ``x`` is its input and ``*`` the
+convolution. ``gamma``, ``beta``, ``mean`` and ``var``, each (O,), belong to the normalization, and ``eps`` is its
+epsilon. In a quantized layer the factor ``f`` (O,) is multiplied into the scales, so its integers do not change
+except in sign.
 """
 
 from collections import Counter
@@ -15,19 +18,20 @@ import onnx
 Array = npt.NDArray[np.float32]
 Factors = npt.NDArray[np.float64]
 
-_EPSILON = 1e-5  # the operator's default
+_EPSILON = 1e-5  # default of the operator BatchNormalization
 
 
-def fold_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: Collection[str]) -> dict[str, Factors]:
-    """Remove every ``BatchNormalization`` that alone reads a convolution of its own weight.
+def fold_batch_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: Collection[str]) -> dict[str, Factors]:
+    """Fold every ``BatchNormalization`` that is the only reader of a convolution whose weight has no other reader.
 
     Args:
         graph: The graph, changed in place.
-        values: Name -> float tensor; new biases replace the normalizations' own, and float weights are multiplied.
-        weights: Names of the weights that are stored in another way; they are not in ``values``.
+        values: Name -> float32 tensor, changed in place. A new bias replaces the ``beta`` of its normalization, and
+            a float weight is multiplied by its factors.
+        weights: Names of the quantized weights, which are not in ``values``.
 
     Returns:
-        Name in ``weights`` -> the factors, float64 of shape (out_channels,), that its filters must be multiplied by.
+        Name in ``weights`` -> factors of the output channels, (out_channels,) float64, not yet applied.
     """
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(value.name for value in graph.output)
@@ -37,7 +41,7 @@ def fold_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: Collec
         conv = convolutions.get(norm.input[0])
         if conv is None or readers[norm.input[0]] != 1 or readers[conv.input[1]] != 1:
             continue
-        if (folded := _folded(conv, norm, values, readers)) is None:
+        if (folded := _factor_and_bias(conv, norm, values, readers)) is None:
             continue
         weight, (factor, shift) = conv.input[1], folded
         if weight in weights:
@@ -53,10 +57,10 @@ def fold_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: Collec
     return factors
 
 
-def _folded(
+def _factor_and_bias(
     conv: onnx.NodeProto, norm: onnx.NodeProto, values: dict[str, Array], readers: Counter[str]
 ) -> tuple[Factors, Factors] | None:
-    """Factor and bias, float64; None where a tensor is computed or shared, or a result is not finite in float32."""
+    """Return factor and bias, float64; None if an input is computed or shared, or float32 cannot hold a result."""
     names = [*norm.input[1:], *conv.input[2:]]
     if any(name not in values for name in names) or readers[norm.input[2]] != 1:
         return None

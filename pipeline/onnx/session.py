@@ -1,4 +1,4 @@
-"""An ONNX file in onnxruntime: the session options that fit it, and its Top-1."""
+"""Run an ONNX file in onnxruntime, on the CPU."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from pipeline.errors import OnnxError
 from pipeline.onnx.trace import INPUT
 
 FOLD = ("session.disable_quant_qdq", "1")
-"""The session entry that lets onnxruntime turn every DequantizeLinear, and what follows it, into a constant."""
+"""Session entry with which onnxruntime folds every DequantizeLinear and the nodes after it into a constant weight."""
 
-_SILENT = 4  # a failure is raised, and needs no log line of its own
+_ONLY_FATAL = 4  # log level; errors are raised, so a log line would repeat them
 
 
 def open_session(file: bytes | Path, *, fold: bool = True) -> onnxruntime.InferenceSession:
@@ -21,28 +21,35 @@ def open_session(file: bytes | Path, *, fold: bool = True) -> onnxruntime.Infere
 
     Args:
         file: The file's bytes or path.
-        fold: Whether filters are rebuilt once, when the file loads, or in every call.
+        fold: True to rebuild filters once, when the file loads; False to rebuild them in every call.
 
     Raises:
-        OnnxError: onnxruntime refuses the file.
+        OnnxError: onnxruntime cannot load the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = _ONLY_FATAL
     if fold:
         options.add_session_config_entry(*FOLD)
     source = file if isinstance(file, bytes) else str(file)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base class of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise OnnxError(f"onnx: onnxruntime cannot load the network: {_first_line(error)}") from error
 
 
 def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor:
-    """Compute the logits, (N, classes), of images, (N, 3, H, W), on the CPU.
+    """Return the logits of images.
+
+    Args:
+        session: An open session.
+        images: (N, 3, H, W), float32, normalized, on the CPU.
+
+    Returns:
+        (N, classes), float32.
 
     Raises:
-        OnnxError: onnxruntime cannot compute them.
+        OnnxError: onnxruntime cannot run the network on these images.
     """
     try:
         logits = session.run(None, {INPUT: np.ascontiguousarray(images.numpy())})[0]

@@ -1,4 +1,4 @@
-"""The graph of any network, with every stored tensor as an input: the same for all of a run's files."""
+"""Trace a network's graph with every stored tensor as an input, so that one graph serves all files of a run."""
 
 import copy
 import logging
@@ -18,10 +18,10 @@ from pipeline.errors import OnnxError
 from pipeline.runtime.turns import TURNS
 
 OPSET = 21
-"""The first with 4-bit integers."""
+"""Opset of a traced graph: the first with 4-bit integers."""
 
 INPUT, OUTPUT = "input", "logits"
-_CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,21 @@ class TracedNetwork:
     """A graph without values.
 
     Attributes:
-        proto: ``input`` (batch, 3, H, W) to ``logits`` (batch, classes); every stored tensor is a further input.
-        tensors: Name of such an input -> name of the tensor in the network.
+        proto: Model with input ``input`` (batch, 3, H, W), output ``logits`` (batch, classes), both float32, and one
+            more input for every stored tensor.
+        tensors: Name of a tensor's input -> name of the tensor in the network.
     """
 
     proto: onnx.ModelProto
     tensors: dict[str, str]
 
 
-class _OfTensors(nn.Module):
-    """The network as a function of its input and its tensors, so that no exporter can fold them into others."""
+class _Functional(nn.Module):
+    """The network as a function of its input and its tensors, which the exporter then cannot fold into constants."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._model = (model,)  # in a tuple it is no submodule, whose tensors would be constants
+        self._model = (model,)  # a tuple hides it: tensors of a submodule would become constants
 
     def forward(self, x: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         return cast(Tensor, functional_call(self._model[0], tensors, (x,)))
@@ -51,33 +52,33 @@ class _OfTensors(nn.Module):
 def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     """Export a network's graph for batches of any size.
 
-    The exporter is the one of ``torch.export``: unlike the TorchScript one it is maintained, knows opsets above 20 and
-    refuses a network whose graph depends on the batch.
+    The exporter uses ``torch.export``. Unlike the TorchScript exporter it is maintained, supports opsets above 20 and
+    rejects a network whose graph depends on the batch size.
 
     Args:
-        model: The network, with ordinary convolutions; it is left as it is.
+        model: The network with dense convolutions; a copy of it is traced.
         image_size: Height and width of its images, in pixels.
 
     Raises:
-        OnnxError: The network cannot be exported.
+        OnnxError: The network cannot be exported; the message ends with the exporter's reason.
     """
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     tensors = {name: tensor.detach() for name, tensor in stored_tensors(model)}
-    # Two images: a batch of one would be taken for a constant.
+    # Two images, because torch.export treats a dimension of size 1 as a constant.
     example = torch.zeros(2, 3, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
-        with TURNS.exclusive(), torch.no_grad(), _quiet():
-            program = torch.export.export(_OfTensors(model), (example, tensors), dynamic_shapes=shapes, strict=False)
+        with TURNS.exclusive(), torch.no_grad(), _exporter_silenced():
+            program = torch.export.export(_Functional(model), (example, tensors), dynamic_shapes=shapes, strict=False)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:
         raise OnnxError(f"onnx: the network {type(model).__name__} has no ONNX form: {_first_line(error)}") from error
     assert exported is not None  # without a path the exporter returns the program
-    return _named(exported.model_proto, list(tensors))
+    return _assign_names(exported.model_proto, list(tensors))
 
 
-def _named(proto: onnx.ModelProto, names: list[str]) -> TracedNetwork:
-    """The graph with its two ends named, and its other inputs tied to the network's tensors by their order."""
+def _assign_names(proto: onnx.ModelProto, names: list[str]) -> TracedNetwork:
+    """Name input and output, and assign the other inputs to the network's tensors by their order."""
     ends = {proto.graph.input[0].name: INPUT, proto.graph.output[0].name: OUTPUT}
     for values in (proto.graph.input, proto.graph.output):
         for value in values:
@@ -90,9 +91,9 @@ def _named(proto: onnx.ModelProto, names: list[str]) -> TracedNetwork:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's own remarks are of no use to a caller, who gets an error or a file."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
+def _exporter_silenced() -> Iterator[None]:
+    """Suppress warnings and log records of the exporter: its errors are raised."""
+    loggers = [logging.getLogger(name) for name in _EXPORTER_LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -106,7 +107,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The sentence at the root of an exporter's chain of errors."""
+    """Return the first line of the error at the root of the exporter's chain of errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

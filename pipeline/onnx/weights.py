@@ -1,12 +1,14 @@
-"""A layer's weight as ONNX nodes: packed integers, their scales, and the product with the basis.
+"""Write a layer's weight as ONNX nodes: packed integers, their scales, and the product with the basis.
 
     integers (O, I, nh nw) INT4 -> DequantizeLinear (axis 0) -> MatMul -> Reshape -> (O, I, kh, kw)
                      scales (O) ---^                         ^          ^
                            transposed kron(Bh, Bw) (nh nw, kh kw)       (0, 0, kh, kw)
 
-Where terms have factors, these are in the matrix' rows.
-A layer without series has its integers in the weight's own shape and ends at DequantizeLinear. Minifloats, which ONNX
-has no type for, are float32 coefficients in the place of integers and DequantizeLinear.
+O is output channels, I input channels per group, (nh, nw) the order and (kh, kw) the kernel. Bh (kh, nh) and
+Bw (kw, nw) are the basis matrices of the two axes. INT4 values are packed two per byte, the first in the low bits.
+If the terms have factors, they are multiplied into the matrix. A layer without a series has its integers in the shape
+of the weight, and DequantizeLinear is its last node. ONNX has no minifloats: they are stored as float32 coefficients,
+without DequantizeLinear.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +32,7 @@ _TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
 
 
 def onnx_bits(values: StoredTensor) -> int:
-    """The width that ONNX stores values in: the narrowest integer that holds them, or 32 for floats."""
+    """Return the bits per value in ONNX: 2, 4 or 8, the narrowest that holds the integers, or 32 for minifloats."""
     if not isinstance(values, QuantizedTensor):
         return 32
     return next(width for width in _TYPES if width >= values.format.bits)
@@ -38,19 +40,19 @@ def onnx_bits(values: StoredTensor) -> int:
 
 @dataclass
 class GraphParts:
-    """Nodes and initializers in the making; what layers share is stored once."""
+    """The nodes and initializers of a graph; a constant shared by layers is stored once."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        """Store an array under a name, unless it is there; returns the name."""
+        """Store an array under a name, unless the name is taken; return the name."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
     def node(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node of one output; returns the output's name."""
+        """Add a node with one output; return the output's name."""
         self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
         return output
 
@@ -59,10 +61,10 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
     """Add the nodes that compute a layer's weight from its integers.
 
     Args:
-        parts: Where nodes and initializers go.
-        layer: The layer's integers, and its basis where they are coefficients.
+        parts: The graph, to which nodes and initializers are added.
+        layer: The layer's integers, (O, I, nh, nw) for a series and (O, I, kh, kw) otherwise.
         output: Name of the weight in the graph.
-        factors: What the output channels' filters are multiplied by, float64 (out_channels,); None for nothing.
+        factors: Factors of the output channels' filters, (out_channels,) float64; None for no factors.
     """
     if layer.basis is None or layer.order is None or layer.kernel is None:
         _add_values(parts, layer, output, factors, layer.values.integers.shape)
@@ -82,7 +84,7 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
 def _add_values(
     parts: GraphParts, layer: LayerRecord, output: str, factors: Factors | None, shape: Sequence[int]
 ) -> str:
-    """The stored values times the factors, in that shape; returns the name they have then."""
+    """Add the stored values times the factors, in a shape; return their name."""
     values = layer.values
     if not isinstance(values, QuantizedTensor):
         return parts.constant(output, _times(values.dequantize().numpy(), factors).reshape(shape))
@@ -94,7 +96,7 @@ def _add_values(
 
 
 def _multiplied(values: QuantizedTensor, factors: Factors | None) -> tuple[torch.Tensor, Array]:
-    """Integers and positive scales of the values times the factors: a negative factor turns the integers' signs."""
+    """Multiply by the factors: return int8 integers, negated for a negative factor, and positive float32 scales."""
     if factors is None:
         return values.integers, values.scale.numpy()
     scale = (values.scale.double().numpy() * np.abs(factors)).astype(np.float32)
@@ -105,7 +107,7 @@ def _multiplied(values: QuantizedTensor, factors: Factors | None) -> tuple[torch
 
 
 def dense(layer: LayerRecord, factors: Factors | None) -> Array:
-    """A layer's float32 weight, times the factors."""
+    """Return a layer's float32 weight, (O, I, kh, kw), times the factors of its output channels."""
     return _times(layer.weight().numpy(), factors)
 
 
@@ -116,5 +118,5 @@ def _times(values: Array, factors: Factors | None) -> Array:
 
 
 def opset_needed(layers: Iterable[LayerRecord], default: int) -> int:
-    """The oldest opset with integers of the layers' widths."""
+    """Return the oldest opset with integers of the layers' widths, at least ``default``."""
     return max([default, *(25 for layer in layers if onnx_bits(layer.values) == 2)])

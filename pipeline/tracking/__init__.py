@@ -1,4 +1,4 @@
-"""Tracking: a run's parameters, curves, figures and files, told to MLflow or TensorBoard while it runs.
+"""Log a run's parameters, training curves, metrics and files to MLflow or TensorBoard while it runs.
 
 Each tracker works in a process of its own, so that it can neither delay nor disturb the run: see ``background``.
 """

@@ -1,12 +1,17 @@
-"""The adapter to accelerate's trackers, MLflow and TensorBoard; it runs in the tracker's own process alone.
+"""Log to MLflow and TensorBoard by accelerate's trackers; runs only in the tracker's own process.
 
 A backend is one class here and one entry in ``pipeline.options.registry.TRACKERS``.
 """
 
+import http.client
 import os
+import ssl
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.tracking.background import Target
 
@@ -15,35 +20,31 @@ if TYPE_CHECKING:
 
     from pipeline.options.options import Options
 
-import http.client
-import ssl
-import urllib.error
-import urllib.request
-from urllib.parse import urlsplit, urlunsplit
-
-EXPERIMENT = "seriesquant"
-FINISHED = "FINISHED"
+EXPERIMENT: Final = "seriesquant"
+FINISHED: Final = "FINISHED"
+SECONDS: Final = 30.0
+"""Time limit for the first answer of a server."""
 _LAUNCHERS = ("ACCELERATE_", "TORCHELASTIC_", "PMI_", "OMPI_", "MV2_")
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class Backend(Protocol):
-    """What the tracker's process is asked to do, in this order; ``log`` and ``file`` any number of times."""
+    """The requests that a tracker's process handles, in this order; ``log`` and ``file`` any number of times."""
 
     def reach(self) -> None:
-        """See whether there is anyone to talk to."""
+        """Raise an error if the tracker cannot be reached."""
 
     def load(self) -> None:
-        """Load the libraries: seconds of this machine's work, not of the tracker's."""
+        """Import the libraries, which takes seconds on this machine."""
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
-        """Begin a run; return where one can look at it."""
+        """Start a run and return its page, id or folder."""
 
     def log(self, values: dict[str, float], step: int | None = None) -> None:
-        """Take figures, of an epoch or of the whole run."""
+        """Log metrics of an epoch (``step``) or of the whole run."""
 
     def file(self, path: str, folder: str) -> None:
-        """Keep a copy of a file under a folder's name."""
+        """Store a copy of a file in a folder of the run."""
 
     def end(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
@@ -68,10 +69,10 @@ class MLflow:
         return Target("mlflow", place, {name: value for name, value in given.items() if value})
 
     def reach(self) -> None:
-        """Ask a server for any answer.
+        """Check that a server answers.
 
         Raises:
-            OSError: Nobody is there.
+            OSError: The server does not answer.
         """
         if self._is_server:
             check_reachable(self._place)
@@ -81,26 +82,26 @@ class MLflow:
         return self._place.startswith(("http://", "https://"))
 
     def load(self) -> None:
-        """Load MLflow; a store on this machine is created here."""
-        _run_alone()
+        """Import MLflow, and create a store that is on this machine."""
+        _leave_process_group()
         import mlflow
 
         if "://" not in self._place or self._place.startswith(("file:", "sqlite:")):
             mlflow.search_experiments(max_results=1)
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
-        """Begin a run in the experiment that the environment names, or in ``EXPERIMENT``."""
+        """Start a run in the experiment that the environment names, or in ``EXPERIMENT``."""
         from accelerate.tracking import MLflowTracker
 
         self._tracker = MLflowTracker(EXPERIMENT, run_name=name)
-        self._begin_run()
+        self._start_run()
         self._tracker.store_init_configuration(parameters)
         run = self._tracker.tracker.info
         page = f"{self._place.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
         return page if self._is_server else str(run.run_id)
 
-    def _begin_run(self) -> None:
-        """Begin it, though another run may create the experiment between the look for it and its creation."""
+    def _start_run(self) -> None:
+        """Start the run, once more if another run has created the experiment in the meantime."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -119,7 +120,7 @@ class MLflow:
         self._tracker.log_artifact(path, folder or None)
 
     def end(self, status: str) -> None:
-        """End the run; accelerate's tracker only knows success."""
+        """End the run; accelerate's tracker has no other status than ``FINISHED``."""
         import mlflow
 
         if status == FINISHED:
@@ -129,7 +130,7 @@ class MLflow:
 
 
 class TensorBoard:
-    """Event files in a folder, a new one below it for each run.
+    """Event files in a new subfolder for each run.
 
     Args:
         place: The folder.
@@ -145,15 +146,15 @@ class TensorBoard:
         return Target("tensorboard", str((options.out / "tensorboard").resolve()))
 
     def reach(self) -> None:
-        """A folder is always there, or is made."""
+        """Do nothing: ``start`` creates the folder."""
 
     def load(self) -> None:
-        """Load the writer of event files."""
-        _run_alone()
+        """Import the writer of event files."""
+        _leave_process_group()
         import torch.utils.tensorboard  # noqa: F401
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
-        """Begin a run, named by the time of day, so that repeated runs into one folder stay apart."""
+        """Start a run, named by date and time, so that repeated runs into one folder stay separate."""
         from accelerate.tracking import TensorBoardTracker
 
         self._tracker = TensorBoardTracker(time.strftime("%Y%m%d-%H%M%S"), self._place)
@@ -166,40 +167,28 @@ class TensorBoard:
         self._tracker.log(values, step=step)
 
     def file(self, path: str, folder: str) -> None:
-        """Show the report; the other files lie beside the events already."""
+        """Log the report as text; all other files are in the output folder anyway."""
         if Path(path).suffix == ".md":
             self._tracker.log({Path(path).stem: Path(path).read_text(encoding="utf-8")})
 
     def end(self, status: str) -> None:
-        """Note how the run ended, and close the event file."""
+        """Log the status of the run, and close the event file."""
         self._tracker.log({"status": status})
         self._tracker.finish()
 
 
-def _run_alone() -> None:
-    """Make this a process of no group: it was started by one of those that ``accelerate launch`` or MPI counts."""
-    from accelerate import PartialState
-
-    for name in [name for name in os.environ if name in _RANKS or name.startswith(_LAUNCHERS)]:
-        del os.environ[name]
-    PartialState(cpu=True)
-
-
-SECONDS = 30.0
-
-
 def check_reachable(url: str, seconds: float = SECONDS) -> None:
-    """Ask a server for its health; any answer will do, a refusal too.
+    """Request the health page of a server; any HTTP answer passes, an error status too.
 
     Args:
         url: The server, ``http://...`` or ``https://...``.
-        seconds: How long to wait for a word.
+        seconds: Time limit for the answer.
 
     Raises:
-        OSError: The address leads nowhere, or nobody answers.
+        OSError: The address cannot be reached, or the answer is late or not HTTP.
     """
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]  # urllib takes no user and password there
+    host = parts.netloc.rpartition("@")[2]  # urllib accepts no user and password in a URL
     health = urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
     try:
         urllib.request.urlopen(health, timeout=seconds).close()
@@ -207,7 +196,16 @@ def check_reachable(url: str, seconds: float = SECONDS) -> None:
         error.close()
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
-            return  # somebody is there; whom to trust is MLflow's to know
+            return  # the server is reachable; MLflow has its own settings for certificates
         raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
     except http.client.HTTPException as error:
-        raise OSError(f"it does not speak HTTP ({error!r})") from None
+        raise OSError(f"its answer is not HTTP ({error!r})") from None
+
+
+def _leave_process_group() -> None:
+    """Remove a launcher's variables: with them accelerate would wait for the other ranks of the run."""
+    from accelerate import PartialState
+
+    for name in [name for name in os.environ if name in _RANKS or name.startswith(_LAUNCHERS)]:
+        del os.environ[name]
+    PartialState(cpu=True)

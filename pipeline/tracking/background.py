@@ -1,4 +1,8 @@
-"""One tracker that works behind the run's back: nothing but the end waits for it, and that not for long."""
+"""Send a run's requests to one tracker in the background.
+
+``BackgroundTracker`` queues the requests and sends them from a thread. ``TrackerProcess`` is the process that carries
+them out, see ``served``. The run waits only at its end, and for a limited time.
+"""
 
 import json
 import logging
@@ -12,25 +16,34 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-REACH_SECONDS = 33.0  # a silent server's time for its first word, and that of a lookup of its name
-LOAD_SECONDS = 60.0  # this machine's time to load the tracker's libraries
-# The run's end waits no longer for a tracker that says nothing: with all that belongs to it, less than 10 s.
+REACH_SECONDS: Final = 33.0
+"""Time limit for the first answer of a server, the lookup of its name included."""
+LOAD_SECONDS: Final = 60.0
+"""Time limit for importing the tracker's libraries on this machine."""
 SILENT_SECONDS = 8.0
-END = "end"
+"""Longest wait at the run's end for a tracker without any progress; with the overhead it is less than 10 s."""
+END: Final = "end"
+"""The last request to a tracker."""
+
+# The tracker's process gets ``sys.path`` as arguments, so that it imports the same modules from any folder.
+_CODE = (
+    "import sys; sys.path[:] = sys.argv[4:]; from pipeline.tracking.served import serve; "
+    "serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which tracker, and where.
+    """A tracker and the place where it stores its data.
 
     Attributes:
         kind: A name in ``pipeline.options.registry.TRACKERS``.
         place: A tracking URI or a folder; empty for the tracker's own default.
-        environment: Variables that its process has besides those of this one.
+        environment: Environment variables of its process, in addition to those of this process.
     """
 
     kind: str
@@ -38,128 +51,71 @@ class Target:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """What messages call it: without the password that a URI may have."""
+        """Return its name in messages, without the password of a URI."""
         return f"{self.kind} at {hide_password(self.place)}" if self.place else self.kind
 
 
-# The module path is handed over as it is: the tracker's process finds what this one finds, whatever its folder.
-_CODE = (
-    "import sys; sys.path[:] = sys.argv[4:]; from pipeline.tracking.served import serve; "
-    "serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
-)
+def hide_password(text: str) -> str:
+    """Remove user names and passwords from the URIs in a text.
 
-
-class TrackerError(Exception):
-    """A tracker refused, failed, or gave no answer; never more than a warning to the run."""
-
-
-class TrackerProcess:
-    """One tracker in a process of its own, which ends with the run.
-
-    Args:
-        kind: Which backend.
-        environment: Variables that it has besides those of this process.
-        heard: Called whenever it has done something.
+    Example:
+        >>> hide_password("http://me:secret@host:5000 is down")
+        'http://host:5000 is down'
     """
-
-    def __init__(self, kind: str, environment: Mapping[str, str], heard: Callable[[], None]) -> None:
-        """Start it; this takes milliseconds, because it loads nothing yet."""
-        self._connection, theirs = Pipe()
-        self._heard = heard
-        with theirs:
-            words = [sys.executable, "-P", "-c", _CODE, kind, str(theirs.fileno()), str(os.getpid()), *sys.path]
-            self._process = subprocess.Popen(
-                words,
-                env={**os.environ, **environment},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-
-    def ask(self, request: Mapping[str, Any], seconds: float | None = None) -> Any:
-        """Ask for one thing and wait until it is done.
-
-        Args:
-            request: ``do`` names a function of ``pipeline.tracking.backends.Backend``; the rest are its arguments.
-            seconds: How long to wait; None waits as long as the tracker's own rules for retries do.
-
-        Raises:
-            TrackerError: It could not be done, or there was no answer in time.
-        """
-        until = None if seconds is None else time.monotonic() + seconds
-        try:
-            self._connection.send_bytes(json.dumps(request).encode())
-            while self._connection.poll(None if until is None else max(0.0, until - time.monotonic())):
-                answer = json.loads(self._connection.recv_bytes())
-                self._heard()
-                if "error" in answer:
-                    raise TrackerError(answer["error"])
-                if "result" in answer:
-                    return answer["result"]
-        except (EOFError, OSError):
-            raise TrackerError("its process ended unexpectedly") from None
-        raise TrackerError(f"no answer within {seconds:g} s")
-
-    def kill(self) -> None:
-        """End it at once; a thread that waits for its answer is told that it ended."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """Hang up, and see that it is gone."""
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
+    return re.sub(r"(?<=//)[^/@\s]*@", "", text)
 
 
 class BackgroundTracker:
-    """Calls are queued and made one after the other by a thread; the first that fails is a warning, and the last.
+    """Send requests to one tracker, in order, from a thread.
+
+    The first failure is logged as a warning. All later requests except ``end`` are then dropped, without a warning.
 
     Args:
-        target: Which tracker, and where.
+        target: The tracker.
     """
 
     def __init__(self, target: Target) -> None:
-        """Start its thread, which starts its process."""
-        self._target, self._calls = target, queue.SimpleQueue[dict[str, Any]]()
-        self._lost = self._reached = self._loading = False
-        self._heard = time.monotonic()
+        """Start the thread, which starts the process."""
+        self._target, self._requests = target, queue.SimpleQueue[dict[str, Any]]()
+        self._failed = self._reached = self._loading = False
+        self._progressed = time.monotonic()  # time of the last message from the process
         self._done = threading.Event()
         self._process: TrackerProcess | None = None
         threading.Thread(target=self._work, name=f"tracking with {target.kind}", daemon=True).start()
 
-    def call(self, do: str, **arguments: Any) -> None:
-        """Have something done when what was asked before is done; ``end`` is the last.
+    def call(self, method: str, **arguments: Any) -> None:
+        """Queue a request. The first must be ``start`` and the last ``end``.
 
         Args:
-            do: A function of ``pipeline.tracking.backends.Backend``.
-            arguments: Its arguments, as JSON takes them.
+            method: A method of ``pipeline.tracking.backends.Backend``.
+            arguments: Its arguments, serializable as JSON.
         """
-        self._calls.put({"do": do, **arguments})
+        self._requests.put({"method": method, **arguments})
 
-    def wait(self, since: float, whole: float | None = None) -> None:
-        """Wait until the end is told; give up a tracker that says nothing for ``SILENT_SECONDS``.
+    def wait(self, since: float, limit: float | None = None) -> None:
+        """Wait until ``end`` is done; kill a tracker without progress for ``SILENT_SECONDS``.
 
         Args:
-            since: When the run came to its end, of ``time.monotonic()``: several trackers share the time.
-            whole: The longest time in all, in seconds; None sets no limit but that.
+            since: The end of the run in ``time.monotonic()`` seconds. Several trackers share the time from there.
+            limit: The longest wait in seconds, progress or not; None for no such limit.
         """
         while not self._done.wait(0.02):
             now = time.monotonic()
-            if self._loading and whole is None:
-                since = now  # our own work; it has its own limit
-            # Whom nobody ever reached has had its time while the run went on.
-            begin = max(since, self._heard) if self._reached else self._heard
-            if now - begin > SILENT_SECONDS or (whole is not None and now - since > whole):
-                self._warn(f"no answer within {whole or SILENT_SECONDS:g} s")
+            if self._loading and limit is None:
+                since = now  # imports are work of this machine and have ``LOAD_SECONDS`` as their limit
+            # A tracker that never answered has already had its time during the run.
+            begin = max(since, self._progressed) if self._reached else self._progressed
+            if now - begin > SILENT_SECONDS or (limit is not None and now - since > limit):
+                self._warn(f"no answer within {limit or SILENT_SECONDS:g} s")
                 self._kill()
                 return
 
     def _work(self) -> None:
         try:
-            self._process = process = TrackerProcess(self._target.kind, self._target.environment, self._hear)
+            environment = self._target.environment
+            self._process = process = TrackerProcess(self._target.kind, environment, self._note_progress)
             try:
-                self._converse(process)
+                self._send_requests(process)
             finally:
                 process.close()
         except (TrackerError, OSError) as error:
@@ -167,23 +123,23 @@ class BackgroundTracker:
         finally:
             self._done.set()
 
-    def _converse(self, process: TrackerProcess) -> None:
-        process.ask({"do": "reach", "place": self._target.place}, REACH_SECONDS)
+    def _send_requests(self, process: "TrackerProcess") -> None:
+        process.request({"method": "reach", "place": self._target.place}, REACH_SECONDS)
         self._reached = self._loading = True
-        process.ask({"do": "load"}, LOAD_SECONDS)
+        process.request({"method": "load"}, LOAD_SECONDS)
         self._loading = False
-        where = process.ask(self._calls.get())
-        logger.info("%s: this run is %s", self._target, hide_password(where))
+        page = process.request(self._requests.get())
+        logger.info("%s: this run is %s", self._target, hide_password(page))
         request: dict[str, Any] = {}
-        while request.get("do") != END:
-            request = self._calls.get()
-            self._tell(process, request)
+        while request.get("method") != END:
+            request = self._requests.get()
+            self._send(process, request)
 
-    def _tell(self, process: TrackerProcess, request: dict[str, Any]) -> None:
-        if self._lost and request["do"] != END:
+    def _send(self, process: "TrackerProcess", request: dict[str, Any]) -> None:
+        if self._failed and request["method"] != END:
             return
         try:
-            process.ask(request)
+            process.request(request)
         except TrackerError as error:
             self._warn(str(error))
 
@@ -192,20 +148,74 @@ class BackgroundTracker:
             self._process.kill()
         self._done.wait(1.0)
 
-    def _hear(self) -> None:
-        self._heard = time.monotonic()
+    def _note_progress(self) -> None:
+        self._progressed = time.monotonic()
 
     def _warn(self, reason: str) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self._failed:
+            self._failed = True
             logger.warning("tracking with %s: %s; the run goes on without it", self._target, hide_password(reason))
 
 
-def hide_password(text: str) -> str:
-    """Text without the user and the password of the URIs in it.
+class TrackerError(Exception):
+    """A request to a tracker failed or was not answered; the run only logs a warning."""
 
-    Example:
-        >>> hide_password("http://me:secret@host:5000 is down")
-        'http://host:5000 is down'
+
+class TrackerProcess:
+    """The process of one tracker, which ends with the run.
+
+    Args:
+        kind: A name in ``pipeline.options.registry.TRACKERS``.
+        environment: Environment variables in addition to those of this process.
+        on_message: Called after each message from the process.
     """
-    return re.sub(r"(?<=//)[^/@\s]*@", "", text)
+
+    def __init__(self, kind: str, environment: Mapping[str, str], on_message: Callable[[], None]) -> None:
+        """Start the process. This takes milliseconds, because it imports the tracker's libraries only later."""
+        self._connection, theirs = Pipe()
+        self._on_message = on_message
+        with theirs:
+            command = [sys.executable, "-P", "-c", _CODE, kind, str(theirs.fileno()), str(os.getpid()), *sys.path]
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def request(self, request: Mapping[str, Any], seconds: float | None = None) -> Any:
+        """Send a request and return its result.
+
+        Args:
+            request: ``method`` is a method of ``pipeline.tracking.backends.Backend``; all other items are its
+                arguments.
+            seconds: Time limit; None for no limit besides the retries of the tracker's own client.
+
+        Raises:
+            TrackerError: The request failed, the process ended, or no result came in time.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        try:
+            self._connection.send_bytes(json.dumps(request).encode())
+            while self._connection.poll(None if until is None else max(0.0, until - time.monotonic())):
+                message = json.loads(self._connection.recv_bytes())
+                self._on_message()
+                if "error" in message:
+                    raise TrackerError(message["error"])
+                if "result" in message:
+                    return message["result"]
+        except (EOFError, OSError):
+            raise TrackerError("its process ended unexpectedly") from None
+        raise TrackerError(f"no answer within {seconds:g} s")
+
+    def kill(self) -> None:
+        """Kill the process; a pending ``request`` in another thread then raises ``TrackerError``."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Close the connection, kill the process and wait for its end."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()

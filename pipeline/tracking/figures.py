@@ -1,4 +1,4 @@
-"""What a run tells its trackers, as names and values that every one of them takes."""
+"""Convert options and results of a run to parameters, metrics and files under names that every tracker accepts."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,13 @@ if TYPE_CHECKING:
     from pipeline.training.state import EpochFigures, TrainingLabel
 
 Metrics = dict[str, float]
-_NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # what is left is allowed in MLflow's names and in TensorBoard's
+_NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # all other characters are valid in MLflow and TensorBoard
 _FILES = ("report.md", "report.json", "options.yaml")
-# They say which row it is, and are in its name.
-_IDENTITY = ("bits", "stored_bits", "onnx_bits")
+_IDENTITY = ("bits", "stored_bits", "onnx_bits")  # no metrics: they identify a row, whose name contains them
 
 
 def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """A run's options as a tracker's parameters: lists joined into text, and without those that are not set.
+    """Convert a run's options to a tracker's parameters: join lists into text, and drop options that are not set.
 
     Example:
         >>> parameters({"config": ["3,3,2,2", "dense"], "bits": [8, 4], "lr": None, "seed": 0})
@@ -26,7 +25,7 @@ def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool
 
 
 def curve_point(label: "TrainingLabel", figures: "EpochFigures") -> Metrics:
-    """Name an epoch's figures after their training.
+    """Return the metrics of an epoch, named ``NETWORK[-BITS]/STAGE/loss`` and ``.../lr``.
 
     Args:
         label: The training.
@@ -36,16 +35,16 @@ def curve_point(label: "TrainingLabel", figures: "EpochFigures") -> Metrics:
         >>> curve_point(TrainingLabel("cosine 3,3,2,2", "qat", 4), EpochFigures(epoch=1, loss=0.5, lr=0.02))
         {'cosine-3.3.2.2-4/qat/loss': 0.5, 'cosine-3.3.2.2-4/qat/lr': 0.02}
     """
-    network = label.network if label.bits is None else f"{label.network}-{label.bits}"  # as in a row's name
+    network = label.network if label.bits is None else f"{label.network}-{label.bits}"  # as in the name of a row
     name = f"{_name(network)}/{_name(label.stage)}"
     return {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
 
 
 def final_metrics(report: Mapping[str, Any]) -> Iterator[Metrics]:
-    """The figures of a report, in portions: the baseline and the run as a whole, then each row.
+    """Yield the metrics of a report: first of the baseline and the whole run, then of each row.
 
     Args:
-        report: The content of report.json. What was not measured (null) is left out.
+        report: The content of report.json; null values are left out.
     """
     whole = {f"baseline/{name}": value for name, value in _numbers(report["baseline"])}
     whole |= {f"run/{name}": value for name, value in _numbers(report["run"]) if name != "seed"}
@@ -57,10 +56,10 @@ def final_metrics(report: Mapping[str, Any]) -> Iterator[Metrics]:
 
 
 def report_files(report: Mapping[str, Any], folder: Path) -> list[tuple[Path, str]]:
-    """The files that a report speaks of, smallest first, each with the folder it has in the output folder.
+    """Return the files of a run, smallest first, and for each its folder relative to the output folder.
 
     Args:
-        report: The content of report.json; files of earlier runs in the same folder are not in it.
+        report: The content of report.json. Artifacts of earlier runs in the same folder are not in it.
         folder: The output folder.
     """
     named = [place[field] for place in (report["baseline"], *report["rows"]) for field in ("artifact", "onnx")
@@ -85,5 +84,5 @@ def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _name(text: str) -> str:
-    """Text as a part of a metric's name: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``."""
+    """Convert text to a part of a metric's name: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``."""
     return _NOT_IN_NAMES.sub("-", text.replace(",", ".").replace("/", "-")).strip("-")

@@ -1,15 +1,16 @@
-"""What a run tells of itself while it runs, and to whom."""
+"""Log a run to its trackers while it runs."""
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pipeline.options.registry import TRACKERS
-from pipeline.tracking import figures as told
 from pipeline.tracking.background import END, BackgroundTracker, Target
+from pipeline.tracking.figures import curve_point, final_metrics, report_files
+from pipeline.tracking.figures import parameters as tracked_parameters
 
 if TYPE_CHECKING:
     from pipeline.options.options import Options
@@ -18,22 +19,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILED, FINISHED, KILLED = "FAILED", "FINISHED", "KILLED"
-KILLED_SECONDS = 3.0  # a run that is told to end has 10 s for everything
+KILLED_SECONDS: Final = 3.0
+"""Longest wait for the trackers after a stop signal, when the whole run has 10 s to end."""
+
+
+@contextmanager
+def tracking(options: "Options") -> Iterator["Tracker"]:
+    """Track a run: start its trackers, and mark the run as failed or killed if the block raises.
+
+    Args:
+        options: The run's options.
+
+    Yields:
+        The started tracker. The caller logs the epochs to it and calls ``finish`` at the end.
+    """
+    tracker: Tracker = Trackers(targets(options)) if options.track else NullTracker()
+    tracker.start(options.out.name, options.model_dump(mode="json", exclude={"track", "tracking_uri", "experiment"}))
+    try:
+        yield tracker
+    except Exception:
+        tracker.fail(FAILED)
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        tracker.fail(KILLED)
+        raise
+
+
+def targets(options: "Options") -> list[Target]:
+    """Return the trackers of a run and the place where each stores its data."""
+    return [TRACKERS[kind].load().target(options) for kind in options.track]
 
 
 class Tracker(Protocol):
-    """Takes what a run tells: ``start`` first, ``finish`` or ``fail`` last. None of them raises."""
+    """Log a run: ``start`` is the first call, ``finish`` or ``fail`` the last. No method raises."""
 
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """A run begins.
+        """Start a run.
 
         Args:
-            name: What it is called.
+            name: The name of the run.
             parameters: Its options.
         """
 
     def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
-        """An epoch of a training is over.
+        """Log a finished epoch.
 
         Args:
             label: The training.
@@ -41,7 +70,7 @@ class Tracker(Protocol):
         """
 
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
-        """The run is over, and its files are written.
+        """Log the results of a finished run, whose files are written.
 
         Args:
             report: The content of report.json.
@@ -49,15 +78,15 @@ class Tracker(Protocol):
         """
 
     def fail(self, status: str) -> None:
-        """The run ended early; after ``finish`` this says nothing.
+        """Mark the run as ended early; without effect after ``finish``.
 
         Args:
-            status: ``FAILED``, or ``KILLED`` when somebody asked for it.
+            status: ``FAILED``, or ``KILLED`` after a stop signal.
         """
 
 
 class NullTracker:
-    """Tells nobody."""
+    """Log nothing."""
 
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Do nothing."""
@@ -73,46 +102,49 @@ class NullTracker:
 
 
 class RecordingTracker(NullTracker):
-    """Keeps the epochs, so that another process can tell them."""
+    """Keep the epochs in memory, so that a worker can return them to the driver.
+
+    Attributes:
+        epochs: Each epoch with the label of its training, in the order of the calls.
+    """
 
     def __init__(self) -> None:
-        """Nothing was told yet."""
         self.epochs: list[tuple[TrainingLabel, EpochFigures]] = []
 
     def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
-        """Keep it."""
+        """Append the epoch to ``epochs``."""
         self.epochs.append((label, figures))
 
 
 class Trackers:
-    """Tells several trackers at once; only ``finish`` and ``fail`` wait, for all of them together.
+    """Log to several trackers at once; only ``finish`` and ``fail`` wait, for all trackers together.
 
     Args:
-        targets: Who they are.
+        targets: The trackers.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
         """Start their processes."""
         self._trackers = [BackgroundTracker(target) for target in targets]
-        self._over = False
+        self._ended = False
 
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Begin a run, or say in a warning that a tracker cannot be reached."""
+        """Start a run; a tracker that cannot be reached later logs one warning."""
         for tracker in self._trackers:
-            tracker.call("start", name=name, parameters=told.parameters(parameters))
+            tracker.call("start", name=name, parameters=tracked_parameters(parameters))
 
     def epoch(self, label: "TrainingLabel", figures: "EpochFigures") -> None:
         """Log a point of a training's curve."""
         for tracker in self._trackers:
-            tracker.call("log", values=told.curve_point(label, figures), step=figures.epoch)
+            tracker.call("log", values=curve_point(label, figures), step=figures.epoch)
 
     def finish(self, report: Mapping[str, Any], folder: Path) -> None:
-        """Log the final metrics and the files, and wait for it; see ``SILENT_SECONDS`` for how long."""
-        self._over, since = True, time.monotonic()
-        files = told.report_files(report, folder)
+        """Log the final metrics and the files, and wait for the trackers; see ``BackgroundTracker.wait``."""
+        self._ended, since = True, time.monotonic()
+        files = report_files(report, folder)
         logger.info("tracking: %d files and the final figures", len(files))
         for tracker in self._trackers:
-            for values in told.final_metrics(report):
+            for values in final_metrics(report):
                 tracker.call("log", values=values)
             for path, below in files:
                 tracker.call("file", path=str(path.resolve()), folder=below)
@@ -121,39 +153,11 @@ class Trackers:
             tracker.wait(since)
 
     def fail(self, status: str) -> None:
-        """Mark the run, and wait for it as ``finish`` does; ``KILLED`` takes ``KILLED_SECONDS`` at most."""
-        if self._over:
+        """Mark the run and wait for the trackers as ``finish`` does, for ``KILLED`` at most ``KILLED_SECONDS``."""
+        if self._ended:
             return
-        self._over, since = True, time.monotonic()
+        self._ended, since = True, time.monotonic()
         for tracker in self._trackers:
             tracker.call(END, status=status)
         for tracker in self._trackers:
             tracker.wait(since, KILLED_SECONDS if status == KILLED else None)
-
-
-@contextmanager
-def tracking(options: "Options", *, here: bool = True) -> Iterator[Tracker]:
-    """Track a run, and mark it as failed or killed when it ends early.
-
-    Args:
-        options: The run's options.
-        here: Whether this is the process that tells; of several that do one run together, one does.
-
-    Yields:
-        The tracker, started; the caller gives it the epochs, and the report at the end.
-    """
-    tracker: Tracker = Trackers(targets(options)) if here and options.track else NullTracker()
-    tracker.start(options.out.name, options.model_dump(mode="json", exclude={"track", "tracking_uri", "experiment"}))
-    try:
-        yield tracker
-    except Exception:
-        tracker.fail(FAILED)
-        raise
-    except BaseException:  # Ctrl-C, SIGTERM
-        tracker.fail(KILLED)
-        raise
-
-
-def targets(options: "Options") -> list[Target]:
-    """Return the trackers of a run, and the place where each stores its data."""
-    return [TRACKERS[kind].load().target(options) for kind in options.track]

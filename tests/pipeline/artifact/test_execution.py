@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-import pipeline.artifact.execution
 from basis.separable import SeparableConv2d
 from basis.swap import swap_convolutions
 from pipeline.artifact import load, write_artifact
-from pipeline.artifact.execution import with_execution
+from pipeline.artifact.execution import measure_ratio, with_execution
 from pipeline.artifact.record import build_network, record_network
 from pipeline.errors import OptionsError
 from quant.backends import get_backend
@@ -50,21 +49,33 @@ def test_dense_leaves_the_network_alone(record, dense):
     assert separable_layers(dense) == []
 
 
-def test_auto_keeps_the_faster_form_of_each_layer(record, dense, monkeypatch):
-    times = iter([0.5, 2.0])
-    monkeypatch.setattr(pipeline.artifact.execution, "_ratio", lambda form, conv, x: next(times))
-    network = with_execution(copy.deepcopy(dense), record, "auto", SAMPLE)
+def test_auto_keeps_the_faster_form_of_each_layer(record, dense):
+    ratios = iter([0.5, 2.0])
+    network = with_execution(
+        copy.deepcopy(dense), record, "auto", SAMPLE, measure_ratio=lambda form, conv, x: next(ratios)
+    )
     assert separable_layers(network) == ["0.0"]
     torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_the_ratio_is_that_of_the_two_times():
-    wide, narrow = nn.Conv2d(64, 256, 5, padding=2), nn.Conv2d(64, 1, 1)
-    x = torch.zeros(4, 64, 32, 32)
-    with torch.no_grad():
-        assert pipeline.artifact.execution._ratio(narrow, wide, x) < 0.5
-        assert pipeline.artifact.execution._ratio(wide, narrow, x) > 2
+def test_the_ratio_is_the_median_of_time_by_time():
+    """On a clock that only the two forms advance; the first call of each is slow and not timed."""
+    time, calls = [0.0], {"form": 0, "dense": 0}
+
+    def advance(name, seconds):
+        time[0] += seconds if calls[name] else 100.0
+        calls[name] += 1
+        return SAMPLE
+
+    ratio = measure_ratio(
+        lambda x: advance("form", 50.0 if calls["form"] == 3 else 1.0),
+        lambda x: advance("dense", 4.0),
+        SAMPLE,
+        clock=lambda: time[0],
+    )
+    assert ratio == 0.25
+    assert calls["form"] == calls["dense"] > 3
 
 
 def test_a_shared_layer_is_replaced_under_all_its_names(record):
@@ -93,14 +104,13 @@ def test_a_file_loads_in_every_execution(written, dense, execution):
     assert (execution == "dense") <= (separable_layers(network) == [])
 
 
-def test_auto_times_the_callers_images_or_one_of_the_files_size(written, monkeypatch):
+def test_auto_runs_the_callers_images_or_one_of_the_files_size(written):
     shapes = []
-    monkeypatch.setattr(
-        pipeline.artifact.execution, "_ratio", lambda form, conv, x: shapes.append(tuple(x.shape)) or 1.0
-    )
-    load(written, model=tiny_network(), execution="auto")
-    load(written, model=tiny_network(), execution="auto", sample=torch.zeros(6, 3, 20, 20))
-    assert [shape for shape in shapes if shape[1] == 3] == [(1, 3, 12, 12), (6, 3, 20, 20)]
+    model = tiny_network()
+    model.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    load(written, model=copy.deepcopy(model), execution="auto")
+    load(written, model=copy.deepcopy(model), execution="auto", sample=torch.zeros(6, 3, 20, 20))
+    assert shapes == [(1, 3, 12, 12), (6, 3, 20, 20)]
 
 
 def test_an_unknown_execution_is_refused(record, dense, tmp_path):

@@ -17,7 +17,8 @@ from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 600  # a worker pauses for half of it
-# A network that stops a worker in the middle of a training step, once, if there is a file named `pause`.
+# A network that stops a worker in the middle of a training step, once, if there is a file named `pause`, and raises an
+# internal error there if there is a file named `broken`.
 PAUSING = f"""{SOURCE}
 
 import os
@@ -29,8 +30,14 @@ import time
 class Pausing(nn.Sequential):
     def forward(self, x):
         if self.training and "default_worker" in sys.argv[0]:
+            fail()
             pause()
         return super().forward(x)
+
+
+def fail():
+    if os.path.exists("broken"):
+        raise ZeroDivisionError("a bug on a worker")
 
 
 def pause():
@@ -143,6 +150,15 @@ def test_an_error_of_a_variant_ends_the_run_as_it_does_without_ray(here, cluster
     assert "Traceback" not in error
     without = finish(start(here, "diverged-local", *words))
     assert (without[0], without[2].splitlines()[-1]) == (5, error.splitlines()[-1])
+
+
+def test_a_bug_on_a_worker_is_logged_with_the_traceback_of_the_worker(here, cluster):
+    (here / "broken").touch()
+    code, out, error = finish(start(here, "bug", *SMALL, "--executor", "ray", "--ray-address", cluster))
+    (here / "broken").unlink()
+    assert (code, out) == (1, "")
+    assert "internal error: ZeroDivisionError: a bug on a worker" in error
+    assert "in fail" in error
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -1,6 +1,10 @@
-"""What becomes of a task that Ray gives up, and of what workers say."""
+"""Errors of a cluster and of its tasks, and the log lines of workers."""
 
 import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
 
 import pytest
 import ray
@@ -8,25 +12,44 @@ import ray.exceptions
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_executor
-from pipeline.executors.ray_executor import Board
-from pipeline.executors.worker import LineStream
+from pipeline.executors.ray_executor import LineBoard, fetch_result
+from pipeline.executors.worker import LineWriter
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.signals import Interruption
 
+ROOT = Path(__file__).parents[3]
 VARIANT = Variant(parse_config("3,2,2"), ("cosine",), (4,), 1)
 
 
-def test_a_task_that_loses_every_worker_is_an_error_that_names_it(monkeypatch):
+def test_a_task_that_loses_every_worker_is_an_error_that_names_it():
     def get(reference):
         raise ray.exceptions.WorkerCrashedError
 
-    monkeypatch.setattr(ray_executor.ray, "get", get)
-    with pytest.raises(
-        ClusterError, match=r"--executor: cosine 3,2,2 was lost with its worker 4 times: The worker died"
-    ):
-        ray_executor._result(None, VARIANT)
+    with pytest.raises(ClusterError, match=r"--executor: cosine 3,2,2 was lost .* 4 times"):
+        fetch_result(None, VARIANT.name, get)
+
+
+def test_an_error_of_a_task_keeps_the_traceback_of_its_worker():
+    def get(reference):
+        try:
+            int("no number")
+        except ValueError as error:
+            text = traceback.format_exc() + "in the worker"
+            raise ray.exceptions.RayTaskError("task", text, error).as_instanceof_cause() from None
+
+    with pytest.raises(ValueError, match="no number") as caught:
+        fetch_result(None, VARIANT.name, get)
+    assert type(caught.value) is ValueError
+    shown = "".join(traceback.format_exception(caught.value))
+    assert 'int("no number")' in shown
+    assert "in the worker" in shown
+
+
+def test_ray_is_imported_only_by_its_executor():
+    code = "import sys, pipeline.runner; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("error", [SystemExit(15), Exception("The current node timed out"), ConnectionError("none")])
@@ -39,7 +62,7 @@ def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch, error):
     before = signal.getsignal(signal.SIGTERM)
     opened = executor(Options(config="3,3,3,2", executor="ray"), Interruption())
     with pytest.raises(
-        ClusterError, match=r"--executor: the Ray cluster local cannot be used: .*; allowed: one that runs"
+        ClusterError, match=r"--executor: .* cluster local cannot be used: .*allowed: .*--executor local"
     ):
         opened.__enter__()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -49,22 +72,20 @@ def test_processes_of_a_launcher_have_no_cluster(monkeypatch):
     places = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in places.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        OptionsError, match="--executor: got ray in 2 processes that a launcher started; allowed: local"
-    ):
+    with pytest.raises(OptionsError, match=r"--executor: got ray in 2 processes .*allowed: local"):
         executor(Options(config="3,3,3,2", executor="ray"), Interruption())
 
 
 def test_the_board_gives_each_line_once():
-    board = Board()
-    board.say("one")
-    board.say("two")
-    assert (board.take(), board.take()) == (["one", "two"], [])
+    board = LineBoard()
+    board.append("one")
+    board.append("two")
+    assert (board.drain(), board.drain()) == (["one", "two"], [])
 
 
-def test_a_stream_hands_on_whole_lines():
+def test_a_writer_logs_complete_lines():
     lines = []
-    stream = LineStream(lines.append)
+    stream = LineWriter(lines.append)
     print("one", 2, file=stream, flush=True)
     stream.write("th")
     stream.write("ree\nfo")

@@ -1,4 +1,4 @@
-"""What a worker makes of what the driver sends, in this process."""
+"""Compute variants from a payload, in this process."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import torch
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.executors import worker
-from pipeline.executors.worker import compute, share
+from pipeline.executors.worker import compute, make_payload
 from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
@@ -49,15 +49,17 @@ def order(tmp_path, monkeypatch):
     options = Options(config="3,2,2", bits=(8, 4), cache_dir=tmp_path / "store", **given)
     context = make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption())
     baseline = make_baseline(context, build_model(options.model, context.data.classes), "random", 25.0)
-    shared = dataclasses.replace(share(context, baseline, torch.get_num_threads()), store=tmp_path / "elsewhere")
-    return context, baseline, pickle.loads(pickle.dumps(shared))
+    payload = dataclasses.replace(
+        make_payload(context, baseline, torch.get_num_threads()), store=tmp_path / "elsewhere"
+    )
+    return context, baseline, pickle.loads(pickle.dumps(payload))
 
 
 def test_a_worker_gives_what_the_driver_would_compute(order):
-    context, baseline, shared = order
+    context, baseline, payload = order
     (variant,) = variants(context.options)
     lines = []
-    found = pickle.loads(pickle.dumps(compute(shared, variant, lines.append)))
+    found = pickle.loads(pickle.dumps(compute(payload, variant, lines.append)))
     context.store.stages.clear()
     expected = run_variant(context, baseline, variant)
     assert _without_seconds(found.result.network) == _without_seconds(expected.network)
@@ -82,24 +84,24 @@ def _without_seconds(network):
 
 
 def test_data_are_read_once_for_several_variants(order, monkeypatch):
-    context, _, shared = order
+    context, _, payload = order
     (variant,) = variants(context.options)
-    compute(shared, variant, print)
+    compute(payload, variant, print)
     monkeypatch.setattr(worker, "make_context", None)
-    again = compute(shared, variant, print)
+    again = compute(payload, variant, print)
     assert all(stage.cached for stage in again.stages)
 
 
 def test_data_that_this_machine_lacks(order, tmp_path):
-    context, _, shared = order
+    context, _, payload = order
     (tmp_path / "colours.npz").unlink()
     with pytest.raises(DataError, match=r"the data colours.npz does not exist"):
-        compute(shared, variants(context.options)[0], print)
+        compute(payload, variants(context.options)[0], print)
 
 
 def test_another_kind_of_device_is_refused(order):
-    context, _, shared = order
+    context, _, payload = order
     with pytest.raises(
         OptionsError, match="--executor: a worker computes on cpu, but the driver on cuda; allowed: the"
     ):
-        compute(dataclasses.replace(shared, device="cuda"), variants(context.options)[0], print)
+        compute(dataclasses.replace(payload, device="cuda"), variants(context.options)[0], print)

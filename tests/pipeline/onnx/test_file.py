@@ -92,7 +92,7 @@ def test_equal_networks_give_equal_bytes_and_the_traced_graph_stays(traced):
     assert traced.proto.SerializeToString(deterministic=True) == before
 
 
-def test_the_facts_are_in_the_metadata_and_nothing_else_is(traced):
+def test_the_file_has_the_given_metadata_and_no_other(traced):
     proto = onnx.load_from_string(onnx_file(traced, *compressed(), {"mean": [0.5], "class_names": ["ä"]}))
     assert {p.key: json.loads(p.value) for p in proto.metadata_props} == {
         METADATA_KEY: {"mean": [0.5], "class_names": ["ä"]}

@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.onnx.fold_batchnorm import fold_norms
+from pipeline.onnx.fold_batchnorm import fold_batch_norms
 
 RNG = np.random.default_rng(0)
 NORM = ["gamma", "beta", "mean", "var"]
@@ -50,7 +50,7 @@ def test_a_float_weight_takes_the_factor(inputs, epsilon):
     values = tensors()
     g = graph(conv_norm(inputs, epsilon=epsilon), values)
     expected = result(g, values)
-    assert fold_norms(g, values, ()) == {}
+    assert fold_batch_norms(g, values, ()) == {}
     assert [node.op_type for node in g.node] == ["Conv"]
     np.testing.assert_allclose(result(g, values), expected, atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_the_factor_of_a_stored_weight_is_returned():
     values = tensors()
     g = graph(conv_norm(), values)
     expected, weight = result(g, values), values.pop("weight")
-    factors = fold_norms(g, values, {"weight"})
+    factors = fold_batch_norms(g, values, {"weight"})
     np.testing.assert_allclose(factors["weight"], values["gamma"] / np.sqrt(values["var"] + 1e-5), rtol=1e-5)
     values["weight"] = (weight * factors["weight"].reshape(-1, 1, 1, 1)).astype(np.float32)
     np.testing.assert_allclose(result(g, values), expected, atol=1e-5)
@@ -68,7 +68,7 @@ def test_the_factor_of_a_stored_weight_is_returned():
 def unchanged(nodes, values) -> None:
     g = graph(nodes, values)
     before = g.SerializeToString()
-    assert fold_norms(g, values, ()) == {}
+    assert fold_batch_norms(g, values, ()) == {}
     assert g.SerializeToString() == before
 
 
@@ -111,5 +111,5 @@ def test_a_factor_that_float32_cannot_hold_is_not_folded():
 def test_a_computed_weight_is_not_folded():
     values = tensors()
     g = graph([helper.make_node("Neg", ["weight"], ["w"]), *conv_norm(("x", "w"))], values)
-    assert fold_norms(g, values, ()) == {}
+    assert fold_batch_norms(g, values, ()) == {}
     assert len(g.node) == 3

@@ -17,7 +17,7 @@ from pipeline.options.options import Options
 from pipeline.tracking import background, tracking
 from pipeline.tracking.backends import check_reachable
 from pipeline.tracking.background import hide_password
-from pipeline.training.state import EpochFigures
+from pipeline.training.state import EpochFigures, TrainingLabel
 from tests.pipeline.tracking.conftest import PATIENCE, REPORT, Server, free_port, wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def track(uri: str, finished: Path, *, before_the_end=lambda: None) -> None:
     options = Options(config="3,3,2,2", track="mlflow", tracking_uri=uri, experiment="down", out=finished)
     with tracking(options) as tracker:
         for epoch in range(1, 4):
-            tracker.epoch("cosine 3,3,2,2: fine-tuning", EpochFigures(epoch=epoch, loss=1.0, lr=0.1))
+            tracker.epoch(TrainingLabel("cosine 3,3,2,2", "finetune"), EpochFigures(epoch=epoch, loss=1.0, lr=0.1))
         before_the_end()
         tracker.finish(REPORT, finished)
 
@@ -178,7 +178,7 @@ def test_what_speaks_no_http() -> None:
             connection.close()
 
         threading.Thread(target=greet, daemon=True).start()
-        with pytest.raises(OSError, match="it does not speak HTTP"):
+        with pytest.raises(OSError, match="not HTTP"):
             check_reachable(f"http://127.0.0.1:{port}")
 
 

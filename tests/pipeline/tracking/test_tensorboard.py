@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.options.options import Options
 from pipeline.tracking import tracking
-from pipeline.training.state import EpochFigures
+from pipeline.training.state import EpochFigures, TrainingLabel
 from tests.pipeline.tracking.conftest import REPORT, free_port, wait_for
 
 
@@ -30,7 +30,9 @@ def test_a_run_is_all_there_though_another_tracker_is_down(finished, caplog) -> 
     (finished / "report.md").write_text("# The report\n")
     with tracking(options(finished, "mlflow,tensorboard")) as tracker:
         for epoch in (1, 2):
-            tracker.epoch("cosine 3,3,2,2: fine-tuning", EpochFigures(epoch=epoch, loss=1 / epoch, lr=0.02 / epoch))
+            tracker.epoch(
+                TrainingLabel("cosine 3,3,2,2", "finetune"), EpochFigures(epoch=epoch, loss=1 / epoch, lr=0.02 / epoch)
+            )
         tracker.finish(REPORT, finished)
     (warning,) = caplog.messages
     assert "tracking with mlflow at " in warning
@@ -48,7 +50,7 @@ def test_a_run_is_all_there_though_another_tracker_is_down(finished, caplog) -> 
 
 def test_a_run_that_ends_early_says_so(tmp_path) -> None:
     with pytest.raises(ValueError, match="early"), tracking(options(tmp_path)) as tracker:  # noqa: PT012
-        tracker.epoch("dense: fine-tuning", EpochFigures(epoch=1, loss=1.0, lr=0.1))
+        tracker.epoch(TrainingLabel("dense", "finetune"), EpochFigures(epoch=1, loss=1.0, lr=0.1))
         wait_for(lambda: list(tmp_path.rglob("hparams.yml")))
         raise ValueError("early")
     assert text(events(tmp_path), "status") == "FAILED"
