@@ -159,16 +159,6 @@ def write_run_report(
     return report, write_report(report, options.out)
 
 
-def _merged(layers: Sequence[Layer]) -> list[Layer]:
-    """Join the layers of variants with one config and different widths: the dense network, trained and as it is."""
-    found: dict[tuple[str, str, str], Layer] = {}
-    for layer in layers:
-        name = (layer.basis, layer.config, layer.name)
-        errors = (found[name].rounding_error or {}) | (layer.rounding_error or {}) if name in found else None
-        found[name] = layer if errors is None else layer.model_copy(update={"rounding_error": errors})
-    return list(found.values())
-
-
 def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: str, bits: int) -> Row:
     """Build the row of one combination of config, basis and bits from its figures and its written files."""
     options, network, quantized = context.options, result.network, result.quantized[bits]
