@@ -64,10 +64,7 @@ def _execute(
     place = make_accelerator(device).device
     results = [_evaluated(file, data, place, allow_import) for file in files]
     count = len(data.test)
-    rows = [
-        (file, f"{each.top1:.2f}", round(each.top1 * count / 100), count)
-        for file, each in zip(files, results, strict=True)
-    ]
+    rows = [(file, f"{each.top1:.2f}", each.correct, each.total) for file, each in zip(files, results, strict=True)]
     lines = [tabulate(rows, ("File", "Top-1 (%)", "Right", "Images"), floatfmt=".2f")]
     if len(results) > 1:
         first, second = (each.logits.argmax(dim=1) for each in results)

@@ -76,6 +76,16 @@ def test_dense_bits_give_dense_rows_the_same_training(here, finished):
 RIVALS = [("3,2,2", 8), ("3,2,2", 4), ("dense", 4), ("dense", 3)]
 
 
+def test_the_dense_network_as_it_is_stays_untrained_beside_the_one_that_trains(here):
+    chosen = {"config": ("3,2,2", "dense"), "basis": ("cosine",), "bits": (8,), "dense_bits": (3,)}
+    report = run(options(here, "both", **chosen)).report
+    dense = {row["bits"]: row["epochs"] for row in report["rows"] if row["config"] == "dense"}
+    assert dense == {8: 0, 3: 1}
+    layers = [layer for layer in report["layers"] if layer["config"] == "dense"]
+    assert len({layer["name"] for layer in layers}) == len(layers)
+    assert {tuple(layer["rounding_error"]) for layer in layers} == {("8", "3")}
+
+
 def test_params_are_those_of_the_plan(finished):
     params = {row["config"]: row["params"] for row in finished.report["rows"]}
     rest = 8 + (8 * 12 + 12) + 16 + (16 * 4 + 4)

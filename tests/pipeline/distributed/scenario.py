@@ -104,7 +104,7 @@ def interrupted(accelerator) -> tuple[str, int, int]:
             learn = partial(train, accelerator=accelerator, seed=0, checkpoint=kept, interruption=stop)
             learn(model, images(97), Schedule(5, lr=0.01, batch_size=32))
         except (KeyboardInterrupt, Terminated) as end:
-            return type(end).__name__, kept.entry.facts["epoch"], kept.entry.facts["batch"]
+            return type(end).__name__, kept.entry.metadata["epoch"], kept.entry.metadata["batch"]
     return "not at all", 0, 0
 
 
