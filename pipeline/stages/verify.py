@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.artifact import load
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
+from pipeline.runtime.child import child_command
 from pipeline.runtime.device import placed
 from pipeline.runtime.launcher import without_launch
 from pipeline.stages.baseline import Baseline
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 _REQUEST, _IMAGES, _LOGITS = "request.json", "images.safetensors", "logits.safetensors"
 _NOT_POSSIBLE = 2
-_CODE = (
-    "import sys; sys.path[:] = sys.argv[2:]; from pipeline.stages.verify import answer; sys.exit(answer(sys.argv[1]))"
-)
 
 
 def verify_artifacts(
@@ -94,7 +92,7 @@ def reload_differences(
     """
     with tempfile.TemporaryDirectory(prefix="seriesquant-") as folder:
         _write_request(Path(folder), [path.resolve() for path, _ in measured], data, device)
-        command = [sys.executable, "-P", "-c", _CODE, folder, *sys.path, *_module_folder(model_name)]
+        command = child_command("pipeline.stages.verify:answer", folder, folders=_module_folder(model_name))
         environment = without_launch(os.environ)
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode == _NOT_POSSIBLE:

@@ -10,13 +10,14 @@ import os
 import queue
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from typing import Any, Final
+
+from pipeline.runtime.child import child_command
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,6 @@ SILENT_SECONDS = 8.0
 """Longest wait at the run's end for a tracker without any progress; with the overhead it is less than 10 s."""
 END: Final = "end"
 """The last request to a tracker."""
-
-# The tracker's process gets ``sys.path`` as arguments, so that it imports the same modules from any folder.
-_CODE = (
-    "import sys; sys.path[:] = sys.argv[4:]; from pipeline.tracking.served import serve; "
-    "serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ class TrackerProcess:
         self._connection, theirs = Pipe()
         self._on_message = on_message
         with theirs:
-            command = [sys.executable, "-P", "-c", _CODE, kind, str(theirs.fileno()), str(os.getpid()), *sys.path]
+            command = child_command("pipeline.tracking.served:serve", kind, str(theirs.fileno()), str(os.getpid()))
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, **environment},

@@ -31,18 +31,18 @@ _LONGEST_ERROR = 300  # characters; an error becomes one line of the run's log
 _HTTP_METHODS = (b"PUT ", b"POST ", b"PATCH ")
 
 
-def serve(kind: str, descriptor: int, parent: int) -> None:
+def serve(kind: str, descriptor: str, parent: str) -> None:
     """Answer requests until the run ends, then exit this process.
 
     Args:
         kind: A name in ``pipeline.options.registry.TRACKERS``.
-        descriptor: File descriptor of the socket to the run.
-        parent: Process id of the run.
+        descriptor: File descriptor of the socket to the run, in decimal digits.
+        parent: Process id of the run, in decimal digits.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
-    channel = _Channel(descriptor)
-    threading.Thread(target=_exit_after, args=(parent, channel), daemon=True).start()
+    channel = _Channel(int(descriptor))
+    threading.Thread(target=_exit_after, args=(int(parent), channel), daemon=True).start()
     _answer_requests(kind, channel)
     os._exit(0)  # exit handlers of the libraries may block on a server that is down
 

@@ -143,7 +143,7 @@ def test_a_process_that_cannot_be_started(finished, caplog, monkeypatch) -> None
 
 
 def test_a_process_that_dies(finished, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(background, "_CODE", "import os; os.abort()")
+    monkeypatch.setattr(background, "child_command", lambda *_: [sys.executable, "-c", "import os; os.abort()"])
     track("http://127.0.0.1:9", finished)
     assert caplog.messages == [warning("http://127.0.0.1:9", "its process ended unexpectedly")]
 

@@ -1,0 +1,30 @@
+"""Command lines of child processes that call one function."""
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+_CODE: Final = """
+import sys
+from importlib import import_module
+target, count, *words = sys.argv[1:]
+sys.path[:] = words[int(count):]
+module, _, function = target.partition(":")
+sys.exit(getattr(import_module(module), function)(*words[:int(count)]))
+"""
+
+
+def child_command(target: str, *arguments: str, folders: Sequence[str] = ()) -> list[str]:
+    """Return the command of a Python process that calls a function and exits with its result.
+
+    The process gets this one's search path for modules, so that it imports the same modules from any folder.
+
+    Args:
+        target: ``module:function``; the function takes texts and returns an exit code or None.
+        arguments: The function's arguments.
+        folders: Folders to append to the search path.
+
+    Example:
+        >>> subprocess.run(child_command("pipeline.stages.verify:answer", "exchange"))
+    """
+    return [sys.executable, "-P", "-c", _CODE, target, str(len(arguments)), *arguments, *sys.path, *folders]
