@@ -165,7 +165,7 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
 
 @pytest.mark.real
 def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(data_folder, tmp_path):
-    """The poster: 51.43 with its fit, 89.55 after its training; the first 2,000 images are easier by 0.9."""
+    """The poster's fit leaves 51.43 on all images, and its own training ends at 89.55."""
     result = run(
         Options(
             config=("3,3,2,2",),
@@ -179,9 +179,9 @@ def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(dat
         )
     )
     eight, four = result.report["rows"]
-    assert eight["top1_pre"] > 89.2
+    assert eight["top1_pre"] > 88.4
     assert eight["delta_quant"] > -0.2
-    assert four["top1_quant"] > 88.0
+    assert four["top1_quant"] > 87.0
     compressed = [layer for layer in result.report["layers"] if layer["status"] == "compressed"]
     assert all(0 < layer["fit_error"] < 1 for layer in compressed)
     assert all(layer["rounding_error"]["8"] < layer["rounding_error"]["4"] < 0.5 for layer in compressed)

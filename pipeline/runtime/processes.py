@@ -46,7 +46,7 @@ class Processes:
         """Return the slice rule of this rank."""
         return RankSlice(self.rank, self.count)
 
-    def portion(self, images: int) -> CalibrationShard | None:
+    def calibration_shard(self, images: int) -> CalibrationShard | None:
         """Return this rank's shard of ``images`` calibration images, for the fit and for rounding.
 
         Returns:

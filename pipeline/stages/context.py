@@ -158,7 +158,7 @@ def source_digest(root: Path = _ROOT) -> str:
 
 def calibration_shard(context: RunContext) -> CalibrationShard | None:
     """Return the calibration shard of this rank; None if the rank holds all images."""
-    return context.processes.portion(context.calibration_count)
+    return context.processes.calibration_shard(context.calibration_count)
 
 
 def calibration_images(context: RunContext) -> Tensor:

@@ -93,7 +93,9 @@ class Store:
             BusyError: Another run computes the same result and did not finish within ``lock_timeout``.
         """
         entry, cached = self.find(stage.key), True
-        if entry is None:
+        if entry is not None:
+            self._remove(stage.key, CHECKPOINT)  # of a process that was killed after it had stored the result
+        else:
             with self._lock(stage):
                 entry = self.find(stage.key)
                 if entry is None:

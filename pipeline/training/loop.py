@@ -168,10 +168,10 @@ def _input_covariance(
     device = processes.device
     height, width = _first_image(images, device).shape[-2:]
     count = min(COVARIANCE_IMAGES, len(images), images_at_once((height, width)))
-    portion = processes.portion(count)
+    shard = processes.calibration_shard(count)
     with processes.together():
-        shown = images.sample(count, seed=seed, device=device, share=processes.share if portion else WHOLE)
-    return teacher.inverse_input_covariance(model, shown, portion)
+        shown = images.sample(count, seed=seed, device=device, share=processes.share if shard else WHOLE)
+    return teacher.inverse_input_covariance(model, shown, shard)
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:

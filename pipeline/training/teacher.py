@@ -95,7 +95,7 @@ class Teacher:
         return output
 
     def inverse_input_covariance(
-        self, model: nn.Module, images: Tensor, portion: CalibrationShard | None = None
+        self, model: nn.Module, images: Tensor, shard: CalibrationShard | None = None
     ) -> dict[str, Tensor]:
         """Invert the covariance of the layer inputs in the teacher, for the student's layers."""
-        return inverse_input_covariance(model, self._network, images, shard=portion)
+        return inverse_input_covariance(model, self._network, images, shard=shard)

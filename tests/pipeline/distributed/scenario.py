@@ -128,13 +128,13 @@ def results() -> dict[str, object]:
         found[f"seen {count}"] = sum(seen)
 
     train_images = images(97)
-    portion = processes.portion(CALIBRATION)
-    share = processes.share if portion else WHOLE
+    shard = processes.calibration_shard(CALIBRATION)
+    share = processes.share if shard else WHOLE
     calibration = train_images.sample(CALIBRATION, seed=1, device=accelerator.device, share=share)
     series = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
-    found["fit errors"] = fit_activations(series, tiny_network(), calibration, shard=portion)
+    found["fit errors"] = fit_activations(series, tiny_network(), calibration, shard=shard)
     found["fit"] = series.state_dict()
-    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", shard=portion)
+    rounded = round_layers(series, calibration, IntFormat(4), get_backend("torch.ao"), rounding="gptq", shard=shard)
     found["rounding errors"] = rounded.errors
     found["rounded"] = {name: values.dequantize() for name, values in rounded.layers.items()}
 

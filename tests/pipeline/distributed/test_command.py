@@ -30,7 +30,7 @@ FIGURES = ("top1_pre", "top1_post", "top1_quant")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
-    write_npz(folder / "colours.npz", train=150, test=501)
+    write_npz(folder / "colours.npz", train=384, test=501)
     write_module(folder)
     return folder
 
@@ -61,7 +61,7 @@ def test_the_report_is_that_of_one_process(folder, alone, together):
     report = json.loads((folder / "two" / "report.json").read_text())
     assert (alone["run"]["processes"], report["run"]["processes"]) == (1, 2)
     assert report["run"]["dataset"] == alone["run"]["dataset"]
-    assert report["run"]["calibration_images"] == alone["run"]["calibration_images"] == 150
+    assert report["run"]["calibration_images"] == alone["run"]["calibration_images"] == 384
     assert report["baseline"]["top1"] == pytest.approx(alone["baseline"]["top1"], abs=2)
     assert len(report["rows"]) == len(alone["rows"]) == 2
     for row, expected in zip(report["rows"], alone["rows"], strict=True):

@@ -101,9 +101,9 @@ def test_ls_shows_the_environments_folder(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["rm"], "cache: got 'rm'; allowed: ls, prune"),
-        (["ls", "--keep-mb", "1"], "cache ls: --older-than-days and --keep-mb limit what prune removes"),
-        (["prune", "--keep-mb", "-1"], "invalid value for '--keep-mb'"),
+        (["rm"], "allowed: ls, prune"),
+        (["ls", "--keep-mb", "1"], "--keep-mb"),
+        (["prune", "--keep-mb", "-1"], "--keep-mb"),
         ([], "missing argument"),
     ],
 )

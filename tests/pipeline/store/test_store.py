@@ -176,3 +176,11 @@ def test_a_lock_says_who_holds_it_and_ends_with_its_process(tmp_path):
     holder.join(60)
     with locked(tmp_path / "l", "the folder", 5):
         assert str(os.getpid()) in (tmp_path / "l").read_text()
+
+
+def test_a_checkpoint_that_a_killed_process_left_beside_its_result_goes(tmp_path):
+    store = Store(tmp_path)
+    store.once(STEP, Maker())
+    store.checkpoint(STEP).save(Entry(metadata={"at": 1}))
+    Store(tmp_path).once(STEP, Maker())
+    assert not list(tmp_path.glob("*.checkpoint"))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from basis import preconditioning
 from basis.conv import SeriesConv2d
 from basis.errors import CompressionError
+from basis.preconditioning import inverse_input_covariance
 from basis.swap import swap_convolutions
 from pipeline.artifact.record import build_network, record_network
 from pipeline.data.sources import load_dataset
@@ -112,6 +112,13 @@ def test_single_value_filters_decay_and_scales_do_not():
     assert decay[id(model[0].bias)] == decay[id(model[3].bias)] == 0
 
 
+class DampedTeacher(Teacher):
+    """Damps the input covariance until only the preconditioning in filter space is left."""
+
+    def inverse_input_covariance(self, model, images, shard=None):
+        return inverse_input_covariance(model, self._network, images, shard=shard, damping=1e6)
+
+
 def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data, trained, monkeypatch):
     schedule, accelerator, ends = Schedule(1, lr=0.01, batch_size=16), make_accelerator("cpu"), {}
     steps = len(data.train) // 16
@@ -121,8 +128,7 @@ def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data
         end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
         ends[bound] = end.get_submodule("1.0").coefficients
     monkeypatch.setattr(training, "COVARIANCE_STEPS", 1)
-    monkeypatch.setattr(preconditioning, "INPUT_DAMPING", 1e6)  # leaves the steps of the filters
-    teacher = Teacher(trained, accelerator)
+    teacher = DampedTeacher(trained, accelerator)
     end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
     filters = end.get_submodule("1.0").coefficients
     before = series(trained).get_submodule("1.0").coefficients
