@@ -55,11 +55,9 @@ def load_npz(path: Path) -> Dataset:
 
 def _read(path: Path) -> Mapping[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if name in (*REQUIRED, "class_names")}
-    except (
-        Exception
-    ) as error:  # a damaged archive raises BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
+    except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path} cannot be read as an .npz file ({reason}): it is damaged, truncated, or holds Python objects"

@@ -9,7 +9,7 @@ from pipeline.data.sources import load_dataset
 from pipeline.runtime.device import make_accelerator
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
-from tests.support.networks import tiny_network
+from tests.support.networks import tiny_network, write_npz
 from tests.support.program import call_program, run_program
 from tests.support.report_schema import read_report
 
@@ -28,12 +28,18 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
 
 def test_a_missed_gate_exits_3_with_the_report_written(here):
     model = tiny_network()
-    images = load_dataset("colours.npz").train
-    train(model, images, Schedule(12, lr=0.05, batch_size=16), accelerator=make_accelerator("cpu"), seed=0)
+    write_npz(here / "few.npz", train=96, test=200)
+    train(
+        model,
+        load_dataset("few.npz").train,
+        Schedule(12, lr=0.05, batch_size=16),
+        accelerator=make_accelerator("cpu"),
+        seed=0,
+    )
     torch.save(model.state_dict(), "good.pt")
     rough = ("--bits", "2", "--epochs", "0", "--fit", "weights", "--rounding", "nearest", "--config", "1,1,1")
     limits = ("--max-drop", "0", "--max-size-mb", "0.001")
-    done = call_program(here, *GRID, *rough, "--weights", "good.pt", *limits, "--out", "gate")
+    done = call_program(here, *GRID, "--data", "few.npz", *rough, "--weights", "good.pt", *limits, "--out", "gate")
     assert done.returncode == 3, done.stderr
     report = read_report(here / "gate")
     gate, top1 = report["gate"], report["baseline"]["top1"]
