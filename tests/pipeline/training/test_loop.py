@@ -132,9 +132,9 @@ def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data
     end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
     filters = end.get_submodule("1.0").coefficients
     before = series(trained).get_submodule("1.0").coefficients
-    moved = float((filters - before).norm())
-    assert float((ends[steps + 1] - filters).norm()) < 0.05 * moved
-    assert float((ends[steps] - filters).norm()) > 0.2 * moved
+    moved = float((filters - before).detach().norm())
+    assert float((ends[steps + 1] - filters).detach().norm()) < 0.05 * moved
+    assert float((ends[steps] - filters).detach().norm()) > 0.2 * moved
 
 
 def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
