@@ -21,7 +21,7 @@ class LayerPlan:
 
     Attributes:
         name: As in ``named_modules`` of the network.
-        kernel: FeatureHooks (kh, kw), or None for a linear layer.
+        kernel: Taps (kh, kw), or None for a linear layer.
         order: Terms kept (nh, nw), or None for a kept layer.
         status: ``compressed`` (fewer terms than taps), ``full`` (as many: an exact change of basis) or ``kept``.
         reason: Explanation for the report.

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from basis.modes import evaluation_mode
 from pipeline.errors import OptionsError
 from pipeline.runtime.launcher import Launch, launched
 from pipeline.runtime.processes import Processes
@@ -110,14 +111,9 @@ def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> 
 
 def _has_idle_parameters(model: nn.Module, image: Tensor) -> bool:
     """Return True if the outputs do not depend on some trainable parameter; the network is not changed."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluation_mode(model):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(model(image).sum(), parameters, allow_unused=True)
-    finally:
-        for module in training:
-            module.training = True
     return any(gradient is None for gradient in gradients)
 
 

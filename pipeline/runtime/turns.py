@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from pipeline.runtime.progress import Advance, Progress, Task
+from pipeline.runtime.progress import Advance, Progress, Task, task_text
 
 
 class Turns:
@@ -95,7 +95,7 @@ class YieldingProgress:
     """Progress that lets a waiting exclusive thread go first at every call.
 
     Args:
-        progress: The progress that it forwards to.
+        progress: The progress that it forwards to. Without ``result`` or ``state``, its ``stage`` gets their text.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -109,12 +109,15 @@ class YieldingProgress:
     def result(self, text: str) -> None:
         """Yield, and report figures."""
         TURNS.yield_to_exclusive()
-        self._progress.result(text)
+        getattr(self._progress, "result", self._progress.stage)(text)
 
     def state(self, task: Task) -> None:
         """Yield, and report the state of a task of another process."""
         TURNS.yield_to_exclusive()
-        self._progress.state(task)
+        if hasattr(self._progress, "state"):
+            self._progress.state(task)
+        else:
+            self._progress.stage(task_text(task))
 
     @contextmanager
     def track(self, description: str, total: int) -> Generator[Advance]:

@@ -40,6 +40,7 @@ _COMPUTING: Final = (
     "pipeline/data",
     "pipeline/models",
     "pipeline/onnx",
+    "pipeline/options",
     "pipeline/runtime",
     "pipeline/stages",
     "pipeline/store",

@@ -13,7 +13,6 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import StageKey
-from pipeline.tracking import NullTracker
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import EpochFigures, TrainingLabel
@@ -141,7 +140,8 @@ def replay_curve(context: RunContext, job: TrainingJob) -> None:
 
     Call it for a training whose final result was read from the store. A training that the store has lost sends nothing.
     """
-    entry = None if isinstance(context.tracker, NullTracker) else context.store.find(job.stage.key)
+    # The options decide, not the tracker: all ranks must read the store together, and only rank 0 has a tracker.
+    entry = context.store.find(job.stage.key) if context.options.track else None
     if entry is not None:
         _replay(context, job, entry)
 

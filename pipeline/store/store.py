@@ -5,10 +5,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
@@ -94,7 +96,7 @@ class Store:
         """
         entry, cached = self.find(stage.key), True
         if entry is not None:
-            self._remove(stage.key, CHECKPOINT)  # of a process that was killed after it had stored the result
+            self._remove_leftover_checkpoint(stage.key)
         else:
             with self._lock(stage):
                 entry = self.find(stage.key)
@@ -120,6 +122,10 @@ class Store:
     def checkpoint(self, stage: StageKey) -> "CheckpointFile":
         """Return the checkpoint of a stage under way; used only inside ``once``, which holds the stage's lock."""
         return CheckpointFile(self, stage)
+
+    def forget(self, stage: StageKey) -> None:
+        """Remove the stored result of a stage, so that a later run computes it again."""
+        self._remove(stage.key, RESULT)
 
     def read(self, key: str, suffix: str) -> Entry | None:
         """Read a file of the store on rank 0 and broadcast it; None if it is missing or damaged."""
@@ -154,6 +160,16 @@ class Store:
                 self._path(key, suffix).unlink(missing_ok=True)
         except OSError as error:
             logger.warning("%s is not removed: %s", self._path(key, suffix), error)
+
+    def _remove_leftover_checkpoint(self, key: str) -> None:
+        """Remove the checkpoint of a process that was killed after it had stored the result.
+
+        A checkpoint whose lock is held belongs to a process that computes the result once more with ``fresh``.
+        """
+        if not self.processes.is_main or not self._path(key, CHECKPOINT).is_file():
+            return
+        with suppress(Timeout, OSError), FileLock(self._path(key, LOCK), blocking=False):
+            self._path(key, CHECKPOINT).unlink(missing_ok=True)
 
     @contextmanager
     def _lock(self, stage: StageKey) -> Generator[None]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
 
+from basis.conv import SeriesConv2d
 from basis.errors import NumericalError
 from basis.preconditioning import preconditioned_gradients
 from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
@@ -42,6 +43,7 @@ MAX_GRADIENT_NORM: Final = 20.0
 """Norm of all gradients above which they are scaled down; networks that train well stay below it."""
 ROUNDED_LR_FACTOR: Final = 0.05
 """Factor of the learning rate for a rounded weight's float values and scales."""
+_WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
 OnEpoch = Callable[[EpochFigures], None]
 
 
@@ -196,20 +198,29 @@ def _ignore(figures: EpochFigures) -> None:
 def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
     """Group parameters by weight decay and learning rate.
 
-    Kernels and coefficients decay; biases, normalization and the scales of fake quantizers do not. Rounded weights and
-    their scales have a lower learning rate.
+    Weights and coefficients of layers decay, and so does every other parameter with more than one axis of values.
+    Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Rounded weights and their
+    scales have a lower learning rate.
     """
-    scales = {p for module in model.modules() if isinstance(module, FakeQuantizer) for p in module.parameters()}
+    weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
     rounded = {p for module in model.modules() if _rounds(module) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decay = 0.0 if parameter.ndim <= 1 or parameter in scales else schedule.weight_decay
+            vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
+            decay = 0.0 if vector else schedule.weight_decay
             rate = schedule.lr * (ROUNDED_LR_FACTOR if parameter in rounded else 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     return [
         {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
     ]
+
+
+def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Iterate over a layer's weight or coefficients, whether or not a fake quantizer parametrizes them."""
+    for name, parameter in module.named_parameters():
+        if name.removeprefix("parametrizations.").removesuffix(".original") in ("weight", "coefficients"):
+            yield parameter
 
 
 def _rounds(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from pipeline.failure import EXIT_CODES
+from pipeline.options.values import CHOICES
 from reports.model import Report
 from tests.support.report_schema import SCHEMA, mistakes
 
@@ -119,3 +120,9 @@ def test_a_failed_report_has_an_error_and_an_interrupted_one_its_codes(done) -> 
     assert mistakes(failed(done) | {"exit_code": 0})
     assert mistakes(failed(done) | {"status": "interrupted"})
     assert mistakes(failed(done) | {"status": "interrupted", "exit_code": 143}) == []
+
+
+@pytest.mark.parametrize("name", ["basis", "backend", "scheme", "fit", "rounding"])
+def test_a_row_may_have_every_choice_of_the_command_line(name) -> None:
+    described = str(SCHEMA["$defs"]["Row"]["properties"][name])
+    assert all(repr(choice) in described for choice in CHOICES[name])

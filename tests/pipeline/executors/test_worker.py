@@ -45,7 +45,14 @@ def order(tmp_path, monkeypatch):
     """A run's context and baseline, and the payload of its workers, with an empty store."""
     monkeypatch.chdir(tmp_path)
     write_npz(tmp_path / "colours.npz")
-    given = {"model": write_module(tmp_path), "data": "colours.npz", "epochs": 2, "workers": 0, "qat_epochs": 1}
+    given = {
+        "model": write_module(tmp_path),
+        "data": "colours.npz",
+        "epochs": 2,
+        "workers": 0,
+        "qat_epochs": 1,
+        "track": "tensorboard",
+    }
     options = Options(config="3,2,2", bits=(8, 4), cache_dir=tmp_path / "store", **given)
     context = make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption())
     baseline = make_baseline(context, build_model(options.model, context.data.classes), "random", 25.0)
@@ -90,6 +97,12 @@ def test_data_are_read_once_for_several_variants(order, monkeypatch):
     monkeypatch.setattr(worker, "make_context", None)
     again = compute(payload, variant, print)
     assert all(stage.cached for stage in again.stages)
+    assert [(label.stage, figures.epoch) for label, figures in again.epochs] == [
+        ("finetune", 1),
+        ("finetune", 2),
+        ("qat", 1),
+        ("qat", 1),
+    ]
 
 
 def test_data_that_this_machine_lacks(order, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.runtime.progress import SilentProgress
+from pipeline.runtime.progress import SilentProgress, Task
 from pipeline.runtime.turns import TURNS, Turns, YieldingProgress
 
 SECONDS = 600.0
@@ -120,3 +120,20 @@ def test_progress_yields_at_each_call() -> None:
         progress.stage("next")
         progress.result("Top-1 91.2")
     assert said == ["next", "Top-1 91.2"]
+
+
+def test_a_callers_progress_needs_two_methods_only():
+    class Names:
+        def __init__(self):
+            self.stages = []
+
+        def stage(self, name):
+            self.stages.append(name)
+
+    names = Names()
+    progress = YieldingProgress(names)
+    progress.stage("begins")
+    progress.result("Top-1 91.20")
+    progress.state(Task("training", 3, 10, "loss 0.5", 1.0, False))
+    assert names.stages[:2] == ["begins", "Top-1 91.20"]
+    assert "3/10" in names.stages[2]

@@ -115,23 +115,34 @@ def test_whole_batches_are_compared_up_to_a_size(size, test_images, expected):
     assert images_to_reload(Facts()) == expected  # type: ignore[arg-type]
 
 
-def test_a_network_that_differs_is_a_row_of_the_report_and_fails_the_gate(here, monkeypatch):
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [(0.5, pytest.approx(0.5, abs=1e-5)), (float("nan"), sys.float_info.max)]
+)
+def test_a_network_that_differs_is_a_row_of_the_report_and_fails_the_gate(here, monkeypatch, wrong, expected):
     """The fresh process loads what is on the disk: a wrong measurement in this one makes them differ."""
+    chosen = {"config": ("3,2,2",), "basis": ("cosine",), "bits": (8, 4), "epochs": 0}
     real = quantize.evaluate_together
 
     def off_by_a_half(*given):
         found = real(*given)
-        found.logits[3, 1] += 0.5
+        found.logits[3, 1] += wrong
         return found
 
     monkeypatch.setattr(quantize, "evaluate_together", off_by_a_half)
-    result = run(options(here, "differs", config=("3,2,2",), basis=("cosine",), bits=(8, 4), epochs=0))
+    result = run(options(here, "differs", **chosen, fresh=True))
     report = read_report(here / "differs")
     assert result.exit_code == report["exit_code"] == 3
     assert report["status"] == "done"
     found = [row["reloaded_logits_max_abs_diff"] for row in report["rows"]]
-    assert found == [pytest.approx(0.5, abs=1e-5)] * 2
+    assert found == [expected] * 2
     assert report["gate"]["passed"] is False
     assert [sentence.split()[:5] for sentence in report["gate"]["failures"]] == [
         ["cosine", "3,2,2", "at", bits, "bits"] for bits in ("8", "4")
     ]
+    again = run(options(here, "differs", **chosen)).report
+    assert not next(each for each in again["run"]["stages"] if each["name"] == "artifacts: reload")["cached"]
+
+
+def test_equal_logits_that_are_not_finite_do_not_differ():
+    logits = torch.tensor([[1.0, torch.nan, torch.inf]])
+    assert verify._difference(logits.clone(), logits) == 0.0

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from basis.conv import SeriesConv2d
@@ -110,6 +111,19 @@ def test_single_value_filters_decay_and_scales_do_not():
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decay[id(model[0].coefficients)] == decay[id(model[3].weight)] == 0.5
     assert decay[id(model[0].bias)] == decay[id(model[3].bias)] == 0
+    scales = [p for name, p in model[1].named_parameters() if name not in ("bias", "parametrizations.weight.original")]
+    assert scales
+    assert {decay[id(scale)] for scale in scales} == {0}
+    assert decay[id(model[1].parametrizations.weight.original)] == 0.5
+
+
+def test_scales_of_layers_do_not_decay():
+    model = torchvision.models.convnext_tiny(num_classes=4)
+    groups = training._groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    layer_scales = [p for name, p in model.named_parameters() if name.endswith("layer_scale")]
+    assert layer_scales
+    assert {decay[id(scale)] for scale in layer_scales} == {0}
 
 
 class DampedTeacher(Teacher):
