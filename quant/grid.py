@@ -1,0 +1,58 @@
+"""The grid of steps and scales: powers of two with exponents in sixteenths, float32, the same on every machine.
+
+A step is stored as its exponent e, an integer; its value is ``2^(e / 16)``. Neighbours differ by 4.4 %.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+PER_OCTAVE: Final = 16
+MIN_EXPONENT, MAX_EXPONENT = -100 * PER_OCTAVE, 100 * PER_OCTAVE
+
+# 2^(k / 16) for k = 0..15, as the nearest float32 numbers.
+_OCTAVE: Final = (
+    1.0,
+    1.0442737340927124,
+    1.0905077457427979,
+    1.1387885808944702,
+    1.1892070770263672,
+    1.2418577671051025,
+    1.2968395948410034,
+    1.3542555570602417,
+    1.4142135381698608,
+    1.4768261909484863,
+    1.5422108173370361,
+    1.610490322113037,
+    1.6817928552627563,
+    1.7562521696090698,
+    1.8340080976486206,
+    1.9152065515518188,
+)
+
+
+def grid_values(exponents: Tensor) -> Tensor:
+    """Return ``2^(e / 16)``: float32, the shape of the exponents, the same bits on every machine.
+
+    Args:
+        exponents: Integers in ``MIN_EXPONENT..MAX_EXPONENT``, any shape.
+
+    Example:
+        >>> grid_values(torch.tensor([0, 16, -24]))
+        tensor([1.0000, 2.0000, 0.3536])
+    """
+    whole = exponents.to(torch.int32)
+    octaves = torch.div(whole, PER_OCTAVE, rounding_mode="floor")
+    return torch.ldexp(torch.tensor(_OCTAVE, device=whole.device)[whole % PER_OCTAVE], octaves)
+
+
+def grid_exponents(values: Tensor) -> Tensor:
+    """Return the exponents of the grid values nearest to positive values, on a logarithmic scale: int16.
+
+    Values outside the grid get its first or last exponent.
+    """
+    exponents = (values.to(torch.float64).log2() * PER_OCTAVE).round()
+    return exponents.clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)
