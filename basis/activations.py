@@ -1,10 +1,10 @@
 """Fit coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from basis.additions import Addition, Additions, missing_output, version
 from basis.cholesky import RIDGE, ridge_solution
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics, cross_products
+from basis.layers import as_maps, geometry, layer_operator, stored_values
 from basis.modes import evaluation_mode
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import Sample, by_sample, patch_batches, samples
@@ -63,7 +64,7 @@ def fit_activations(
         {'conv1': 0.012, ...}
     """
     shard = shard or CalibrationShard.whole(len(images))
-    seeds = _layer_seeds(model, seed)
+    seeds = _series_seeds(model, seed)
     targets = original_outputs(original, seeds, images, shard, sampling, additions=correct_additions)
     return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=ridge).run(images)
 
@@ -80,29 +81,32 @@ def output_errors(
 ) -> dict[str, float]:
     """Measure the relative output errors without a fit; arguments and result as in ``fit_activations``."""
     shard = shard or CalibrationShard.whole(len(images))
-    seeds = _layer_seeds(model, seed)
+    seeds = _series_seeds(model, seed)
     targets = original_outputs(original, seeds, images, shard, sampling, additions=False)
     return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=None).run(images)
 
 
 Norm = nn.BatchNorm2d | None
+Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
+"""Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
 
 
 class _FittedLayer(NamedTuple):
     """The layer that the images reached last.
 
     Attributes:
-        conv: The layer.
+        conv: The layer; additions are corrected for convolutions only.
         norm: The batch normalization that reads its output, if any.
         x: Its input.
         version: The input's version when it was read.
         chosen: The sampled positions.
         statistics: Gram statistics of its rows, with the constant of the bias as the last feature.
         start: Coefficients and bias before the fit, (groups, F, O / groups).
-        columns: Coefficients and bias now, the same shape.
+        columns: Coefficients and bias that the fit wants, the same shape.
+        stored: Coefficients and bias now, the same shape; other than ``columns`` if they are constrained.
     """
 
-    conv: SeriesConv2d
+    conv: nn.Conv2d
     norm: Norm
     x: Tensor
     version: int
@@ -110,18 +114,20 @@ class _FittedLayer(NamedTuple):
     statistics: GramStatistics
     start: Tensor
     columns: Tensor
+    stored: Tensor
 
 
 class LayerwiseFit:
-    """Hooks of one forward pass that fit, or only measure, each series convolution when the images reach it.
+    """Hooks of one forward pass that fit, or only measure, each layer when the images reach it.
 
     Args:
-        model: The network with series convolutions; changed in place if there is a ridge.
+        model: The network; changed in place if there is a ridge.
         targets: Outputs of the original network; used up by the pass.
         seeds: Layer name -> seed of its sampled positions.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples.
         ridge: Ridge of the fit, a share of the mean diagonal; None to measure the errors only.
+        constrain: Rounds the columns that the fit wants; None stores them as they are.
     """
 
     def __init__(
@@ -133,7 +139,9 @@ class LayerwiseFit:
         sampling: SamplingConfig,
         *,
         ridge: float | None,
+        constrain: Constrain | None = None,
     ) -> None:
+        self._constrain = constrain
         self._model, self._seeds, self._shard, self._sampling, self._ridge = model, seeds, shard, sampling, ridge
         self._targets, self._shortcuts = targets.outputs, targets.shortcuts
         self._modules = dict(model.named_modules())
@@ -165,17 +173,18 @@ class LayerwiseFit:
         if name not in self._targets:
             return
         self._last.clear()
-        conv, norm, x = cast(SeriesConv2d, module), self._norms.get(name), inputs[0]
-        chosen = samples(conv, x, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
+        norm, x, maps = self._norms.get(name), inputs[0], as_maps(module, inputs[0])
+        chosen = samples(geometry(module), maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         outputs = by_sample(self._targets.pop(name), chosen)
-        statistics = GramStatistics.accumulate(_batches(conv, x, chosen), outputs, constant=True).reduced(self._shard)
-        start = columns = _stored_columns(conv)
+        statistics = GramStatistics.accumulate(_batches(module, maps, chosen), outputs, constant=True)
+        statistics = statistics.reduced(self._shard)
+        start = stored = columns = _stored_columns(module)
         if self._ridge is not None:
-            step = self._step(conv, norm, statistics.gram, statistics.cross - statistics.gram @ columns)
-            columns = _add_step(conv, norm, columns, step)
-        self._errors[name] = statistics.relative_error(columns)
-        if name in self._shortcuts:
-            self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, statistics, start, columns)
+            columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
+            stored = self._store(name, module, norm, statistics, columns, start)
+        self._errors[name] = statistics.relative_error(stored)
+        if name in self._shortcuts and isinstance(module, nn.Conv2d):
+            self._last[name] = _FittedLayer(module, norm, x, version(x), chosen, statistics, start, columns, stored)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Watch for the addition of the layer's output. Watched tensors stay in memory, so others are not watched."""
@@ -187,50 +196,76 @@ class LayerwiseFit:
         layer = self._last.pop(addition.name, None)
         if layer is None or addition.normalized != (layer.norm is not None) or version(layer.x) != layer.version:
             return
-        conv, norm, x, _, chosen, statistics, start, columns = layer
+        conv, norm, x, _, chosen, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
         cross = self._shard.reduce(cross_products(_batches(conv, x, chosen), missing, constant=True))
         step = self._step(conv, norm, statistics.gram, cross)
-        columns = _add_step(conv, norm, columns, statistics.largest_step_share(start, columns, step) * step)
-        addition.source.copy_(conv._conv_forward(x, conv.filters(), conv.bias))
+        columns = columns + statistics.largest_step_share(start, columns, step) * step
+        stored = self._store(addition.name, conv, norm, statistics, columns, stored)
+        kernel = conv.filters() if isinstance(conv, SeriesConv2d) else conv.weight
+        addition.source.copy_(conv._conv_forward(x, kernel, conv.bias))
         if norm is not None:
             addition.output.copy_(norm.forward(addition.source))
-        self._errors[addition.name] = statistics.relative_error(columns)
+        self._errors[addition.name] = statistics.relative_error(stored)
 
-    def _step(self, conv: SeriesConv2d, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
+    def _step(self, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
         """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
         assert self._ridge is not None
-        features = cross.shape[1] if conv.bias is not None or norm is not None else cross.shape[1] - 1
+        features = cross.shape[1] if _absorbs(layer, norm) else cross.shape[1] - 1
         step = torch.zeros_like(cross)
         step[:, :features] = ridge_solution(gram[:, :features, :features], cross[:, :features], self._ridge)
         return step
 
+    def _store(
+        self,
+        name: str,
+        layer: nn.Module,
+        norm: Norm,
+        statistics: GramStatistics,
+        columns: Tensor,
+        stored: Tensor,
+    ) -> Tensor:
+        """Store the columns, constrained, and return them; without a bias, the running mean absorbs the constant."""
+        if self._constrain is not None:
+            columns = self._constrain(name, statistics, columns, _absorbs(layer, norm))
+        rows = columns.mT.flatten(0, 1)
+        values = stored_values(layer)
+        values.copy_(rows[:, :-1].reshape(values.shape))
+        bias = _bias(layer)
+        if bias is not None:
+            bias.copy_(rows[:, -1])
+        elif norm is not None and norm.running_mean is not None:
+            norm.running_mean -= (columns - stored).mT.flatten(0, 1)[:, -1]
+        return columns
 
-def _layer_seeds(model: nn.Module, seed: int) -> dict[str, int]:
-    """Seed of each series convolution, which depends on its name: other layers may come or go."""
-    names = [name for name, module in model.named_modules() if isinstance(module, SeriesConv2d)]
+
+def layer_seeds(names: Iterable[str], seed: int) -> dict[str, int]:
+    """Return the seed of each layer's sampled positions, which depends on its name: other layers may come or go."""
     return {name: seed + zlib.crc32(name.encode()) for name in names}
 
 
-def _batches(conv: SeriesConv2d, x: Tensor, chosen: list[Sample]) -> Iterable[Tensor]:
-    return patch_batches(conv, x.float(), chosen, conv.operator)
+def _series_seeds(model: nn.Module, seed: int) -> dict[str, int]:
+    return layer_seeds((name for name, module in model.named_modules() if isinstance(module, SeriesConv2d)), seed)
 
 
-def _stored_columns(conv: SeriesConv2d) -> Tensor:
-    """Coefficients and bias (or 0) as columns, float64, (groups, F, O / groups)."""
-    bias = torch.zeros_like(conv.coefficients[:, 0, 0, 0]) if conv.bias is None else conv.bias
-    columns = torch.cat([conv.coefficients.flatten(1), bias[:, None]], dim=1).to(torch.float64)
-    stored: Tensor = columns.unflatten(0, (conv.groups, -1)).mT
+def _absorbs(layer: nn.Module, norm: Norm) -> bool:
+    """Return True if a bias or a running mean can absorb a constant of the layer's outputs."""
+    return _bias(layer) is not None or norm is not None
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    return cast("Tensor | None", layer.bias)
+
+
+def _batches(layer: nn.Module, maps: Tensor, chosen: list[Sample]) -> Iterable[Tensor]:
+    return patch_batches(geometry(layer), maps.float(), chosen, layer_operator(layer))
+
+
+def _stored_columns(layer: nn.Module) -> Tensor:
+    """Stored values and bias (or 0) as columns, float64, (groups, F, O / groups)."""
+    rows = stored_values(layer).flatten(1)
+    bias = _bias(layer)
+    bias = torch.zeros_like(rows[:, 0]) if bias is None else bias
+    columns = torch.cat([rows, bias[:, None]], dim=1).to(torch.float64)
+    stored: Tensor = columns.unflatten(0, (geometry(layer).groups, -1)).mT
     return stored
-
-
-def _add_step(conv: SeriesConv2d, norm: Norm, columns: Tensor, step: Tensor) -> Tensor:
-    """Store and return ``columns + step``; without a bias, the running mean absorbs the constant."""
-    moved = columns + step
-    rows = moved.mT.flatten(0, 1)
-    conv.coefficients.copy_(rows[:, :-1].reshape(conv.coefficients.shape))
-    if conv.bias is not None:
-        conv.bias.copy_(rows[:, -1])
-    elif norm is not None and norm.running_mean is not None:
-        norm.running_mean -= step.mT.flatten(0, 1)[:, -1]
-    return moved

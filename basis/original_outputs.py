@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from basis.additions import Addition, Additions
 from basis.chunks import in_chunks
+from basis.layers import as_maps, geometry
 from basis.modes import evaluation_mode
 from basis.patches import Sample, samples
 from basis.sampling import SamplingConfig
@@ -104,14 +105,15 @@ class _Recorder:
             self._original(images)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        conv = cast(nn.Conv2d, module)
-        chosen = samples(conv, inputs[0], seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
+        conv, maps = geometry(module), as_maps(module, inputs[0])
+        chosen = samples(conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         if not self._runs[name]:
-            self._outputs[name] = _sampled(output, chosen, conv.groups)
+            self._outputs[name] = _sampled(as_maps(module, output), chosen, conv.groups)
         self._runs[name] += 1
         self._last.clear()
-        self._last[name] = _LastOutput(output, chosen, conv.groups)
-        self._additions.watch(name, output)
+        if isinstance(module, nn.Conv2d):
+            self._last[name] = _LastOutput(output, chosen, module.groups)
+            self._additions.watch(name, output)
 
     def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._runs[norm] += 1

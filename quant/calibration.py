@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
+from basis.layers import stored_tensor_name, stored_values
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -20,7 +21,6 @@ from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
-from quant.network import quantized_tensor_name
 from quant.schemes import Format, StoredTensor
 from quant.term_factors import gptq_by_terms
 
@@ -77,8 +77,8 @@ def round_layers(
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
-    layers = {name: layer for name, layer in network.named_modules() if quantized_tensor_name(layer) is not None}
-    small = {name: layer for name, layer in layers.items() if _stored_tensor(layer)[0].numel() <= max_features}
+    layers = {name: layer for name, layer in network.named_modules() if stored_tensor_name(layer) is not None}
+    small = {name: layer for name, layer in layers.items() if stored_values(layer)[0].numel() <= max_features}
     whole = shard or CalibrationShard.whole(len(images))
     wanted = in_chunks(
         images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seed, part, sampling), sampling
@@ -87,7 +87,7 @@ def round_layers(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            stored = _stored_tensor(module)
+            stored = stored_values(module)
             if name in wanted:
                 layer_seed = seed + zlib.crc32(name.encode())
                 hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
@@ -103,10 +103,6 @@ def round_layers(
         layer.register_forward_pre_hook(hook(name))
     network(images)
     return found
-
-
-def _stored_tensor(layer: nn.Module) -> Tensor:
-    return cast(Tensor, getattr(layer, str(quantized_tensor_name(layer))))
 
 
 def _float_outputs(

@@ -6,19 +6,12 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.conv import SeriesConv2d
+from basis.layers import stored_tensor_name
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
 from quant.schemes import Format, StoredTensor
 from quant.term_factors import TermScaledFakeQuantizer
-
-
-def quantized_tensor_name(module: nn.Module) -> str | None:
-    """Return the name of a layer's quantized tensor: coefficients, or the weight of a convolution or linear layer."""
-    if isinstance(module, SeriesConv2d):
-        return "coefficients"
-    return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
 
 
 def quantize_network(
@@ -42,7 +35,7 @@ def quantize_network(
     return {
         name: found[name] if name in found else _stored(module, tensor_name, format, backend)
         for name, module in model.named_modules()
-        if (tensor_name := quantized_tensor_name(module)) is not None
+        if (tensor_name := stored_tensor_name(module)) is not None
     }
 
 
@@ -70,7 +63,7 @@ def attach_fake_quantizers(
         The network.
     """
     for name, module in list(model.named_modules()):
-        tensor_name = quantized_tensor_name(module)
+        tensor_name = stored_tensor_name(module)
         if tensor_name is not None:
             weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
             if start is not None:

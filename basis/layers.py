@@ -1,0 +1,51 @@
+"""Treat convolutions and linear layers alike: their stored tensor, their geometry, and their inputs as maps."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from basis.conv import SeriesConv2d
+
+
+def stored_tensor_name(module: nn.Module) -> str | None:
+    """Return the name of a layer's stored tensor; None for other modules.
+
+    Returns:
+        ``coefficients`` for a series convolution, ``weight`` for another convolution or a linear layer.
+    """
+    if isinstance(module, SeriesConv2d):
+        return "coefficients"
+    return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
+
+
+def stored_values(module: nn.Module) -> Tensor:
+    """Return a layer's stored tensor, (O, ...)."""
+    return cast(Tensor, getattr(module, str(stored_tensor_name(module))))
+
+
+def layer_operator(module: nn.Module) -> Tensor | None:
+    """Return the matrix (kh kw, n) from a slice's coefficients to its kernel; None if the kernel itself is stored."""
+    return module.operator if isinstance(module, SeriesConv2d) else None
+
+
+def geometry(module: nn.Module) -> nn.Conv2d:
+    """Return a convolution with the geometry of a layer: itself, or for a linear layer a 1x1 one without values."""
+    if isinstance(module, nn.Linear):
+        return nn.Conv2d(module.in_features, module.out_features, 1, bias=False, device="meta")
+    return cast(nn.Conv2d, module)
+
+
+def as_maps(module: nn.Module, values: Tensor) -> Tensor:
+    """View a layer's inputs or outputs as maps.
+
+    Args:
+        module: The layer.
+        values: (N, C, H, W) for a convolution; (N, ..., C) for a linear layer.
+
+    Returns:
+        (N, C, H, W); for a linear layer (N, C, P, 1), with P the number of rows of each image.
+    """
+    if not isinstance(module, nn.Linear):
+        return values
+    rows = values.unsqueeze(1) if values.ndim == 2 else values.flatten(1, -2)
+    return rows.mT.unsqueeze(-1)
