@@ -24,7 +24,9 @@ from pipeline.runtime.signals import Interruption
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, make_context
-from pipeline.stages.report import kernel_figure, layer_rows, write_files, write_run_report
+from pipeline.stages.layers import layer_rows
+from pipeline.stages.report import kernel_figure, write_files, write_run_report
+from pipeline.stages.target import check_targets
 from pipeline.stages.verify import verify_artifacts
 from pipeline.store.locks import locked
 from pipeline.store.store import Store
@@ -84,6 +86,7 @@ def _run_stages(
 ) -> tuple[Report, Path]:
     started = time.monotonic()
     context = make_context(options, make_accelerator(options.device), progress, interruption, tracker)
+    check_targets(context)
     on_main = context.processes.on_main
     with _output_folder(context), reporter.watching(holding=True), executor(options, interruption) as compute:
         on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))

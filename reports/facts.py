@@ -97,8 +97,8 @@ def onnx_table(report: Report, style: text.Style = "markdown") -> str:
 def onnx_notes(report: Report) -> list[str]:
     """Return sentences about the rows that have no ONNX file, and about formats that ONNX stores in more bits."""
     rows = unique_rows(report)
-    wide = [row for row in rows if (row.onnx_bits or 0) > row.bits]
-    widths = sorted({row.bits for row in wide if row.scheme == "int"}, reverse=True)
+    wide = [row for row in rows if row.bits is not None and (row.onnx_bits or 0) > row.bits]
+    widths = sorted({row.bits or 0 for row in wide if row.scheme == "int"}, reverse=True)
     wider = [f"ONNX has no {bits}-bit integers, so these rows are stored in the next larger width." for bits in widths]
     if any(row.scheme != "int" for row in wide):
         wider.append("ONNX has no minifloats, so these rows are stored in 32-bit floats.")

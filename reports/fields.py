@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import (
@@ -88,7 +88,9 @@ Options = Annotated[
     Keys(r"^[a-z][a-z0-9_]*$", ("config", "bits", "basis", "model", "weights", "data", "out")),
 ]
 Versions = Annotated[dict[str, Text], Keys(required=("python", "seriesquant", "torch"))]
-RoundingErrors = Annotated[dict[str, Figure | None], Keys(r"^[2-8]$")]
+CODED: Final = "coded"
+"""Key of the rounding error of a row of a target, whose integers have no fixed width."""
+RoundingErrors = Annotated[dict[str, Figure | None], Keys(rf"^([2-8]|{CODED})$")]
 
 
 class Part(BaseModel):

@@ -1,6 +1,7 @@
 """Gate of a report: compare every row with the limits, and describe the rows that fail.
 
-Loss of Top-1 and file size are compared only if a limit is set. A row whose reloaded network differs always fails.
+Loss of Top-1 and file size are compared only if a limit is set. A row of a target is compared with its target. A row
+whose reloaded network differs always fails.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from reports import text
 from reports.model import Gate, Report, Row
 from reports.rows import baseline_top1 as baseline_top1_of
 from reports.rows import unique_rows
-from reports.text import listed, row_name
+from reports.text import bits_name, listed, row_name, target_name
 
+SMALLEST_SHARE = 0.97
+"""Least size of the file of a target size, as a share of the target."""
 _ROUNDING = 1e-9
 """Points of Top-1. Top-1 is a multiple of 100 / images, so a smaller excess is floating-point noise."""
 
@@ -25,8 +28,8 @@ def judge(
 ) -> Gate:
     """Compare every row with the limits.
 
-    A row fails if it exceeds a limit, if a figure that a limit needs was not measured, or if its reloaded network
-    differs from the measured one.
+    A row fails if it exceeds a limit, if it misses its target, if a figure that a limit needs was not measured, or if
+    its reloaded network differs from the measured one.
 
     Args:
         rows: The report's rows.
@@ -36,16 +39,17 @@ def judge(
 
     Returns:
         The limits, the verdict, and one sentence for each row that fails. `passed` is False if a row fails. Otherwise
-        it is True if a limit was compared with at least one row, else None.
+        it is True if a limit or a target was compared with at least one row, else None.
     """
-    gate = Gate(max_drop=max_drop, max_size_mb=max_size_mb, passed=None)
+    targets = sum(row.has_target for row in rows)
+    gate = Gate(max_drop=max_drop, max_size_mb=max_size_mb, targets=targets, passed=None)
     misses = [(row, _misses(row, baseline_top1, gate)) for row in rows]
     gate.failures = [
-        f"{row.basis} {row.config} at {row.bits} bits {' and '.join(miss.sentence for miss in found)}"
+        f"{row.basis} {row.config} at {bits_name(row)} {' and '.join(miss.sentence for miss in found)}"
         for row, found in misses
         if found
     ]
-    limited = bool(rows) and (max_drop, max_size_mb) != (None, None)
+    limited = bool(targets) or (bool(rows) and (max_drop, max_size_mb) != (None, None))
     gate.passed = False if gate.failures else True if limited else None
     return gate
 
@@ -56,12 +60,14 @@ def gate_words(report: Report) -> str:
     drop, size = gate.max_drop, gate.max_size_mb
     if drop is None and size is None and gate.passed is None:
         return ""
+    if drop is None and size is None and gate.passed:
+        return "The gate passed: every row meets its target."
     points = None if drop is None else f"{drop:g} point" if drop == 1 else f"{drop:g} points"
     if gate.passed is None:
         return f"The gate ({_both(points, size, '{} allowed', '{:g} MB allowed')}) was not checked."
     if gate.passed:
         kept = _both(points, size, "loses more than {} of Top-1", "takes more than {:g} MB", "or")
-        return f"The gate passed: no row {kept}."
+        return f"The gate passed: no row {kept}{', and every target is met' if gate.targets else ''}."
     allowed = _both(points, size, "at most {} of Top-1 may be lost", "a file may take at most {:g} MB")
     return f"The gate FAILED: {'; '.join(part for part in (allowed, _failed(report)) if part)}."
 
@@ -79,7 +85,7 @@ class _Miss(NamedTuple):
 
 
 def _misses(row: Row, baseline_top1: float | None, gate: Gate) -> list[_Miss]:
-    found = (_drop(row, baseline_top1, gate.max_drop), _size(row, gate.max_size_mb), _reload(row))
+    found = (_drop(row, baseline_top1, gate.max_drop), _size(row, gate.max_size_mb), _target(row), _reload(row))
     return [miss for miss in found if miss is not None]
 
 
@@ -104,6 +110,25 @@ def _size(row: Row, limit: float | None) -> _Miss | None:
         return None
     excess = f"{row.size_mb - limit:.4g} more than --max-size-mb {limit:g} allows"
     return _Miss(f"takes {row.size_mb:g} MB, {excess}", f"takes {text.megabytes(row.size_mb)} MB")
+
+
+def _target(row: Row) -> _Miss | None:
+    if row.target_mb is not None:
+        return _target_size(row, row.target_mb)
+    if row.target_drop is None or row.target_met:
+        return None
+    words = f"loses more than {target_name(row)} of Top-1 on held-out training images"
+    return _Miss(f"{words}, which --target-drop {row.target_drop:g} allows", words)
+
+
+def _target_size(row: Row, target: float) -> _Miss | None:
+    if row.size_mb is None:
+        return _Miss(*2 * ("has no measured size",))
+    least = SMALLEST_SHARE * target
+    if row.target_met and least <= row.size_mb <= target:
+        return None
+    words = f"takes {row.size_mb:g} MB"
+    return _Miss(f"{words}, but --target-mb {target:.12g} allows {least:g} to {target:.12g} MB", words)
 
 
 def _reload(row: Row) -> _Miss | None:

@@ -1,18 +1,19 @@
-"""Per-layer tables: kernel, order, treatment and reason of each layer, and its errors of fit and rounding."""
+"""Per-layer tables: kernel, kept terms, treatment and reason of each layer, and its errors of fit and rounding."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from reports import text
+from reports.fields import CODED
 from reports.model import Layer, Report
-from reports.text import MISSING, basis_name, config_name, with_settings
+from reports.text import MISSING, basis_name, config_name, target_name, with_settings
 
 
 class Group(NamedTuple):
-    """Layers of one config, of every basis that treats them alike.
+    """Layers of one config and target, of every basis that treats them alike.
 
     Attributes:
-        title: Name of the config, with the settings of its run.
+        title: Name of the config and target, with the settings of its run.
         bases: The bases.
         layers: For each basis, its layers in network order.
     """
@@ -42,10 +43,11 @@ def layer_tables(report: Report, style: text.Style = "markdown") -> dict[str, st
 
 
 def layer_groups(report: Report) -> list[Group]:
-    """Group the layers by config and settings; bases that treat every layer alike share a group."""
+    """Group the layers by config, target and settings; bases that treat every layer alike share a group."""
     by_config: dict[str, dict[str, list[Layer]]] = {}
     for layer in report.layers:
-        by_basis = by_config.setdefault(with_settings(config_name(layer.config), layer), {})
+        name = " at ".join(part for part in (config_name(layer.config), target_name(layer)) if part)
+        by_basis = by_config.setdefault(with_settings(name, layer), {})
         by_basis.setdefault(layer.basis, []).append(layer)
     groups: list[Group] = []
     for name, by_basis in by_config.items():
@@ -58,10 +60,10 @@ def layer_groups(report: Report) -> list[Group]:
 
 
 def rounding_bits(layers: Sequence[Layer]) -> list[str]:
-    """Return the bit widths with a measured rounding error in any of the layers, in descending order."""
+    """Return the bit widths with a measured rounding error in any of the layers, in descending order, `coded` last."""
     errors = [layer.rounding_error or {} for layer in layers]
     found = {bits for each in errors for bits, value in each.items() if value is not None}
-    return sorted(found, key=int, reverse=True)
+    return sorted(found, key=lambda bits: 0 if bits == CODED else int(bits), reverse=True)
 
 
 def rounding_error(layer: Layer, bits: str) -> float | None:
@@ -74,7 +76,14 @@ def _structure(layers: Sequence[Layer]) -> list[list[str]]:
 
 
 def _description(layer: Layer) -> list[str]:
-    return [layer.name, _size(layer.kernel), _size(layer.order), layer.status, layer.reason or MISSING]
+    return [layer.name, _size(layer.kernel), _order(layer), layer.status, layer.reason or MISSING]
+
+
+def _order(layer: Layer) -> str:
+    """Return the order; if the kept terms do not fill it, their number follows: `3x3 (7 terms)`."""
+    if layer.order is None or layer.terms in (None, layer.order[0] * layer.order[1]):
+        return _size(layer.order)
+    return f"{_size(layer.order)} ({layer.terms} terms)"
 
 
 def _size(pair: Sequence[int] | None) -> str:
@@ -108,7 +117,7 @@ def _error_columns(group: Group) -> list[_Errors]:
 def _errors(layers: Sequence[Layer]) -> _Errors:
     bits = rounding_bits(layers)
     fitted = any(layer.fit_error is not None for layer in layers)
-    titles = ["fit error"] * fitted + [f"{width}-bit error" for width in bits]
+    titles = ["fit error"] * fitted + ["rounding error" if width == CODED else f"{width}-bit error" for width in bits]
     cells = [
         (*[text.error(layer.fit_error)] * fitted, *(text.error(rounding_error(layer, width)) for width in bits))
         for layer in layers

@@ -36,7 +36,8 @@ _DEFINITIONS = (
     "**Top1** is the share of test images whose top prediction is correct, in percent. In the quantization table it is "
     "the Top-1 of the fine-tuned network before quantization. **Quant. Top1** is the Top-1 of the written file.",
     "**Δ** is a difference in percentage points. The quantization table shows the change by quantization alone. The "
-    "Pre/Post table shows the change against the baseline. **Pre** is after the fit, **Post** after fine-tuning.",
+    "Pre/Post table shows the change against the baseline. **Δ baseline** is the change of Quant. Top1 against the "
+    "baseline. **Pre** is after the fit, **Post** after fine-tuning.",
     "**#Params** counts every parameter outside normalization layers, with coefficients in place of kernels. **%** is "
     "the share of the baseline's #Params. **#Comp. params** counts only what the method can compress.",
     "**MB** is 10^6 bytes. **Model size** is the size of the written file; the baseline's values are 32-bit. "
@@ -151,8 +152,18 @@ def _code(command: str) -> str:
 
 
 def _definitions(report: Report) -> str:
-    lines = [*_DEFINITIONS, *_stored_note(report), *_interval_note(report)]
+    lines = [*_DEFINITIONS, *_target_note(report), *_stored_note(report), *_interval_note(report)]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _target_note(report: Report) -> list[str]:
+    if not any(row.has_target for row in report.rows):
+        return []
+    return [
+        "A row of a **target** has no fixed number of bits: its integers take as many bits as their entropy. Its size "
+        "or its loss of Top-1 was chosen. It has no float network, so Top1 and Δ are not measured. **Order** is then "
+        "the smallest order that contains the terms with a coefficient other than zero. **auto** sets no largest order."
+    ]
 
 
 def _stored_note(report: Report) -> list[str]:

@@ -60,25 +60,44 @@ class Baseline(Part):
 
 
 class Row(Part):
-    """One combination of config, basis and bits."""
+    """One combination of config, basis and bits or target."""
 
     MERGED_ONLY = ("baseline_top1", "runs", "settings")
 
     basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
-    config: Text = Field(description="Orders per stage, or dense.")
-    bits: Annotated[int, Field(strict=True, ge=2, le=8)] = Field(
-        description="Bits of a coefficient; for minifloats, the mantissa bits."
+    config: Text = Field(
+        description="Orders per stage, or dense; for a row of a target, the largest orders, or auto for no limit."
     )
-    scheme: Literal["int", "minifloat"] = Field(description="Number format of the coefficients.")
-    stored_bits: Annotated[int, Field(strict=True, ge=2, le=16)] = Field(
-        description="Bits of one coefficient in the file."
+    bits: Annotated[int, Field(strict=True, ge=2, le=8)] | None = Field(
+        description="Bits of a coefficient; for minifloats, the mantissa bits; null for a row of a target."
     )
-    backend: Literal["brevitas", "torch.ao"] = Field(description="Quantization library.")
+    target_mb: Megabytes | None = Field(
+        default=None, description="Target of the file's size (10^6 bytes); null without such a target."
+    )
+    target_drop: Annotated[float, Field(strict=True, gt=0)] | None = Field(
+        default=None,
+        description="Target of the loss of Top-1 on held-out training images (percentage points); null without it.",
+    )
+    target_met: Annotated[bool, Field(strict=True)] | None = Field(
+        default=None, description="True if the row has its target size or loss; null without a target."
+    )
+    scheme: Literal["int", "minifloat", "stepped"] = Field(
+        description="Number format of the coefficients; stepped has integers of any size and a step for each term."
+    )
+    stored_bits: Annotated[int, Field(strict=True, ge=2, le=16)] | None = Field(
+        description="Bits of a coefficient in its number format; null for a row of a target."
+    )
+    bits_per_value: Figure | None = Field(
+        default=None, description="Bits of the layers' integers in the file, divided by the number of integers."
+    )
+    backend: Literal["brevitas", "torch.ao"] | None = Field(
+        description="Quantization library; null for a row of a target, which needs none."
+    )
     fit: Literal["activations", "weights"] | None = Field(
         description="Target of the least-squares fit; null for the dense network, which is not approximated."
     )
     rounding: Literal["gptq", "nearest"] = Field(description="Rounding method.")
-    epochs: Count = Field(description="Epochs of fine-tuning.")
+    epochs: Count = Field(description="Epochs of fine-tuning; for a row of a target, of training through the rounding.")
     qat_epochs: Count = Field(description="Epochs of quantization-aware training.")
     finetune_s: Figure | None = Field(
         default=None, description="Duration of fine-tuning when it was computed (seconds)."
@@ -102,6 +121,9 @@ class Row(Part):
     top1_quant: Percent | None = Field(description="Top-1 of the network in the artifact (percent).")
     delta_post: Change | None = Field(description="top1_post minus the baseline's Top-1 (percentage points).")
     delta_quant: Change | None = Field(description="top1_quant minus top1_post (percentage points).")
+    delta_baseline: Change | None = Field(
+        default=None, description="top1_quant minus the baseline's Top-1 (percentage points)."
+    )
     params: Count = Field(
         description="Number of parameters, with coefficients in place of kernels, without normalization."
     )
@@ -110,7 +132,7 @@ class Row(Part):
         default=None, description="Number of parameters that the method can compress."
     )
     poster_size_mb: Megabytes | None = Field(
-        description="Size by the poster's formula: params x (bits + 8) / 8 (10^6 bytes)."
+        description="Size by the poster's formula: params x (bits + 8) / 8 (10^6 bytes); null without bits."
     )
     size_mb: Megabytes | None = Field(description="Size of the written artifact (10^6 bytes).")
     artifact: Annotated[str, Field(pattern=r"^[^/].*\.safetensors$")] | None = Field(
@@ -156,22 +178,36 @@ class Row(Part):
         """True for the network without series, which is only quantized."""
         return self.config == DENSE
 
+    @property
+    def has_target(self) -> bool:
+        """True for a row of a target instead of a fixed width."""
+        return self.bits is None
+
 
 class Layer(Part):
-    """One layer of one combination of config and basis."""
+    """One layer of one combination of config and basis, for each target if it has any."""
 
     MERGED_ONLY = ("runs", "settings")
 
     basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
     config: str = Field(description="Config of the rows that the layer belongs to.")
+    target_mb: Megabytes | None = Field(default=None, description="Target size of the row that the layer belongs to.")
+    target_drop: Figure | None = Field(default=None, description="Target loss of the row that the layer belongs to.")
     name: str = Field(description="Name of the layer in the network.")
     kernel: Pair | None = Field(description="Height and width of the kernel; null if the layer is no convolution.")
-    order: Pair | None = Field(description="Number of terms kept per axis; null if the layer is no series.")
+    order: Pair | None = Field(
+        description="Number of terms kept per axis; null if the layer is no series. For a target, the smallest order "
+        "that contains the terms with a coefficient other than zero."
+    )
+    terms: Count | None = Field(
+        default=None,
+        description="Number of terms with a coefficient other than zero; null without a target or a series.",
+    )
     status: Text = Field(description="Treatment of the layer, in a word.")
     reason: str | None = Field(description="Reason for the treatment.")
     fit_error: Figure | None = Field(default=None, description="Relative error of the layer's output after the fit.")
     rounding_error: RoundingErrors | None = Field(
-        default=None, description="Bits -> relative error of the layer's output after rounding."
+        default=None, description="Bits, or coded for a target -> relative error of the output after rounding."
     )
     runs: Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="Only in a merged report: names in sources of the runs that have the layer."
@@ -188,6 +224,7 @@ class Gate(Part):
     max_size_mb: Megabytes | None = Field(
         default=None, description="Largest allowed size of an artifact (10^6 bytes); null sets no limit."
     )
+    targets: Count = Field(default=0, description="Number of rows with a target of their own, which limits them too.")
     passed: Annotated[bool, Field(strict=True)] | None = Field(
         description="False if a row failed; otherwise true if a limit was set and checked, else null."
     )
@@ -235,7 +272,7 @@ class Report(Part):
     )
     run: Run = Field(description="How the run was made.")
     baseline: Baseline | None = Field(description="Uncompressed network; null if the run failed.")
-    rows: list[Row] = Field(description="One row for each combination of config, basis and bits.")
+    rows: list[Row] = Field(description="One row for each combination of config, basis and bits or target.")
     layers: list[Layer] = Field(description="Layers of each combination of config and basis.")
     gate: Gate = Field(description="Limits of the run, and the rows that exceed them.")
     kernels: Kernels | None = Field(default=None, description="One filter slice and its fits, for the plot.")

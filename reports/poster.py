@@ -113,7 +113,7 @@ def poster_table(report: Report, style: text.Style = "markdown") -> str:
     """Draw this run's Top-1 and the poster's, one line per config and basis that both have; empty if there is none."""
     found: dict[tuple[str, ...], None] = {}
     for row in unique_rows(report):
-        printed = None if row.is_dense else _poster_row_of(report, row)
+        printed = None if row.is_dense or row.has_target else _poster_row_of(report, row)
         if printed is not None:
             pre = [text.points(printed.pre_top1), text.points(row.top1_pre)]
             post = [text.points(printed.post_top1), text.points(row.top1_post)]
@@ -171,13 +171,14 @@ def _quantized_pairs(report: Report) -> list[tuple[Row, PosterQuantization]]:
     data = report.run.dataset
     if report.run.model != "resnet18" or data is None or not is_imagenet(data.name, data.classes):
         return []
-    found = [(row, POSTER_QUANTIZATION.get((row.bits, row.config))) for row in unique_rows(report)]
+    found = [(row, POSTER_QUANTIZATION.get((row.bits or 0, row.config))) for row in unique_rows(report)]
     return [(row, printed) for row, printed in found if printed is not None]
 
 
 def _quantized_line(row: Row, printed: PosterQuantization) -> list[str]:
     basis = text.MISSING if row.is_dense else basis_name(row.basis)
-    stored = [str(row.bits + POSTER_EXTRA_BITS), str(row.stored_bits)]
+    bits = row.bits or 0  # the poster has no rows of a target
+    stored = [str(bits + POSTER_EXTRA_BITS), str(row.stored_bits)]
     tops = [text.points(printed.top1.get(row.basis)), text.points(row.top1_quant)]
     sizes = [text.megabytes(printed.size_mb), text.megabytes(row.size_mb)]
-    return [str(row.bits), with_settings(config_name(row.config), row), basis, *stored, *tops, *sizes]
+    return [str(bits), with_settings(config_name(row.config), row), basis, *stored, *tops, *sizes]

@@ -1,8 +1,8 @@
 """Selection, order and pairing of a report's rows.
 
-A row is one combination of basis, config and bits. A run writes the rows of `dense` once per basis with identical
-figures; the functions here count them once and show them in the column of every basis. In a merged report, the settings
-of a row distinguish rows of different runs.
+A row is one combination of basis, config and bits or target. A run writes the rows of `dense` once per basis with
+identical figures; the functions here count them once and show them in the column of every basis. In a merged report,
+the settings of a row distinguish rows of different runs.
 """
 
 from collections import Counter
@@ -13,8 +13,32 @@ from typing import NamedTuple
 from reports.model import DENSE, Baseline, Report, Row
 from reports.text import settings_name
 
-Key = tuple[int, int, str, str, int]
-"""Bits, stored bits, config, settings, and a number that distinguishes rows of one basis with equal other fields."""
+
+class Key(NamedTuple):
+    """Fields that a line of a table shares: those of a row but its basis.
+
+    Attributes:
+        bits: Bits; 0 for a row of a target.
+        stored_bits: Stored bits; 0 for a row of a target.
+        target_mb: Target size; 0 without one.
+        target_drop: Target loss; 0 without one.
+        config: Config.
+        settings: Settings of the run in a merged report.
+        number: Distinguishes rows of one basis with equal other fields.
+    """
+
+    bits: int
+    stored_bits: int
+    target_mb: float
+    target_drop: float
+    config: str
+    settings: str
+    number: int = 0
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Place in a table: from most to fewest bits, then from the largest to the smallest target, dense first."""
+        return (-self.bits, -self.stored_bits, -self.target_mb, self.target_drop, self.config != DENSE)
 
 
 class MeasuredRow(NamedTuple):
@@ -54,22 +78,22 @@ def bases(report: Report) -> list[str]:
 
 
 def side_by_side(report: Report) -> list[dict[str, Row]]:
-    """Group rows into table lines: one line per bits, stored bits, config and settings, with the row of each basis.
+    """Group rows into table lines: one line per bits or target, config and settings, with the row of each basis.
 
     Returns:
-        One dict {basis: row} per line, ordered from most to fewest bits. Within equal bits, dense comes first and
-        configs keep the run's order. A dense line holds a row for every basis, or the single key `dense` if the report
-        has no series rows.
+        One dict {basis: row} per line, ordered from most to fewest bits; targets follow, the largest first. Within
+        equal bits, dense comes first and configs keep the run's order. A dense line holds a row for every basis, or
+        the single key `dense` if the report has no series rows.
     """
     lines: dict[Key, dict[str, Row]] = {}
     for key, row in _keyed(report.rows):
         lines.setdefault(key, {})[row.basis] = row
     columns = bases(report) or [DENSE]
-    for (_, _, config, *_), line in lines.items():
-        if config == DENSE:
+    for key, line in lines.items():
+        if key.config == DENSE:
             first = next(iter(line.values()))
             line.update({basis: line.get(basis, first) for basis in columns})
-    return [lines[key] for key in sorted(lines, key=lambda key: (-key[0], -key[1], key[2] != DENSE))]
+    return [lines[key] for key in sorted(lines, key=lambda key: key.place)]
 
 
 def unique_rows(report: Report) -> list[Row]:
@@ -110,11 +134,11 @@ def loss(report: Report, row: Row) -> float | None:
 
 
 def _keyed(rows: Sequence[Row]) -> list[tuple[Key, Row]]:
-    seen: Counter[tuple[str, int, int, str, str]] = Counter()
+    seen: Counter[tuple[str, Key]] = Counter()
     keyed: list[tuple[Key, Row]] = []
     for row in rows:
-        label = (row.bits, row.stored_bits, row.config, settings_name(row.settings))
-        place = (row.basis, *label)
-        keyed.append(((*label, seen[place]), row))
-        seen[place] += 1
+        width = (row.bits or 0, row.stored_bits or 0, row.target_mb or 0, row.target_drop or 0)
+        key = Key(*width, row.config, settings_name(row.settings))
+        keyed.append((key._replace(number=seen[row.basis, key]), row))
+        seen[row.basis, key] += 1
     return keyed

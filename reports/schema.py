@@ -67,7 +67,7 @@ _REPORT_RULES: list[dict[str, Any]] = [
 ]
 _GATE_RULES: list[dict[str, Any]] = [
     {
-        "if": {"properties": {"max_drop": {"type": "null"}, "max_size_mb": {"type": "null"}}},
+        "if": {"properties": {"max_drop": {"type": "null"}, "max_size_mb": {"type": "null"}, "targets": {"const": 0}}},
         "then": _field("passed", enum=[False, None]),
     },
     {

@@ -1,12 +1,13 @@
-"""Opening paragraph of a report: reduction in size, loss of Top-1, gate, and series against dense."""
+"""Opening paragraph of a report: reduction in size, loss of Top-1, gate, rows by size, and series against dense."""
 
+import itertools
 from collections.abc import Sequence
 
 from reports import text
 from reports.gate import gate_words
 from reports.model import DENSE, Report, Row
-from reports.rows import MeasuredRow, baseline, baseline_top1, loss, measured, unique_rows
-from reports.text import LISTED, listed, model_name, row_name
+from reports.rows import MeasuredRow, baseline, baseline_top1, frontier, loss, measured, unique_rows
+from reports.text import LISTED, basis_name, listed, model_name, row_name, with_settings
 from reports.verdict import Outcome, Verdict, verdicts
 
 ALLOWED_LOSS = 1.0
@@ -25,13 +26,14 @@ def summarise(report: Report) -> str:
     """Summarise a report in one paragraph.
 
     The paragraph names the row of `chosen_row`. If the report has several rows, it also states the rule of the choice.
+    If it has rows of targets, a sentence lists which row to take at which size.
     """
     chosen = chosen_row(report)
     if chosen is None:
         parts = ["No row has both a written file and a measured Top-1."]
     else:
         parts = [_headline(report, chosen), _rule(report, chosen.row)]
-    return " ".join(part for part in [*parts, gate_words(report), _against_dense(report)] if part)
+    return " ".join(part for part in [*parts, gate_words(report), _by_size(report), _against_dense(report)] if part)
 
 
 def chosen_row(report: Report) -> MeasuredRow | None:
@@ -81,6 +83,33 @@ def _rule(report: Report, row: Row) -> str:
     if _keeps_top1(report, row):
         return f"Of {len(rows)} rows, this is the smallest file among those that lose {allowed}."
     return f"Of {len(rows)} rows, none is known to lose {allowed}; this is the one with the best Top-1."
+
+
+def _by_size(report: Report) -> str:
+    """Describe the Pareto frontier of size and Top-1; neighbours of one kind share a part of the sentence.
+
+    Empty if no row has a target. Example: `By size, take CosConv auto at its target from 0.0198 to 0.0598 MB (88.90 to
+    91.70); dense at 4 bits from 0.110 MB on (91.72).`
+    """
+    rows = measured(unique_rows(report))
+    if not any(each.row.has_target for each in rows):
+        return ""
+    groups = [(name, list(each)) for name, each in itertools.groupby(frontier(rows), lambda each: _kind(each.row))]
+    return f"By size, take {'; '.join(f'{name} {_span(group)}' for name, group in groups)}."
+
+
+def _kind(row: Row) -> str:
+    if not row.has_target:
+        return row_name(row)
+    return with_settings(f"{basis_name(row.basis)} {row.config} at its target", row)
+
+
+def _span(group: Sequence[MeasuredRow]) -> str:
+    first, last = group[0], group[-1]
+    if len(group) == 1:
+        return f"from {text.megabytes(first.size_mb)} MB ({text.points(first.top1)})"
+    sizes = f"from {text.megabytes(first.size_mb)} to {text.megabytes(last.size_mb)} MB"
+    return f"{sizes} ({text.points(first.top1)} to {text.points(last.top1)})"
 
 
 def _against_dense(report: Report) -> str:

@@ -21,6 +21,7 @@ _QUANTIZATION = (
     Column("Top1", lambda row: text.points(row.top1_post), lambda base: text.points(base.top1)),
     Column("Quant. Top1", lambda row: text.points(row.top1_quant)),
     Column("Δ", lambda row: text.signed(row.delta_quant)),
+    Column("Δ baseline", lambda row: text.signed(row.delta_baseline)),
 )
 _PRE_POST = (
     Column("Pre Top1", lambda row: text.points(row.top1_pre)),
@@ -41,14 +42,16 @@ def quantization_table(report: Report, style: text.Style = "markdown") -> str:
     """Draw the poster's quantization table, with CosConv and ChebConv side by side if both were run.
 
     The first line is the baseline in 32-bit floating point. Minifloats show their stored bits after their bits. `Δ` is
-    the change of Top-1 by quantization alone. The two sizes are the written file's and the poster's formula's.
+    the change of Top-1 by quantization alone, `Δ baseline` the whole change. Rows of a target have no width, so their
+    target is in the first column. The two sizes are the written file's and the poster's formula's.
     """
     columns = bases(report) or [DENSE]
     labels = _labels(report)
-    headers = ["Bits", "Config", *labels, *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
+    first = "Bits or target" if any(row.has_target for row in report.rows) else "Bits"
+    headers = [first, "Config", *labels, *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
     rows = [_quantized_line(line, columns, labels) for line in side_by_side(report)]
-    first = ["32", "Conv2D", *_baseline_line(report, columns, labels, _QUANTIZATION, _SIZES)]
-    return text.draw(headers, [first, *rows], (1, 2) if labels else (1,), style)
+    float32 = ["32", "Conv2D", *_baseline_line(report, columns, labels, _QUANTIZATION, _SIZES)]
+    return text.draw(headers, [float32, *rows], (1, 2) if labels else (1,), style)
 
 
 def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
@@ -130,6 +133,6 @@ def _shared(group: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 
 
 def _trained(line: dict[str, Row], report: Report) -> bool:
-    """Return True unless the line repeats the baseline: a dense network without further training."""
-    rows = line.values()
+    """Return True unless the line repeats the baseline (dense without training) or has no float network (a target)."""
+    rows = [row for row in line.values() if not row.has_target]
     return any(not row.is_dense or row.top1_post not in (None, baseline_top1(report, row)) for row in rows)

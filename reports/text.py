@@ -63,14 +63,27 @@ def config_name(config: str) -> str:
 
 
 def width_name(row: Row) -> str:
-    """Return the row's bits, followed by its stored bits if they differ: `4`, `4 (12 stored)`."""
+    """Return the row's target, or its bits and, if they differ, its stored bits: `0.04 MB`, `4`, `4 (12 stored)`."""
+    if row.has_target:
+        return target_name(row)
     return str(row.bits) if row.stored_bits == row.bits else f"{row.bits} ({row.stored_bits} stored)"
 
 
 def bits_name(row: Row) -> str:
-    """Return the row's bits in words: `4 bits`, `4 bits (12 stored)`."""
+    """Return the row's bits or target in words: `4 bits`, `4 bits (12 stored)`, `0.04 MB`."""
+    if row.has_target:
+        return target_name(row)
     bits, _, stored = width_name(row).partition(" ")
     return f"{bits} bits {stored}".rstrip()
+
+
+def target_name(part: Row | Layer) -> str:
+    """Return the target of a row or layer: `0.04 MB`, `0.5 points`; empty if it has none."""
+    if part.target_mb is not None:
+        return f"{part.target_mb:.12g} MB"
+    return (
+        "" if part.target_drop is None else f"{part.target_drop:.12g} {'point' if part.target_drop == 1 else 'points'}"
+    )
 
 
 def settings_name(settings: Settings | None) -> str:
@@ -85,7 +98,7 @@ def with_settings(text: str, part: Row | Layer) -> str:
 
 
 def row_name(row: Row) -> str:
-    """Return a short name of a row: `CosConv 6,3,3,2,2 at 4 bits`, `dense at 3 bits (seed 1)`."""
+    """Return a short name of a row: `CosConv 6,3,3,2,2 at 4 bits`, `CosConv auto at 0.04 MB`, `dense at 3 bits`."""
     what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"
     return with_settings(f"{what} at {bits_name(row)}", row)
 

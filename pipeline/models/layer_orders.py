@@ -39,7 +39,7 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
 
     Args:
         model: The network. Inside ``DataParallel`` wrappers, layer names keep their prefix ``module.``.
-        config: Orders per stage or per run of blocks, or ``dense``.
+        config: Orders per stage or per run of blocks, ``dense``, or ``auto`` for the full order of every kernel.
         model_name: Name of the network in error messages; its class by default.
 
     Returns:
@@ -96,6 +96,10 @@ def _orders(convs: Mapping[str, nn.Conv2d], model: nn.Module, config: Config, mo
             f"config {config.text!r} compresses nothing, because {model_name} has no spatial convolution; "
             "allowed: 'dense', or a network with convolutions larger than 1x1"
         )
+    if config.kind == "auto":
+        return {
+            name: LayerPlan(name, _size(conv), _size(conv), "full", "no largest order") for name, conv in convs.items()
+        }
     planned = _by_stage(model, config, model_name) if config.kind == "stages" else _by_block(convs, config, model_name)
     return {layer.name: layer for layer in planned}
 

@@ -1,31 +1,61 @@
-"""Expand the options into the networks of a run: config x basis x widths."""
+"""Expand the options into the networks of a run: config x basis x widths, or config x basis x targets."""
 
 from dataclasses import dataclass
 
 from pipeline.options.options import Options
-from pipeline.options.orders import Config, parse_config
+from pipeline.options.orders import DENSE, Config, parse_config
+from reports.gate import SMALLEST_SHARE
+
+
+@dataclass(frozen=True)
+class Target:
+    """The target of a row without a fixed width: the size of its file, or the loss of Top-1.
+
+    Attributes:
+        megabytes: Largest size of the file, in MB (10^6 bytes); None if the loss is the target.
+        drop: Points of Top-1 that may be lost on held-out training images; None if the size is the target.
+    """
+
+    megabytes: float | None = None
+    drop: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the target in file names and messages: ``0.04mb``, ``drop0.5``."""
+        return f"drop{self.drop:.12g}" if self.megabytes is None else f"{self.megabytes:.12g}mb"
+
+    @property
+    def bytes(self) -> int | None:
+        """Largest size of the file in bytes; None if the loss is the target."""
+        return None if self.megabytes is None else round(self.megabytes * 1e6)
+
+    def fits(self, size: int) -> bool:
+        """Return True if a file of ``size`` bytes has the target size, or if the loss is the target."""
+        return self.bytes is None or SMALLEST_SHARE * self.bytes <= size <= self.bytes
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network that is approximated and fine-tuned once, and quantized to one or more widths.
+    """A network that is approximated and fine-tuned once, and quantized to one or more widths or targets.
 
     Attributes:
-        config: Orders per stage, or ``dense``.
+        config: Orders per stage, or ``dense``; with targets, the largest orders, or ``auto`` for no limit.
         bases: The bases of its rows: one for a series; for the dense network, which has no basis, all of the run.
-        bits: Widths of its quantization.
-        epochs: Epochs of fine-tuning.
+        bits: Widths of its quantization; empty with targets.
+        epochs: Epochs of fine-tuning; with targets, of training through the rounding.
+        targets: Targets of its rows; empty with widths.
     """
 
     config: Config
     bases: tuple[str, ...]
     bits: tuple[int, ...]
     epochs: int
+    targets: tuple[Target, ...] = ()
 
     @property
     def name(self) -> str:
         """Return the network's name in progress lines."""
-        return self.config.text if self.config.kind == "dense" else f"{self.bases[0]} {self.config.text}"
+        return self.config.text if self.config.kind == DENSE else f"{self.bases[0]} {self.config.text}"
 
 
 def variants(options: Options) -> list[Variant]:
@@ -33,16 +63,25 @@ def variants(options: Options) -> list[Variant]:
 
     The config ``dense`` is the uncompressed network as it is, quantized to the widths of ``--bits`` without
     fine-tuning. ``--dense-bits`` adds the competitor of the series: the dense network at those widths, after the same
-    epochs of fine-tuning. A width in both is fine-tuned, so that every width has one row.
+    epochs of fine-tuning. A width in both is fine-tuned, so that every width has one row. With targets, every series
+    has one row for each target instead of its widths.
     """
     found = []
-    texts = [text for text in options.config if text != "dense"]
+    targets = targets_of(options)
+    bits = () if targets else options.bits
+    texts = [text for text in options.config if text != DENSE]
     for config in map(parse_config, texts):
-        found += [Variant(config, (basis,), options.bits, options.epochs) for basis in options.basis]
-    dense = parse_config("dense")
+        found += [Variant(config, (basis,), bits, options.epochs, targets) for basis in options.basis]
+    dense = parse_config(DENSE)
     untrained = tuple(bits for bits in options.bits if bits not in options.dense_bits)
-    if "dense" in options.config and untrained:
+    if DENSE in options.config and untrained:
         found.append(Variant(dense, options.basis, untrained, 0))
     if options.dense_bits:
         found.append(Variant(dense, options.basis, options.dense_bits, options.epochs))
     return found
+
+
+def targets_of(options: Options) -> tuple[Target, ...]:
+    """Return the targets of a run: first the sizes, then the loss."""
+    sizes = tuple(Target(megabytes=size) for size in options.target_mb)
+    return sizes if options.target_drop is None else (*sizes, Target(drop=options.target_drop))

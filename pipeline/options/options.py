@@ -1,6 +1,5 @@
 """The options of a run: every flag, validated once, with every mistake reported together."""
 
-import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -20,7 +19,8 @@ from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
 from pipeline.options.file import read_options_file, unknown_option
-from pipeline.options.orders import default_model, parse_config
+from pipeline.options.naming import default_out, flag_words
+from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
@@ -31,6 +31,7 @@ from pipeline.options.values import (
     parse_configs,
     parse_dense_bits,
     parse_device,
+    parse_sizes,
     parse_text,
     parse_trackers,
     parse_tracking_uri,
@@ -39,7 +40,6 @@ from pipeline.options.values import (
 
 PROGRAM = ("python", "run_pipeline.py")
 _TRACKERS = ", ".join(CHOICES["track"])
-_LONGEST_NAME = 100  # characters of the default output folder, well below the 255 of a file system
 Panel = Literal["Compression", "Model and data", "Training", "Run"]
 Text = Annotated[str, BeforeValidator(parse_text)]
 Device = Annotated[str, BeforeValidator(parse_device)]
@@ -47,6 +47,7 @@ Integer = Annotated[int, BeforeValidator(not_bool)]
 Number = Annotated[float, BeforeValidator(not_bool)]
 Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
 DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
+Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
@@ -84,7 +85,24 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: Configs = _option(..., "Compression", "orders per stage, or dense; repeatable", "one or more configs")
+    config: Configs = _option(
+        ...,
+        "Compression",
+        "orders per stage (with a target: the largest), or dense; repeatable",
+        "configs, or a target",
+    )
+    target_mb: Sizes = _option(
+        (), "Compression", "file sizes in MB (10^6 bytes), a comma list, instead of --bits", "sizes"
+    )
+    target_drop: Number | None = _option(
+        None,
+        "Compression",
+        "points of Top-1 that the smallest file may lose on held-out training images; replaces --bits",
+        "a number above 0",
+        gt=0,
+        allow_inf_nan=False,
+        validate_default=True,
+    )
     bits: Bits = _option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
     dense_bits: DenseBits = _option((), "Compression", "add dense rows of these widths, trained as long", "2 to 8")
     basis: Bases = _option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
@@ -129,10 +147,7 @@ class Options(BaseModel):
     )
     executor: str = _choice("executor", "Run", "computes the grid in this process, or on a Ray cluster")
     ray_address: Text | None = _option(
-        None,
-        "Run",
-        "the cluster; by default RAY_ADDRESS, or a local one",
-        "HOST:PORT of a running Ray cluster",
+        None, "Run", "the cluster; by default RAY_ADDRESS, or a local one", "HOST:PORT of a running Ray cluster"
     )
     ray_cpus: Integer = _option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
     ray_gpus: Number | None = _option(
@@ -152,13 +167,42 @@ class Options(BaseModel):
     @validate_model(mode="before")
     @classmethod
     def _drop_missing(cls, values: dict[str, object]) -> dict[str, object]:
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        targets = [given.get(name) for name in ("target_mb", "target_drop")]
+        return given if all(each in (None, (), []) for each in targets) else {"config": AUTO, **given}
 
     @field_validator("distill", "fresh", mode="before")
     @classmethod
     def _only_bool(cls, value: object) -> object:
         if not isinstance(value, bool):
             raise ValueError("not true or false")
+        return value
+
+    @field_validator("target_drop")
+    @classmethod
+    def _fits_config(cls, value: float | None, info: ValidationInfo) -> float | None:
+        configs = info.data.get("config", ())
+        if value is None and not info.data.get("target_mb"):
+            if AUTO in configs and "target_mb" in info.data:
+                raise OptionsError(f"--config: got 'auto' without --target-mb or --target-drop; allowed: {ALLOWED}")
+        elif DENSE in configs:
+            raise OptionsError(
+                "--config: got 'dense' beside a target, where a config is the largest orders; allowed: 'auto', "
+                "orders such as '6,3,3,2,2', or --dense-bits for dense rows"
+            )
+        return value
+
+    @field_validator("bits", "rounding", "scheme", "qat_epochs")
+    @classmethod
+    def _fits_target(cls, value: object, info: ValidationInfo) -> object:
+        usual = cls.model_fields[str(info.field_name)].default  # every options file that a run writes holds it
+        target = next((name for name in ("target_mb", "target_drop") if info.data.get(name)), None)
+        if target and value != usual:
+            flag, got = flag_words(str(info.field_name), value)
+            raise OptionsError(
+                f"{flag}: got {got} with {flag_name(target)}, whose rows do not use it; allowed: without {flag}, or a "
+                "run of its own"
+            )
         return value
 
     @field_validator("scheme")
@@ -200,20 +244,19 @@ class Options(BaseModel):
     @field_validator("out", mode="before")
     @classmethod
     def _resolve_out(cls, value: object, info: ValidationInfo) -> object:
-        return _default_out(info.data) if value is None else parse_text(value)
+        return default_out(info.data) if value is None else parse_text(value)
 
     def command(self) -> str:
         """Return the command line that repeats the run: the configs, and every option that is not the default."""
         words = list(PROGRAM)
-        usual = Options(config=self.config, model=self.model, data=self.data)
-        for name in Options.model_fields:
+        for name, field in Options.model_fields.items():
             value = getattr(self, name)
             if name == "config":
-                words += [word for text in self.config for word in ("--config", text)]
+                words += [] if self.config == (AUTO,) else [word for text in self.config for word in ("--config", text)]
             elif name == "model":
                 words += [] if self._names_default_model() else ["--model", self.model]
-            elif name == "data" or value != getattr(usual, name):
-                words += [] if value == Options.model_fields[name].default else _words(name, value)
+            elif value != (default_out(self.model_dump()) if name == "out" else field.default):
+                words += flag_words(name, value)
         return shlex.join(words)
 
     def _names_default_model(self) -> bool:
@@ -242,24 +285,6 @@ def options_from(flags: dict[str, object], file: Path | None) -> Options:
         OptionsError: An option is wrong, missing or unknown.
     """
     return Options(**{**(load_options_file(file) if file else {}), **flags})
-
-
-def _default_out(values: dict[str, Any]) -> Path:
-    if not {"config", "model", "data"} <= set(values):
-        return Path("runs")
-    stem = Path(values["data"]).stem or "data"
-    name = re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{'_'.join(values['config'])}")
-    if len(name) > _LONGEST_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        name = f"{name[: _LONGEST_NAME - 9]}-{digest}"
-    return Path("runs") / name
-
-
-def _words(name: str, value: object) -> list[str]:
-    if isinstance(value, bool):
-        return [flag_name(name) if value else f"--no-{name}"]
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [flag_name(name), text]
 
 
 def _sentence(mistake: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.errors import OptionsError
 
 ALLOWED = "orders such as '6,3,3,2,2', blocks such as '7x3,7x3,7x9,6x3', or 'dense'"
+DENSE, AUTO = "dense", "auto"
 DEFAULT_MODELS = {5: "resnet18", 4: "resnet20"}
 DEFAULT_BLOCKS_MODEL = "convnext_tiny"
 _MAX_DIGITS = 6
@@ -20,13 +21,14 @@ class Config:
 
     Attributes:
         text: Canonical form, such as ``6,3,3,2,2``, ``7x3,6x3`` or ``dense``; it parses to an equal config.
-        kind: ``dense`` (nothing is compressed), ``stages`` (one order per stage) or ``blocks`` (order x blocks).
-        orders: Terms kept per axis, one per token; empty for ``dense``.
+        kind: ``dense`` (nothing is compressed), ``stages`` (one order per stage), ``blocks`` (order x blocks), or
+            ``auto`` (the full order of every kernel; only for rows of a target).
+        orders: Terms kept per axis, one per token; empty for ``dense`` and ``auto``.
         repeats: Blocks that each order covers, one per token; empty but for ``blocks``.
     """
 
     text: str
-    kind: Literal["dense", "stages", "blocks"]
+    kind: Literal["dense", "auto", "stages", "blocks"]
     orders: tuple[int, ...] = ()
     repeats: tuple[int, ...] = ()
 
@@ -35,7 +37,7 @@ def parse_config(text: str) -> Config:
     """Parse a config; spaces around tokens, upper case and the multiplication sign are allowed.
 
     Args:
-        text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3`` or ``dense``.
+        text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3``, ``dense`` or ``auto``.
 
     Returns:
         The config with its canonical text.
@@ -50,13 +52,18 @@ def parse_config(text: str) -> Config:
     tokens = [token.strip() for token in text.lower().replace("\u00d7", "x").split(",")]
     if tokens == [""]:
         raise OptionsError(f"config is empty; allowed: {ALLOWED}")
-    if tokens == ["dense"]:
-        return Config("dense", "dense")
+    if tokens == [DENSE]:
+        return Config(DENSE, "dense")
+    if tokens == [AUTO]:
+        return Config(AUTO, "auto")
     if "" in tokens:
         place = tokens.index("") + 1
         raise OptionsError(f"config {text!r} has an empty token at place {place} of {len(tokens)}; allowed: {ALLOWED}")
-    if "dense" in tokens:
-        raise OptionsError(f"config {text!r} mixes 'dense' with other tokens; allowed: 'dense' as a config of its own")
+    for word in (DENSE, AUTO):
+        if word in tokens:
+            raise OptionsError(
+                f"config {text!r} mixes {word!r} with other tokens; allowed: {word!r} as a config of its own"
+            )
     if not any(_BLOCK_LIKE.search(token) for token in tokens):
         orders = tuple(_count(token, "order", text) for token in tokens)
         return Config(",".join(map(str, orders)), "stages", orders)
@@ -75,11 +82,12 @@ def default_model(configs: Sequence[Config]) -> str:
         ``resnet18`` for 5 orders, ``resnet20`` for 4, ``convnext_tiny`` for blocks.
 
     Raises:
-        OptionsError: All configs are ``dense``, a number of orders has no default, or the configs have different ones.
+        OptionsError: No config has orders, a number of orders has no default, or the configs have different ones.
     """
-    models = {config.text: _model_of(config) for config in configs if config.kind != "dense"}
+    models = {config.text: _model_of(config) for config in configs if config.orders}
     if not models:
-        raise OptionsError("config 'dense' fits every network; pass --model, for example --model resnet18")
+        words = " and ".join(repr(config.text) for config in configs)
+        raise OptionsError(f"config {words} fits every network; pass --model, for example --model resnet18")
     if len(set(models.values())) > 1:
         meant = ", ".join(f"{text!r} means {model}" for text, model in models.items())
         raise OptionsError(f"the configs are written for different networks ({meant}); pass --model, or run them apart")

@@ -1,6 +1,7 @@
 """Parse single option values, which are text (command line), YAML or TOML values, or Python values."""
 
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -70,6 +71,31 @@ def parse_dense_bits(value: object) -> tuple[int, ...]:
         OptionsError: As ``parse_bits``.
     """
     return () if value in ((), []) else parse_bits(value, "--dense-bits")
+
+
+def parse_sizes(value: object) -> tuple[float, ...]:
+    """Parse the target sizes in MB (10^6 bytes), a comma list or a list of numbers; an empty list means none.
+
+    Raises:
+        OptionsError: A size is not a number, is less than one byte, or is given twice.
+    """
+    if value in ((), []):
+        return ()
+    sizes = [_megabytes(token) for token in _items(value)]
+    if None in sizes:
+        raise OptionsError(
+            f"--target-mb: got {_shown(value)}; allowed: MB (10^6 bytes) above 0, several with commas as in 0.06,0.04"
+        )
+    return _without_repeats("--target-mb", [size for size in sizes if size is not None])
+
+
+def _megabytes(token: str) -> float | None:
+    """Return a size rounded to whole bytes; None if it is not finite or less than one byte."""
+    try:
+        size = float(token)
+    except ValueError:
+        return None
+    return round(size * 1e6) / 1e6 if math.isfinite(size) and round(size * 1e6) >= 1 else None
 
 
 def parse_bases(value: object) -> tuple[str, ...]:

@@ -27,19 +27,20 @@ class FloatFigures:
     Attributes:
         layers: The plan of each layer.
         fit_errors: Layer name -> relative output error of the fit.
-        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which is not approximated.
-        top1_post: Top-1 after fine-tuning, in percent.
+        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which is not approximated, and for
+            rows of a target, which have no float network.
+        top1_post: Top-1 after fine-tuning, in percent; None for rows of a target.
         params: See ``quant.counting.count_params``.
-        compressible_params: See ``quant.counting.compressible_params``.
+        compressible_params: See ``quant.counting.compressible_params``; None for rows of a target.
         training: Fine-tuning.
     """
 
     layers: list[LayerPlan]
     fit_errors: dict[str, float]
     top1_pre: float | None
-    top1_post: float
+    top1_post: float | None
     params: int
-    compressible_params: int
+    compressible_params: int | None
     training: TrainingSummary
 
 

@@ -12,7 +12,7 @@ from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import tensor_bytes
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.models.registry import build_model
-from pipeline.options.grid import Variant, variants
+from pipeline.options.grid import Target, Variant, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
@@ -21,11 +21,13 @@ from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, make_context, network_identity
 from pipeline.stages.keys import variant_keys
+from pipeline.stages.target import check_sizes, target_range, target_stages
 from pipeline.store.store import StageKey
 from quant.backends import get_backend
 from quant.counting import count_params
 from quant.network import quantize_network
 from quant.schemes import get_format
+from reports.gate import SMALLEST_SHARE
 
 _WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint", "to do": "to do"}
 """State of a stage in the store -> its meaning for the run."""
@@ -38,7 +40,7 @@ def plan_text(options: Options) -> str:
     float32, and gptq adds term exponents.
 
     Raises:
-        OptionsError: The options do not fit the network or the data.
+        OptionsError: The options do not fit the network or the data, or a target size is not feasible.
         DataError: Data or weights are missing or damaged.
     """
     alone = options.model_copy(update={"workers": 0})
@@ -48,11 +50,14 @@ def plan_text(options: Options) -> str:
     data = context.data
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
     for variant in variants(options):
-        lines += ["", *_sizes(context, variant)]
+        lines += ["", *(_targets(context, variant) if variant.targets else _sizes(context, variant))]
     stages = [initial.job.stage] if initial.job else []
     stages.append(baseline_key(context, baseline.digest))
     for variant in variants(options):
-        stages += variant_keys(context, baseline, variant)
+        for target in variant.targets:
+            stages += target_stages(context, baseline, variant, target)
+        if not variant.targets:
+            stages += variant_keys(context, baseline, variant)
     return "\n".join([*lines, "", *_states(context, stages)])
 
 
@@ -89,6 +94,31 @@ def _sizes(context: RunContext, variant: Variant) -> list[str]:
         lines += [f"{basis} {variant.config.text}, {format}: {figures}" for basis in variant.bases]
         records[f"MB, {format}"] = record
     return [*lines, _layer_table(plan, records)]
+
+
+def _targets(context: RunContext, variant: Variant) -> list[str]:
+    """Return the feasible range of sizes, a line for every target, and a table of the layers with the largest orders.
+
+    Raises:
+        OptionsError: A target size is not feasible.
+    """
+    smallest, largest = sizes = target_range(context, variant)
+    check_sizes(variant, sizes)
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        plan = plan_layers(build_model(context.options.model, context.data.classes), variant.config)
+    found = (
+        f"{len(orders_of(plan))} layers as series, feasible files of {smallest / 1e6:.12g} to {largest / 1e6:.12g} MB"
+    )
+    lines = [f"{variant.name}: {found}", *(_target_line(variant, target) for target in variant.targets)]
+    return [*lines, _layer_table(plan, {})]
+
+
+def _target_line(variant: Variant, target: Target) -> str:
+    if target.bytes is None:
+        return (
+            f"{variant.name}: the smallest file that loses at most {target.drop:g} points on held-out training images"
+        )
+    return f"{variant.name}: a file of {SMALLEST_SHARE * target.bytes / 1e6:.4f} to {target.bytes / 1e6:.4f} MB"
 
 
 def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:

@@ -2,12 +2,14 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
 from pipeline.artifact import serialize
-from pipeline.artifact.record import build_network, record_network
+from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
+from pipeline.artifact.summary import tensor_bytes
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_shard, network_identity
 from pipeline.stages.evaluate import evaluate_together, images_to_reload
@@ -30,8 +32,11 @@ class QuantizedNetwork:
         top1: Top-1 of the network in the artifact, in percent.
         logits: Its outputs on the first ``images_to_reload`` test images, float32, (images, classes).
         rounding_errors: Layer name -> relative output error of rounding, before training through it.
-        training: Quantization-aware training.
+        training: Quantization-aware training; for a target, training through the rounding.
         onnx: Figures of the ONNX file.
+        bits_per_value: Bits that the file spends on a value of the layers, without scales and table.
+        terms: Layer name -> kept terms of its series, see ``kept_terms``; layers without series are left out.
+        target_met: False if the target could not be met; True for a fixed width.
     """
 
     artifact: bytes
@@ -41,6 +46,9 @@ class QuantizedNetwork:
     rounding_errors: dict[str, float]
     training: TrainingSummary
     onnx: OnnxFigures
+    bits_per_value: float
+    terms: dict[str, tuple[int, int, int]]
+    target_met: bool = True
 
     @property
     def sha256(self) -> str:
@@ -60,6 +68,11 @@ def quantize(context: RunContext, baseline: Baseline, model: nn.Module, keys: Wi
     entry, cached = context.store.once(keys.artifact, lambda: _quantize(context, baseline, model, keys))
     if cached and keys.training is not None:
         replay_curve(context, keys.training)
+    return quantized_network(entry)
+
+
+def quantized_network(entry: Entry) -> QuantizedNetwork:
+    """Return the network of an entry of ``measured_entry``."""
     portable = entry.tensors.get("portable")
     return QuantizedNetwork(
         as_bytes(entry.tensors["artifact"]),
@@ -69,11 +82,14 @@ def quantize(context: RunContext, baseline: Baseline, model: nn.Module, keys: Wi
         entry.metadata["rounding_errors"],
         TrainingSummary(**entry.metadata["training"]),
         OnnxFigures(**entry.metadata["onnx"]),
+        entry.metadata["bits_per_value"],
+        {name: (rows, columns, count) for name, (rows, columns, count) in entry.metadata["terms"].items()},
+        entry.metadata["target_met"],
     )
 
 
 def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys: WidthKeys) -> Entry:
-    options, identity = context.options, network_identity(context)
+    options = context.options
     model, training, backend = copy.deepcopy(original), TrainingSummary(), get_backend(options.backend)
     images, shard = calibration_images(context), calibration_shard(context)
     found = round_layers(model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard)
@@ -82,6 +98,32 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
         attach_fake_quantizers(model, keys.format, backend, rounded)
         training, rounded = train_once(context, model, keys.training), {}
     record = record_network(model, quantize_network(model, keys.format, backend, rounded))
+    return measured_entry(context, baseline, record, found.errors, training)
+
+
+def measured_entry(
+    context: RunContext,
+    baseline: Baseline,
+    record: NetworkRecord,
+    rounding_errors: Mapping[str, float],
+    training: TrainingSummary,
+    *,
+    target_met: bool = True,
+) -> Entry:
+    """Make both files of a network, and measure the network of the artifact on the test images.
+
+    Args:
+        context: The run.
+        baseline: The uncompressed network.
+        record: The compressed network.
+        rounding_errors: See ``QuantizedNetwork``, like the arguments after it.
+        training: See ``QuantizedNetwork``.
+        target_met: See ``QuantizedNetwork``.
+
+    Returns:
+        The entry of the store, for ``quantized_network``.
+    """
+    identity = network_identity(context)
     network = build_network(record, copy.deepcopy(baseline.model))
     measured = evaluate_together(network, context.data.test, context.processes)
     portable, figures = measured_onnx(
@@ -99,5 +141,31 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     }
     if portable is not None:
         tensors["portable"] = as_tensor(portable)
-    metadata = {"top1": measured.top1, "rounding_errors": found.errors}
-    return Entry(tensors, metadata | {"training": asdict(training), "onnx": asdict(figures)})
+    metadata = {
+        "top1": measured.top1,
+        "rounding_errors": dict(rounding_errors),
+        "training": asdict(training),
+        "onnx": asdict(figures),
+        "bits_per_value": bits_per_value(record),
+        "terms": {layer.name: kept_terms(layer) for layer in record.layers if layer.basis is not None},
+        "target_met": target_met,
+    }
+    return Entry(tensors, metadata)
+
+
+def bits_per_value(record: NetworkRecord) -> float:
+    """Return the bits of the layers' integers in the artifact, divided by the number of integers; 0 without layers."""
+    count = sum(layer.values.integers.numel() for layer in record.layers)
+    bits = sum(8 * tensor_bytes(layer.values)[0] for layer in record.layers)
+    return bits / count if count else 0.0
+
+
+def kept_terms(layer: LayerRecord) -> tuple[int, int, int]:
+    """Return the kept terms of a series: the terms with a coefficient other than zero.
+
+    Returns:
+        Rows and columns of the smallest order that contains the kept terms, and their number; zeros if none is kept.
+    """
+    kept = (layer.values.integers != 0).any(0).any(0)
+    rows, columns = ((side.nonzero().max() + 1 if side.any() else 0) for side in (kept.any(1), kept.any(0)))
+    return int(rows), int(columns), int(kept.sum())

@@ -1,8 +1,8 @@
-"""Write the files of a run and its report: rows and layers of report.json, schema 1."""
+"""Write the files of a run and its report: the rows of report.json, schema 1."""
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -16,14 +16,17 @@ from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
 from pipeline.failure import run_header
-from pipeline.options.orders import Config
+from pipeline.options.grid import Target, Variant
+from pipeline.options.orders import DENSE
 from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
+from pipeline.stages.layers import count_kept, merged_layers
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params, poster_size_mb
 from quant.schemes import get_format
+from quant.stepped import SteppedFormat
 from reports import write_report
 from reports.files import write_atomically
 from reports.gate import judge
@@ -34,8 +37,7 @@ from reports.run import Dataset, Hardware, Run, Stage
 logger = logging.getLogger(__name__)
 
 BASELINE_PATH: Final = "artifacts/baseline.safetensors"
-_DIGITS: Final = 4  # of Top-1, in percent
-_ERROR_DIGITS: Final = 6  # significant digits of a layer's error
+_DIGITS: Final = 4  # of Top-1 in percent, and of bits per value
 
 
 def write_files(context: RunContext, baseline: Baseline, result: VariantResult) -> list[Row]:
@@ -46,55 +48,21 @@ def write_files(context: RunContext, baseline: Baseline, result: VariantResult) 
     """
     rows = []
     for basis in result.variant.bases:
-        for bits, quantized in result.quantized.items():
-            path = context.options.out / artifact_path(result.variant.config, basis, bits)
+        for width, quantized in result.quantized.items():
+            path = context.options.out / artifact_path(result.variant, basis, width)
             write_atomically(path, quantized.artifact)
             if quantized.portable is None:
                 path.with_suffix(".onnx").unlink(missing_ok=True)  # of an earlier run
             else:
                 write_atomically(path.with_suffix(".onnx"), quantized.portable)
-            rows.append(_row(context, baseline, result, basis, bits))
+            rows.append(_row(context, baseline, result, basis, width))
     return rows
 
 
-def artifact_path(config: Config, basis: str, bits: int) -> str:
+def artifact_path(variant: Variant, basis: str, width: int | Target) -> str:
     """Return the path of a combination's artifact in the output folder."""
-    return f"artifacts/{basis}-{config.text}-{bits}.safetensors"
-
-
-def layer_rows(result: VariantResult) -> list[Layer]:
-    """Describe every layer of a variant, for each of its bases: its plan and the errors of its outputs."""
-    network, quantized = result.network, result.quantized
-    return [
-        Layer.model_validate(
-            {
-                "basis": basis,
-                "config": result.variant.config.text,
-                "name": layer.name,
-                "kernel": None if layer.kernel is None else list(layer.kernel),
-                "order": None if layer.order is None else list(layer.order),
-                "status": layer.status,
-                "reason": layer.reason,
-                "fit_error": _error(network.fit_errors.get(layer.name)),
-                "rounding_error": {
-                    str(bits): _error(q.rounding_errors.get(layer.name)) for bits, q in quantized.items()
-                },
-            }
-        )
-        for basis in result.variant.bases
-        for layer in network.layers
-    ]
-
-
-def merged_layers(layers: Iterable[Layer]) -> list[Layer]:
-    """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
-    merged: dict[tuple[str, str, str], Layer] = {}
-    for layer in layers:
-        key = (layer.basis, layer.config, layer.name)
-        known = merged.get(key)
-        errors = {**((known and known.rounding_error) or {}), **(layer.rounding_error or {})}
-        merged[key] = (known or layer).model_copy(update={"rounding_error": errors})
-    return list(merged.values())
+    name = width.label if isinstance(width, Target) else width
+    return f"artifacts/{basis}-{variant.config.text}-{name}.safetensors"
 
 
 def kernel_figure(baseline: Baseline, result: VariantResult) -> Kernels | None:
@@ -159,45 +127,79 @@ def write_run_report(
     return report, write_report(report, options.out)
 
 
-def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: str, bits: int) -> Row:
-    """Build the row of one combination of config, basis and bits from its figures and its written files."""
-    options, network, quantized = context.options, result.network, result.quantized[bits]
-    config = result.variant.config
-    path = artifact_path(config, basis, bits)
+def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: str, width: int | Target) -> Row:
+    """Build the row of one combination of config, basis and width or target from its figures and its written files."""
+    options, quantized, config = context.options, result.quantized[width], result.variant.config
+    path = artifact_path(result.variant, basis, width)
     onnx = None if quantized.portable is None else str(PurePosixPath(path).with_suffix(".onnx"))
+    if isinstance(width, Target):
+        figures = _target_figures(baseline, width, quantized)
+    else:
+        figures = _width_figures(context, baseline, result, width)
     return Row.model_validate(
         {
             "basis": basis,
             "config": config.text,
-            "bits": bits,
-            "scheme": options.scheme,
-            "stored_bits": get_format(options.scheme, bits).stored_bits,
-            "backend": options.backend,
-            "fit": None if config.kind == "dense" else options.fit,
+            "bits_per_value": round(quantized.bits_per_value, _DIGITS),
+            "fit": None if config.kind == DENSE else options.fit,
             "rounding": options.rounding,
             "epochs": result.variant.epochs,
             "qat_epochs": options.qat_epochs,
-            "finetune_s": round(network.training.seconds, 1),
-            "finetune_undone": network.training.undone,
-            "qat_s": round(quantized.training.seconds, 1),
-            "qat_undone": quantized.training.undone,
-            "top1_pre": _points(network.top1_pre),
-            "top1_post": _points(network.top1_post),
             "top1_quant": _points(quantized.top1),
-            "delta_post": _points(network.top1_post - baseline.top1),
-            "delta_quant": _points(quantized.top1 - network.top1_post),
-            "params": network.params,
-            "params_percent": round(100 * network.params / count_params(baseline.model), _DIGITS),
-            "compressible_params": network.compressible_params,
-            "poster_size_mb": round(poster_size_mb(network.params, bits), 6),
+            "delta_baseline": _points(quantized.top1 - baseline.top1),
             "size_mb": _size_mb(options.out / path),
             "artifact": path,
             "sha256": quantized.sha256,
             "onnx": onnx,
             "onnx_size_mb": None if onnx is None else _size_mb(options.out / onnx),
+            **figures,
             **_onnx_figures(quantized),
         }
     )
+
+
+def _width_figures(context: RunContext, baseline: Baseline, result: VariantResult, bits: int) -> dict[str, object]:
+    """Return the fields of a row of a fixed width that a row of a target lacks or has from elsewhere."""
+    options, network, quantized = context.options, result.network, result.quantized[bits]
+    top1 = baseline.top1 if network.top1_post is None else network.top1_post
+    return {
+        "bits": bits,
+        "scheme": options.scheme,
+        "stored_bits": get_format(options.scheme, bits).stored_bits,
+        "backend": options.backend,
+        "finetune_s": round(network.training.seconds, 1),
+        "finetune_undone": network.training.undone,
+        "qat_s": round(quantized.training.seconds, 1),
+        "qat_undone": quantized.training.undone,
+        "top1_pre": _points(network.top1_pre),
+        "top1_post": _points(top1),
+        "delta_post": _points(top1 - baseline.top1),
+        "delta_quant": _points(quantized.top1 - top1),
+        "compressible_params": network.compressible_params,
+        "poster_size_mb": round(poster_size_mb(network.params, bits), 6),
+        **_params(network.params, baseline),
+    }
+
+
+def _target_figures(baseline: Baseline, target: Target, quantized: QuantizedNetwork) -> dict[str, object]:
+    """Return the fields of a row of a target; no float network was measured, so its figures are None."""
+    return {
+        "bits": None,
+        "target_mb": target.megabytes,
+        "target_drop": target.drop,
+        "target_met": quantized.target_met,
+        "scheme": SteppedFormat.scheme,
+        "stored_bits": None,
+        "backend": None,
+        "finetune_s": round(quantized.training.seconds, 1),
+        "finetune_undone": quantized.training.undone,
+        **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
+        **_params(count_kept(baseline.model, quantized.terms), baseline),
+    }
+
+
+def _params(count: int, baseline: Baseline) -> dict[str, object]:
+    return {"params": count, "params_percent": round(100 * count / count_params(baseline.model), _DIGITS)}
 
 
 def _onnx_figures(quantized: QuantizedNetwork) -> dict[str, object]:
@@ -239,7 +241,3 @@ def _size_mb(path: Path) -> float:
 def _points(value: float | None) -> float | None:
     """Round percent or percentage points, without the noise of binary fractions."""
     return None if value is None else round(value, _DIGITS)
-
-
-def _error(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_ERROR_DIGITS}g}")

@@ -1,13 +1,17 @@
-"""One variant of the grid: approximate and fine-tune a network once, then quantize it to every width."""
+"""One variant of the grid: approximate and fine-tune a network once, then quantize it to every width or target."""
 
 from dataclasses import dataclass
 
-from pipeline.options.grid import Variant
+from pipeline.models.layer_orders import plan_layers
+from pipeline.options.grid import Target, Variant
 from pipeline.stages.approximate import FloatFigures, approximate
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.quantize import QuantizedNetwork, quantize
+from pipeline.stages.target import compress_to_target
+from pipeline.stages.train import TrainingSummary
+from quant.counting import count_params
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,12 @@ class VariantResult:
     Attributes:
         variant: The network: its config, basis and widths.
         network: Figures of the float network.
-        quantized: Bits -> files and figures of the quantized network.
+        quantized: Bits or target -> files and figures of the quantized network.
     """
 
     variant: Variant
     network: FloatFigures
-    quantized: dict[int, QuantizedNetwork]
+    quantized: dict[int | Target, QuantizedNetwork]
 
 
 def run_variant(context: RunContext, baseline: Baseline, variant: Variant) -> VariantResult:
@@ -37,14 +41,31 @@ def run_variant(context: RunContext, baseline: Baseline, variant: Variant) -> Va
         OptionsError: The config does not fit the network.
         NumericalError: The fit or a training has values that are not finite.
     """
+    return _run_targets(context, baseline, variant) if variant.targets else _run_widths(context, baseline, variant)
+
+
+def _run_widths(context: RunContext, baseline: Baseline, variant: Variant) -> VariantResult:
     context.progress.stage(f"{variant.name}: approximate")
     keys = variant_keys(context, baseline, variant)
     model, network = approximate(context, baseline, variant, keys)
     context.progress.result(f"{variant.name}: {_top1_words(network)}")
-    quantized = {}
+    quantized: dict[int | Target, QuantizedNetwork] = {}
     for bits, width in keys.widths.items():
         each = quantized[bits] = quantize(context, baseline, model, width)
         context.progress.result(f"{width.name}: Top-1 {each.top1:.2f}, {len(each.artifact) / 1e6:.3f} MB")
+    return VariantResult(variant, network, quantized)
+
+
+def _run_targets(context: RunContext, baseline: Baseline, variant: Variant) -> VariantResult:
+    plan = plan_layers(baseline.model, variant.config)
+    network = FloatFigures(plan, {}, None, None, count_params(baseline.model), None, TrainingSummary())
+    quantized: dict[int | Target, QuantizedNetwork] = {}
+    for target in variant.targets:
+        name = f"{variant.name}, {target.label}"
+        context.progress.stage(f"{name}: compress")
+        each = quantized[target] = compress_to_target(context, baseline, variant, target)
+        missed = "" if each.target_met else ", target missed"
+        context.progress.result(f"{name}: Top-1 {each.top1:.2f}, {len(each.artifact) / 1e6:.4f} MB{missed}")
     return VariantResult(variant, network, quantized)
 
 

@@ -5,13 +5,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.options.grid import Target
+
 if TYPE_CHECKING:
     from pipeline.training.state import EpochFigures, TrainingLabel
 
 Metrics = dict[str, float]
 _NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # all other characters are valid in MLflow and TensorBoard
 _FILES = ("report.md", "report.json", "options.yaml")
-_IDENTITY = ("bits", "stored_bits", "onnx_bits")  # no metrics: they identify a row, whose name contains them
+_IDENTITY = (
+    "bits",
+    "stored_bits",
+    "onnx_bits",
+    "target_mb",
+    "target_drop",
+)  # no metrics: they identify a row, whose name contains them
 
 
 def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
@@ -51,8 +59,14 @@ def final_metrics(report: Mapping[str, Any]) -> Iterator[Metrics]:
     passed = report["gate"]["passed"]
     yield whole if passed is None else whole | {"gate/passed": float(passed)}
     for row in report["rows"]:
-        name = _name(f"{row['basis']}-{row['config']}-{row['bits']}")
+        name = _name(f"{row['basis']}-{row['config']}-{_width(row)}")
         yield {f"{name}/{field}": value for field, value in _numbers(row) if field not in _IDENTITY}
+
+
+def _width(row: Mapping[str, Any]) -> int | str:
+    if row["bits"] is not None:
+        return int(row["bits"])
+    return Target(row["target_mb"], row["target_drop"]).label
 
 
 def report_files(report: Mapping[str, Any], folder: Path) -> list[tuple[Path, str]]:

@@ -108,6 +108,7 @@ def _gate(runs: Mapping[str, Source]) -> Gate:
     return Gate(
         max_drop=max_drop,
         max_size_mb=max_size_mb,
+        targets=sum(gate.targets for gate in gates.values()),
         passed=False if False in verdicts else None if None in verdicts else True,
         failures=[f"{name}: {failure}" for name, gate in gates.items() for failure in gate.failures],
     )

@@ -8,7 +8,7 @@ from reports.fields import RoundingErrors, Settings
 from reports.merging.reading import Source
 from reports.model import Layer, Row
 from reports.run import Run
-from reports.text import settings_name
+from reports.text import bits_name, settings_name, target_name
 
 AllSettings = Mapping[str, Settings]
 """Name of a run -> the settings that distinguish it from the other runs."""
@@ -51,7 +51,7 @@ def merged_rows(runs: Mapping[str, Source], settings: AllSettings) -> list[Row]:
     rows: dict[Hashable, Row] = {}
     for name, source in runs.items():
         for number, row in enumerate(source.rows):
-            artifact = (row.basis, row.config, row.bits, row.sha256 or (name, number))
+            artifact = (row.basis, row.config, bits_name(row), row.sha256 or (name, number))
             found.setdefault(artifact, []).append(name)
             own = {"baseline_top1": source.baseline.top1} if differ else {}
             rows.setdefault(artifact, row.model_copy(update=own))
@@ -86,15 +86,17 @@ def merged_layers(runs: Mapping[str, Source], settings: AllSettings) -> list[Lay
 def is_ambiguous(rows: Sequence[Row], layers: Sequence[Layer]) -> bool:
     """Return True if two different rows or layers have the same name and settings."""
     named: Counter[Hashable] = Counter(
-        (row.basis, row.config, row.bits, row.stored_bits, settings_name(row.settings)) for row in rows
+        (row.basis, row.config, bits_name(row), settings_name(row.settings)) for row in rows
     )
-    named.update((layer.basis, layer.config, layer.name, settings_name(layer.settings)) for layer in layers)
+    named.update(
+        (layer.basis, layer.config, target_name(layer), layer.name, settings_name(layer.settings)) for layer in layers
+    )
     return max(named.values(), default=0) > 1
 
 
 @dataclass
 class _Block:
-    """Layers of one config and basis, and the names of their runs."""
+    """Layers of one config, basis and target, and the names of their runs."""
 
     names: list[str]
     layers: list[Layer]
@@ -122,10 +124,10 @@ def _joined(layer: Layer, other: Layer) -> Layer:
     return layer.model_copy(update={"rounding_error": errors})
 
 
-def _by_network(layers: Sequence[Layer]) -> dict[tuple[str, str], list[Layer]]:
-    found: dict[tuple[str, str], list[Layer]] = {}
+def _by_network(layers: Sequence[Layer]) -> dict[tuple[str, str, str], list[Layer]]:
+    found: dict[tuple[str, str, str], list[Layer]] = {}
     for layer in layers:
-        found.setdefault((layer.basis, layer.config), []).append(layer)
+        found.setdefault((layer.basis, layer.config, target_name(layer)), []).append(layer)
     return found
 
 

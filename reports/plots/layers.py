@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from reports.fields import CODED
 from reports.layers import Group, layer_groups, rounding_bits, rounding_error
 from reports.model import Layer, Report
 from reports.plots import style
@@ -78,7 +79,8 @@ def _marks(group: Group) -> list[_Mark]:
         marks.append(_Mark(f"{name}fit", style.INK, shape, [layer.fit_error for layer in own]))
         for bits in rounding_bits(own):
             errors = [rounding_error(layer, bits) for layer in own]
-            marks.append(_Mark(f"{name}rounding to {bits} bits", style.bits_color(bits), shape, errors))
+            rounding = "rounding" if bits == CODED else f"rounding to {bits} bits"
+            marks.append(_Mark(f"{name}{rounding}", style.bits_color(bits), shape, errors))
     return [mark for mark in marks if any(error is not None for error in mark.errors)]
 
 

@@ -1,4 +1,4 @@
-"""Plot of file size against Top-1: every row, the baseline, and the frontiers of the series and dense rows."""
+"""Plot of file size against Top-1: every row, the baseline, lines through targets, frontiers of series and dense."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from reports.model import DENSE, Report
 from reports.plots import style
 from reports.plots.labels import Label, place_labels
 from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
-from reports.text import basis_name, bits_name, model_name
+from reports.text import basis_name, bits_name, model_name, with_settings
 from reports.verdict import wilson
 
 if TYPE_CHECKING:
@@ -26,15 +26,18 @@ LOG_RANGE = 8
 def size_figure(report: Report) -> "Figure":
     """Draw one mark per row: file size in MB on x, Top-1 with its 95 % interval on y.
 
-    Lines join the rows that no other row of their kind beats in both size and Top-1.
+    A line joins the rows of a config and basis with target sizes. Other lines join the rows of fixed widths that no
+    other row of their kind beats in both size and Top-1.
     """
     figure = style.new_figure(9, 5.8)
     axis = figure.subplots()
     rows = measured(unique_rows(report))
-    dense, series = [each for each in rows if each.row.is_dense], [each for each in rows if not each.row.is_dense]
+    dense = [each for each in rows if each.row.is_dense]
+    series = [each for each in rows if not each.row.is_dense and not each.row.has_target]
     for basis in bases(report):
         own = [each for each in series if each.row.basis == basis]
         _draw_rows(axis, own, report, _basis_style(basis), basis_name(basis))
+    _draw_targets(axis, [each for each in rows if each.row.has_target], report)
     _draw_rows(axis, dense, report, _DENSE, "Conv2D (dense), quantized")
     _draw_frontier(axis, series, style.INK, "-", "Series frontier")
     _draw_frontier(axis, dense, style.DENSE_COLOR, "--", "Dense frontier")
@@ -54,6 +57,17 @@ def _draw_rows(axis: "Axes", rows: Sequence[MeasuredRow], report: Report, look: 
     if rows:
         sizes, tops = [each.size_mb for each in rows], [each.top1 for each in rows]
         axis.errorbar(sizes, tops, yerr=_error_bars(tops, report), label=name, **look)
+
+
+def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> None:
+    """Draw the rows of targets, and a line through the rows of each basis, config and run."""
+    lines: dict[str, list[MeasuredRow]] = {}
+    for each in sorted(rows, key=lambda each: each.size_mb):
+        name = with_settings(f"{basis_name(each.row.basis)} {each.row.config}, at a target", each.row)
+        lines.setdefault(name, []).append(each)
+    for name, own in lines.items():
+        look = _basis_style(own[0].row.basis) | {"marker": style.TARGET_MARKER, "markersize": 10, "zorder": 5}
+        _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, name)
 
 
 def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
@@ -115,6 +129,10 @@ def _labels(rows: Sequence[MeasuredRow]) -> list[Label]:
     for each in sorted(rows, key=lambda each: each.top1):
         best[(each.row.config, bits_name(each.row))] = each
     return [
-        Label(f"{DENSE if each.row.is_dense else config}, {bits}", each.size_mb, each.top1)
+        Label(
+            bits if each.row.has_target else f"{DENSE if each.row.is_dense else config}, {bits}",
+            each.size_mb,
+            each.top1,
+        )
         for (config, bits), each in best.items()
     ]

@@ -16,6 +16,7 @@ BASIS_COLORS = {"cosine": "#0072b2", "chebyshev": "#d55e00"}
 BASIS_MARKERS = {"cosine": "o", "chebyshev": "s"}
 BASIS_SIZES = {"cosine": 9.5, "chebyshev": 5.5}
 """Size of the marks, in points. A mark drawn later is smaller, so that an equal point below it stays visible."""
+TARGET_MARKER = "P"
 OTHER_COLOR, OTHER_MARKER = "#009e73", "D"
 BITS_COLORS = {"8": "#56b4e9", "4": "#cc79a7", "3": "#e69f00", "2": "#117733"}
 OTHER_BITS_COLOR = "#882255"

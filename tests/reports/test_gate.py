@@ -15,12 +15,18 @@ def rows(row):
 
 def test_without_limits_nothing_is_judged(rows) -> None:
     gate = judge(rows, 91.73)
-    assert gate.model_dump() == {"max_drop": None, "max_size_mb": None, "passed": None, "failures": []}
+    assert gate.model_dump() == {
+        "max_drop": None,
+        "max_size_mb": None,
+        "targets": 0,
+        "passed": None,
+        "failures": [],
+    }
 
 
 def test_without_rows_nothing_is_judged() -> None:
     gate = judge([], 91.73, max_drop=1)
-    assert gate.model_dump() == {"max_drop": 1, "max_size_mb": None, "passed": None, "failures": []}
+    assert gate.model_dump() == {"max_drop": 1, "max_size_mb": None, "targets": 0, "passed": None, "failures": []}
 
 
 @pytest.mark.parametrize("limits", [{"max_drop": 2.48}, {"max_size_mb": 0.15}, {"max_drop": 3, "max_size_mb": 1}])

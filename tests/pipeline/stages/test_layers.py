@@ -1,6 +1,6 @@
 """The rows and layers of a report."""
 
-from pipeline.stages.report import merged_layers
+from pipeline.stages.layers import merged_layers
 from reports.model import Layer
 
 

@@ -1,0 +1,103 @@
+"""Describe the layers of a variant for report.json: plan, kept terms, and errors of fit and rounding."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, cast
+
+from torch import Tensor, nn
+
+from pipeline.models.layer_orders import LayerPlan
+from pipeline.options.grid import Target
+from pipeline.stages.quantize import QuantizedNetwork
+from pipeline.stages.variant import VariantResult
+from quant.counting import count_params
+from reports.fields import CODED
+from reports.model import Layer
+
+_ERROR_DIGITS: Final = 6  # significant digits of a layer's error
+
+
+def layer_rows(result: VariantResult) -> list[Layer]:
+    """Describe every layer of a variant, for each of its bases, and once for each target."""
+    targets = {target: each for target, each in result.quantized.items() if isinstance(target, Target)}
+    rows = [_target_row(layer, target, each) for target, each in targets.items() for layer in result.network.layers]
+    if not targets:
+        rows = [_width_row(layer, result) for layer in result.network.layers]
+    return [
+        Layer.model_validate({"basis": basis, "config": result.variant.config.text, **row})
+        for basis in result.variant.bases
+        for row in rows
+    ]
+
+
+def merged_layers(layers: Iterable[Layer]) -> list[Layer]:
+    """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
+    merged: dict[tuple[object, ...], Layer] = {}
+    for layer in layers:
+        key = (layer.basis, layer.config, layer.target_mb, layer.target_drop, layer.name)
+        known = merged.get(key)
+        errors = {**((known and known.rounding_error) or {}), **(layer.rounding_error or {})}
+        merged[key] = (known or layer).model_copy(update={"rounding_error": errors})
+    return list(merged.values())
+
+
+def count_kept(model: nn.Module, terms: Mapping[str, tuple[int, int, int]]) -> int:
+    """Count the parameters of a network, with the coefficients of the kept terms in place of its kernels.
+
+    Args:
+        model: The uncompressed network.
+        terms: See ``pipeline.stages.quantize.QuantizedNetwork``.
+    """
+    left_out = 0
+    for name, (_, _, count) in terms.items():
+        kernel = cast(Tensor, model.get_submodule(name).weight)
+        left_out += kernel.shape[:2].numel() * (kernel.shape[2:].numel() - count)
+    return count_params(model) - left_out
+
+
+def _width_row(layer: LayerPlan, result: VariantResult) -> dict[str, object]:
+    return {
+        "name": layer.name,
+        "kernel": _sizes(layer.kernel),
+        "order": _sizes(layer.order),
+        "status": layer.status,
+        "reason": layer.reason,
+        "fit_error": _error(result.network.fit_errors.get(layer.name)),
+        "rounding_error": {
+            str(bits): _error(each.rounding_errors.get(layer.name)) for bits, each in result.quantized.items()
+        },
+    }
+
+
+def _target_row(layer: LayerPlan, target: Target, quantized: QuantizedNetwork) -> dict[str, object]:
+    return {
+        "target_mb": target.megabytes,
+        "target_drop": target.drop,
+        "name": layer.name,
+        "kernel": _sizes(layer.kernel),
+        **_kept(layer, quantized.terms.get(layer.name)),
+        "rounding_error": {CODED: _error(quantized.rounding_errors.get(layer.name))},
+    }
+
+
+def _kept(layer: LayerPlan, terms: tuple[int, int, int] | None) -> dict[str, object]:
+    """Return the kept terms of a layer of a target, and the words for its treatment."""
+    if terms is None or layer.kernel is None:
+        reason = layer.reason if layer.order is None else "stored as a kernel"
+        return {"order": None, "status": "kept", "reason": reason}
+    rows, columns, count = terms
+    taps = layer.kernel[0] * layer.kernel[1]
+    words = {0: "every coefficient is zero", taps: "every term has a coefficient other than zero"}
+    return {
+        "order": [rows, columns] if count else None,
+        "terms": count,
+        "status": "full" if count == taps else "compressed",
+        "reason": words.get(count, f"{count} of {taps} terms have a coefficient other than zero"),
+    }
+
+
+def _sizes(sizes: tuple[int, int] | None) -> list[int] | None:
+    return None if sizes is None else list(sizes)
+
+
+def _error(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_ERROR_DIGITS}g}")
