@@ -10,7 +10,7 @@ from torch import Tensor
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer
 from quant.registry import BACKENDS
-from quant.schemes import Format, StoredTensor
+from quant.schemes import FixedTensor, Format
 
 
 class Backend(Protocol):
@@ -19,7 +19,7 @@ class Backend(Protocol):
     Brevitas also has minifloats, which have no scale.
     """
 
-    def quantize(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> StoredTensor:
+    def quantize(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FixedTensor:
         """Round a weight to the nearest values of a number format.
 
         Args:

@@ -21,7 +21,7 @@ from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
-from quant.schemes import Format, StoredTensor
+from quant.schemes import FixedTensor, Format
 from quant.term_factors import gptq_by_terms
 
 
@@ -34,7 +34,7 @@ class Rounding:
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the same layers.
     """
 
-    layers: dict[str, StoredTensor] = field(default_factory=dict)
+    layers: dict[str, FixedTensor] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
 
@@ -152,7 +152,7 @@ def _hessian(
 
 def _round(
     stored: Tensor, hessian: GramStatistics, format: Format, backend: Backend, rounding: str, series: bool
-) -> StoredTensor:
+) -> FixedTensor:
     if rounding == "nearest":
         return backend.quantize(stored, format)
     wanted = refit(hessian, stored.flatten(1))
@@ -164,7 +164,7 @@ def _round(
     return backend.quantize(chosen.dequantize().view(stored.shape), format, chosen.scale)
 
 
-def _relative_error(stored: Tensor, grams: Tensor, rounded: StoredTensor) -> float:
+def _relative_error(stored: Tensor, grams: Tensor, rounded: FixedTensor) -> float:
     values = stored.flatten(1).to(torch.float64).unflatten(0, (len(grams), -1))
     change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
     squares = [float(((rows @ grams) * rows).sum()) for rows in (change, values)]

@@ -16,8 +16,8 @@ from torch import Tensor
 from basis.errors import CompressionError, NumericalError
 from quant import minifloat
 from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_weight
-from quant.schemes import Format, StoredTensor, stored_tensor
-from quant.sweeps import compensated_rounding, damped_hessian, descend
+from quant.schemes import FixedTensor, Format, stored_tensor
+from quant.sweeps import compensated_rounding, damped_hessian, descend, row_errors
 
 # Candidate scales, as shares of absolute maximum / qmax: clipping an outlier often costs less than a coarse step.
 _SCALE_SHARES = torch.linspace(0.30, 1.05, 51, dtype=torch.float64).flip(0)
@@ -27,7 +27,7 @@ _SWEEPS = 2
 _REFITS = 1
 
 
-def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> StoredTensor:
+def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> FixedTensor:
     """Round a weight so that its Gram-weighted error is small, and in no row larger than with nearest rounding.
 
     All groups of a convolution are rounded at once: group k of the rows with Gram matrix k.
@@ -61,7 +61,7 @@ def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01
     return _rows_of_smaller_error(values, grams, stored_tensor(rows.contiguous(), scale, format), nearest)
 
 
-def weighted_error(weight: Tensor, grams: Tensor, quantized: StoredTensor) -> Tensor:
+def weighted_error(weight: Tensor, grams: Tensor, quantized: FixedTensor) -> Tensor:
     """Compute the error ``(w - q) G (w - q)^T`` of every row.
 
     Args:
@@ -107,7 +107,7 @@ def _check_grams(weight: Tensor, grams: Tensor, damping: float) -> Tensor:
     return (grams + grams.mT) / 2
 
 
-def _nearest(values: Tensor, format: Format) -> StoredTensor:
+def _nearest(values: Tensor, format: Format) -> FixedTensor:
     """Round to nearest with absolute-maximum scales: the start of the search, and the bound on its error."""
     if not isinstance(format, IntFormat):
         return minifloat.MinifloatTensor(minifloat.encode(values, format), format)
@@ -116,7 +116,7 @@ def _nearest(values: Tensor, format: Format) -> StoredTensor:
     return QuantizedTensor(integers.to(torch.int8), scale, format)
 
 
-def _round_columns(columns: Tensor, hessian: Tensor, root: Tensor, start: StoredTensor) -> tuple[Tensor, Tensor | None]:
+def _round_columns(columns: Tensor, hessian: Tensor, root: Tensor, start: FixedTensor) -> tuple[Tensor, Tensor | None]:
     """Round the columns: integers or bit patterns, (G, F, O), and the scales of integers, (G O,)."""
     if isinstance(start, QuantizedTensor):
         qmax, base = start.format.qmax, _grouped(start.scale.to(torch.float64), len(columns))
@@ -134,9 +134,11 @@ def _search_scales(columns: Tensor, root: Tensor, base: Tensor, qmax: int) -> tu
     share = _best_share(columns, base, root.diagonal(dim1=1, dim2=2) ** -2, qmax)
     scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES], dim=1)
     repeated, steps = columns.repeat(1, 1, scales.shape[1]), scales.flatten(1)
-    values, error = compensated_rounding(repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root)
+    values, errors = compensated_rounding(
+        repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root
+    )
     integers = values.div_(steps[:, None]).round_().unflatten(2, scales.shape[1:])
-    best = error.view_as(scales).argmin(1, keepdim=True)
+    best = row_errors(errors, root).view_as(scales).argmin(1, keepdim=True)
     chosen = best[:, None].expand(-1, columns.shape[1], -1, -1)
     return integers.gather(2, chosen).squeeze(2), scales.gather(1, best).squeeze(1)
 
@@ -183,7 +185,7 @@ def _storable(scale: Tensor) -> Tensor:
     return scale.float().clamp_min(SMALLEST_SCALE).to(torch.float64)
 
 
-def _rows_of_smaller_error(weight: Tensor, grams: Tensor, first: StoredTensor, second: StoredTensor) -> StoredTensor:
+def _rows_of_smaller_error(weight: Tensor, grams: Tensor, first: FixedTensor, second: FixedTensor) -> FixedTensor:
     """Select each row from the tensor with the smaller undamped error; from the second if the errors are equal."""
     use_first = weighted_error(weight, grams, first) < weighted_error(weight, grams, second)
     integers = torch.where(use_first[:, None], first.integers, second.integers)

@@ -54,5 +54,9 @@ def grid_exponents(values: Tensor) -> Tensor:
 
     Values outside the grid get its first or last exponent.
     """
-    exponents = (values.to(torch.float64).log2() * PER_OCTAVE).round()
-    return exponents.clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)
+    return on_grid(values.to(torch.float64).log2() * PER_OCTAVE)
+
+
+def on_grid(exponents: Tensor) -> Tensor:
+    """Round exponents to the grid: int16."""
+    return exponents.round().clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)

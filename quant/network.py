@@ -10,12 +10,12 @@ from basis.layers import stored_tensor_name
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
-from quant.schemes import Format, StoredTensor
+from quant.schemes import FixedTensor, Format, StoredTensor
 from quant.term_factors import TermScaledFakeQuantizer
 
 
 def quantize_network(
-    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
+    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, FixedTensor] | None = None
 ) -> dict[str, StoredTensor]:
     """Compute the stored values of all coefficients and remaining kernels; the network is not changed.
 
@@ -31,7 +31,7 @@ def quantize_network(
     Returns:
         Layer name -> stored values, in network order; a shared layer appears once.
     """
-    found = rounded or {}
+    found: Mapping[str, StoredTensor] = rounded or {}
     return {
         name: found[name] if name in found else _stored(module, tensor_name, format, backend)
         for name, module in model.named_modules()
@@ -49,7 +49,7 @@ def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backen
 
 
 def attach_fake_quantizers(
-    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, StoredTensor] | None = None
+    model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, FixedTensor] | None = None
 ) -> nn.Module:
     """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
@@ -73,7 +73,7 @@ def attach_fake_quantizers(
     return model
 
 
-def _fake_quantizer(weight: Tensor, format: Format, backend: Backend, start: StoredTensor | None) -> FakeQuantizer:
+def _fake_quantizer(weight: Tensor, format: Format, backend: Backend, start: FixedTensor | None) -> FakeQuantizer:
     """Create a fake quantizer that starts from the stored values, or from nearest."""
     if start is None or start.terms is None:
         return backend.fake_quantizer(weight, format, None if start is None else start.scale)

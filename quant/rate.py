@@ -24,7 +24,7 @@ from torch import Tensor
 
 from basis.gram_statistics import GramStatistics
 from quant.formats import check_weight
-from quant.grid import grid_exponents, grid_values
+from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
@@ -45,14 +45,17 @@ class LayerMeasurement:
     sensitivity: float
     freedoms: Tensor
 
-    def exponents(self, log_c: float) -> Tensor:
-        """Return the exponents of the steps: int16, the shape of ``freedoms``.
+    def log_steps(self, log_c: float) -> Tensor:
+        """Return ``16 log2`` of the steps, before rounding to the grid: float64, the shape of ``freedoms``.
 
         Args:
             log_c: ``16 log2(c)``.
         """
-        steps = 2.0 ** (log_c / 16) / (self.sensitivity * self.freedoms).sqrt()
-        return grid_exponents(steps)
+        return log_c - 0.5 * PER_OCTAVE * (self.sensitivity * self.freedoms).log2()
+
+    def exponents(self, log_c: float) -> Tensor:
+        """Return the exponents of the steps: int16, the shape of ``freedoms``."""
+        return on_grid(self.log_steps(log_c))
 
 
 def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
@@ -96,7 +99,9 @@ def _freedoms(hessian: Tensor, root: Tensor, terms: tuple[int, ...]) -> Tensor:
     return by_term.exp().cpu()
 
 
-def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
+def round_to_steps(
+    columns: Tensor, hessian: Tensor, exponents: Tensor, shape: torch.Size
+) -> tuple[SteppedTensor, Tensor]:
     """Round stored values to multiples of their steps with error compensation, without clipping.
 
     Args:
@@ -106,7 +111,8 @@ def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: t
         shape: Shape of the stored values, (O, I, nh, nw) or (O, ...).
 
     Returns:
-        The integers, int32 of that shape, and the exponents.
+        The integers and exponents, and the values that were rounded to the nearest: those of ``columns`` after the
+        compensation of earlier errors, float32 of that shape.
 
     Raises:
         NumericalError: A Hessian is not positive semi-definite, or a value is not finite.
@@ -122,10 +128,15 @@ def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: t
     _, root = damped_hessian(ordered, DAMPING)
     # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
     scaled = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns))
-    rounded, _ = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
-    integers = rounded.gather(1, order.argsort(dim=1)[:, :, None].expand_as(rounded))
-    limited = integers.mT.flatten(0, 1).reshape(shape).clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
-    return SteppedTensor(limited.to(torch.int32).contiguous(), exponents)
+    rounded, errors = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
+    back = order.argsort(dim=1)[:, :, None].expand_as(rounded)
+
+    def rows(ordered: Tensor) -> Tensor:
+        return ordered.gather(1, back).mT.flatten(0, 1).reshape(shape).contiguous()
+
+    integers = rows(rounded).clamp(-LARGEST_INTEGER, LARGEST_INTEGER).to(torch.int32)
+    compensated = rows(rounded + errors) * grid_values(exponents).to(rounded)
+    return SteppedTensor(integers, exponents), compensated.float()
 
 
 def column_steps(exponents: Tensor, features: int) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -25,6 +25,7 @@ from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
+from quant.grid import on_grid
 from quant.rate import (
     LayerMeasurement,
     RatePlan,
@@ -53,12 +54,16 @@ class RoundedNetwork:
     Attributes:
         model: The network: its layers, biases and running means are those of the rounding.
         layers: Layer name -> stored values.
+        compensated: Layer name -> the values that were rounded to the nearest, from which training starts.
+        log_steps: Layer name -> ``16 log2`` of the steps, before rounding to the grid.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y|| against the original.
     """
 
     model: nn.Module
     layers: dict[str, SteppedTensor]
-    errors: dict[str, float] = field(default_factory=dict)
+    compensated: dict[str, Tensor]
+    log_steps: dict[str, Tensor]
+    errors: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,7 @@ def round_network(
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
     found: dict[str, SteppedTensor] = {}
+    compensated = {name: stored_values(layer).detach().clone() for name, layer in layers.items()}
 
     def store(name: str, rounded: SteppedTensor) -> None:
         found[name] = rounded
@@ -184,7 +190,7 @@ def round_network(
 
     def constrain(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
         hessian, values = columns_hessian(statistics, centered=absorbs), stored_values(layers[name])
-        rounded = round_to_steps(columns[:, :-1], hessian, allocation.exponents(name), values.shape)
+        rounded, compensated[name] = round_to_steps(columns[:, :-1], hessian, allocation.exponents(name), values.shape)
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
@@ -199,7 +205,7 @@ def round_network(
         errors = original.fit(network, ridge=RIDGE, constrain=constrain)
     for name in layers.keys() - found.keys():  # layers that do not run
         found[name] = nearest_to_steps(stored_values(layers[name]), torch.tensor(0, dtype=torch.int16))
-    return RoundedNetwork(network, {name: found[name] for name in layers}, errors)
+    return RoundedNetwork(network, {name: found[name] for name in layers}, compensated, allocation.log_steps, errors)
 
 
 class _Allocation:
@@ -209,19 +215,21 @@ class _Allocation:
         self._plan, self._measurements, self._bits = plan, measurements, bits
         self._names = list(measurements)
         self._start = plan.log_c(self._names, bits)
-        self._chosen: dict[str, tuple[float, Tensor]] = {}  # predicted bits and exponents
+        self._predicted: dict[str, float] = {}
         self._spent: dict[str, float] = {}
+        self.log_steps: dict[str, Tensor] = {}
 
     def exponents(self, name: str) -> Tensor:
         """Return the exponents of a layer's steps: the same at every call."""
-        if name not in self._chosen:
-            left = [other for other in self._names if other not in self._chosen]
-            spent, predicted = sum(self._spent.values()), sum(bits for bits, _ in self._chosen.values())
+        if name not in self.log_steps:
+            left = [other for other in self._names if other not in self.log_steps]
+            spent, predicted = sum(self._spent.values()), sum(self._predicted.values())
             ratio = spent / predicted if predicted > 0 and spent > 0 else 1.0
             log_c = self._plan.log_c(left, (self._bits - spent) / ratio)
             log_c = min(max(log_c, self._start - MAX_CORRECTION), self._start + MAX_CORRECTION)
-            self._chosen[name] = self._plan.bits(name, round(log_c)), self._measurements[name].exponents(log_c)
-        return self._chosen[name][1]
+            self._predicted[name] = self._plan.bits(name, round(log_c))
+            self.log_steps[name] = self._measurements[name].log_steps(log_c)
+        return on_grid(self.log_steps[name])
 
     def spend(self, name: str, bits: float) -> None:
         """Note the bits that a layer takes."""

@@ -11,9 +11,11 @@ from basis.errors import CompressionError
 from quant.formats import IntFormat, QuantizedTensor
 from quant.minifloat import MinifloatFormat, MinifloatTensor
 from quant.registry import SCHEMES
+from quant.stepped import SteppedTensor
 
 Format: TypeAlias = IntFormat | MinifloatFormat
-StoredTensor: TypeAlias = QuantizedTensor | MinifloatTensor
+FixedTensor: TypeAlias = QuantizedTensor | MinifloatTensor
+StoredTensor: TypeAlias = FixedTensor | SteppedTensor
 
 
 def get_format(scheme: str, bits: int) -> Format:
@@ -33,7 +35,7 @@ def get_format(scheme: str, bits: int) -> Format:
     return format
 
 
-def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> StoredTensor:
+def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> FixedTensor:
     """Build a stored tensor from its parts.
 
     Args:

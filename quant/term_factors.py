@@ -20,7 +20,7 @@ from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import IntFormat, QuantizedTensor, check_weight, term_factors
 from quant.gptq import gptq
-from quant.schemes import StoredTensor
+from quant.schemes import FixedTensor
 from quant.sweeps import damped_hessian
 
 # Exponents of sensitivity and magnitude in the factor of a term: fine steps for sensitive outputs, coarse steps for
@@ -99,7 +99,7 @@ class TermScaledFakeQuantizer(FakeQuantizer):
         return self.quantizer.fake_quantize(weight / self.factors) * self.factors
 
     @torch.no_grad()
-    def quantized(self, weight: Tensor) -> StoredTensor:
+    def quantized(self, weight: Tensor) -> FixedTensor:
         """See ``FakeQuantizer``.
 
         Raises:

@@ -7,10 +7,10 @@ from torch import Tensor
 from quant.brevitas_backend import floats, integers
 from quant.fake_quantizer import FakeQuantizer
 from quant.minifloat import MinifloatFormat
-from quant.schemes import Format, StoredTensor
+from quant.schemes import FixedTensor, Format
 
 
-def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> StoredTensor:
+def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> FixedTensor:
     """Round to the nearest values of the format; see `quant.backends.Backend.quantize`."""
     if isinstance(format, MinifloatFormat):
         return floats.quantize(weight, format, scale)

@@ -1,0 +1,124 @@
+"""Train through the rounding to steps, at a given number of bits.
+
+The steps of all layers share one shift in sixteenths of an octave. A controller measures the bits of the integers every
+few steps and moves the shift, so that the network takes the bits of its target throughout the training.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from basis.layers import stored_tensor_name, stored_values
+from quant.fake_quantizer import FakeQuantizer
+from quant.formats import check_weight
+from quant.grid import PER_OCTAVE, grid_values, on_grid
+from quant.rate import entropy_bits
+from quant.rate_rounding import RoundedNetwork
+from quant.stepped import LARGEST_INTEGER, SteppedTensor
+
+CONTROL_STEPS: Final = 25
+"""Training steps between two measurements of the bits."""
+CONTROL_PHASE: Final = 0.95
+"""Share of all steps after which the steps no longer change."""
+MAX_CHANGE: Final = 0.68
+"""Largest change of the shift at once, in sixteenths of an octave: 3 %."""
+
+
+class SteppedFakeQuantizer(FakeQuantizer):
+    """Rounds a weight to multiples of its steps and lets all gradients through.
+
+    Args:
+        shape: The weight's shape.
+        log_steps: ``16 log2`` of the step of each term, before rounding to the grid: float64, (nh, nw) or ().
+
+    Attributes:
+        shift: Sixteenths of an octave that are added to ``log_steps``; float64, without axes.
+    """
+
+    learning_rate_share = 0.5
+    log_steps: Tensor
+    shift: Tensor
+
+    def __init__(self, shape: torch.Size, log_steps: Tensor) -> None:
+        super().__init__(shape)
+        self.register_buffer("log_steps", log_steps.to(torch.float64))
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+
+    def exponents(self) -> Tensor:
+        """Return the exponents of the steps: int16, (nh, nw) or (), on the CPU."""
+        return on_grid(self.log_steps + self.shift).cpu()
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """See ``FakeQuantizer``."""
+        rounded = self.quantized(weight).dequantize()
+        return rounded + (weight - weight.detach())  # the sum is exactly the stored value
+
+    @torch.no_grad()
+    def quantized(self, weight: Tensor) -> SteppedTensor:
+        """See ``FakeQuantizer``."""
+        exponents = self.exponents()
+        integers = (check_weight(weight) / grid_values(exponents).to(weight.device)).round()
+        return SteppedTensor(integers.clamp(-LARGEST_INTEGER, LARGEST_INTEGER).to(torch.int32), exponents)
+
+
+def attach_stepped_quantizers(rounded: RoundedNetwork) -> nn.Module:
+    """Attach fake quantizers to the layers of a rounded network, in place.
+
+    The weights start from the values that error compensation rounded to the nearest. So the network computes at first
+    what the rounded network computes, and its weights are spread over their rounding cells.
+
+    Args:
+        rounded: The network, from ``quant.rate_rounding.round_network``. Layers that did not run stay as they are.
+
+    Returns:
+        The network.
+    """
+    for name, log_steps in rounded.log_steps.items():
+        module = rounded.model.get_submodule(name)
+        values = stored_values(module)
+        values.data.copy_(rounded.compensated[name])
+        quantizer = SteppedFakeQuantizer(values.shape, log_steps).to(values.device)
+        parametrize.register_parametrization(module, str(stored_tensor_name(module)), quantizer)
+    return rounded.model
+
+
+def stepped_layers(model: nn.Module) -> dict[str, SteppedTensor]:
+    """Return the stored values of all layers with a ``SteppedFakeQuantizer``, by name."""
+    return {name: quantizer.quantized(master) for name, (master, quantizer) in _quantizers(model).items()}
+
+
+class RateControl:
+    """Keeps the integers of a network at a number of bits while it is trained.
+
+    Args:
+        model: A network with fake quantizers of ``attach_stepped_quantizers``.
+        bits: Bits of all integers; see ``quant.rate.entropy_bits``.
+    """
+
+    def __init__(self, model: nn.Module, bits: float) -> None:
+        self._quantizers, self._bits = list(_quantizers(model).values()), bits
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Move the steps, at every ``CONTROL_STEPS``-th training step until ``CONTROL_PHASE``."""
+        if step % CONTROL_STEPS or step > CONTROL_PHASE * steps:
+            return
+        taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
+        change = 0.5 * PER_OCTAVE * float(torch.tensor(max(taken, 1.0) / self._bits, dtype=torch.float64).log2())
+        for _, quantizer in self._quantizers:
+            quantizer.shift += min(max(change, -MAX_CHANGE), MAX_CHANGE)
+
+
+def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:
+    found: dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]] = {}
+    for name, module in model.named_modules():
+        tensor_name = stored_tensor_name(module)
+        if tensor_name is not None and parametrize.is_parametrized(module, tensor_name):
+            chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
+            quantizer = cast(parametrize.ParametrizationList, chain)[-1]
+            if isinstance(quantizer, SteppedFakeQuantizer):
+                found[name] = cast(nn.Parameter, chain.original), quantizer
+    return found
