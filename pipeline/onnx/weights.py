@@ -6,9 +6,9 @@
 
 O is output channels, I input channels per group, (nh, nw) the order and (kh, kw) the kernel. Bh (kh, nh) and
 Bw (kw, nw) are the basis matrices of the two axes. INT4 values are packed two per byte, the first in the low bits.
-If the terms have factors, they are multiplied into the matrix. A layer without a series has its integers in the shape
-of the weight, and DequantizeLinear is its last node. ONNX has no minifloats: they are stored as float32 coefficients,
-without DequantizeLinear.
+If the terms have factors or steps, they are multiplied into the matrix. A layer without a series has its integers in
+the shape of the weight, and DequantizeLinear is its last node, or a product with the steps of its taps. ONNX has no
+minifloats: they are stored as float32 coefficients, without DequantizeLinear.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,17 +25,28 @@ from basis.series import basis_matrix
 from pipeline.artifact.record import LayerRecord
 from pipeline.onnx.fold_batchnorm import Array, Factors
 from quant.formats import SMALLEST_SCALE, QuantizedTensor, term_factors
+from quant.grid import grid_values
+from quant.minifloat import MinifloatTensor
 from quant.packing import pack
 from quant.schemes import StoredTensor
+from quant.stepped import SteppedTensor
 
-_TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
+_TYPES = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8, 16: TensorProto.INT16}
+_FLOAT_BITS = 32
 
 
 def onnx_bits(values: StoredTensor) -> int:
-    """Return the bits per value in ONNX: 2, 4 or 8, the narrowest that holds the integers, or 32 for minifloats."""
-    if not isinstance(values, QuantizedTensor):
-        return 32
-    return next(width for width in _TYPES if width >= values.format.bits)
+    """Return the bits per value in ONNX: the narrowest of 2, 4, 8 and 16 that holds the integers.
+
+    It is 32 for minifloats, and for integers of more than 16 bits. Both are stored as float32 values.
+    """
+    if isinstance(values, QuantizedTensor):
+        needed = values.format.bits
+    elif isinstance(values, SteppedTensor):
+        needed = int(values.integers.abs().max()).bit_length() + 1
+    else:
+        needed = _FLOAT_BITS
+    return next((width for width in _TYPES if width >= needed), _FLOAT_BITS)
 
 
 @dataclass
@@ -73,9 +84,9 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
     flat = (*layer.values.integers.shape[:2], order_h * order_w)
     coefficients = _add_values(parts, layer, f"{layer.name}.coefficients", factors, flat)
     matrix = torch.kron(basis_matrix(layer.basis, height, order_h), basis_matrix(layer.basis, width, order_w))
-    name, terms = f"{layer.basis}.{height}x{width}.{order_h}x{order_w}", layer.values.terms
-    if terms is not None:
-        name, matrix = f"{layer.name}.basis", matrix * term_factors(terms).flatten()
+    name, factors_of_terms = f"{layer.basis}.{height}x{width}.{order_h}x{order_w}", _term_factors(layer.values)
+    if factors_of_terms is not None:
+        name, matrix = f"{layer.name}.basis", matrix * factors_of_terms.flatten()
     basis = parts.constant(name, matrix.T.numpy().astype(np.float32))
     shape = parts.constant(f"shape.{height}x{width}", np.array([0, 0, height, width], dtype=np.int64))
     parts.node("Reshape", [parts.node("MatMul", [coefficients, basis], f"{layer.name}.filters"), shape], output)
@@ -85,21 +96,49 @@ def _add_values(
     parts: GraphParts, layer: LayerRecord, output: str, factors: Factors | None, shape: Sequence[int]
 ) -> str:
     """Add the stored values times the factors, in a shape; return their name."""
-    values = layer.values
-    if not isinstance(values, QuantizedTensor):
-        return parts.constant(output, _times(values.dequantize().numpy(), factors).reshape(shape))
+    values, bits = layer.values, onnx_bits(layer.values)
+    if bits == _FLOAT_BITS or isinstance(values, MinifloatTensor):
+        stored = values.dequantize() if layer.basis is None else _without_term_factors(values)
+        return parts.constant(output, _times(stored.numpy(), factors).reshape(shape))
     integers, scale = _multiplied(values, factors)
-    name, bits = f"{layer.name}.integers", onnx_bits(values)
-    packed = pack(integers, bits).numpy().tobytes()
+    name, taps = f"{layer.name}.integers", None if layer.basis is not None else _term_factors(values)
+    packed = pack(integers.to(torch.int8 if bits <= 8 else torch.int16), bits).numpy().tobytes()
     parts.initializers[name] = helper.make_tensor(name, _TYPES[bits], list(shape), packed, raw=True)
-    return parts.node("DequantizeLinear", [name, parts.constant(f"{layer.name}.scale", scale)], output, axis=0)
+    scaled = output if taps is None else f"{layer.name}.scaled"
+    parts.node("DequantizeLinear", [name, parts.constant(f"{layer.name}.scale", scale)], scaled, axis=0)
+    if taps is None:
+        return output
+    return parts.node("Mul", [scaled, parts.constant(f"{layer.name}.taps", taps.numpy())], output)
 
 
-def _multiplied(values: QuantizedTensor, factors: Factors | None) -> tuple[torch.Tensor, Array]:
-    """Multiply by the factors: return int8 integers, negated for a negative factor, and positive float32 scales."""
+def _scale(values: QuantizedTensor | SteppedTensor) -> torch.Tensor:
+    """Return the scale of each output channel, float32, (O,): for steps the least step of the layer."""
+    if isinstance(values, QuantizedTensor):
+        return values.scale
+    return grid_values(values.exponents.min()).expand(len(values.integers))
+
+
+def _term_factors(values: StoredTensor) -> torch.Tensor | None:
+    """Return the factors of the terms or taps beside ``_scale``, float32, (nh, nw); None if all are 1."""
+    if isinstance(values, QuantizedTensor):
+        return None if values.terms is None else term_factors(values.terms)
+    if isinstance(values, MinifloatTensor) or values.exponents.numel() == 1:
+        return None
+    return grid_values(values.exponents - values.exponents.min())
+
+
+def _without_term_factors(values: StoredTensor) -> torch.Tensor:
+    """Return the float32 values divided by ``_term_factors``, which the matrix of the basis has."""
+    found, factors = values.dequantize(), _term_factors(values)
+    return found if factors is None else found / factors
+
+
+def _multiplied(values: QuantizedTensor | SteppedTensor, factors: Factors | None) -> tuple[torch.Tensor, Array]:
+    """Multiply by the factors: return integers, negated for a negative factor, and positive float32 scales."""
+    scale = _scale(values).numpy()
     if factors is None:
-        return values.integers, values.scale.numpy()
-    scale = (values.scale.double().numpy() * np.abs(factors)).astype(np.float32)
+        return values.integers, scale
+    scale = (scale.astype(np.float64) * np.abs(factors)).astype(np.float32)
     kept = scale >= SMALLEST_SCALE
     signs = torch.from_numpy(np.where(kept, np.sign(factors), 0).astype(np.int8))
     integers = values.integers * signs.reshape(-1, *[1] * (values.integers.ndim - 1))

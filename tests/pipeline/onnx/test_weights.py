@@ -8,8 +8,10 @@ import torch
 from onnx import TensorProto
 
 from basis.series import basis_matrix
+from pipeline.artifact.record import LayerRecord
 from pipeline.onnx.weights import GraphParts, add_packed, dense, onnx_bits, opset_needed
 from quant.minifloat import MinifloatFormat, MinifloatTensor, encode
+from quant.stepped import SteppedTensor
 from tests.pipeline.onnx.graphs import computed, layer
 
 
@@ -94,3 +96,32 @@ def test_layers_share_the_basis_and_the_shape():
 def test_only_two_bits_need_a_newer_opset():
     assert [opset_needed([layer(bits, (2, 2))], 21) for bits in (2, 3, 4, 8)] == [25, 21, 21, 21]
     assert opset_needed([], 21) == 21
+
+
+@pytest.mark.parametrize(("largest", "width"), [(1, 2), (7, 4), (8, 8), (127, 8), (128, 16), (40_000, 32)])
+@pytest.mark.parametrize("basis", ["cosine", None])
+@pytest.mark.parametrize("signs", [None, np.array([2.0, -0.5, 1.0, 3.0])])
+def test_integers_with_a_step_per_term_take_the_narrowest_type(largest, width, basis, signs):
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-largest, largest + 1, (4, 3, 3, 3), generator=generator, dtype=torch.int32)
+    integers[0, 0, 0, 0] = largest
+    exponents = torch.randint(-90, -50, (3, 3), generator=generator).to(torch.int16)
+    order = None if basis is None else (3, 3)
+    record = LayerRecord("conv", SteppedTensor(integers, exponents), basis, order, order)
+    parts = GraphParts()
+    add_packed(parts, record, "w", signs)
+    values = (
+        integers.numpy() * 2.0 ** (exponents.numpy() / 16) * np.reshape(1.0 if signs is None else signs, (-1, 1, 1, 1))
+    )
+    matrix = np.eye(3) if basis is None else basis_matrix(basis, 3, 3).numpy()
+    expected = matrix @ values @ matrix.T
+    found = computed(parts, "w", opset_needed([record], 21))
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+    assert onnx_bits(record.values) == width
+
+
+def test_a_linear_layer_has_one_step():
+    values = SteppedTensor(torch.tensor([[3, -4], [0, 7]], dtype=torch.int32), torch.tensor(-16, dtype=torch.int16))
+    parts = GraphParts()
+    add_packed(parts, LayerRecord("fc", values), "w", None)
+    np.testing.assert_array_equal(computed(parts, "w", 21), [[1.5, -2], [0, 3.5]])
