@@ -48,10 +48,10 @@ def quantization_table(report: Report, style: text.Style = "markdown") -> str:
     columns = bases(report) or [DENSE]
     labels = _labels(report)
     first = "Bits or target" if any(row.has_target for row in report.rows) else "Bits"
-    headers = [first, "Config", *labels, *_titles(_QUANTIZATION, columns, style), *_names(_SIZES)]
+    headers = [first, "Config", *labels, *_titles(_QUANTIZATION, columns), *_names(_SIZES)]
     rows = [_quantized_line(line, columns, labels) for line in side_by_side(report)]
     float32 = ["32", "Conv2D", *_baseline_line(report, columns, labels, _QUANTIZATION, _SIZES)]
-    return text.draw(headers, [float32, *rows], (1, 2) if labels else (1,), style)
+    return text.draw(_wrapped(headers, style), [float32, *rows], (1, 2) if labels else (1,), style)
 
 
 def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
@@ -60,11 +60,11 @@ def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
     counted = any(row.compressible_params is not None for row in report.rows)
     shares = (*_SHARES, _COMPRESSIBLE) if counted else _SHARES
     labels = _labels(report)
-    headers = ["Config", *labels, *_titles(_PRE_POST, columns, style), *_names(shares)]
+    headers = ["Config", *labels, *_titles(_PRE_POST, columns), *_names(shares)]
     first = ["Conv2D", *_baseline_line(report, columns, labels, _PRE_POST, shares)]
     lines = [_pre_post_line(line, columns, labels, shares) for line in side_by_side(report) if _trained(line, report)]
     lines = [list(line) for line in dict.fromkeys(map(tuple, lines))]
-    return text.draw(headers, [first, *lines], 1 + len(labels), style)
+    return text.draw(_wrapped(headers, style), [first, *lines], 1 + len(labels), style)
 
 
 def result_table(report: Report) -> str:
@@ -72,12 +72,14 @@ def result_table(report: Report) -> str:
     return quantization_table(report, "plain")
 
 
-def _titles(group: Sequence[Column], columns: Sequence[str], style: text.Style) -> list[str]:
-    """Return the group's titles for each basis, preceded by the basis' name; on two lines in plain text."""
-    gap = "\n" if style == "plain" else " "
-    return [
-        title if basis == DENSE else f"{basis_name(basis)}{gap}{title}" for basis in columns for title in _names(group)
-    ]
+def _titles(group: Sequence[Column], columns: Sequence[str]) -> list[str]:
+    """Return the group's titles for each basis, preceded by the basis' name."""
+    return [title if basis == DENSE else f"{basis_name(basis)} {title}" for basis in columns for title in _names(group)]
+
+
+def _wrapped(headers: Sequence[str], style: text.Style) -> list[str]:
+    """Return the headers with one word a line in plain text, so that a terminal shows the table unbroken."""
+    return [header.replace(" ", "\n") if style == "plain" else header for header in headers]
 
 
 def _names(group: Sequence[Column]) -> list[str]:

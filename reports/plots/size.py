@@ -66,7 +66,9 @@ def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> 
         name = with_settings(f"{basis_name(each.row.basis)} {each.row.config}, at a target", each.row)
         lines.setdefault(name, []).append(each)
     for name, own in lines.items():
-        look = _basis_style(own[0].row.basis) | {"marker": style.TARGET_MARKER, "markersize": 10, "zorder": 5}
+        basis = own[0].row.basis
+        shape = {"marker": style.TARGET_MARKER, "markersize": 1 + style.basis_size(basis), "zorder": 5}
+        look = _basis_style(basis) | shape
         _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, name)
 
 
@@ -111,7 +113,8 @@ def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    columns = 4 if any(row.has_target for row in report.rows) else 6  # the names of targets are long
+    axis.figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _log_ticks(axis: "Axes") -> None:

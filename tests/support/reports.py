@@ -51,6 +51,7 @@ def make_row(basis: str, config: str, bits: int, top1: float, **changes: Any) ->
         "top1_quant": top1,
         "delta_post": None if dense else top1 + 0.3 - 99.17,
         "delta_quant": top1 - 99.17 if dense else -0.3,
+        "delta_baseline": top1 - 99.17,
         "params": params,
         "params_percent": percent,
         "compressible_params": None,
@@ -67,6 +68,29 @@ def make_row(basis: str, config: str, bits: int, top1: float, **changes: Any) ->
         "onnx_reason": None,
     }
     return Row.model_validate(row | changes)
+
+
+def make_target_row(basis: str, top1: float, *, config: str = "auto", **changes: Any) -> Row:
+    """One row of a target of 0.04 MB, or of the target in the changes, whose file is 1 % below its size."""
+    drop, size = changes.get("target_drop"), changes.get("target_mb", 0.04)
+    label = f"{size}mb" if drop is None else f"drop{drop}"
+    target = {
+        "bits": None,
+        "target_mb": None if drop is not None else size,
+        "target_met": True,
+        "scheme": "stepped",
+        "stored_bits": None,
+        "bits_per_value": 1.5,
+        "backend": None,
+        "qat_s": None,
+        "size_mb": 0.99 * (size or 0.04),
+        "artifact": f"artifacts/{basis}-{config}-{label}.safetensors",
+        "onnx": None,
+        "onnx_bits": None,
+        **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
+    }
+    row = make_row(basis, config, 4, top1).model_dump()
+    return Row.model_validate(row | target | changes)
 
 
 def make_layers(basis: str, config: str, errors: bool) -> list[Layer]:

@@ -47,6 +47,16 @@ def test_final_metrics_are_the_reports_numbers() -> None:
     assert set(eight) == {f"cosine-3.3.2.2-8/{field}" for field in fields}
 
 
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [({"target_mb": 0.04, "target_drop": None}, "0.04mb"), ({"target_mb": None, "target_drop": 0.5}, "drop0.5")],
+)
+def test_a_row_of_a_target_has_it_in_its_name(target: dict[str, float | None], label: str) -> None:
+    row = {"basis": "cosine", "config": "auto", "bits": None, "top1_quant": 90.6, "top1_post": None, **target}
+    _, metrics = final_metrics(REPORT | {"rows": [row]})
+    assert metrics == {f"cosine-auto-{label}/top1_quant": 90.6}
+
+
 def test_no_gate_no_metric() -> None:
     assert "gate/passed" not in next(final_metrics(REPORT | {"gate": {"max_drop": None, "passed": None}}))
 
