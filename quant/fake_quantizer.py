@@ -20,7 +20,12 @@ class FakeQuantizer(nn.Module, ABC):
 
     Args:
         shape: the weight's shape; axis 0 is the output channel.
+
+    Attributes:
+        learning_rate_share: share of the learning rate for the float weight and the scales; docs/training.md.
     """
+
+    learning_rate_share: float = 0.05
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()

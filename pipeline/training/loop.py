@@ -26,6 +26,7 @@ from pipeline.training.schedule import PEAK, Schedule
 from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
 from pipeline.training.teacher import Teacher, TeacherOutput
 from quant.fake_quantizer import FakeQuantizer
+from quant.stepped_training import RateControl
 
 # Constants of distilled training, measured in docs/training.md.
 TEMPERATURE: Final = 4.0
@@ -41,8 +42,6 @@ COVARIANCE_STEPS: Final = 300
 """Fewest steps for which input preconditioning is used; shorter training is preconditioned in filter space alone."""
 MAX_GRADIENT_NORM: Final = 20.0
 """Norm of all gradients above which they are scaled down; networks that train well stay below it."""
-ROUNDED_LR_FACTOR: Final = 0.05
-"""Factor of the learning rate for a rounded weight's float values and scales."""
 _WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
 OnEpoch = Callable[[EpochFigures], None]
 
@@ -80,6 +79,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
+    rate: RateControl | None = None,
 ) -> TrainingProgress:
     """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
 
@@ -101,6 +101,7 @@ def train(
         checkpoint: Storage of checkpoints; training resumes from the one that it holds. See ``Checkpointer``.
         interruption: Pending stop request, checked between steps.
         on_epoch: Called after every epoch, and on resuming for every epoch before the checkpoint.
+        rate: Keeps a network that is rounded to steps at its bits; None for all other networks.
 
     Returns:
         The final progress, with the figures of all epochs; the network is in evaluation mode.
@@ -122,9 +123,11 @@ def train(
     with stop.deferred(), hooks.on(model), steered, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for batch in batches:
-            rate = schedule.set_rates(optimizer, position.step, steps)
+            if rate is not None:
+                rate.before_step(position.step, steps)
+            lr = schedule.set_rates(optimizer, position.step, steps)
             loss = training_step(prepared, batch, hooks, stepping, accelerator, random)
-            position.count(loss, rate)
+            position.count(loss, lr)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             checkpointer.after_step(position, _any_stop_request(stop, processes))
     release(accelerator, model.eval(), prepared)
@@ -203,13 +206,13 @@ def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
     scales have a lower learning rate.
     """
     weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
-    rounded = {p for module in model.modules() if _rounds(module) for p in module.parameters()}
+    shares = {p: share for module in model.modules() if (share := _rounded_share(module)) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
             decay = 0.0 if vector else schedule.weight_decay
-            rate = schedule.lr * (ROUNDED_LR_FACTOR if parameter in rounded else 1.0)
+            rate = schedule.lr * shares.get(parameter, 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     return [
         {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
@@ -223,9 +226,10 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
             yield parameter
 
 
-def _rounds(module: nn.Module) -> bool:
-    """Return True if a module holds a float weight and the fake quantizer that rounds it."""
-    return isinstance(module, parametrize.ParametrizationList) and isinstance(module[-1], FakeQuantizer)
+def _rounded_share(module: nn.Module) -> float | None:
+    """Return the share of the learning rate for a float weight and its fake quantizer; None for another module."""
+    quantizer = module[-1] if isinstance(module, parametrize.ParametrizationList) else None
+    return quantizer.learning_rate_share if isinstance(quantizer, FakeQuantizer) else None
 
 
 def training_step(
