@@ -39,7 +39,7 @@ FEATURE_PHASE: Final = 0.6
 COVARIANCE_IMAGES: Final = 256
 """Number of training images from which the input covariance of each layer is computed."""
 COVARIANCE_STEPS: Final = 300
-"""Fewest steps for which input preconditioning is used; shorter training is preconditioned in filter space alone."""
+"""Fewest steps for which input preconditioning is used; shorter training uses plain gradients."""
 MAX_GRADIENT_NORM: Final = 20.0
 """Norm of all gradients above which they are scaled down; networks that train well stay below it."""
 _WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
