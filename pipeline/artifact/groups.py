@@ -138,7 +138,7 @@ def _by_term(integers: torch.Tensor) -> list[Integers]:
 
 
 def _minifloat_groups(values: MinifloatTensor) -> list[Integers]:
-    """Return two groups: s (1 + E - e) for sign s, exponent e and the largest exponent E; and the mantissas, centred."""
+    """Return two groups: s (1 + E - e) for sign s, exponent e, largest exponent E; and the mantissas, centred."""
     patterns, bits = _numbers(values.integers), values.format.bits
     exponents = _minifloat_exponents(values)
     distances = 1 + exponents.max() - exponents
