@@ -1,28 +1,20 @@
 """A reader of artifacts written from docs/artifact.md alone: numpy and the standard library, nothing of ours."""
 
 import decimal
+import itertools
 import json
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from tests.pipeline.artifact import independent_stream
+
 TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "I16": "<i2", "I8": "i1", "U8": "u1"}
 TYPES |= {"BOOL": "?", "BF16": "<u2"}
-
-
-class Section:
-    """Bytes that are taken from the front."""
-
-    def __init__(self, content: bytes, dtype: str) -> None:
-        self.left, self.dtype = content, np.dtype(TYPES[dtype])
-
-    def take(self, count: int) -> np.ndarray:
-        size = count * self.dtype.itemsize
-        taken, self.left = self.left[:size], self.left[size:]
-        return np.frombuffer(taken, self.dtype)
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -31,77 +23,121 @@ def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     (length,) = struct.unpack("<Q", content[:8])
     places = json.loads(content[8 : 8 + length])
     header = json.loads(places.pop("__metadata__")["seriesquant"])
-    assert header["format_version"] == 1
+    assert header["format_version"] == 2
+    header.setdefault("class_names", [str(number) for number in range(header["classes"])])
     assert struct.unpack("<I", content[-4:]) == (zlib.crc32(content[:-4]),)
     sections = {}
     for name, place in places.items():
         start, end = (8 + length + offset for offset in place["data_offsets"])
-        sections[name] = Section(content[start:end], place["dtype"])
-    table = json.loads(zlib.decompress(sections.pop("table").left))
+        sections[name] = content[start:end]
+    table = json.loads(zlib.decompress(sections.pop("table")))
     sections.pop("check")
-    tensors = {f"{entry['name']}.weight": weight(entry, sections) for entry in table["layers"]}
-    for entry in table["normalizations"]:
-        tensors |= normalization(entry, sections[f"normalization.{entry['dtype']}"])
-    for entry in table["tensors"]:
-        values = sections[f"tensors.{entry['dtype']}"].take(int(np.prod(entry["shape"])))
-        assert zlib.crc32(values.tobytes()) == entry["crc32"]
-        tensors[entry["name"]] = values.reshape(entry["shape"])
-    assert not any(section.left for section in sections.values())
+    tensors = coded(table, sections.pop("codes", b""))
+    for entry in table.get("tensors", []):
+        dtype, section = np.dtype(TYPES[entry["dtype"]]), f"tensors.{entry['dtype']}"
+        size = math.prod(entry["shape"]) * dtype.itemsize
+        tensors[entry["name"]] = np.frombuffer(sections[section][:size], dtype).reshape(entry["shape"])
+        sections[section] = sections[section][size:]
+    assert not any(sections.values())
     return header, tensors
 
 
-def normalization(entry: dict, section: Section) -> dict[str, np.ndarray]:
-    scale, shift = section.take(entry["channels"]), section.take(entry["channels"])
-    assert zlib.crc32(scale.tobytes() + shift.tobytes()) == entry["crc32"]
-    scale, shift = scale.astype(np.float32), shift.astype(np.float32)
-    parts = {"weight": scale, "bias": shift, "running_mean": np.zeros_like(scale), "running_var": np.ones_like(scale)}
-    return {f"{entry['name']}.{part}": values for part, values in parts.items()}
+def coded(table: dict, stream: bytes) -> dict[str, np.ndarray]:
+    layers, normalizations = table.get("layers", []), table.get("normalizations", [])
+    biased = [layer for layer in layers if layer.get("bias")]
+    vectors = [layer["shape"][0] for layer in biased] + [each["channels"] for each in normalizations] * 2
+    counts = [sum(exponent_count(layer) for layer in layers), sum(factor_count(layer) for layer in layers)]
+    for layer in layers:
+        counts += group_counts(layer)
+    counts += [len(vectors), len(vectors), *vectors]
+    present = iter(independent_stream.decode(stream, [count for count in counts if count]) if any(counts) else [])
+    groups = (next(present) if count else np.zeros(0, int) for count in counts)
+    exponents, factors = iter(np.cumsum(next(groups)).tolist()), iter(next(groups).tolist())
+    tensors = {f"{layer['name']}.weight": weight(layer, groups, exponents, factors) for layer in layers}
+    steps, bases = np.cumsum(next(groups)).tolist(), np.cumsum(next(groups)).tolist()
+    values = iter([to_float(next(groups) + base) * grid(step) for step, base in zip(steps, bases, strict=True)])
+    tensors |= {f"{layer['name']}.bias": next(values) for layer in biased}
+    for part, each in itertools.product(("weight", "bias"), normalizations):
+        tensors[f"{each['name']}.{part}"] = next(values)
+    for each in normalizations:
+        tensors[f"{each['name']}.running_mean"] = np.zeros(each["channels"], np.float32)
+        tensors[f"{each['name']}.running_var"] = np.ones(each["channels"], np.float32)
+    return tensors
 
 
-def weight(entry: dict, sections: dict[str, Section]) -> np.ndarray:
-    values = {"int": integers, "minifloat": minifloats}[entry["scheme"]](entry, sections)
-    return filters(values, entry) if "basis" in entry else values
+def terms(layer: dict) -> int:
+    return math.prod(layer["shape"][2:]) if len(layer["shape"]) == 4 else 1
 
 
-def integers(entry: dict, sections: dict[str, Section]) -> np.ndarray:
-    shape, bits = entry["shape"], entry["bits"]
-    codes, stored = patterns(entry, sections, bits)
-    scales = sections["scales"].take(shape[0])
-    assert zlib.crc32(codes.tobytes() + scales.tobytes()) == entry["crc32"]
-    powers = 2 ** np.arange(bits)
-    powers[-1] *= -1  # two's complement
-    values = stored @ powers
-    assert abs(values).max() < 2 ** (bits - 1)
-    values = values.reshape(shape).astype(np.float32) * scales.reshape(-1, *[1] * (len(shape) - 1))
-    return values * factors(np.array(entry["terms"])) if "terms" in entry else values
+def exponent_count(layer: dict) -> int:
+    return terms(layer) if layer["scheme"] == "stepped" and layer.get("terms") else 1
 
 
-def factors(exponents: np.ndarray) -> np.ndarray:
+def factor_count(layer: dict) -> int:
+    return terms(layer) if layer["scheme"] == "int" and layer.get("terms") else 0
+
+
+def group_counts(layer: dict) -> list[int]:
+    count = math.prod(layer["shape"])
+    if layer["scheme"] == "minifloat":
+        return [count, count]
+    scales = [layer["shape"][0]] if layer["scheme"] == "int" else []
+    return [count // terms(layer)] * terms(layer) + scales
+
+
+def weight(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+    values = {"int": integers, "minifloat": minifloats, "stepped": stepped}[layer["scheme"]]
+    found = values(layer, groups, exponents, factors)
+    return filters(found, layer) if "basis" in layer else found
+
+
+def whole(layer: dict, groups: Iterator) -> np.ndarray:
+    """The integers of all terms, in the stored shape."""
+    return np.stack([next(groups) for _ in range(terms(layer))], axis=-1).reshape(layer["shape"])
+
+
+def stepped(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+    steps = np.array([next(exponents) for _ in range(exponent_count(layer))])
+    values = whole(layer, groups)
+    assert abs(values).max() < 2**24
+    return to_float(values) * grid(steps).reshape(layer["shape"][2:] if layer.get("terms") else ())
+
+
+def integers(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+    shape = layer["shape"]
+    values = whole(layer, groups)
+    assert abs(values).max() < 2 ** (layer["bits"] - 1)
+    scales = grid(next(groups) + next(exponents)).reshape(-1, *[1] * (len(shape) - 1))
+    found = to_float(values) * scales
+    if not layer.get("terms"):
+        return found
     quarters = np.array([0x3F800000, 0x3F9837F0, 0x3FB504F3, 0x3FD744FD], "<u4").view("<f4")
-    return quarters[exponents % 4] * np.float32(2) ** (exponents // 4).astype(np.float32)
+    powers = np.array([next(factors) for _ in range(terms(layer))]).reshape(shape[2:])
+    return found * (quarters[powers % 4] * np.float32(2) ** (powers // 4).astype(np.float32))
 
 
-def minifloats(entry: dict, sections: dict[str, Section]) -> np.ndarray:
-    bits = entry["bits"]
-    codes, stored = patterns(entry, sections, bits + 8)
-    assert zlib.crc32(codes.tobytes()) == entry["crc32"]
-    mantissa, exponent = stored[:, :bits] @ 2 ** np.arange(bits), stored[:, bits:-1] @ 2 ** np.arange(7)
+def minifloats(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+    bits, signed = layer["bits"], next(groups)
+    exponent, mantissa = 1 + next(exponents) - abs(signed), next(groups) + 2 ** (bits - 1)
+    assert 0 <= exponent.min() and exponent.max() <= 127
+    assert 0 <= mantissa.min() and mantissa.max() < 2**bits
     normal = 2.0 ** (exponent - 63.0) * (1 + mantissa / 2**bits)
     sizes = np.where(exponent > 0, normal, 2.0**-62 * mantissa / 2**bits)
-    return np.where(stored[:, -1], -sizes, sizes).astype(np.float32).reshape(entry["shape"])
+    return np.where(signed < 0, -sizes, sizes).astype(np.float32).reshape(layer["shape"])
 
 
-def patterns(entry: dict, sections: dict[str, Section], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's codes as bytes, and as one row of bits a value, the lowest first."""
-    count = int(np.prod(entry["shape"]))
-    codes = sections["codes"].take(-(-count * width // 8))
-    stream = np.unpackbits(codes, bitorder="little")
-    assert not stream[count * width :].any()
-    return codes, stream[: count * width].reshape(count, width)
+def grid(exponents: np.ndarray | int) -> np.ndarray:
+    exponents = np.asarray(exponents)
+    octave = np.array([2 ** (k / 16) for k in range(16)]).astype(np.float32)
+    return octave[exponents % 16] * np.float32(2) ** (exponents // 16).astype(np.float32)
+
+
+def to_float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)
 
 
 def filters(values: np.ndarray, entry: dict) -> np.ndarray:
-    (terms_h, terms_w), (taps_h, taps_w) = entry["order"], entry["kernel"]
+    (terms_h, terms_w), (taps_h, taps_w) = entry["shape"][2:], entry["kernel"]
     rows, columns = matrix(entry["basis"], taps_h, terms_h), matrix(entry["basis"], taps_w, terms_w)
     a = values.astype(np.float64)
     result = np.empty((*a.shape[:2], taps_h, taps_w), np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from basis.layers import stored_tensor_name, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.codec import TABLE
@@ -18,7 +19,8 @@ from pipeline.artifact.record import NetworkRecord, record_network
 from quant.backends import get_backend
 from quant.formats import QuantizedTensor
 from quant.network import quantize_network
-from quant.schemes import get_format
+from quant.schemes import StoredTensor, get_format
+from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from tests.support.networks import tiny_network
 
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
@@ -33,6 +35,25 @@ def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int") -> Net
         if isinstance(stored := values[name], QuantizedTensor):
             exponents = torch.arange(-4, height * width - 4, dtype=torch.int8).reshape(height, width)
             values[name] = replace(stored, terms=exponents)
+    return record_network(model, values)
+
+
+def stepped(*, per_term: bool = True) -> NetworkRecord:
+    """A small network's record of integers of any size; with outliers, and a layer and a term of zeros."""
+    model = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
+    values: dict[str, StoredTensor] = {}
+    for number, (name, module) in enumerate(model.named_modules()):
+        if stored_tensor_name(module) is None:
+            continue
+        shape = stored_values(module).shape
+        generator = torch.Generator().manual_seed(number)
+        integers = (3 * torch.randn(shape, generator=generator) * (number != 7)).to(torch.int32)
+        integers.view(-1)[0] = LARGEST_INTEGER if number == 1 else 0
+        exponents = torch.tensor(-40, dtype=torch.int16)
+        if per_term and len(shape) == 4:
+            integers[:, :, -1, -1] = 0
+            exponents = -40 - torch.arange(shape[2] * shape[3], dtype=torch.int16).reshape(shape[2:])
+        values[name] = SteppedTensor(integers, exponents)
     return record_network(model, values)
 
 

@@ -20,8 +20,8 @@ from pipeline.options.orders import parse_config
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
-from tests.pipeline.artifact import independent_reader
-from tests.pipeline.artifact.samples import IDENTITY, compressed
+from tests.pipeline.artifact import independent_reader, independent_stream
+from tests.pipeline.artifact.samples import IDENTITY, compressed, stepped
 from tests.support.networks import tiny_network
 
 NAMES = tuple("abcdefghij")
@@ -46,10 +46,12 @@ def write(model: nn.Module, name: str, config: str, basis: str, bits: int, path:
 
 
 def test_the_reader_needs_numpy_and_the_standard_library_only():
-    tree = ast.parse(Path(independent_reader.__file__).read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "numpy"}
+    modules = independent_reader, independent_stream
+    nodes = [node for module in modules for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text()))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    own = {"tests.pipeline.artifact"}
+    assert {name.split(".")[0] for name in names - own} <= {*sys.stdlib_module_names, "numpy"}
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -57,6 +59,12 @@ def test_the_reader_needs_numpy_and_the_standard_library_only():
 @pytest.mark.parametrize("scheme", ["int", "minifloat"])
 def test_every_width_and_basis(tmp_path, scheme, basis, bits):
     write_artifact(compressed(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+
+
+@pytest.mark.parametrize("per_term", [True, False])
+def test_steps(tmp_path, per_term):
+    write_artifact(stepped(per_term=per_term), IDENTITY, tmp_path / "a.safetensors")
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
 
 
