@@ -18,7 +18,13 @@ from pipeline.options.grid import Target, Variant, variants
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.baseline import Baseline
-from pipeline.stages.context import RunContext, calibration_images, calibration_inputs, network_identity
+from pipeline.stages.context import (
+    RunContext,
+    calibration_images,
+    calibration_inputs,
+    calibration_shard,
+    network_identity,
+)
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
 from pipeline.stages.train import JUDGED_IMAGES, TrainingSummary
@@ -84,9 +90,10 @@ def check_targets(context: RunContext) -> None:
     Raises:
         OptionsError: A target size is outside the feasible range.
     """
-    for variant in variants(context.options):
-        if any(target.bytes for target in variant.targets):
-            check_sizes(variant, target_range(context, variant))
+    with context.processes.together():
+        for variant in variants(context.options):
+            if any(target.bytes for target in variant.targets):
+                check_sizes(variant, target_range(context, variant))
 
 
 def target_range(context: RunContext, variant: Variant) -> tuple[int, int]:
@@ -140,7 +147,8 @@ def _compress(context: RunContext, baseline: Baseline, variant: Variant, target:
 
 def _rounded(context: RunContext, model: nn.Module, bits: int) -> tuple[NetworkRecord, dict[str, float]]:
     format, backend = get_format("int", bits), get_backend(context.options.backend)
-    found = round_layers(model, calibration_images(context), format, backend, rounding="gptq")
+    images, shard = calibration_images(context), calibration_shard(context)
+    found = round_layers(model, images, format, backend, rounding="gptq", seed=context.options.seed, shard=shard)
     return record_network(model, quantize_network(model, format, backend, found.layers)), found.errors
 
 
