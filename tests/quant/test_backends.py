@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from basis.errors import CompressionError, NumericalError
 from quant.backends import BACKENDS, Backend, get_backend
 from quant.formats import IntFormat
+from quant.grid import nearest_on_grid
 
 SHAPES = [(7,), (5, 1), (6, 9), (4, 3, 3, 3), (8, 1, 5, 5), (2, 4, 2, 3), (1, 1, 1, 1)]
 both = pytest.mark.parametrize("backend", [get_backend(name) for name in BACKENDS], ids=list(BACKENDS))
@@ -31,7 +32,13 @@ def _weight(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def _scale(weight: Tensor, bits: int) -> Tensor:
     share = torch.rand(len(weight), generator=torch.Generator().manual_seed(bits)) + 0.2
-    return share * 2.0 ** (1 - bits)
+    return nearest_on_grid(share * 2.0 ** (1 - bits))
+
+
+def _ceiling(values: Tensor) -> Tensor:
+    """The least numbers 2^(e / 16) that are not below the values."""
+    exponents = np.ceil(16 * np.log2(values.double().numpy()))
+    return torch.from_numpy((2 ** (exponents / 16)).astype(np.float32))
 
 
 def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float64]:
@@ -45,13 +52,13 @@ def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float
 @settings(deadline=None, max_examples=40)
 def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: int, given_scale: bool) -> None:
     weight, qmax = _weight(shape, seed), IntFormat(bits).qmax
-    absmax = weight.reshape(len(weight), -1).abs().amax(1) / qmax
+    absmax = _ceiling(weight.reshape(len(weight), -1).abs().amax(1) / qmax)
     scale = _scale(weight, bits) if given_scale else None
     results = [get_backend(name).quantize(weight, IntFormat(bits), scale) for name in BACKENDS]
     quotients = _reference(weight, absmax if scale is None else scale, qmax)
     clear = np.abs(np.abs(quotients - np.floor(quotients)) - 0.5) > 1e-4
     for result in results:
-        torch.testing.assert_close(result.scale, absmax if scale is None else scale, rtol=2e-7, atol=0)
+        assert torch.equal(result.scale, absmax if scale is None else scale)
         difference = result.integers.numpy() - np.rint(quotients)
         assert np.abs(difference).max() <= 1
         assert not difference[clear].any()
@@ -62,7 +69,7 @@ def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: i
 def test_integers_with_their_scales_come_back_unchanged(backend: Backend, bits: int) -> None:
     format = IntFormat(bits)
     integers = torch.randint(format.qmin, format.qmax + 1, (64, 5, 3, 3), dtype=torch.int8)
-    scale = torch.rand(64) * 10 ** torch.linspace(-9, 4, 64) + 1e-10
+    scale = nearest_on_grid(torch.rand(64) * 10 ** torch.linspace(-9, 4, 64) + 1e-10)
     result = backend.quantize(integers * scale[:, None, None, None], format, scale)
     assert torch.equal(result.integers, integers)
     assert torch.equal(result.scale, scale)
