@@ -26,7 +26,7 @@ class Backend(Protocol):
             weight: floating point, shape (out_channels, ...).
             format: integers or, with Brevitas, minifloats.
             scale: of integers: (out_channels,), values of ``quant.grid``, used unchanged; None takes each channel's
-                absolute maximum / qmax, rounded up to the grid.
+                absolute maximum / qmax on the grid, see ``quant.formats.nearest_scale``.
 
         Raises:
             CompressionError: The backend lacks the format, or the weight or the scale has a wrong shape or values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError, NumericalError
-from quant.grid import MAX_EXPONENT, MIN_EXPONENT, PER_OCTAVE, grid_values, nearest_on_grid
+from quant.grid import MAX_EXPONENT, MIN_EXPONENT, PER_OCTAVE, ceiling_exponents, grid_values, nearest_on_grid
 from quant.registry import MAX_BITS, MIN_BITS
 
 # The least value of the grid. It is far below any useful weight, yet its inverse and its products with int8 values are
@@ -124,6 +124,31 @@ def check_bits(name: str, bits: int) -> None:
 def per_channel(scale: Tensor, ndim: int) -> Tensor:
     """View scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
     return scale.reshape(-1, *[1] * (ndim - 1))
+
+
+def nearest_scale(weight: Tensor, absmax: Tensor, format: IntFormat) -> Tensor:
+    """Choose the scales of rounding to nearest: a grid value next to absolute maximum / qmax.
+
+    Rounding the quotient up clips nothing. Rounding it down clips the largest weights by at most 4.3 %, and the step is
+    finer: at few bits the error is often smaller. Each channel gets the one with the smaller squared error.
+
+    Args:
+        weight: float32, finite, shape (out_channels, ...).
+        absmax: Absolute maximum / qmax of each channel, shape (out_channels,).
+        format: The range of the integers.
+
+    Returns:
+        float32, shape (out_channels,); ``SMALLEST_SCALE`` for a channel of zeros.
+    """
+    above, rows = ceiling_exponents(absmax), weight.reshape(len(weight), -1)
+    scales = [grid_values(above), grid_values((above - 1).clamp_min(MIN_EXPONENT))]
+    errors = [_squared_error(rows, scale[:, None], format.qmax) for scale in scales]
+    return torch.where(errors[1] < errors[0], scales[1], scales[0])
+
+
+def _squared_error(rows: Tensor, scale: Tensor, qmax: int) -> Tensor:
+    rounded = (rows / scale).round_().clamp_(-qmax, qmax).mul_(scale)
+    return rounded.sub_(rows).square_().sum(1, dtype=torch.float64)
 
 
 def check_scale(scale: Tensor, out_channels: int) -> Tensor:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from basis.errors import CompressionError, NumericalError
 from quant import minifloat
-from quant.formats import IntFormat, QuantizedTensor, check_weight
-from quant.grid import MAX_EXPONENT, MIN_EXPONENT, ceiling_on_grid, grid_exponents, grid_values, nearest_on_grid
+from quant.formats import IntFormat, QuantizedTensor, check_weight, nearest_scale
+from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_exponents, grid_values, nearest_on_grid
 from quant.schemes import Format, StoredTensor, stored_tensor
 from quant.sweeps import compensated_rounding, damped_hessian, descend
 
-# Candidate scales, as exponents relative to the scale of the absolute maximum, 0.3 to 1.05 times it: clipping an
-# outlier often costs less than a coarse step.
-_CANDIDATES = range(1, -29, -1)
+# Candidate scales, as exponents relative to the scale of rounding to nearest, 0.3 to 1.09 times it: clipping an outlier
+# often costs less than a coarse step.
+_CANDIDATES = range(2, -29, -1)
 # Exponents relative to the candidate with the least estimated error, compared by the error of the rounding itself.
-_NEIGHBOURS = (0, -4, -2, 2, 4)
+_NEIGHBOURS = (0, -1, 1, -2, 2)
 _SWEEPS = 2
 _REFITS = 1
 
@@ -113,7 +113,7 @@ def _nearest(values: Tensor, format: Format) -> StoredTensor:
     """Round to nearest with absolute-maximum scales: the start of the search, and the bound on its error."""
     if not isinstance(format, IntFormat):
         return minifloat.MinifloatTensor(minifloat.encode(values, format), format)
-    scale = ceiling_on_grid(values.abs().amax(1) / format.qmax)
+    scale = nearest_scale(values, values.abs().amax(1) / format.qmax, format)
     integers = (values / scale[:, None]).round().clamp(format.qmin, format.qmax)
     return QuantizedTensor(integers.to(torch.int8), scale, format)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 PER_OCTAVE: Final = 16
-# Sixteenths of an octave within which a value counts as a grid value in ``ceiling_on_grid``.
+# Sixteenths of an octave within which a value counts as a grid value in ``ceiling_exponents``.
 _ROUNDING: Final = 1e-4
 MIN_EXPONENT, MAX_EXPONENT = -100 * PER_OCTAVE, 100 * PER_OCTAVE
 
@@ -61,13 +61,13 @@ def grid_exponents(values: Tensor) -> Tensor:
     return _in_range((values.to(torch.float64).log2() * PER_OCTAVE).round())
 
 
-def ceiling_on_grid(values: Tensor) -> Tensor:
-    """Return the least grid values that are not below positive values: float32, same shape.
+def ceiling_exponents(values: Tensor) -> Tensor:
+    """Return the exponents of the least grid values that are not below positive values: int16.
 
     A value that float32 rounding has put at most 4e-6 above a grid value keeps that one. Values outside the grid get
-    its first or last value.
+    its first or last exponent.
     """
-    return grid_values(_in_range((values.to(torch.float64).log2() * PER_OCTAVE - _ROUNDING).ceil()))
+    return _in_range((values.to(torch.float64).log2() * PER_OCTAVE - _ROUNDING).ceil())
 
 
 def nearest_on_grid(values: Tensor) -> Tensor:

@@ -14,8 +14,15 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer, ScaledFakeQuantizer
-from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
-from quant.grid import ceiling_on_grid
+from quant.formats import (
+    SMALLEST_SCALE,
+    IntFormat,
+    QuantizedTensor,
+    check_scale,
+    check_weight,
+    nearest_scale,
+    per_channel,
+)
 from quant.schemes import Format
 
 
@@ -82,7 +89,7 @@ def _observer_class() -> Any:
 
 
 def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
-    """Return scales (out_channels,) from torch.ao's observer, absolute maximum / qmax, rounded up to the grid."""
+    """Return scales (out_channels,) from torch.ao's observer, absolute maximum / qmax, on the grid."""
     observer = _observer_class()(
         ch_axis=0,
         dtype=torch.int8,
@@ -92,4 +99,4 @@ def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
         eps=SMALLEST_SCALE,
     ).to(values.device)
     observer(values.reshape(len(values), -1))
-    return ceiling_on_grid(observer.calculate_qparams()[0])
+    return nearest_scale(values, observer.calculate_qparams()[0], format)

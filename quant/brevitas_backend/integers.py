@@ -9,8 +9,15 @@ from torch import Tensor
 
 from quant.brevitas_backend.injection import Int8WeightPerChannelFloat, TensorClamp, make_quantizer
 from quant.fake_quantizer import FakeQuantizer, ScaledFakeQuantizer
-from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
-from quant.grid import ceiling_on_grid
+from quant.formats import (
+    SMALLEST_SCALE,
+    IntFormat,
+    QuantizedTensor,
+    check_scale,
+    check_weight,
+    nearest_scale,
+    per_channel,
+)
 
 
 def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
@@ -20,7 +27,7 @@ def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> 
     with torch.no_grad():
         _, absmax, zero_point, bit_width = quantizer(values)
         if scale is None:
-            scale = ceiling_on_grid(absmax.flatten())
+            scale = nearest_scale(values, absmax.flatten(), format)
         scale = check_scale(scale, len(values)).to(values.device)
         integers = quantizer.int_quant.to_int(per_channel(scale, values.ndim), zero_point, bit_width, values)
     return QuantizedTensor(integers.to(torch.int8), scale.clone(), format)

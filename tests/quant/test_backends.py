@@ -35,10 +35,15 @@ def _scale(weight: Tensor, bits: int) -> Tensor:
     return nearest_on_grid(share * 2.0 ** (1 - bits))
 
 
-def _ceiling(values: Tensor) -> Tensor:
-    """The least numbers 2^(e / 16) that are not below the values."""
-    exponents = np.ceil(16 * np.log2(values.double().numpy()))
-    return torch.from_numpy((2 ** (exponents / 16)).astype(np.float32))
+def _absmax_scale(weight: Tensor, qmax: int) -> Tensor:
+    """The number 2^(e / 16) just above or just below each channel's absolute maximum / qmax, by the squared error."""
+    rows = weight.double().numpy().reshape(len(weight), -1)
+    exponents = np.ceil(16 * np.log2(np.abs(rows).max(1) / qmax))
+    scales = [(2 ** ((exponents - down) / 16)).astype(np.float32).astype(np.float64) for down in (0, 1)]
+    errors = [
+        ((np.clip(np.rint(rows / scale[:, None]), -qmax, qmax) * scale[:, None] - rows) ** 2).sum(1) for scale in scales
+    ]
+    return torch.from_numpy(np.where(errors[1] < errors[0], scales[1], scales[0]).astype(np.float32))
 
 
 def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float64]:
@@ -52,7 +57,7 @@ def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float
 @settings(deadline=None, max_examples=40)
 def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: int, given_scale: bool) -> None:
     weight, qmax = _weight(shape, seed), IntFormat(bits).qmax
-    absmax = _ceiling(weight.reshape(len(weight), -1).abs().amax(1) / qmax)
+    absmax = _absmax_scale(weight, qmax)
     scale = _scale(weight, bits) if given_scale else None
     results = [get_backend(name).quantize(weight, IntFormat(bits), scale) for name in BACKENDS]
     quotients = _reference(weight, absmax if scale is None else scale, qmax)
@@ -204,3 +209,24 @@ def test_torchao_serves_where_torch_has_no_observer(monkeypatch: pytest.MonkeyPa
     for name in ("torchao", "torchao.quantization", "torchao.quantization.pt2e"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     assert get_backend("torch.ao").quantize(torch.ones(2, 3), IntFormat(4)).integers.tolist() == [[7] * 3] * 2
+
+
+@both
+def test_learned_scales_stay_on_the_grid_and_collect_small_steps(backend: Backend) -> None:
+    weight = _weight((6, 2, 3, 3))
+    fake = backend.fake_quantizer(weight, IntFormat(4))
+    before, learned = fake.scale().detach().clone(), next(fake.parameters())
+    for factor, steps in ((1.01, 0), (1.03, 1)):
+        with torch.no_grad():
+            learned.mul_(factor)
+        assert torch.equal(fake.quantized(weight).scale, nearest_on_grid(before * 2 ** (steps / 16)))
+        assert torch.equal(fake(weight), fake.quantized(weight).dequantize())
+        (gradient,) = torch.autograd.grad(fake.scale().sum(), learned)
+        assert torch.equal(gradient, torch.ones_like(gradient))
+
+
+@both
+def test_a_scale_off_the_grid_is_refused(backend: Backend) -> None:
+    for call in (backend.quantize, backend.fake_quantizer):
+        with pytest.raises(CompressionError, match="1 values off the grid"):
+            call(torch.ones(2, 3), IntFormat(4), torch.tensor([1.0, 1.01]))
