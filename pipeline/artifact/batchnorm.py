@@ -1,4 +1,4 @@
-"""Convert batch normalization to the scale and shift per channel that an artifact stores, in float16 if possible.
+"""Convert batch normalization to the scale and shift per channel that an artifact stores, as integers times a step.
 
     weight' = gamma / sqrt(var + eps) * sqrt(1 + eps),   bias' = beta - mean * gamma / sqrt(var + eps)
 
@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-FLOAT16_ERROR = 2.0**-8
-"""Largest error for which float16 is used, as a share of the layer's largest ``|gamma| + |beta|``.
+from pipeline.artifact.vectors import step_exponent, to_steps
+from quant.grid import PER_OCTAVE
+from quant.stepped import SteppedTensor
 
-The error is that of a channel's output at one standard deviation from its mean. The share is half a step of an 8-bit
-signed integer whose range is the layer's largest output.
+NORMALIZATION_ERROR = 2.0**-8
+"""Largest error of a channel's output, as a share of the layer's largest ``|gamma| + |beta|``.
+
+The error is measured at one standard deviation from the channel's mean. The share is half a step of an 8-bit signed
+integer whose range is the layer's largest output.
 """
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,33 +33,39 @@ class NormalizationRecord:
 
     Attributes:
         name: Name of the module in the network.
-        weight: (channels,), float16 or float32.
-        bias: (channels,), of the type of ``weight``.
+        weight: (channels,), with one step.
+        bias: (channels,), with one step.
     """
 
     name: str
-    weight: Tensor
-    bias: Tensor
+    weight: SteppedTensor
+    bias: SteppedTensor
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the four tensors of the module, float32, by their names in the network."""
-        weight, bias = self.weight.float(), self.bias.float()
+        weight, bias = self.weight.dequantize(), self.bias.dequantize()
         values = {"weight": weight, "bias": bias, "running_mean": torch.zeros_like(bias)}
         values["running_var"] = torch.ones_like(bias)
         return {f"{self.name}.{part}": value for part, value in values.items()}
 
 
-def record_normalizations(model: nn.Module) -> tuple[NormalizationRecord, ...]:
+def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) -> tuple[NormalizationRecord, ...]:
     """Return scale and shift of every batch normalization with finite weight, bias, mean and variance of its own.
 
-    Modules of subclasses and modules that share a tensor are left out, and so stay as they are.
+    Modules of subclasses and modules that share a tensor are left out, and so stay as they are. So do modules whose
+    values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error.
+
+    Args:
+        model: The network.
+        error: Largest error; see ``NORMALIZATION_ERROR``.
     """
     uses = Counter(id(tensor) for module in model.modules() for tensor in _own_tensors(module))
-    return tuple(
-        _record(name, module)
+    found = (
+        _record(name, module, error)
         for name, module in model.named_modules()
         if isinstance(module, _KINDS) and type(module) in _KINDS and _is_whole(module, uses)
     )
+    return tuple(record for record in found if record is not None)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
@@ -71,17 +81,24 @@ def _is_whole(module: nn.modules.batchnorm._BatchNorm, uses: Counter[int]) -> bo
 
 
 @torch.no_grad()
-def _record(name: str, module: nn.modules.batchnorm._BatchNorm) -> NormalizationRecord:
+def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) -> NormalizationRecord | None:
+    """Use the coarsest steps that keep to the error; half of it at most is that of the weight."""
     weight, bias, mean, var = (
         getattr(module, part).detach().cpu().to(torch.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
     )
     deviation = (var + module.eps).sqrt()
+    reach = mean.abs() + deviation
     scale = weight / deviation
-    shift = bias - mean * scale
-    stored = (scale * (1 + module.eps) ** 0.5, shift)
-    errors = [(value - value.half().to(torch.float64)).abs() for value in stored]
-    moved = errors[0] * (mean.abs() + deviation) + errors[1]
-    enough = bool((moved <= FLOAT16_ERROR * (weight.abs() + bias.abs()).max()).all())
-    kind = torch.float16 if enough else torch.float32
-    return NormalizationRecord(name, stored[0].to(kind), stored[1].to(kind))
+    exact = (scale * (1 + module.eps) ** 0.5, bias - mean * scale)
+    allowed = error * float((weight.abs() + bias.abs()).max())
+    first = step_exponent(allowed / float(reach.max())), step_exponent(allowed)
+    # The first steps are for the largest errors in one channel, which rarely meet: up to an octave more may do.
+    for coarser in range(PER_OCTAVE, -2, -1):
+        scales, shifts = (to_steps(values, exponent + coarser) for values, exponent in zip(exact, first, strict=True))
+        if scales is None or shifts is None:
+            return None
+        moved = (scales.dequantize() - exact[0]).abs() * reach + (shifts.dequantize() - exact[1]).abs()
+        if bool((moved <= allowed).all()):
+            return NormalizationRecord(name, scales, shifts)
+    return None

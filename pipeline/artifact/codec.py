@@ -1,26 +1,24 @@
 """Convert a network's record to the sections of an artifact, and back.
 
-    codes                  U8    packed integers or minifloats of the layers, one layer after another
-    scales                 F32   scales of the integer layers, one per output channel
-    normalization.DTYPE    weight and bias of each batch normalization, F16 or F32
-    tensors.DTYPE          all other parameters and buffers
-    table                  U8    compressed JSON: which part of which section belongs to which layer
+    tensors.DTYPE          parameters and buffers that are not coded
+    codes                  U8    one stream of ``quant.entropy`` with the groups of ``pipeline.artifact.groups``
+    table                  U8    compressed JSON: the layers, normalizations and other tensors
 
-Parts of a section follow each other without gaps, in the order of the table. The table has a CRC-32 of each part.
+Parts of a section follow each other without gaps, in the order of the table.
 """
 
 import math
-import zlib
 from collections import defaultdict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from basis.errors import CompressionError
 from basis.families import BASES
-from pipeline.artifact import schemes
-from pipeline.artifact.batchnorm import NormalizationRecord
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
+from pipeline.artifact.groups import GroupReader, groups_of, layout
 from pipeline.artifact.header import (
     FORMAT_VERSION,
     Header,
@@ -29,14 +27,21 @@ from pipeline.artifact.header import (
     NormalizationEntry,
     Table,
     TensorEntry,
+    default_names,
     pack_table,
     read_table,
 )
 from pipeline.artifact.record import LayerRecord, NetworkRecord
 from pipeline.models.registry import builder_of
-from quant.formats import IntFormat
+from quant import entropy
+from quant.minifloat import MinifloatFormat
+from quant.registry import SCHEMES
+from quant.stepped import SteppedFormat, SteppedTensor
 
-CODES, SCALES, NORMALIZATION, TENSORS, TABLE = "codes", "scales", "normalization", "tensors", "table"
+CODES, TENSORS, TABLE = "codes", "tensors", "table"
+
+FREE_INTEGERS, INTEGERS_PER_BYTE = 1 << 22, 4096
+"""Most integers of a file: ``FREE_INTEGERS`` and ``INTEGERS_PER_BYTE`` for each byte of the stream."""
 
 
 def serialize(record: NetworkRecord, identity: Identity) -> bytes:
@@ -47,17 +52,16 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
         identity: Its name, classes and input format.
 
     Raises:
-        CompressionError: A tensor has a type that safetensors cannot store.
+        CompressionError: A tensor has a type that safetensors cannot store, or a scale is not on the grid.
     """
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    table = Table(
-        layers=tuple(_add_layer(layer, parts) for layer in record.layers),
-        normalizations=tuple(_add_normalization(entry, parts) for entry in record.normalizations),
-        tensors=tuple(_add_tensor(name, tensor, parts) for name, tensor in record.floats.items()),
-    )
+    for name, tensor in record.floats.items():
+        parts[f"{TENSORS}.{_dtype_name(name, tensor)}"].append(tensor.contiguous().flatten())
     sections = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    sections[TABLE] = torch.frombuffer(bytearray(pack_table(table)), dtype=torch.uint8)
-    return join(_header(identity).model_dump_json(), sections)
+    if groups := groups_of(record):
+        sections[CODES] = _as_section(entropy.encode(groups))
+    sections[TABLE] = _as_section(pack_table(table_of(record)))
+    return join(_header(identity).model_dump_json(exclude_none=True), sections)
 
 
 def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
@@ -75,26 +79,67 @@ def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
     if TABLE not in contents.sections:
         raise CompressionError(f"it has no section {TABLE!r}; allowed: one")
     table = read_table(bytes_of(contents.sections[TABLE]))
-    reader = _Reader({name: values for name, values in contents.sections.items() if name != TABLE})
-    record = NetworkRecord(
-        tuple(_take_layer(entry, reader) for entry in table.layers),
-        {entry.name: _take_tensor(entry, reader) for entry in table.tensors},
-        tuple(_take_normalization(entry, reader) for entry in table.normalizations),
-    )
+    for layer in table.layers:
+        _check_layer(layer)
+    reader = _Reader({name: values for name, values in contents.sections.items() if name not in (TABLE, CODES)})
+    floats = {entry.name: _take_tensor(entry, reader) for entry in table.tensors}
     reader.finish()
-    return table, record
+    layers, normalizations = GroupReader(table, _decode_groups(table, contents.sections.get(CODES))).records()
+    return table, NetworkRecord(layers, floats, normalizations)
+
+
+def table_of(record: NetworkRecord) -> Table:
+    """Return the table of a record."""
+    return Table(
+        layers=tuple(map(_layer_entry, record.layers)),
+        normalizations=tuple(
+            NormalizationEntry(name=each.name, channels=len(each.weight.integers)) for each in record.normalizations
+        ),
+        tensors=tuple(
+            TensorEntry(name=name, dtype=_dtype_name(name, tensor), shape=tuple(tensor.shape))
+            for name, tensor in record.floats.items()
+        ),
+    )
+
+
+def _as_section(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _header(identity: Identity) -> Header:
     builder, arguments = builder_of(identity.model, identity.classes)
-    return Header(format_version=FORMAT_VERSION, builder=builder, arguments=arguments, **vars(identity))
+    fields = vars(identity)
+    if identity.class_names == default_names(identity.classes):
+        fields = {**fields, "class_names": None}
+    return Header(format_version=FORMAT_VERSION, builder=builder, arguments=arguments, **fields)
+
+
+def _decode_groups(table: Table, codes: Tensor | None) -> list[NDArray[np.int32]]:
+    """Decode the stream, after a check of the number of its integers.
+
+    Raises:
+        CompressionError: The section is missing or damaged, or the table claims more integers than a file may have.
+    """
+    counts = [group.count for group in layout(table)]
+    if (codes is None) != (not counts):
+        raise CompressionError(
+            f"it has {'no' if codes is None else 'a'} section {CODES!r}; allowed: one if it has layers"
+        )
+    if codes is None:
+        return []
+    most = FREE_INTEGERS + INTEGERS_PER_BYTE * len(codes)
+    if sum(counts) > most:
+        raise CompressionError(
+            f"its table claims {sum(counts)} integers in {len(codes)} bytes of its section {CODES!r}; allowed: {most}"
+        )
+    return entropy.decode(bytes_of(codes), counts)
 
 
 class _Reader:
     """Read each section from its front.
 
     Args:
-        sections: Name -> 1-d tensor, without the table.
+        sections: Name -> 1-d tensor, without the table and the stream.
 
     Raises:
         CompressionError: By ``take``, if a section has too few values; by ``finish``, if it has too many.
@@ -123,105 +168,63 @@ class _Reader:
                 )
 
 
-def _add_layer(layer: LayerRecord, parts: dict[str, list[Tensor]]) -> LayerEntry:
-    codes, scales = schemes.encode(layer.values)
-    parts[CODES].append(codes)
-    if len(scales):
-        parts[SCALES].append(scales)
+def _layer_entry(layer: LayerRecord) -> LayerEntry:
+    values = layer.values
+    if isinstance(values, SteppedTensor):
+        bits, terms = None, values.exponents.ndim > 0
+    else:
+        bits, terms = values.format.bits, values.terms is not None
     return LayerEntry(
         name=layer.name,
-        scheme=layer.values.format.scheme,
-        bits=layer.values.format.bits,
-        shape=tuple(layer.values.integers.shape),
+        scheme=values.format.scheme,
+        bits=bits,
+        shape=tuple(values.integers.shape),
+        terms=terms,
         basis=layer.basis,
-        order=layer.order,
         kernel=layer.kernel,
-        terms=None if layer.values.terms is None else tuple(map(tuple, layer.values.terms.tolist())),
-        crc32=_crc(codes, scales),
+        bias=layer.bias is not None,
     )
 
 
-def _take_layer(entry: LayerEntry, reader: _Reader) -> LayerRecord:
-    format = schemes.format_named(entry.scheme, entry.bits)
-    _check_series(entry)
-    codes = reader.take(CODES, schemes.code_bytes(format, entry.shape), torch.uint8)
-    count = schemes.scale_count(format, entry.shape)
-    scales = reader.take(SCALES, count, torch.float32) if count else torch.empty(0)
-    _check_crc(entry, codes, scales)
-    try:
-        values = schemes.decode(codes, scales, format, entry.shape, entry.terms)
-    except CompressionError as error:
-        raise CompressionError(f"its layer {entry.name!r} is damaged: {error}") from None
-    return LayerRecord(entry.name, values, entry.basis, entry.order, entry.kernel)
+def _check_layer(entry: LayerEntry) -> None:
+    """Check that the fields of a layer fit together.
 
-
-def _check_series(entry: LayerEntry) -> None:
-    parts = (entry.basis, entry.order, entry.kernel)
-    if entry.terms is not None and (
-        entry.order is None
-        or entry.scheme != IntFormat.scheme
-        or len(entry.terms) != entry.order[0]
-        or any(len(row) != entry.order[1] for row in entry.terms)
-    ):
+    Raises:
+        CompressionError: They do not.
+    """
+    schemes = (*SCHEMES, SteppedFormat.scheme)
+    if entry.scheme not in schemes or (entry.bits is None) != (entry.scheme == SteppedFormat.scheme):
         raise CompressionError(
-            f"its layer {entry.name!r} has the terms {entry.terms} for order {entry.order} and scheme "
-            f"{entry.scheme!r}; allowed: one exponent for each term of a series of integers"
+            f"its layer {entry.name!r} has the number format {entry.scheme!r} and bits {entry.bits}; allowed: "
+            f"{', '.join(schemes)}, the last without bits and the others with bits"
         )
-    if parts == (None, None, None):
+    if entry.terms and (len(entry.shape) != 4 or entry.scheme == MinifloatFormat.scheme):
+        raise CompressionError(
+            f"its layer {entry.name!r} has exponents of terms for shape {entry.shape} and scheme {entry.scheme!r}; "
+            "allowed: for integers of 4 axes"
+        )
+    if (entry.basis, entry.kernel) == (None, None):
         return
-    if entry.basis is None or entry.order is None or entry.kernel is None or entry.shape[2:] != entry.order:
+    if entry.basis not in BASES or entry.kernel is None or len(entry.shape) != 4:
         raise CompressionError(
-            f"its layer {entry.name!r} has basis, order and kernel {parts} and shape {entry.shape}; allowed: none of "
-            "the three, or all with the order as the shape's end"
+            f"its layer {entry.name!r} has basis {entry.basis!r}, kernel {entry.kernel} and shape {entry.shape}; "
+            f"allowed: neither basis nor kernel, or one of {', '.join(BASES)} with a kernel and 4 axes"
         )
-    if entry.basis not in BASES or any(n > k for n, k in zip(entry.order, entry.kernel, strict=True)):
+    if any(n > k for n, k in zip(entry.shape[2:], entry.kernel, strict=True)):
         raise CompressionError(
-            f"its layer {entry.name!r} has basis {entry.basis!r} and order {entry.order} for a kernel of "
-            f"{entry.kernel}; allowed: {', '.join(BASES)}, and an order within the kernel"
+            f"its layer {entry.name!r} has order {entry.shape[2:]} for a kernel of {entry.kernel}; allowed: an order "
+            "within the kernel"
         )
 
 
-def _add_normalization(record: NormalizationRecord, parts: dict[str, list[Tensor]]) -> NormalizationEntry:
-    dtype = DTYPE_NAMES[record.weight.dtype]
-    parts[f"{NORMALIZATION}.{dtype}"] += [record.weight, record.bias]
-    crc = _crc(record.weight, record.bias)
-    return NormalizationEntry.model_validate(
-        {"name": record.name, "dtype": dtype, "channels": len(record.weight), "crc32": crc}
-    )
-
-
-def _take_normalization(entry: NormalizationEntry, reader: _Reader) -> NormalizationRecord:
-    section, dtype = f"{NORMALIZATION}.{entry.dtype}", DTYPES[entry.dtype]
-    weight, bias = (reader.take(section, entry.channels, dtype) for _ in range(2))
-    _check_crc(entry, weight, bias)
-    if not all(bool(torch.isfinite(values).all()) for values in (weight, bias)):
-        raise CompressionError(f"its normalization {entry.name!r} holds NaN or infinity; allowed: finite numbers")
-    return NormalizationRecord(entry.name, weight, bias)
-
-
-def _add_tensor(name: str, tensor: Tensor, parts: dict[str, list[Tensor]]) -> TensorEntry:
+def _dtype_name(name: str, tensor: Tensor) -> str:
     if tensor.dtype not in DTYPE_NAMES:
         raise CompressionError(f"artifact: {name!r} has type {tensor.dtype}; allowed: {', '.join(DTYPES)}")
-    dtype = DTYPE_NAMES[tensor.dtype]
-    parts[f"{TENSORS}.{dtype}"].append(tensor.contiguous().flatten())
-    return TensorEntry(name=name, dtype=dtype, shape=tuple(tensor.shape), crc32=_crc(tensor))
+    return DTYPE_NAMES[tensor.dtype]
 
 
 def _take_tensor(entry: TensorEntry, reader: _Reader) -> Tensor:
     if entry.dtype not in DTYPES:
         raise CompressionError(f"its tensor {entry.name!r} has type {entry.dtype!r}; allowed: {', '.join(DTYPES)}")
     values = reader.take(f"{TENSORS}.{entry.dtype}", math.prod(entry.shape), DTYPES[entry.dtype])
-    _check_crc(entry, values)
     return values.reshape(entry.shape)
-
-
-def _crc(*tensors: Tensor) -> int:
-    crc = 0
-    for tensor in tensors:
-        crc = zlib.crc32(bytes_of(tensor), crc)
-    return crc
-
-
-def _check_crc(entry: LayerEntry | NormalizationEntry | TensorEntry, *tensors: Tensor) -> None:
-    if _crc(*tensors) != entry.crc32:
-        raise CompressionError(f"the values of {entry.name!r} do not match their checksum; allowed: those written")

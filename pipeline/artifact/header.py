@@ -2,18 +2,16 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from basis.errors import CompressionError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_TABLE_BYTES = 1 << 24
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
-Exponent = Annotated[int, Field(ge=-127, le=127)]
-Crc = Annotated[int, Field(ge=0, lt=1 << 32)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Triple = tuple[float, float, float]
 Deviation = Annotated[float, Field(gt=0)]
@@ -32,14 +30,17 @@ class Version(BaseModel):
 
 
 class Header(_Strict):
-    """The metadata entry: the network, its builder, and the format of its inputs and outputs."""
+    """The metadata entry: the network, its builder, and the format of its inputs and outputs.
+
+    ``class_names`` is None for the names ``0``, ``1``, ... in this order.
+    """
 
     format_version: int
     model: Name
     builder: Name
     arguments: dict[str, bool | int]
     classes: Size
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
     mean: Triple
     std: tuple[Deviation, Deviation, Deviation]
     image_size: tuple[Size, Size]
@@ -50,34 +51,30 @@ class LayerEntry(_Strict):
 
     Attributes:
         name: Name of the module in the network.
-        scheme: A name in ``quant.registry.SCHEMES``.
-        bits: The width of the option ``--bits``.
+        scheme: The number format: ``int``, ``minifloat`` or ``stepped``.
+        bits: The width of the option ``--bits``; None for ``stepped``.
         shape: Shape of the stored values.
+        terms: True if each term (or tap of a kernel) has an exponent, (nh, nw).
         basis: A name in ``basis.families.BASES``; None without a series.
-        order: Order of the series, (nh, nw); None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
-        terms: Exponents of the factors of its terms, (nh, nw), see ``quant.formats.QuantizedTensor``; None for none.
-        crc32: CRC-32 of the codes followed by the scales.
+        bias: True if the file has a coded bias of the layer.
     """
 
     name: Name
     scheme: Name
-    bits: int = Field(ge=2, le=8)
+    bits: int | None = Field(default=None, ge=2, le=8)
     shape: tuple[Size, ...] = Field(min_length=1, max_length=4)
+    terms: bool = False
     basis: Name | None = None
-    order: tuple[Size, Size] | None = None
     kernel: tuple[Size, Size] | None = None
-    terms: tuple[tuple[Exponent, ...], ...] | None = None
-    crc32: Crc
+    bias: bool = False
 
 
 class NormalizationEntry(_Strict):
-    """A batch normalization as scale and shift; ``crc32`` covers the weight followed by the bias."""
+    """A batch normalization as scale and shift."""
 
     name: Name
-    dtype: Literal["F16", "F32"]
     channels: Size
-    crc32: Crc
 
 
 class TensorEntry(_Strict):
@@ -86,7 +83,6 @@ class TensorEntry(_Strict):
     name: Name
     dtype: Name
     shape: tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...] = Field(max_length=8)
-    crc32: Crc
 
 
 class Table(_Strict):
@@ -118,6 +114,16 @@ class Identity:
     image_size: tuple[int, int]
 
 
+def default_names(classes: int) -> tuple[str, ...]:
+    """Return the class names that a header leaves out: ``0``, ``1``, ..."""
+    return tuple(map(str, range(classes)))
+
+
+def class_names(header: Header) -> tuple[str, ...]:
+    """Return one name per class."""
+    return default_names(header.classes) if header.class_names is None else header.class_names
+
+
 def read_header(text: str) -> Header:
     """Parse and check the metadata entry.
 
@@ -131,7 +137,7 @@ def read_header(text: str) -> Header:
         header = Header.model_validate_json(text)
     except ValidationError as error:
         raise CompressionError(f"it has no valid header: {_first_mistake(error)}") from None
-    if len(header.class_names) != header.classes:
+    if header.class_names is not None and len(header.class_names) != header.classes:
         raise CompressionError(
             f"its header has {header.classes} classes and {len(header.class_names)} names; allowed: one name per class"
         )
@@ -139,8 +145,8 @@ def read_header(text: str) -> Header:
 
 
 def pack_table(table: Table) -> bytes:
-    """Return the table as JSON without null fields, compressed by zlib at level 9."""
-    return zlib.compress(table.model_dump_json(exclude_none=True).encode(), 9)
+    """Return the table as JSON without the default values, compressed by zlib at level 9."""
+    return zlib.compress(table.model_dump_json(exclude_defaults=True).encode(), 9)
 
 
 def read_table(compressed: bytes) -> Table:

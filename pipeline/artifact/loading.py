@@ -12,7 +12,7 @@ from basis.errors import CompressionError
 from pipeline.artifact.codec import decode, serialize
 from pipeline.artifact.container import Contents, split
 from pipeline.artifact.execution import check_execution, with_execution
-from pipeline.artifact.header import Header, Identity, read_header
+from pipeline.artifact.header import Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.registry import build_model, builder_of
@@ -156,7 +156,8 @@ def _check_builder(header: Header) -> None:
 
 def identity_of(header: Header) -> Identity:
     """Return the identity in a header."""
-    return Identity(**header.model_dump(exclude={"format_version", "builder", "arguments"}))
+    fields = header.model_dump(exclude={"format_version", "builder", "arguments"})
+    return Identity(**{**fields, "class_names": class_names(header)})
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d
 from basis.least_squares import Size2d, reconstruct
-from pipeline.artifact.batchnorm import NormalizationRecord, record_normalizations
+from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
+from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
 from quant.schemes import StoredTensor
+from quant.stepped import SteppedTensor
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LayerRecord:
         basis: A name in ``basis.families.BASES``; None if the stored values are the weight itself.
         order: Order of the series, (nh, nw); None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
+        bias: The bias, (O,), with one step; None for no bias, or for one among ``NetworkRecord.floats``.
     """
 
     name: str
@@ -31,6 +34,7 @@ class LayerRecord:
     basis: str | None = None
     order: Size2d | None = None
     kernel: Size2d | None = None
+    bias: SteppedTensor | None = None
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -65,40 +69,53 @@ class NetworkRecord:
         yield from self.floats.items()
         for normalization in self.normalizations:
             yield from normalization.tensors().items()
-        yield from ((f"{layer.name}.weight", layer.weight()) for layer in self.layers)
+        for layer in self.layers:
+            yield f"{layer.name}.weight", layer.weight()
+            if layer.bias is not None:
+                yield f"{layer.name}.bias", layer.bias.dequantize()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape of every tensor of the dense network, without computing weights."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.floats.items()}
         for normalization in self.normalizations:
             shapes |= {name: tuple(tensor.shape) for name, tensor in normalization.tensors().items()}
-        return shapes | {f"{layer.name}.weight": layer.weight_shape for layer in self.layers}
+        for layer in self.layers:
+            shapes[f"{layer.name}.weight"] = layer.weight_shape
+            if layer.bias is not None:
+                shapes[f"{layer.name}.bias"] = tuple(layer.bias.integers.shape)
+        return shapes
 
 
-def record_network(model: nn.Module, quantized: dict[str, StoredTensor]) -> NetworkRecord:
-    """Record the tensors of a trained network.
+def record_network(
+    model: nn.Module, quantized: dict[str, StoredTensor], *, normalization_error: float = NORMALIZATION_ERROR
+) -> NetworkRecord:
+    """Record the tensors of a trained network; biases and batch normalizations are rounded.
 
     Args:
         model: The network. The weights of quantized layers are not read from it.
         quantized: Layer name -> stored values; empty for an artifact in float, in which no tensor is changed.
+        normalization_error: Largest error of batch normalizations; see ``batchnorm.NORMALIZATION_ERROR``.
     """
-    layers = tuple(_record_layer(name, model.get_submodule(name), values) for name, values in quantized.items())
-    normalizations = record_normalizations(model) if quantized else ()
+    tensors = {name: tensor.detach().cpu() for name, tensor in stored_tensors(model)}
+    layers = tuple(
+        _record_layer(name, model.get_submodule(name), values, tensors.get(f"{name}.bias"))
+        for name, values in quantized.items()
+    )
+    normalizations = record_normalizations(model, normalization_error) if quantized else ()
     skipped = tuple(f"{name}.{part}" for name in quantized for part in ("weight", "coefficients", "parametrizations."))
-    held = {name for normalization in normalizations for name in normalization.tensors()}
-    floats = {
-        name: tensor.detach().cpu()
-        for name, tensor in stored_tensors(model)
-        if not name.startswith(skipped) and name not in held
-    }
+    held = {f"{layer.name}.bias" for layer in layers if layer.bias is not None}
+    held |= {name for normalization in normalizations for name in normalization.tensors()}
+    floats = {name: tensor for name, tensor in tensors.items() if not name.startswith(skipped) and name not in held}
     return NetworkRecord(layers, floats, normalizations)
 
 
-def _record_layer(name: str, module: nn.Module, values: StoredTensor) -> LayerRecord:
+def _record_layer(name: str, module: nn.Module, values: StoredTensor, bias: Tensor | None) -> LayerRecord:
     values = values.cpu()
+    rounded = record_bias(bias) if bias is not None and bias.shape == values.integers.shape[:1] else None
     if not isinstance(module, SeriesConv2d):
-        return LayerRecord(name, values)
-    return LayerRecord(name, values, module.basis, module.order, (module.kernel_size[0], module.kernel_size[1]))
+        return LayerRecord(name, values, bias=rounded)
+    kernel = (module.kernel_size[0], module.kernel_size[1])
+    return LayerRecord(name, values, module.basis, module.order, kernel, rounded)
 
 
 def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:

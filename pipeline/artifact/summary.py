@@ -1,17 +1,36 @@
-"""Account for the bytes of an artifact by kind of content."""
+"""Account for the bits of an artifact by layer, by term and by kind of content."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.artifact import schemes
-from pipeline.artifact.codec import CODES, NORMALIZATION, SCALES, TABLE, TENSORS, decode
+import numpy as np
+
+from pipeline.artifact.codec import CODES, TABLE, TENSORS, decode, table_of
 from pipeline.artifact.container import Contents
-from pipeline.artifact.header import Header, LayerEntry
+from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, Group, groups_of, layout
+from pipeline.artifact.header import Header
 from pipeline.artifact.loading import naming, open_artifact
 from pipeline.artifact.record import NetworkRecord
-from quant.schemes import Format, StoredTensor
+from quant import entropy
 
-_SCALE_BYTES = 4
+
+@dataclass
+class LayerBits:
+    """The bits of a layer in an artifact.
+
+    Attributes:
+        terms: Bits of the integers of each term or tap, in C order; one number for layers without these.
+        scales: Bits of the scales.
+    """
+
+    terms: list[float] = field(default_factory=list)
+    scales: float = 0.0
+
+    @property
+    def integers(self) -> float:
+        """Return the bits of all integers."""
+        return sum(self.terms)
 
 
 @dataclass(frozen=True)
@@ -21,13 +40,13 @@ class Summary:
     Attributes:
         header: The description of the network.
         record: The tensors of the network.
-        layers: The table's entries of the quantized layers, in the order of the network.
+        layers: Layer name -> bits, in the order of the network.
         kinds: Kind of content -> number of bytes; the sum is the size of the file.
     """
 
     header: Header
     record: NetworkRecord
-    layers: tuple[LayerEntry, ...]
+    layers: dict[str, LayerBits]
     kinds: dict[str, int]
 
     @property
@@ -48,29 +67,43 @@ def summarize(path: Path) -> Summary:
     header, contents = open_artifact(path)
     with naming(path):
         table, record = decode(contents)
-    return Summary(header, record, table.layers, _kinds(contents))
+    groups, stream = layout(table), contents.sections.get(CODES)
+    sizes = np.array(entropy.coded_sizes(groups_of(record)))
+    if stream is not None:
+        sizes *= 8 * len(stream) / sizes.sum()
+    return Summary(
+        header, record, _layer_bits(record, groups, sizes.tolist()), _kinds(contents, groups, sizes.tolist())
+    )
 
 
-def layer_bytes(entry: LayerEntry) -> tuple[int, int]:
-    """Return the number of bytes of a layer's codes and of its scales."""
-    return _bytes(schemes.format_named(entry.scheme, entry.bits), entry.shape)
+def layer_bits(record: NetworkRecord) -> dict[str, LayerBits]:
+    """Return the bits that each layer has in an artifact, by name, without writing it."""
+    groups = groups_of(record)
+    return _layer_bits(record, layout(table_of(record)), entropy.coded_sizes(groups))
 
 
-def tensor_bytes(values: StoredTensor) -> tuple[int, int]:
-    """Return the number of bytes that the codes and the scales of a tensor have in an artifact."""
-    return _bytes(values.format, tuple(values.integers.shape))
+def _layer_bits(record: NetworkRecord, groups: Sequence[Group], sizes: Sequence[float]) -> dict[str, LayerBits]:
+    found = {layer.name: LayerBits() for layer in record.layers}
+    for group, size in zip(groups, sizes, strict=True):
+        if group.kind == INTEGERS:
+            terms = found[group.layer].terms
+            terms += [0.0] * (group.term + 1 - len(terms))
+            terms[group.term] += size
+        elif group.kind == SCALES:
+            found[group.layer].scales += size
+    return found
 
 
-def _bytes(format: Format, shape: tuple[int, ...]) -> tuple[int, int]:
-    return schemes.code_bytes(format, shape), _SCALE_BYTES * schemes.scale_count(format, shape)
-
-
-def _kinds(contents: Contents) -> dict[str, int]:
+def _kinds(contents: Contents, groups: Sequence[Group], sizes: Sequence[float]) -> dict[str, int]:
     sections = {name: values.nbytes for name, values in contents.sections.items()}
+    bits = {"integers": 0.0, "batch normalization and biases": 0.0, "scales and steps": 0.0}
+    for group, size in zip(groups, sizes, strict=True):
+        kind = {INTEGERS: "integers", VECTORS: "batch normalization and biases"}.get(group.kind, "scales and steps")
+        bits[kind] += size
+    ends = np.cumsum([0, *bits.values()]) / 8
+    coded = dict(zip(bits, np.diff(ends.round().astype(int)).tolist(), strict=True))
     return {
-        "codes": sections.pop(CODES, 0),
-        "scales": sections.pop(SCALES, 0),
-        "batch normalization": sum(size for name, size in sections.items() if name.startswith(NORMALIZATION)),
+        **coded,
         "other tensors": sum(size for name, size in sections.items() if name.startswith(TENSORS)),
         "table of layers": sections[TABLE],
         "header": contents.header_bytes,

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
-from pipeline.artifact.summary import tensor_bytes
+from pipeline.artifact.summary import layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.models.registry import build_model
 from pipeline.options.grid import Target, Variant, variants
@@ -36,8 +36,7 @@ _WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint",
 def plan_text(options: Options) -> str:
     """Describe a run without doing it: every stage with its state in the store, and the size of every layer and file.
 
-    Sizes are estimated with random weights. The written file can differ slightly: batch normalization may need
-    float32, and gptq adds term exponents.
+    Sizes are estimates: random weights are rounded and coded. Integers of other weights take more or fewer bits.
 
     Raises:
         OptionsError: The options do not fit the network or the data, or a target size is not feasible.
@@ -123,13 +122,13 @@ def _target_line(variant: Variant, target: Target) -> str:
 
 def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:
     """Format one line per layer. Normalization and biases are only in the size of the whole file."""
-    sizes = [{layer.name: sum(tensor_bytes(layer.values)) for layer in record.layers} for record in records.values()]
+    sizes = [layer_bits(record) for record in records.values()]
     rows = [
         (
             layer.name,
             shape_text(layer.kernel),
             shape_text(layer.order),
-            *(f"{size[layer.name] / 1e6:.6f}" for size in sizes),
+            *(f"{(size[layer.name].integers + size[layer.name].scales) / 8e6:.6f}" for size in sizes),
         )
         for layer in plan
     ]

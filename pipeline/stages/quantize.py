@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.artifact import serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
-from pipeline.artifact.summary import tensor_bytes
+from pipeline.artifact.summary import layer_bits
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_shard, network_identity
 from pipeline.stages.evaluate import evaluate_together, images_to_reload
@@ -156,8 +156,7 @@ def measured_entry(
 def bits_per_value(record: NetworkRecord) -> float:
     """Return the bits of the layers' integers in the artifact, divided by the number of integers; 0 without layers."""
     count = sum(layer.values.integers.numel() for layer in record.layers)
-    bits = sum(8 * tensor_bytes(layer.values)[0] for layer in record.layers)
-    return bits / count if count else 0.0
+    return sum(bits.integers for bits in layer_bits(record).values()) / count if count else 0.0
 
 
 def kept_terms(layer: LayerRecord) -> tuple[int, int, int]:
