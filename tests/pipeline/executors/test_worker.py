@@ -114,7 +114,5 @@ def test_data_that_this_machine_lacks(order, tmp_path):
 
 def test_another_kind_of_device_is_refused(order):
     context, _, payload = order
-    with pytest.raises(
-        OptionsError, match="--executor: a worker computes on cpu, but the driver on cuda; allowed: the"
-    ):
+    with pytest.raises(OptionsError, match=r"--executor.* cpu.* cuda.*allowed"):
         compute(dataclasses.replace(payload, device="cuda"), variants(context.options)[0], print)
