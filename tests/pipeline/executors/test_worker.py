@@ -105,6 +105,15 @@ def test_data_are_read_once_for_several_variants(order, monkeypatch):
     ]
 
 
+def test_the_log_of_every_package_reaches_the_driver(order):
+    context, _, payload = order
+    lines = []
+    compute(payload, variants(context.options)[0], lines.append)
+    for name in ("basis", "pipeline", "quant", "reports"):
+        logging.getLogger(f"{name}.module").warning("from %s", name)
+        assert f"from {name}" in lines[-1]
+
+
 def test_data_that_this_machine_lacks(order, tmp_path):
     context, _, payload = order
     (tmp_path / "colours.npz").unlink()
