@@ -17,7 +17,7 @@ class SeriesConv2d(nn.Conv2d):
 
     Args:
         conv: The convolution to approximate; it is left as it is.
-        basis: A name in ``basis.series.BASES``.
+        basis: A name in ``basis.families.BASES``.
         order: Terms kept per axis, (nh, nw).
 
     Attributes:

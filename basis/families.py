@@ -1,14 +1,17 @@
-"""The families of basis functions; imports torch only when a function is called.
+"""The families of basis functions, in decimal arithmetic of ``DIGITS`` digits: the same values on every machine.
 
 A new family is one entry in ``BASES``.
 """
 
 from collections.abc import Callable
-from math import pi
-from typing import TYPE_CHECKING, Final, NamedTuple
+from decimal import Decimal
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+DIGITS: Final = 100
+PI: Final = Decimal(
+    "3.14159265358979323846264338327950288419716939937510"
+    "58209749445923078164062862089986280348253421170679821480865132823"
+)
 
 
 class Basis(NamedTuple):
@@ -17,33 +20,39 @@ class Basis(NamedTuple):
     Attributes:
         start: The first tap's place.
         end: The last tap's place.
-        terms: (grid (n,), order) -> (n, order), the first ``order`` functions at the places of the grid.
+        terms: (place, order) -> the first ``order`` functions at that place. Called with a precision of ``DIGITS``.
     """
 
-    start: float
-    end: float
-    terms: Callable[["Tensor", int], "Tensor"]
+    start: Decimal
+    end: Decimal
+    terms: Callable[[Decimal, int], list[Decimal]]
 
 
-def cosine_terms(grid: "Tensor", order: int) -> "Tensor":
-    """Return cos(i x) for i = 0..order-1, as columns."""
-    import torch
-
-    return torch.cos(grid[:, None] * torch.arange(order, dtype=grid.dtype))
+def cosine_terms(x: Decimal, order: int) -> list[Decimal]:
+    """Return cos(i pi x) = T_i(cos(pi x)) for i = 0..order-1."""
+    return chebyshev_terms(_cosine(PI * x), order)
 
 
-def chebyshev_terms(grid: "Tensor", order: int) -> "Tensor":
-    """Return T_i(x) for i = 0..order-1, as columns, by the recurrence T_i = 2 x T_{i-1} - T_{i-2}."""
-    import torch
-
-    terms = [torch.ones_like(grid), grid]
+def chebyshev_terms(x: Decimal, order: int) -> list[Decimal]:
+    """Return T_i(x) for i = 0..order-1, by the recurrence T_i = 2 x T_{i-1} - T_{i-2}."""
+    terms = [Decimal(1), x]
     while len(terms) < order:
-        terms.append(2 * grid * terms[-1] - terms[-2])
-    return torch.stack(terms[:order], dim=1)
+        terms.append(2 * x * terms[-1] - terms[-2])
+    return terms[:order]
+
+
+def _cosine(x: Decimal) -> Decimal:
+    """Sum the Taylor series of cos(x) until a term no longer changes the sum."""
+    total, term, n = Decimal(0), Decimal(1), 0
+    while total + term != total:
+        total += term
+        n += 2
+        term *= -x * x / (n * (n - 1))
+    return total
 
 
 BASES: Final[dict[str, Basis]] = {
-    # The grid stays clear of 0 and pi, where every cosine is flat.
-    "cosine": Basis(0.2 * pi, 0.8 * pi, cosine_terms),
-    "chebyshev": Basis(-1.0, 1.0, chebyshev_terms),
+    # The places, in units of pi, stay clear of 0 and pi, where every cosine is flat.
+    "cosine": Basis(Decimal("0.2"), Decimal("0.8"), cosine_terms),
+    "chebyshev": Basis(Decimal(-1), Decimal(1), chebyshev_terms),
 }

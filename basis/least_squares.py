@@ -17,11 +17,12 @@ _SLICES_AT_ONCE = 4096
 def fit(weight: Tensor, basis: str, order: Size2d) -> Tensor:
     """Find the coefficients A that minimise ``||W - Bh A Bw^T||`` for every slice W of a weight.
 
-    The problem is linear, so the minimum has the closed form ``A = Bh^+ W (Bw^+)^T``, computed in float64.
+    The columns of Bh and Bw are orthonormal, so the minimum is ``A = Bh^T W Bw``, computed in float64. The sum of
+    squares of the coefficients is at most the sum of squares of the weight, and equal to it at full order.
 
     Args:
         weight: Kernels, shape (..., kh, kw), floating point.
-        basis: A name in ``basis.series.BASES``.
+        basis: A name in ``basis.families.BASES``.
         order: Terms kept per axis, (nh, nw), each at most the kernel's size.
 
     Returns:
@@ -46,9 +47,9 @@ def fit(weight: Tensor, basis: str, order: Size2d) -> Tensor:
     if not _is_finite(weight):
         raise NumericalError("fit: the weight holds NaN or infinite values; allowed: finite numbers")
     height, width = weight.shape[-2:]
-    inverse_h = torch.linalg.pinv(basis_matrix(basis, height, order[0])).to(weight.device)
-    inverse_w = torch.linalg.pinv(basis_matrix(basis, width, order[1])).to(weight.device)
-    return _apply_2d(inverse_h, weight, inverse_w)
+    basis_h = basis_matrix(basis, height, order[0]).to(weight.device)
+    basis_w = basis_matrix(basis, width, order[1]).to(weight.device)
+    return _coefficients(weight, torch.kron(basis_h, basis_w), order)
 
 
 def reconstruct(coefficients: Tensor, basis: str, kernel_size: Size2d, *, portable: bool = False) -> Tensor:
@@ -58,7 +59,7 @@ def reconstruct(coefficients: Tensor, basis: str, kernel_size: Size2d, *, portab
 
     Args:
         coefficients: Shape (..., nh, nw), floating point.
-        basis: A name in ``basis.series.BASES``.
+        basis: A name in ``basis.families.BASES``.
         kernel_size: Taps per axis, (kh, kw), each at least the order.
         portable: Evaluate with ``portable_basis_matrix``, so that every machine gives the same kernels, bit for bit.
 
@@ -106,10 +107,8 @@ def _is_finite(values: Tensor) -> bool:
     return values.numel() == 0 or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values.detach()))
 
 
-def _apply_2d(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Compute ``left @ values @ right^T`` in float64, as one product with the Kronecker matrix of the two."""
-    operator = torch.kron(left, right)
-    shape = (*values.shape[:-2], left.shape[0], right.shape[0])
-    flat = values.detach().reshape(-1, operator.shape[1]).to(torch.float64)
+def _coefficients(weight: Tensor, operator: Tensor, order: Size2d) -> Tensor:
+    """Compute ``Bh^T W Bw`` in float64, as one product with the operator ``kron(Bh, Bw)``."""
+    flat = weight.detach().reshape(-1, operator.shape[0]).to(torch.float64)
     # The slices run along the columns: BLAS takes several times longer with thousands of rows and few columns.
-    return (operator @ flat.T).to(values.dtype).T.reshape(shape).contiguous()
+    return (operator.T @ flat.T).to(weight.dtype).T.reshape(*weight.shape[:-2], *order).contiguous()

@@ -1,4 +1,4 @@
-"""Precondition the gradients of coefficients and kernels, in the space of filters or of outputs."""
+"""Precondition the gradients of coefficients and kernels by the inverse covariance of the layers' inputs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,48 +17,40 @@ from basis.modes import evaluation_mode
 from basis.patches import MAX_FEATURES, patch_batches, samples
 from basis.shard import CalibrationShard
 
-# Share of the largest eigenvalue of B^T B. High cosine orders are nearly dependent (11 of 11: condition 10^12), and the
-# inverse would amplify the rounding errors of their float32 gradients. Such directions learn more slowly instead.
-DAMPING = 1e-4
 # Share of the inputs' mean square that is added in every direction. Low-energy directions are then amplified by at most
 # (1 + INPUT_DAMPING) / INPUT_DAMPING. Measured in docs/training.md.
 INPUT_DAMPING = 0.3
 
 
 @contextmanager
-def preconditioned_gradients(model: nn.Module, inverses: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+def preconditioned_gradients(model: nn.Module, inverses: Mapping[str, Tensor]) -> Iterator[None]:
     """Precondition the gradients of spatial convolutions inside this context.
 
-    Space of filters. With ``W = B a``, the gradient of the coefficients a is ``B^T g``, where g is the gradient of the
-    filters W. A plain step moves the filters by ``B B^T g``: too far along long basis functions such as the constant,
-    too little along the others. Right-multiplied by ``(B^T B)^-1``, the step moves the filters by ``g B B^+``, the
-    projection of g on the series. Both bases then train alike, at the learning rates of ordinary convolutions.
+    Space of filters. A series ``W = B a`` has orthonormal columns in B. A plain step on its coefficients ``a``
+    therefore moves the filters by their own gradient, projected on the series. It needs no preconditioner.
 
-    Space of outputs. Filter-space steps still move the outputs most along directions in which the inputs have high
-    energy. We therefore right-multiply the gradient by ``P = (1 + d) s (A + d s B^T B)^-1``, where ``A = E[z z^T]`` is
-    the covariance of the basis-filtered inputs ``z = B^T x``, ``s`` the mean squared input and ``d = INPUT_DAMPING``. A
-    direction of average energy keeps its step size; low-energy directions are amplified by at most ``(1 + d) / d``.
+    Space of outputs. Filter-space steps move the outputs most along directions in which the inputs have high energy. We
+    therefore right-multiply the gradient by ``P = (1 + d) s (A + d s I)^-1``, where ``A = E[z z^T]`` is the covariance
+    of the basis-filtered inputs ``z = B^T x``, ``s`` the mean squared input and ``d = INPUT_DAMPING``. A direction of
+    average energy keeps its step size; low-energy directions are amplified by at most ``(1 + d) / d``.
 
     Momentum is linear, so the same holds for it. The optimizer applies weight decay to coefficients and kernels.
 
     Args:
         model: A network on its final device; its coefficients and kernels may be parametrized.
-        inverses: Layer name -> P, from ``inverse_input_covariance``. Series convolutions without P step in the space of
-            filters; other layers without P keep their gradient.
+        inverses: Layer name -> P, from ``inverse_input_covariance``. Layers without P keep their gradient.
 
     Source:
         Input covariance as a preconditioner: K-FAC for convolutions (Grosse and Martens 2016, arXiv 1602.01407) without
         its output factor, as in FOOF (Benzing 2022, arXiv 2201.12250).
     """
-    known = inverses or {}
     hooked: set[int] = set()  # a tensor that two layers share uses the matrix of the first one
     with ExitStack() as hooks:
         for name, conv in _layers(model).items():
             master = cast(Tensor, _master(conv))
-            if (isinstance(conv, SeriesConv2d) or name in known) and id(master) not in hooked:
+            if name in inverses and id(master) not in hooked:
                 hooked.add(id(master))
-                inverse = known[name] if name in known else _inverse(_basis_gram(conv)[None], master)
-                hooks.callback(master.register_hook(_preconditioner(inverse)).remove)
+                hooks.callback(master.register_hook(_preconditioner(inverses[name])).remove)
         yield
 
 
@@ -83,9 +75,9 @@ def inverse_input_covariance(
         max_features: Layers with more features F are left out.
 
     Returns:
-        Layer name -> ``(1 + d) s (A + d s B^T B)^-1`` of ``preconditioned_gradients``, (groups, F, F), with F as in
+        Layer name -> ``(1 + d) s (A + d s I)^-1`` of ``preconditioned_gradients``, (groups, F, F), with F as in
         ``basis.patches.patch_batches``. It is measured at the layer's first run, with A and s of each group. A group
-        whose inputs are zero gets ``(B^T B)^-1``. Layers that are frozen, do not run or have inputs that are not finite
+        whose inputs are zero gets the identity. Layers that are frozen, do not run or have inputs that are not finite
         are left out.
 
     Raises:
@@ -98,11 +90,10 @@ def inverse_input_covariance(
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in reached:
             reached.add(name)
-            conv, basis_gram = layers[name], _basis_gram(layers[name])
+            conv = layers[name]
             gram, energy = _input_energy(conv, inputs[0].float(), shard or CalibrationShard.whole(len(images)))
-            slices = torch.eye(conv.in_channels // conv.groups, dtype=basis_gram.dtype, device=basis_gram.device)
-            flat = torch.kron(slices, basis_gram)
-            metric = torch.where(energy > 0, (gram / energy + damping * flat) / (1 + damping), flat)
+            identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+            metric = torch.where(energy > 0, (gram / energy + damping * identity) / (1 + damping), identity)
             if bool(torch.isfinite(metric).all()):
                 inverses[name] = _inverse(metric, cast(Tensor, _master(conv)))
 
@@ -141,16 +132,6 @@ def _operator(conv: nn.Conv2d) -> Tensor | None:
 
 def _features(conv: nn.Conv2d) -> int:
     return cast(Tensor, _master(conv))[0].numel()
-
-
-def _basis_gram(conv: nn.Conv2d) -> Tensor:
-    """``B^T B`` with ``DAMPING`` on its diagonal, float64, (n, n); B is the identity for a plain kernel."""
-    operator, master = _operator(conv), cast(Tensor, _master(conv))
-    taps = torch.eye(master[0, 0].numel(), device=master.device) if operator is None else operator
-    gram = taps.to(torch.float64).T @ taps.to(torch.float64)
-    damping = DAMPING * torch.linalg.matrix_norm(gram, 2)
-    damped: Tensor = gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return damped
 
 
 def _input_energy(conv: nn.Conv2d, x: Tensor, shard: CalibrationShard) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class SeparableConv2d(nn.Module):
     Args:
         conv: The dense convolution, the source of stride, padding, padding mode, dilation, groups and bias.
         coefficients: Shape (out_channels, in_channels / groups, nh, nw).
-        basis: A name in ``basis.series.BASES``.
+        basis: A name in ``basis.families.BASES``.
 
     Attributes:
         maps: The depthwise convolution, (N, in_channels, H, W) to (N, in_channels nh nw, H', W'); not trained.

@@ -24,7 +24,7 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
     Args:
         model: The network; a bare convolution is returned replaced.
         plan: Layer name (as in ``named_modules``) -> order (nh, nw).
-        basis: A name in ``basis.series.BASES``.
+        basis: A name in ``basis.families.BASES``.
 
     Returns:
         The network.

@@ -33,7 +33,7 @@ EXIT_CODES: Final = {
     EXIT_DONE: "done",
     EXIT_INTERNAL: "internal error, an output folder that cannot be written or stays locked, a lost cluster or process",
     EXIT_OPTIONS: "wrong arguments or options, or a network that cannot be compressed",
-    EXIT_GATE: "a gate missed, or a reloaded file whose logits differ; the report is written",
+    EXIT_GATE: "a gate or target missed, or a reloaded file whose logits differ; the report is written",
     EXIT_DATA: "data or weights missing or damaged",
     EXIT_NUMERICAL: "numerical failure: training diverged, values not finite, a matrix that cannot be factored",
     EXIT_HANGUP: "hung up (SIGHUP)",

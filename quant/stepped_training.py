@@ -20,6 +20,8 @@ from quant.rate import entropy_bits
 from quant.rate_rounding import RoundedNetwork
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 
+NEAREST: Final = 0.5
+"""Threshold of rounding to the nearest."""
 CONTROL_STEPS: Final = 25
 """Training steps between two measurements of the bits."""
 CONTROL_PHASE: Final = 0.95
@@ -57,12 +59,17 @@ class SteppedFakeQuantizer(FakeQuantizer):
         rounded = self.quantized(weight).dequantize()
         return rounded + (weight - weight.detach())  # the sum is exactly the stored value
 
-    @torch.no_grad()
     def quantized(self, weight: Tensor) -> SteppedTensor:
         """See ``FakeQuantizer``."""
+        return self.rounded(weight, NEAREST)
+
+    @torch.no_grad()
+    def rounded(self, weight: Tensor, threshold: float) -> SteppedTensor:
+        """Round magnitudes up from a fraction of ``threshold`` on; 0.5 rounds to the nearest."""
         exponents = self.exponents()
-        integers = (check_weight(weight) / grid_values(exponents).to(weight.device)).round()
-        return SteppedTensor(integers.clamp(-LARGEST_INTEGER, LARGEST_INTEGER).to(torch.int32), exponents)
+        values = check_weight(weight) / grid_values(exponents).to(weight.device)
+        magnitudes = (values.abs() + (1 - threshold)).floor().clamp_max(LARGEST_INTEGER)
+        return SteppedTensor((magnitudes * values.sign()).to(torch.int32), exponents)
 
 
 def attach_stepped_quantizers(rounded: RoundedNetwork) -> nn.Module:
@@ -86,9 +93,14 @@ def attach_stepped_quantizers(rounded: RoundedNetwork) -> nn.Module:
     return rounded.model
 
 
-def stepped_layers(model: nn.Module) -> dict[str, SteppedTensor]:
-    """Return the stored values of all layers with a ``SteppedFakeQuantizer``, by name."""
-    return {name: quantizer.quantized(master) for name, (master, quantizer) in _quantizers(model).items()}
+def stepped_layers(model: nn.Module, threshold: float = NEAREST) -> dict[str, SteppedTensor]:
+    """Return the stored values of all layers with a ``SteppedFakeQuantizer``, by name.
+
+    Args:
+        model: The network.
+        threshold: See ``SteppedFakeQuantizer.rounded``: a larger one gives smaller integers, and so fewer bits.
+    """
+    return {name: quantizer.rounded(master, threshold) for name, (master, quantizer) in _quantizers(model).items()}
 
 
 class RateControl:

@@ -15,6 +15,8 @@ from reports.text import bits_name, listed, row_name, target_name
 
 SMALLEST_SHARE = 0.97
 """Least size of the file of a target size, as a share of the target."""
+_BYTE = 1e-6
+"""One byte in MB (10^6 bytes)."""
 _ROUNDING = 1e-9
 """Points of Top-1. Top-1 is a multiple of 100 / images, so a smaller excess is floating-point noise."""
 
@@ -52,6 +54,16 @@ def judge(
     limited = bool(targets) or (bool(rows) and (max_drop, max_size_mb) != (None, None))
     gate.passed = False if gate.failures else True if limited else None
     return gate
+
+
+def has_target_size(size_mb: float, target_mb: float) -> bool:
+    """Return True if a file is at most its target size and at least ``SMALLEST_SHARE`` of it, up to rounding of floats.
+
+    Args:
+        size_mb: Size of the file, in 10^6 bytes.
+        target_mb: Target size, in 10^6 bytes.
+    """
+    return SMALLEST_SHARE * target_mb - _BYTE / 2 < size_mb < target_mb + _BYTE / 2
 
 
 def gate_words(report: Report) -> str:
@@ -125,7 +137,7 @@ def _target_size(row: Row, target: float) -> _Miss | None:
     if row.size_mb is None:
         return _Miss(*2 * ("has no measured size",))
     least = SMALLEST_SHARE * target
-    if row.target_met and least <= row.size_mb <= target:
+    if row.target_met and has_target_size(row.size_mb, target):
         return None
     words = f"takes {row.size_mb:g} MB"
     return _Miss(f"{words}, but --target-mb {target:.12g} allows {least:g} to {target:.12g} MB", words)

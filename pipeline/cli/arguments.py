@@ -105,7 +105,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     default = field.default
     if field.is_required():
-        return " (required)"
+        return " (required without a target)"
     if default in (None, False, ()):
         return ""
     if default is True:

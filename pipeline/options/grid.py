@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.options.options import Options
 from pipeline.options.orders import DENSE, Config, parse_config
-from reports.gate import SMALLEST_SHARE
+from reports.gate import has_target_size
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Target:
 
     def fits(self, size: int) -> bool:
         """Return True if a file of ``size`` bytes has the target size, or if the loss is the target."""
-        return self.bytes is None or SMALLEST_SHARE * self.bytes <= size <= self.bytes
+        return self.megabytes is None or has_target_size(size / 1e6, self.megabytes)
 
 
 @dataclass(frozen=True)

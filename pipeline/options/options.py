@@ -86,10 +86,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: Configs = _option(
-        ...,
-        "Compression",
-        "orders per stage (with a target: the largest), or dense; repeatable",
-        "configs, or a target",
+        ..., "Compression", "orders per stage (the largest, with a target), or dense; repeatable", "one or more configs"
     )
     target_mb: Sizes = _option(
         (), "Compression", "file sizes in MB (10^6 bytes), a comma list, instead of --bits", "sizes"

@@ -1,16 +1,21 @@
 """Compress a network to a target: the size of its file, or the loss of Top-1 on held-out training images."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 import torch
 from torch import nn
 
+from basis.layers import stored_tensor_name, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
+from pipeline.data.dataset import Split
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
@@ -18,64 +23,302 @@ from pipeline.options.grid import Target, Variant, variants
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.baseline import Baseline
-from pipeline.stages.context import RunContext, calibration_images, calibration_inputs, network_identity
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.context import (
+    RunContext,
+    calibration_images,
+    calibration_inputs,
+    calibration_shard,
+    network_identity,
+)
+from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
-from pipeline.stages.train import JUDGED_IMAGES, TrainingSummary
+from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
-from quant.backends import get_backend
-from quant.calibration import round_layers
-from quant.network import quantize_network
-from quant.schemes import get_format
+from pipeline.training.schedule import Schedule
+from pipeline.training.state import TrainingLabel
+from quant.rate import LayerMeasurement, entropy_bits
+from quant.rate_rounding import OriginalPass, RoundedNetwork, measure_layers, round_network
+from quant.stepped import SteppedTensor
+from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
 
-_WIDTHS: Final = (8, 7, 6, 5, 4, 3, 2)
+logger = logging.getLogger(__name__)
+
+TARGET_LR: Final = 0.03
+"""Peak learning rate of training through the rounding; docs/training.md has the measurements."""
+MEASURED_IMAGES: Final = 1024
+"""Calibration images from which the freedoms of all layers are measured; rounding itself uses all of them."""
+AIM: Final = 0.99
+"""Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
+PASSES: Final = 3
+"""Most passes that correct the size of a file."""
+THRESHOLDS: Final = (0.35, 0.65)
+"""Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
+TRIMS: Final = 8
+"""Bisections of the threshold."""
+HELD_OUT_IMAGES: Final = 5000
+"""Most training images that are held out to judge the loss of Top-1; at most a fifth of all."""
+SIZE_STEPS: Final = 6
+"""Bisections of the size for a loss of Top-1."""
+TRAINED_SHARES: Final = (0.8, 0.65)
+"""Sizes at which training is tried for a loss of Top-1, as shares of the smallest size without training."""
 
 
-def compress_to_target(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> QuantizedNetwork:
-    """Compress a network to a target, or read the result from the store.
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed network.
 
-    A target that cannot be met gives the nearest network, with ``target_met`` False.
+    Attributes:
+        record: Its tensors.
+        size: Size of its file in bytes.
+        errors: Layer name -> relative output error of the rounding.
+        training: Training through the rounding.
+    """
+
+    record: NetworkRecord
+    size: int
+    errors: dict[str, float]
+    training: TrainingSummary = field(default_factory=TrainingSummary)
+
+
+def target_stages(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> Iterator[StageKey]:
+    """Yield the stages of a target in order, for the plan of a run; trainings of a search for a loss are not known."""
+    compressor = TargetCompressor(context, baseline, variant)
+    yield compressor.measurement
+    if variant.epochs and target.bytes is not None:
+        yield compressor.training(target.bytes).stage
+    yield compressor.compression(target)
+
+
+class TargetCompressor:
+    """Compresses one network to several targets.
+
+    The original's outputs and the measurements are made once for all targets, when they are first needed.
 
     Args:
         context: The run.
         baseline: The uncompressed network.
         variant: The basis, the largest orders and the epochs.
-        target: One of the variant's targets.
     """
-    (stage,) = target_stages(context, baseline, variant, target)
-    entry, _ = context.store.once(stage, lambda: _compress(context, baseline, variant, target))
-    return quantized_network(entry)
 
+    def __init__(self, context: RunContext, baseline: Baseline, variant: Variant) -> None:
+        self._context, self._baseline, self._variant = context, baseline, variant
+        self._identity = network_identity(context)
+        self._inputs = {
+            "network": baseline.digest,
+            "config": variant.config.text,
+            "basis": variant.bases[0],
+            "calibration": calibration_inputs(context),
+        }
+        self.measurement = StageKey(f"{variant.name}: measurement", context.store.key("measurement", **self._inputs))
 
-def target_stages(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> Iterator[StageKey]:
-    """Yield the stages of a target in order, for the plan of a run."""
-    name = f"{variant.name}, {target.label}"
-    inputs = {
-        "network": baseline.digest,
-        "config": variant.config.text,
-        "basis": variant.bases[0],
-        "epochs": variant.epochs,
-        "target": asdict(target),
-        "calibration": calibration_inputs(context),
-        "identity": asdict(network_identity(context)),
-        "test": context.data.test.digest,
-    }
-    yield StageKey(f"{name}: compression", context.store.key("target", **inputs))
+    def compression(self, target: Target) -> StageKey:
+        """Return the stage that makes the files of a target."""
+        inputs = {
+            **self._inputs,
+            "target": asdict(target),
+            "epochs": self._variant.epochs,
+            "schedule": asdict(self._schedule),
+            "teacher": self._baseline.teacher is not None,
+            "identity": asdict(self._identity),
+            "test": self._context.data.test.digest,
+        }
+        return StageKey(f"{self._name(target)}: compression", self._context.store.key("target", **inputs))
+
+    def training(self, size: int) -> TrainingJob:
+        """Return the training through the rounding for a file of so many bytes."""
+        name = f"{self._variant.name}, {size / 1e6:.6g}mb"
+        start = self._context.store.key("target rounding", size=size, **self._inputs)
+        label = TrainingLabel(name, "rounding")
+        teacher = self._baseline.teacher
+        return training_job(
+            self._context, f"{name}: training through the rounding", label, start, self._schedule, teacher=teacher
+        )
+
+    def compress(self, target: Target) -> QuantizedNetwork:
+        """Compress the network to a target, or read the result from the store.
+
+        A target that cannot be met gives the nearest network, with ``target_met`` False.
+
+        Args:
+            target: One of the variant's targets.
+
+        Raises:
+            NumericalError: A rounding or a training has values that are not finite.
+        """
+        entry, cached = self._context.store.once(self.compression(target), lambda: self._compress(target))
+        if cached and self._variant.epochs and target.bytes is not None:
+            replay_curve(self._context, self.training(target.bytes))
+        return quantized_network(entry)
+
+    def _compress(self, target: Target) -> Entry:
+        if target.bytes is None:
+            found, met = self._smallest_file(float(target.drop or 0))
+        else:
+            found = self._file_of(target.bytes)
+            met = target.fits(found.size)
+        return measured_entry(self._context, self._baseline, found.record, found.errors, found.training, target_met=met)
+
+    def _file_of(self, size: int) -> Compressed:
+        """Compress to a size, with the epochs of the variant."""
+        rounded, plain = self._rounded(size)
+        return self._trained(rounded, plain, size) if self._variant.epochs else plain
+
+    def _rounded(self, size: int) -> tuple[RoundedNetwork, Compressed]:
+        """Round to a size without training; repeat with corrected bits until the file fits."""
+        target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
+        best: tuple[RoundedNetwork, Compressed] | None = None
+        for _ in range(PASSES):
+            rounded = round_network(self._model, self._original_pass, self._measurements, bits)
+            record = record_network(rounded.model, dict(rounded.layers))
+            found = Compressed(record, self._size(record), rounded.errors)
+            if best is None or abs(found.size - AIM * size) < abs(best[1].size - AIM * size):
+                best = rounded, found
+            if target.fits(found.size):
+                break
+            bits = max(bits + 8 * (AIM * size - found.size), 1.0)
+        assert best is not None
+        return best
+
+    def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
+        """Train a rounded network through the rounding, and trim it to its size."""
+        bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
+        model = attach_stepped_quantizers(rounded)
+        summary = train_once(self._context, model, self.training(size), rate=RateControl(model, bits))
+        if summary.undone:
+            return replace(plain, training=summary)
+        found = self._trimmed(model, rounded.layers, size)
+        if not Target(megabytes=size / 1e6).fits(found.size):
+            logger.warning(
+                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
+                "used",
+                self._variant.name,
+                found.size,
+                size,
+            )
+            return replace(plain, training=replace(summary, undone=True))
+        return replace(found, errors=plain.errors, training=summary)
+
+    def _trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
+        """Round a trained network with the threshold, near 0.5, at which its file has the aimed size."""
+        low, high = THRESHOLDS
+        best: Compressed | None = None
+        for _ in range(TRIMS):
+            threshold = (low + high) / 2
+            record = record_network(model, {**others, **stepped_layers(model, threshold)})
+            found = Compressed(record, self._size(record), {})
+            if best is None or abs(found.size - AIM * size) < abs(best.size - AIM * size):
+                best = found
+            low, high = (threshold, high) if found.size > AIM * size else (low, threshold)
+        assert best is not None
+        return best
+
+    def _smallest_file(self, drop: float) -> tuple[Compressed, bool]:
+        """Search the smallest file that loses at most so many points of Top-1 on held-out training images.
+
+        The images are not used in any other way. Sizes are bisected without training; with epochs, smaller files are
+        then trained.
+
+        Returns:
+            The network, and True if it keeps to the loss. If none does, it is the one of the largest size.
+        """
+        train = self._context.data.train
+        first = len(train) - max(1, min(HELD_OUT_IMAGES, len(train) // 5))
+        held_out = train.part(first, len(train))
+        data = replace(self._context.data, train=train.part(0, first))
+        count = min(self._context.calibration_count, first)
+        context = replace(self._context, data=data, calibration_count=count)
+        inner = TargetCompressor(context, self._baseline, self._variant)
+        allowed = self._top1(self._baseline.model, held_out) - drop
+
+        def keeps(found: Compressed) -> bool:
+            network = build_network(found.record, copy.deepcopy(self._baseline.model))
+            return self._top1(network, held_out) >= allowed
+
+        smallest, largest = inner.feasible_sizes
+        _, best = inner._rounded(largest)
+        if not keeps(best):
+            return best, False
+        low, high = float(smallest), float(largest)
+        for _ in range(SIZE_STEPS):
+            size = round((low * high) ** 0.5)
+            _, found = inner._rounded(size)
+            low, high, best = (low, size, found) if keeps(found) else (size, high, best)
+        for share in TRAINED_SHARES if self._variant.epochs else ():
+            found = inner._file_of(max(round(share * high), smallest))
+            if not keeps(found):
+                break
+            best = found
+        return best, True
+
+    def _top1(self, model: nn.Module, images: Split) -> float:
+        return evaluate_together(model, images, self._context.processes).top1
+
+    def _size(self, record: NetworkRecord) -> int:
+        return len(serialize(record, self._identity))
+
+    def _name(self, target: Target) -> str:
+        return f"{self._variant.name}, {target.label}"
+
+    @property
+    def feasible_sizes(self) -> tuple[int, int]:
+        """Sizes of the smallest and the largest file that a target may have, in bytes."""
+        return feasible_sizes(self._context, self._baseline.model, self._variant)
+
+    @property
+    def _schedule(self) -> Schedule:
+        options = self._context.options
+        return Schedule(self._variant.epochs, options.lr or TARGET_LR, options.batch_size)
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        return placed(_series(self._baseline.model, self._variant), self._context.device).eval()
+
+    @cached_property
+    def _original_pass(self) -> OriginalPass:
+        context = self._context
+        images, shard = calibration_images(context), calibration_shard(context)
+        return OriginalPass.record(self._model, self._baseline.model, images, seed=context.options.seed, shard=shard)
+
+    @cached_property
+    def _other_bytes(self) -> int:
+        """Bytes of a file whose integers are all zero."""
+        return self._size(_zero_record(self._model))
+
+    @cached_property
+    def _measurements(self) -> dict[str, LayerMeasurement]:
+        def compute() -> Entry:
+            context, seed = self._context, self._context.options.seed
+            images, shard = calibration_images(context), calibration_shard(context)
+            if shard is None:
+                images = images[:MEASURED_IMAGES]
+            found = measure_layers(
+                self._model,
+                OriginalPass.record(self._model, self._baseline.model, images, seed=seed, shard=shard),
+                seed=seed,
+            )
+            freedoms = {name: each.freedoms for name, each in found.items()}
+            return Entry(freedoms, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
+
+        entry, _ = self._context.store.once(self.measurement, compute)
+        sensitivities: dict[str, float] = entry.metadata["sensitivities"]
+        return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
 
 
 def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> tuple[int, int]:
     """Return the sizes of the smallest and the largest file that a target may have, in bytes.
+
+    The smallest has a fiftieth of a bit for every value, the largest 8 bits.
 
     Args:
         context: The run.
         model: The uncompressed architecture; its values do not matter.
         variant: The basis and the largest orders.
     """
-    series = _series(model, variant)
-    record = record_network(series, quantize_network(series, get_format("int", _WIDTHS[0]), get_backend("brevitas")))
-    identity = network_identity(context)
-    return len(serialize(replace(record, layers=()), identity)), len(serialize(record, identity))
+    record = _zero_record(_series(model, variant))
+    others = len(serialize(record, network_identity(context)))
+    values = sum(layer.values.integers.numel() for layer in record.layers)
+    return others + math.ceil(values / 400), others + values
 
 
 def check_targets(context: RunContext) -> None:
@@ -120,33 +363,12 @@ def _series(model: nn.Module, variant: Variant) -> nn.Module:
     return swap_convolutions(copy.deepcopy(model), orders, variant.bases[0])
 
 
-def _compress(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> Entry:
-    model = placed(_series(baseline.model, variant), context.device).eval()
-    before = _held_out_top1(context, baseline.model)
-    tried = [_rounded(context, model, bits) for bits in _WIDTHS]
-    records = [record for record, _ in tried]
-    if target.drop is None:
-        sizes = [len(serialize(record, network_identity(context))) for record in records]
-        chosen = _first([size <= (target.bytes or 0) for size in sizes])
-        met = target.fits(sizes[chosen])
-    else:
-        lost = [before - _held_out_top1(context, build_network(r, copy.deepcopy(baseline.model))) for r in records]
-        kept = [each <= target.drop for each in lost]
-        chosen = max((place for place, each in enumerate(kept) if each), default=0)
-        met = kept[chosen]
-    record, errors = tried[chosen]
-    return measured_entry(context, baseline, record, errors, TrainingSummary(), target_met=met)
-
-
-def _rounded(context: RunContext, model: nn.Module, bits: int) -> tuple[NetworkRecord, dict[str, float]]:
-    format, backend = get_format("int", bits), get_backend(context.options.backend)
-    found = round_layers(model, calibration_images(context), format, backend, rounding="gptq")
-    return record_network(model, quantize_network(model, format, backend, found.layers)), found.errors
-
-
-def _held_out_top1(context: RunContext, model: nn.Module) -> float:
-    return evaluate(model, context.data.train.part(0, JUDGED_IMAGES), device=context.device).top1
-
-
-def _first(fits: Sequence[bool]) -> int:
-    return fits.index(True) if True in fits else len(fits) - 1
+def _zero_record(model: nn.Module) -> NetworkRecord:
+    zeros = {
+        name: SteppedTensor(
+            torch.zeros(stored_values(module).shape, dtype=torch.int32), torch.zeros((), dtype=torch.int16)
+        )
+        for name, module in model.named_modules()
+        if stored_tensor_name(module) is not None
+    }
+    return record_network(model, dict(zeros))

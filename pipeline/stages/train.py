@@ -17,6 +17,7 @@ from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import EpochFigures, TrainingLabel
 from pipeline.training.teacher import Teacher
+from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ def training_job(
     return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch)
 
 
-def train_once(context: RunContext, model: nn.Module, job: TrainingJob) -> TrainingSummary:
+def train_once(
+    context: RunContext, model: nn.Module, job: TrainingJob, rate: RateControl | None = None
+) -> TrainingSummary:
     """Train a network in place, or load the stored result of the same training.
 
     Training resumes from its last checkpoint. Training that loses more than ``MAX_LOSS`` points of Top-1 on training
@@ -100,6 +103,7 @@ def train_once(context: RunContext, model: nn.Module, job: TrainingJob) -> Train
         context: The run.
         model: The initial network; it is trained, on the run's device and in evaluation mode afterwards.
         job: The training, of one epoch or more.
+        rate: See ``pipeline.training.loop.train``.
 
     Raises:
         NumericalError: The loss became NaN or infinite.
@@ -122,6 +126,7 @@ def train_once(context: RunContext, model: nn.Module, job: TrainingJob) -> Train
             checkpoint=context.store.checkpoint(job.stage),
             interruption=context.interruption,
             on_epoch=partial(context.tracker.epoch, job.label),
+            rate=rate,
         )
         undone = _roll_back_harm(context, model, job.stage.name, start, before)
         return Entry(state_of(model), {"undone": undone, "curve": [asdict(each) for each in end.curve]}, end.seconds)

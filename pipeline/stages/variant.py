@@ -9,7 +9,7 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.quantize import QuantizedNetwork, quantize
-from pipeline.stages.target import compress_to_target
+from pipeline.stages.target import TargetCompressor
 from pipeline.stages.train import TrainingSummary
 from quant.counting import count_params
 
@@ -60,10 +60,11 @@ def _run_targets(context: RunContext, baseline: Baseline, variant: Variant) -> V
     plan = plan_layers(baseline.model, variant.config)
     network = FloatFigures(plan, {}, None, None, count_params(baseline.model), None, TrainingSummary())
     quantized: dict[int | Target, QuantizedNetwork] = {}
+    compressor = TargetCompressor(context, baseline, variant)
     for target in variant.targets:
         name = f"{variant.name}, {target.label}"
         context.progress.stage(f"{name}: compress")
-        each = quantized[target] = compress_to_target(context, baseline, variant, target)
+        each = quantized[target] = compressor.compress(target)
         missed = "" if each.target_met else ", target missed"
         context.progress.result(f"{name}: Top-1 {each.top1:.2f}, {len(each.artifact) / 1e6:.4f} MB{missed}")
     return VariantResult(variant, network, quantized)

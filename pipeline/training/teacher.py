@@ -18,7 +18,7 @@ MEMORY_BYTES: Final = 512_000_000
 """Most bytes of outputs in memory, enough for some thousand small images. Other outputs are computed again."""
 
 COVARIANCE_STEPS: Final = 300
-"""Fewest steps for which input preconditioning is used; shorter training is preconditioned in filter space alone."""
+"""Fewest steps for which input preconditioning is used; shorter training uses plain gradients."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_the_solution_is_numpys_least_squares(bias):
         y = conv(images.float()).permute(0, 2, 3, 1).reshape(-1, 3).double().numpy()
     windows = np.lib.stride_tricks.sliding_window_view(images.numpy(), (3, 3), axis=(2, 3))
     axis = np.linspace(-1, 1, 3)
-    terms = np.stack([np.ones(3), axis], axis=1)
+    terms = np.stack([np.ones(3) / 3**0.5, axis / 2**0.5], axis=1)
     z = np.einsum("nchwij,ia,jb->nhwcab", windows, terms, terms).reshape(len(y), -1)
     z = np.concatenate([z, np.ones((len(z), 1))], axis=1) if bias else z
     solution = np.linalg.lstsq(z, y, rcond=None)[0].T

@@ -39,14 +39,26 @@ def kernels_and_orders(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_full_order_is_exact(basis: str, kernel: tuple[int, int]) -> None:
     weight = draw_weight(kernel)
-    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_full_order_in_float32(basis: str, kernel: tuple[int, int]) -> None:
     weight = draw_weight(kernel, dtype=torch.float32)
-    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reconstruct(fit(weight, basis, kernel), basis, kernel), weight, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("kernel", [*KERNELS, (11, 11)])
+def test_coefficients_have_the_sum_of_squares_of_the_filter(basis: str, kernel: tuple[int, int]) -> None:
+    """The basis is orthonormal; a lower order leaves out the rest of the filter."""
+    weight = draw_weight(kernel)
+    torch.testing.assert_close(fit(weight, basis, kernel).square().sum(), weight.square().sum())
+    order = (max(kernel[0] - 1, 1), kernel[1])
+    coefficients = fit(weight, basis, order)
+    lost = squared_error(weight, coefficients, basis)
+    assert float(coefficients.square().sum()) + lost == pytest.approx(float(weight.square().sum()))
 
 
 @settings(deadline=None, max_examples=25)
@@ -57,7 +69,7 @@ def test_fit_of_a_reconstruction_is_the_identity(
     kernel, order = sizes
     coefficients = draw_weight(order, seed)
     torch.testing.assert_close(
-        fit(reconstruct(coefficients, basis, kernel), basis, order), coefficients, rtol=1e-9, atol=1e-9
+        fit(reconstruct(coefficients, basis, kernel), basis, order), coefficients, rtol=1e-13, atol=1e-13
     )
 
 
@@ -68,7 +80,7 @@ def test_equals_numpy_least_squares(basis: str, sizes: tuple[tuple[int, int], tu
     weight = draw_weight(kernel, seed)
     slices = weight.reshape(-1, kernel[0] * kernel[1]).numpy().T
     expected = np.linalg.lstsq(kronecker(basis, kernel, order), slices, rcond=None)[0].T.reshape(4, 3, *order)
-    np.testing.assert_allclose(fit(weight, basis, order).numpy(), expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(fit(weight, basis, order).numpy(), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -126,7 +138,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
 def test_a_weight_that_is_not_real_floating_point_is_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(CompressionError, match=f"dtype is {dtype}; allowed: a real floating-point dtype"):
+    with pytest.raises(CompressionError, match=f"{dtype}; allowed: .*floating-point"):
         fit(torch.ones(2, 2, 3, 3, dtype=dtype), "cosine", (2, 2))
 
 
@@ -137,7 +149,7 @@ def test_a_weight_without_a_kernel_is_refused() -> None:
 
 @pytest.mark.parametrize("order", [(4, 3), (3, 4), (0, 1), (1, -1)])
 def test_an_order_outside_the_kernel_is_refused(order: tuple[int, int]) -> None:
-    with pytest.raises(CompressionError, match="for a kernel of 3 taps; allowed: 1 to the kernel size"):
+    with pytest.raises(CompressionError, match=r"\b3 taps; allowed: 1 to "):
         fit(torch.ones(2, 2, 3, 3), "chebyshev", order)
 
 

@@ -1,6 +1,8 @@
 """A reader of artifacts written from docs/artifact.md alone: numpy and the standard library, nothing of ours."""
 
+import decimal
 import json
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -119,12 +121,31 @@ def total(products) -> np.ndarray:
 
 
 def matrix(basis: str, taps: int, terms: int) -> np.ndarray:
-    start, end = {"cosine": (0.2 * np.pi, 0.8 * np.pi), "chebyshev": (-1.0, 1.0)}[basis]
-    x = start + np.arange(taps) * (end - start) / (taps - 1) if taps > 1 else np.array([(start + end) / 2])
-    if basis == "cosine":
-        columns = [np.cos(i * x) for i in range(terms)]
-    else:
-        columns = [np.ones_like(x), x]
+    """By the recurrence of orthogonal polynomials in the nodes: another way to the same columns."""
+    with decimal.localcontext(decimal.Context(prec=120)):
+        x = np.array(nodes(basis, taps), object)
+        columns = [np.array([1 / decimal.Decimal(taps).sqrt()] * taps, object)]
         while len(columns) < terms:
-            columns.append(2 * x * columns[-1] - columns[-2])
-    return np.round(np.stack(columns[:terms], axis=1) * 2.0**32) / 2.0**32
+            q = x * columns[-1]
+            for other in columns[-2:]:
+                q = q - (q @ other) * other
+            columns.append(q / (q @ q).sqrt())
+        scaled = [[int((value * 2**32).to_integral_value()) for value in column] for column in columns]
+    return np.array(scaled, np.float64).T / 2.0**32
+
+
+def nodes(basis: str, taps: int) -> list[decimal.Decimal]:
+    places = [decimal.Decimal(2 * i - taps + 1) / max(taps - 1, 1) for i in range(taps)]  # from -1 to 1
+    if basis == "chebyshev":
+        return places
+    pi = 4 * (4 * arctangent(5) - arctangent(239))
+    return [-sine(decimal.Decimal("0.3") * pi * place) for place in places]  # cos(pi / 2 + y) = -sin y
+
+
+def arctangent(n: int) -> decimal.Decimal:
+    """Of 1 / n."""
+    return sum(decimal.Decimal((-1) ** k) / ((2 * k + 1) * n ** (2 * k + 1)) for k in range(90))
+
+
+def sine(y: decimal.Decimal) -> decimal.Decimal:
+    return sum((-1) ** k * y ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(50))

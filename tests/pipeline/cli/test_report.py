@@ -133,6 +133,7 @@ def test_a_missed_gate_is_exit_code_3(here):
     gate = {
         "max_drop": 0.5,
         "max_size_mb": None,
+        "targets": 0,
         "passed": False,
         "failures": ["cosine 3,2,2 at 4 bits loses 2 points"],
     }

@@ -1,4 +1,4 @@
-"""Which loader takes which source; the digits; torchvision's CIFAR folders."""
+"""The loader of each source; the digits; torchvision's CIFAR folders."""
 
 import pytest
 import torch

@@ -50,6 +50,13 @@ def test_dense_keeps_everything() -> None:
     assert orders_of(plan) == {}
 
 
+def test_auto_gives_every_kernel_its_full_order() -> None:
+    plan = _plan(_small(), "auto")
+    assert orders_of(list(plan.values())) == {"conv1": (3, 3), "mixed.0": (5, 5), "mixed.1": (3, 3), "mixed.2": (1, 7)}
+    assert (plan["mixed.0"].status, plan["mixed.0"].reason) == ("full", "no largest order")
+    assert (plan["mixed.3"].status, plan["fc"].status) == ("kept", "kept")
+
+
 def test_mixed_stage_is_clipped_per_axis() -> None:
     plan = _plan(_small(), "2,4")
     assert plan["mixed.0"] == LayerPlan("mixed.0", (5, 5), (4, 4), "compressed", "order 4 of stage mixed")

@@ -18,7 +18,7 @@ from quant.schemes import get_format
 
 
 def parse_command(argv: list[str]) -> Options:
-    """What the command ``run`` makes of its words."""
+    """Parse the words of the command ``run`` into options."""
     flags = read_flags(argv, Options.model_fields)
     assert flags is not None
     return options_from(flags.values, flags.options_file)

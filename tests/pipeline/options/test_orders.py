@@ -38,6 +38,10 @@ def test_dense(text: str) -> None:
     assert parse_config(text) == Config("dense", "dense")
 
 
+def test_auto() -> None:
+    assert parse_config(" Auto ") == Config("auto", "auto")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -46,6 +50,7 @@ def test_dense(text: str) -> None:
         ("6,,3", "'6,,3' has an empty token at place 2 of 3"),
         ("6,3,", "empty token at place 3"),
         ("dense,3", "mixes 'dense' with other tokens"),
+        ("3,auto", "mixes 'auto' with other tokens"),
         ("3,7x3", "mixes the order '3' with NxM blocks"),
         ("3,0", "has '0', whose order is 0; allowed: 1 or more"),
         ("-3", "has '-3', whose order is -3; allowed: 1 or more"),
@@ -84,6 +89,7 @@ def test_default_model(texts: list[str], model: str) -> None:
     ("texts", "words"),
     [
         (["dense"], "'dense'.* --model"),
+        (["auto"], "'auto'.* --model"),
         (["3,3,3"], "'3,3,3'.*--model.*5 .*resnet18"),
         (["3,3,3,2", "6,3,3,2,2"], "'3,3,3,2' .*resnet20.* '6,3,3,2,2' .*resnet18"),
     ],

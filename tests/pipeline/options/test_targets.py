@@ -120,7 +120,10 @@ def test_targets_of_different_sizes_have_different_labels(sizes: list[float]) ->
     assert not any("/" in label or " " in label for label in labels)
 
 
-@pytest.mark.parametrize(("size", "fits"), [(38_799, False), (38_800, True), (40_000, True), (40_001, False)])
-def test_a_file_of_a_target_size_is_at_most_3_percent_smaller(size: int, fits: bool) -> None:
-    assert Target(megabytes=0.04).fits(size) is fits
-    assert Target(drop=1.0).fits(size)
+@given(st.integers(1, 10**8))
+def test_a_file_of_a_target_size_is_at_most_3_percent_smaller(hundreds: int) -> None:
+    target, most = Target(megabytes=hundreds / 1e4), 100 * hundreds
+    sizes = (97 * hundreds - 1, 97 * hundreds, most, most + 1)
+    assert target.bytes == most
+    assert [target.fits(size) for size in sizes] == [False, True, True, False]
+    assert Target(drop=1.0).fits(most)

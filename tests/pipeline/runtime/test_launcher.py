@@ -1,4 +1,4 @@
-"""What launchers put into the environment: read, refused where it is incomplete, and kept from other processes."""
+"""The environment of launchers: reading it, refusing an incomplete one, and hiding it from other processes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which stages of whole runs are computed, and which are read from the store."""
+"""The stages that whole runs compute, and the stages that they read from the store."""
 
 import os
 import sys

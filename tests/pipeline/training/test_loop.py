@@ -195,7 +195,7 @@ def test_zero_epochs_change_nothing(data, trained):
 
 
 def test_a_network_trains_the_same_whether_or_not_it_was_trained_before(data, trained):
-    """accelerate skips what it prepared once, and with it the mixed precision."""
+    """accelerate does not prepare a network twice, and would then skip the mixed precision."""
     fresh = tiny_network()
     fresh.load_state_dict(trained.state_dict())
     assert vars(fresh).keys() == vars(trained).keys()

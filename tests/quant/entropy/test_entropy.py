@@ -1,0 +1,152 @@
+"""The entropy coder: exact round trips, its price, its tables, and damaged streams."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basis.errors import CompressionError
+from quant.entropy import coded_sizes, decode, encode, tables
+from quant.entropy.bits import BitReader, BitWriter
+from quant.entropy.rans import TOTAL
+
+INT32 = np.iinfo(np.int32)
+integers = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.integers(INT32.min, INT32.max))
+groups = st.lists(st.lists(integers, max_size=60).map(lambda values: np.array(values, np.int32)), max_size=8)
+
+
+def round_trip(arrays) -> bytes:
+    stream = encode(arrays)
+    found = decode(stream, [len(each) for each in arrays])
+    assert len(found) == len(arrays)
+    for expected, each in zip(arrays, found, strict=True):
+        assert each.dtype == np.int32
+        np.testing.assert_array_equal(each, expected)
+    return stream
+
+
+def entropy_bytes(arrays) -> float:
+    total = 0.0
+    for each in arrays:
+        counts = np.unique(each, return_counts=True)[1]
+        total -= float((counts * np.log2(counts / counts.sum())).sum())
+    return total / 8
+
+
+@given(groups)
+@settings(max_examples=200, deadline=None)
+def test_any_integers_come_back(arrays):
+    round_trip(arrays)
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 2048, 4095, 4096, 100_000])
+def test_any_number_of_symbols_fills_the_lanes(count):
+    round_trip([np.random.default_rng(count).integers(-7, 8, count, dtype=np.int32), np.array([1], np.int32)])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_other_integer_types_are_taken(dtype):
+    values = np.array([3, -4, 0, 100], dtype)
+    np.testing.assert_array_equal(decode(encode([values]), [4])[0], values)
+
+
+def test_equal_integers_take_no_symbols():
+    zeros = [np.zeros(100_000, np.int32)] * 50
+    assert len(round_trip(zeros)) < 70
+
+
+@pytest.mark.parametrize(("spread", "most"), [(0.15, 1.03), (1.0, 1.01), (30.0, 1.01)])
+@pytest.mark.parametrize("draw", ["laplace", "normal"])
+def test_the_price_is_the_entropy(spread, most, draw):
+    generator = np.random.default_rng(0)
+    arrays = [np.round(getattr(generator, draw)(0, spread, 20_000)).astype(np.int32) for _ in range(9)]
+    assert len(round_trip(arrays)) <= most * entropy_bytes(arrays) + 30
+
+
+def test_many_small_groups_share_tables():
+    generator = np.random.default_rng(0)
+    arrays = [generator.integers(-7, 8, 40, dtype=np.int32) for _ in range(200)]
+    assert len(round_trip(arrays)) <= 8000 * np.log2(15) / 8 * 1.1  # beside the entropy of the source
+
+
+def test_predicted_sizes_are_those_of_the_stream():
+    generator = np.random.default_rng(1)
+    arrays = [np.round(generator.laplace(0, s, 5000)).astype(np.int32) for s in np.geomspace(0.1, 50, 40)]
+    arrays.append(np.array([INT32.max, INT32.min, 0, 0], np.int32))
+    sizes = coded_sizes(arrays)
+    assert len(sizes) == len(arrays)
+    assert len(encode(arrays)) == pytest.approx(sum(sizes) / 8, rel=0.005)
+
+
+def test_a_rare_large_integer_costs_an_escape():
+    values = np.zeros(10_000, np.int32)
+    values[::7] = 1
+    plain = len(round_trip([values]))
+    values[5000] = 2_000_000_000
+    assert len(round_trip([values])) <= plain + 12
+
+
+@pytest.mark.parametrize("bad", [np.array([0.5]), np.zeros((2, 2), np.int32), np.array([2**31])])
+def test_other_arrays_are_refused(bad):
+    with pytest.raises(CompressionError, match="entropy coding got"):
+        encode([bad])
+
+
+@given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 31))
+@settings(max_examples=100, deadline=None)
+def test_every_shape_has_frequencies_of_the_total(zero, ratio, curve):
+    table = tables.shape(zero, ratio, curve)
+    assert table.frequencies.sum() == TOTAL
+    assert table.frequencies.min() == table.frequencies[-1] == 1
+    one_sided, other = table.frequencies[1 - table.low : -1], table.frequencies[: -table.low][::-1]
+    assert (np.diff(one_sided) <= 0).all()
+    assert (one_sided != other).sum() <= 1  # what is left of the total goes to the first of the largest
+
+
+@given(st.lists(st.integers(0, 63), min_size=1, max_size=300).filter(any), st.integers(-500, 500))
+@settings(max_examples=100, deadline=None)
+def test_every_explicit_table_has_frequencies_of_the_total(levels, low):
+    table = tables.explicit(low, tuple(levels))
+    assert table.frequencies.sum() == TOTAL
+    assert ((table.frequencies[:-1] > 0) == (np.array(levels) > 0)).all()
+
+
+@given(st.lists(st.one_of(st.integers(INT32.min, INT32.max), st.integers(-5, 5))))
+def test_bits_come_back(values):
+    bits = BitWriter()
+    bits.write(5, 3)
+    for value in values:
+        bits.write_integer(value)
+    assert len(bits.to_bytes()) == (len(bits) + 7) // 8
+    reader = BitReader(bits.to_bytes())
+    assert reader.read(3) == 5
+    assert [reader.read_integer() for _ in values] == values
+    reader.finish()
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_stream_is_refused_or_gives_integers(data):
+    arrays = [np.arange(-20, 20, dtype=np.int32), np.zeros(9, np.int32), np.array([1, 1, 2, 900_000] * 30, np.int32)]
+    stream = bytearray(encode(arrays))
+    kind = data.draw(st.sampled_from(["flip", "cut", "more", "counts"]))
+    counts = [len(each) for each in arrays]
+    if kind == "flip":
+        stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "cut":
+        del stream[data.draw(st.integers(0, len(stream) - 1)) :]
+    elif kind == "more":
+        stream += data.draw(st.binary(min_size=1, max_size=9))
+    else:
+        counts = data.draw(st.lists(st.integers(0, 200), max_size=5))
+    try:
+        found = decode(bytes(stream), counts)
+    except CompressionError:
+        return
+    assert [len(each) for each in found] == counts
+
+
+@pytest.mark.parametrize("stream", [b"", b"\xff", bytes([0]) + b"\xff" * 20, bytes([12, 0, 0, 0])])
+def test_claims_beyond_the_stream_are_refused(stream):
+    with pytest.raises(CompressionError, match="entropy-coded stream"):
+        decode(stream, [])
