@@ -181,7 +181,7 @@ def test_errors_leave_the_network_untouched(plan: dict[str, tuple[int, int]], me
 
 
 def test_an_unknown_basis_names_the_layer() -> None:
-    with pytest.raises(CompressionError, match="layer '0'.*'sine'"):
+    with pytest.raises(CompressionError, match=r"layer '0'.*'sine'"):
         swap_convolutions(nested(), {"0": (2, 2)}, "sine")
 
 

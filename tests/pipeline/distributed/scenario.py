@@ -59,7 +59,7 @@ def images(count: int) -> MemorySplit:
 
 
 def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
-    """Return the error on this rank if one process fails in each of several ways, and whether the rank reports it."""
+    """Yield the error on this rank if one process fails in each of several ways, and whether the rank reports it."""
     last = processes.count - 1
     for error in (DataError("no data"), OSError(28, "No space left", "file"), ZeroDivisionError("by 0")):
         try:
