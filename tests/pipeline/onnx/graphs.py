@@ -45,7 +45,7 @@ def layer(bits: int, shape: tuple[int, ...], basis: str | None = None, kernel: t
 
 
 def computed(parts: GraphParts, output: str, opset: int) -> np.ndarray:
-    """What onnxruntime computes for an output of nodes without inputs."""
+    """Compute an output of nodes without inputs in onnxruntime."""
     value = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * 4)
     graph = helper.make_graph(parts.nodes, "g", [], [value], list(parts.initializers.values()))
     versions = [helper.make_opsetid("", opset)]
