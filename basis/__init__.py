@@ -1,6 +1,6 @@
 """Series approximation of convolution filters: bases, closed-form fits, the series convolution and its swapping.
 
-The names below load when first asked for, so that ``basis.errors`` and ``basis.families`` cost no import of torch.
+The names below load on first use, so that ``basis.errors`` and ``basis.families`` cost no import of torch.
 """
 
 from importlib import import_module

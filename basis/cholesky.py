@@ -15,6 +15,8 @@ def damped_cholesky(
 ) -> tuple[Tensor, Tensor] | None:
     """Factor ``M + d s I = L L^T`` with the first damping d that succeeds: ``damping``, then ten times as much, ...
 
+    ``damping`` itself is always tried; larger values only up to 1.
+
     Args:
         matrices: M, symmetric, float64, (groups, F, F).
         scale: s, (groups, 1, 1), for example the mean diagonal of M.
@@ -23,12 +25,12 @@ def damped_cholesky(
         per_matrix: Raise d only for the matrices whose factorization fails; otherwise for all of them.
 
     Returns:
-        L, lower triangular, and the damped matrices, both (groups, F, F). None if no d up to 1 succeeds, as for
-        matrices that are not finite.
+        L, lower triangular, and the damped matrices, both (groups, F, F). None if no d succeeds, as for matrices
+        that are not finite.
     """
     identity = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
     shares, damped = torch.full_like(scale, damping), matrices
-    while bool((shares <= _MAX_DAMPING).all()):
+    while True:
         if bool(shares.any()):
             damped = matrices + shares * scale * identity
         factor, failures = torch.linalg.cholesky_ex(damped)
@@ -36,7 +38,8 @@ def damped_cholesky(
             return factor, damped
         raised = (10 * shares).clamp_min(smallest)
         shares = torch.where(failures[:, None, None] != 0, raised, shares) if per_matrix else raised
-    return None
+        if bool((shares > _MAX_DAMPING).any()):
+            return None
 
 
 def mean_diagonal(matrices: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 
 class CompressionError(ValueError):
-    """Something the caller gave cannot be used; the message says what was wrong, what was got and what is allowed."""
+    """An input cannot be used. The message names the problem, the value received and the allowed values."""
 
 
 class NumericalError(CompressionError):

@@ -1,12 +1,13 @@
-"""A series convolution without its filters: fixed basis filters on each channel, then a 1x1 convolution.
+"""The separable form of a series convolution: fixed basis filters on each channel, then a 1x1 convolution.
 
-With ``W[o, c] = sum_ij A[o, c, i, j] b_i b_j^T`` the sum over the taps moves inside,
+With ``W[o, c] = sum_ij A[o, c, i, j] b_i b_j^T``, the convolution is a sum of fixed convolutions,
 
     y[o] = sum_c W[o, c] * x[c] = sum_(c, i, j) A[o, c, i, j] (b_i b_j^T * x[c]),
 
-so ``nh nw`` fixed depthwise filters give ``nh nw`` maps of each input channel, and the coefficients, as they are
-stored, are the weight of a 1x1 convolution of them: ``nh nw / (kh kw)`` of the dense convolution's multiplications.
-The depthwise filters' own, ``nh nw kh kw`` for each value of their maps' channel, weigh little where there are many
+where ``A`` are the coefficients, ``b_i`` the basis functions, ``x[c]`` the input channels and ``y[o]`` the output
+channels. ``nh nw`` fixed depthwise filters compute ``nh nw`` maps of each input channel. The stored coefficients are
+the weight of a 1x1 convolution of these maps. It needs ``nh nw / (kh kw)`` of the dense convolution's multiplications.
+The depthwise filters need ``nh nw kh kw`` more for each value of an input channel, a small part if there are many
 output channels.
 """
 
@@ -21,16 +22,16 @@ from basis.series import basis_matrix
 
 
 class SeparableConv2d(nn.Module):
-    """A convolution with the series' filters, computed as above; equal to the dense one up to rounding.
+    """Convolution with the filters of a series in separable form, equal to the dense one up to rounding.
 
     Args:
-        conv: The dense convolution, whose stride, padding, padding mode, dilation, groups and bias it takes.
+        conv: The dense convolution, the source of stride, padding, padding mode, dilation, groups and bias.
         coefficients: Shape (out_channels, in_channels / groups, nh, nw).
         basis: A name in ``basis.families.BASES``.
 
     Attributes:
         maps: The depthwise convolution, (N, in_channels, H, W) to (N, in_channels nh nw, H', W'); not trained.
-        mix: The 1x1 convolution whose weight the coefficients are.
+        mix: The 1x1 convolution. Its weight is the coefficients.
 
     Raises:
         CompressionError: The coefficients' shape is not the convolution's, or the order does not fit its kernel.
@@ -66,7 +67,7 @@ class SeparableConv2d(nn.Module):
             filters.to(conv.weight).repeat(conv.in_channels, 1, 1).unsqueeze(1), requires_grad=False
         )
         self.mix = nn.Conv2d(count, conv.out_channels, 1, groups=conv.groups, bias=False, device="meta")
-        # Channel c's maps lie side by side, as a slice's coefficients do.
+        # The maps of one channel are contiguous, in the order of its coefficients.
         self.mix.weight = nn.Parameter(coefficients.detach().to(conv.weight).flatten(1)[..., None, None].clone())
         self.mix.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
         self.train(conv.training)
@@ -77,6 +78,6 @@ class SeparableConv2d(nn.Module):
 
 
 def _basis_filters(basis: str, kernel: Size2d, order: Size2d) -> Tensor:
-    """Every product of two basis functions on the kernel's grid: float64, (nh nw, kh, kw)."""
+    """Multiply all pairs of basis functions on the kernel's grid: float64, (nh nw, kh, kw)."""
     height, width = (basis_matrix(basis, k, n) for k, n in zip(kernel, order, strict=True))
     return torch.einsum("yi,xj->ijyx", height, width).flatten(0, 1)

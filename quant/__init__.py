@@ -1,4 +1,4 @@
-"""Number formats, bit packing, rounding and counting; Brevitas and torch.ao load only when a backend is asked for.
+"""Number formats, bit packing, rounding and counting; Brevitas and torch.ao load with the first use of a backend.
 
 The names below load on first use, so that `quant.registry` costs no import of torch.
 """

@@ -25,11 +25,12 @@ class Backend(Protocol):
         Args:
             weight: floating point, shape (out_channels, ...).
             format: integers or, with Brevitas, minifloats.
-            scale: of integers: (out_channels,), used unchanged; None takes each channel's absolute maximum / qmax.
+            scale: of integers: (out_channels,), values of ``quant.grid``, used unchanged; None takes each channel's
+                absolute maximum / qmax on the grid, see ``quant.formats.nearest_scale``.
 
         Raises:
             CompressionError: The backend lacks the format, or the weight or the scale has a wrong shape or values
-                that are not finite.
+                that are not finite, or a scale is not on the grid.
         """
 
     def fake_quantizer(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:

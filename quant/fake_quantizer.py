@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from quant.formats import IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
+from quant.formats import QuantizedTensor, check_scale, check_weight, per_channel
+from quant.grid import nearest_on_grid
 from quant.schemes import StoredTensor
 
 
@@ -68,25 +69,29 @@ class ScaledFakeQuantizer(FakeQuantizer):
     """Rounds to integers x scale, where the scale of each output channel is learned.
 
     Source: LSQ (Esser et al. 2020, arXiv 1902.08153): the weight gets the straight-through gradient inside the range,
-    the scale gets its own, multiplied by `gradient_factor`.
+    the scale gets its own, multiplied by `gradient_factor`. The learned scale is a float; the forward pass uses the
+    nearest grid value, and the gradient passes straight through to the float.
 
     Args:
-        format: the integers' range.
-        shape: the weight's shape; axis 0 is the output channel.
+        start: the integers and scales from which training starts.
     """
 
-    def __init__(self, format: IntFormat, shape: torch.Size) -> None:
-        super().__init__(shape)
-        self.format = format
+    def __init__(self, start: QuantizedTensor) -> None:
+        super().__init__(start.integers.shape)
+        self.format = start.format
+        self.learned_scale = nn.Parameter(start.scale.clone())
 
     @property
     def gradient_factor(self) -> float:
         """1 / sqrt(weights per channel x qmax): keeps steps of scales in proportion to those of weights (LSQ, 2.2)."""
         return 1.0 / math.sqrt(math.prod(self.shape[1:]) * self.format.qmax)
 
-    @abstractmethod
     def scale(self) -> Tensor:
-        """Return the positive scales of the forward pass: float32, shape (out_channels,)."""
+        """Return the scales of the forward pass, values of the grid: float32, shape (out_channels,)."""
+        # A step of the optimizer may carry a small scale below zero; its magnitude is what counts.
+        learned = self.learned_scale.abs()
+        # The difference is exactly zero and carries the gradient.
+        return nearest_on_grid(learned.detach()) + (learned - learned.detach())
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedTensor:

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError, NumericalError
+from quant.grid import MAX_EXPONENT, MIN_EXPONENT, PER_OCTAVE, ceiling_exponents, grid_values, nearest_on_grid
 from quant.registry import MAX_BITS, MIN_BITS
 
-# Far below any useful weight, yet its inverse and its products with int8 values are ordinary float32 numbers,
-# so that a channel of zeros can have a scale that no kernel turns into infinity or NaN.
-SMALLEST_SCALE = 2.0**-100
-
-# 2^0, 2^(1/4), 2^(1/2), 2^(3/4) as the nearest float32 numbers, so that every machine has the same factors.
-_QUARTERS = (1.0, 1.1892070770263672, 1.4142135381698608, 1.6817928552627563)
+# The least value of the grid. It is far below any useful weight, yet its inverse and its products with int8 values are
+# ordinary float32 numbers, so that a channel of zeros can have a scale that no kernel turns into infinity or NaN.
+SMALLEST_SCALE = 2.0 ** (MIN_EXPONENT / PER_OCTAVE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class QuantizedTensor:
 
     Args:
         integers: int8, any shape of one or more axes; axis 0 is the output channel.
-        scale: float32, shape (out_channels,), positive and finite.
+        scale: float32, shape (out_channels,), values of ``quant.grid``.
         format: the range that the integers keep to.
         terms: exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
 
@@ -110,8 +108,7 @@ class QuantizedTensor:
 
 def term_factors(exponents: Tensor) -> Tensor:
     """Return the factors 2^(e/4) of a series' terms: float32, the shape of the exponents, the same on every machine."""
-    whole = exponents.to(torch.int32)
-    return torch.ldexp(torch.tensor(_QUARTERS)[whole % 4], torch.div(whole, 4, rounding_mode="floor"))
+    return grid_values(exponents.to(torch.int32) * (PER_OCTAVE // 4))
 
 
 def check_bits(name: str, bits: int) -> None:
@@ -129,11 +126,36 @@ def per_channel(scale: Tensor, ndim: int) -> Tensor:
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 
+def nearest_scale(weight: Tensor, absmax: Tensor, format: IntFormat) -> Tensor:
+    """Choose the scales of rounding to nearest: a grid value next to absolute maximum / qmax.
+
+    Rounding the quotient up clips nothing. Rounding it down clips the largest weights by at most 4.3 %, and the step is
+    finer: at few bits the error is often smaller. Each channel gets the one with the smaller squared error.
+
+    Args:
+        weight: float32, finite, shape (out_channels, ...).
+        absmax: Absolute maximum / qmax of each channel, shape (out_channels,).
+        format: The range of the integers.
+
+    Returns:
+        float32, shape (out_channels,); ``SMALLEST_SCALE`` for a channel of zeros.
+    """
+    above, rows = ceiling_exponents(absmax), weight.reshape(len(weight), -1)
+    scales = [grid_values(above), grid_values((above - 1).clamp_min(MIN_EXPONENT))]
+    errors = [_squared_error(rows, scale[:, None], format.qmax) for scale in scales]
+    return torch.where(errors[1] < errors[0], scales[1], scales[0])
+
+
+def _squared_error(rows: Tensor, scale: Tensor, qmax: int) -> Tensor:
+    rounded = (rows / scale).round_().clamp_(-qmax, qmax).mul_(scale)
+    return rounded.sub_(rows).square_().sum(1, dtype=torch.float64)
+
+
 def check_scale(scale: Tensor, out_channels: int) -> Tensor:
     """Return ``scale`` as detached float32, shape (out_channels,).
 
     Raises:
-        CompressionError: The shape differs, or a scale is below ``SMALLEST_SCALE``.
+        CompressionError: The shape differs, or a scale is not a value of ``quant.grid``.
         NumericalError: A scale is not finite.
     """
     if tuple(scale.shape) != (out_channels,):
@@ -146,6 +168,12 @@ def check_scale(scale: Tensor, out_channels: int) -> Tensor:
         raise (CompressionError if finite else NumericalError)(
             f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed are finite values of "
             f"at least {SMALLEST_SCALE:.1e}."
+        )
+    off = scale != nearest_on_grid(scale)
+    if bool(off.any()):
+        raise CompressionError(
+            f"The scale has {int(off.sum())} values off the grid, such as {float(scale[off][0])}; allowed are the "
+            f"numbers 2^(e / {PER_OCTAVE}) with e in {MIN_EXPONENT}..{MAX_EXPONENT}."
         )
     return scale
 

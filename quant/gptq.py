@@ -15,14 +15,16 @@ from torch import Tensor
 
 from basis.errors import CompressionError, NumericalError
 from quant import minifloat
-from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_weight
+from quant.formats import IntFormat, QuantizedTensor, check_weight, nearest_scale
+from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_exponents, grid_values, nearest_on_grid
 from quant.schemes import FixedTensor, Format, stored_tensor
 from quant.sweeps import compensated_rounding, damped_hessian, descend, row_errors
 
-# Candidate scales, as shares of absolute maximum / qmax: clipping an outlier often costs less than a coarse step.
-_SCALE_SHARES = torch.linspace(0.30, 1.05, 51, dtype=torch.float64).flip(0)
-# Multiples of the share with the least estimated error. They are compared by the error of the rounding itself.
-_MULTIPLES = (1.0, 0.85, 0.92, 1.08, 1.16)
+# Candidate scales, as exponents relative to the scale of rounding to nearest, 0.3 to 1.09 times it: clipping an outlier
+# often costs less than a coarse step.
+_CANDIDATES = range(2, -29, -1)
+# Exponents relative to the candidate with the least estimated error, compared by the error of the rounding itself.
+_NEIGHBOURS = (0, -1, 1, -2, 2)
 _SWEEPS = 2
 _REFITS = 1
 
@@ -111,7 +113,7 @@ def _nearest(values: Tensor, format: Format) -> FixedTensor:
     """Round to nearest with absolute-maximum scales: the start of the search, and the bound on its error."""
     if not isinstance(format, IntFormat):
         return minifloat.MinifloatTensor(minifloat.encode(values, format), format)
-    scale = (values.abs().amax(1) / format.qmax).clamp_min(SMALLEST_SCALE)
+    scale = nearest_scale(values, values.abs().amax(1) / format.qmax, format)
     integers = (values / scale[:, None]).round().clamp(format.qmin, format.qmax)
     return QuantizedTensor(integers.to(torch.int8), scale, format)
 
@@ -119,8 +121,8 @@ def _nearest(values: Tensor, format: Format) -> FixedTensor:
 def _round_columns(columns: Tensor, hessian: Tensor, root: Tensor, start: FixedTensor) -> tuple[Tensor, Tensor | None]:
     """Round the columns: integers or bit patterns, (G, F, O), and the scales of integers, (G O,)."""
     if isinstance(start, QuantizedTensor):
-        qmax, base = start.format.qmax, _grouped(start.scale.to(torch.float64), len(columns))
-        integers, scale = _search_scales(columns, root, base, qmax)
+        qmax, exponents = start.format.qmax, _grouped(grid_exponents(start.scale), len(columns))
+        integers, scale = _search_scales(columns, root, exponents, qmax)
         integers, scale = _refine(columns, integers, scale, hessian, qmax)
         return integers.to(torch.int8), scale.float().flatten()
     format = start.format
@@ -128,32 +130,37 @@ def _round_columns(columns: Tensor, hessian: Tensor, root: Tensor, start: FixedT
     return minifloat.encode(values, format), None
 
 
-def _search_scales(columns: Tensor, root: Tensor, base: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
+def _search_scales(columns: Tensor, root: Tensor, exponents: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
     """Choose per row the scale of least error after compensated rounding: integers (G, F, O), scales (G, O)."""
     # With compensation, the error of column j has the weight 1 / root_jj**2: an estimate without running the sweep.
-    share = _best_share(columns, base, root.diagonal(dim1=1, dim2=2) ** -2, qmax)
-    scales = torch.stack([_storable(base * share * multiple) for multiple in _MULTIPLES], dim=1)
+    best = _best_candidate(columns, exponents, root.diagonal(dim1=1, dim2=2) ** -2, qmax)
+    scales = torch.stack([_scale(exponents + best + shift) for shift in _NEIGHBOURS], dim=1)
     repeated, steps = columns.repeat(1, 1, scales.shape[1]), scales.flatten(1)
     values, errors = compensated_rounding(
         repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root
     )
     integers = values.div_(steps[:, None]).round_().unflatten(2, scales.shape[1:])
-    best = row_errors(errors, root).view_as(scales).argmin(1, keepdim=True)
-    chosen = best[:, None].expand(-1, columns.shape[1], -1, -1)
-    return integers.gather(2, chosen).squeeze(2), scales.gather(1, best).squeeze(1)
+    least = row_errors(errors, root).view_as(scales).argmin(1, keepdim=True)
+    chosen = least[:, None].expand(-1, columns.shape[1], -1, -1)
+    return integers.gather(2, chosen).squeeze(2), scales.gather(1, least).squeeze(1)
 
 
-def _best_share(columns: Tensor, base: Tensor, importance: Tensor, qmax: int) -> Tensor:
-    """Return per row the share of ``base`` with the least plain rounding error, columns weighted by ``importance``."""
-    best_error = torch.full_like(base, torch.inf)
-    best_share = torch.ones_like(base)
-    for share in _SCALE_SHARES.tolist():
-        scale = (base * share)[:, None]
+def _best_candidate(columns: Tensor, exponents: Tensor, importance: Tensor, qmax: int) -> Tensor:
+    """Return per row the candidate with the least plain rounding error, columns weighted by ``importance``."""
+    best_error = torch.full_like(exponents, torch.inf, dtype=torch.float64)
+    best = torch.zeros_like(exponents)
+    for candidate in _CANDIDATES:
+        scale = _scale(exponents + candidate)[:, None]
         rounded = (columns / scale).round_().clamp_(-qmax, qmax).mul_(scale)
         error = (importance[:, None] @ rounded.sub_(columns).square_()).squeeze(1)
-        best_share = torch.where(error < best_error, share, best_share)
+        best = torch.where(error < best_error, candidate, best)
         best_error = torch.minimum(error, best_error)
-    return best_share
+    return best
+
+
+def _scale(exponents: Tensor) -> Tensor:
+    """Return float64 grid values; exponents outside the grid get its first or last value."""
+    return grid_values(exponents.clamp(MIN_EXPONENT, MAX_EXPONENT)).to(torch.float64)
 
 
 def _refine(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
@@ -175,14 +182,12 @@ def _refine(columns: Tensor, integers: Tensor, scale: Tensor, hessian: Tensor, q
 
 
 def _refitted(columns: Tensor, integers: Tensor, weighted: Tensor, scale: Tensor) -> Tensor:
-    """Return the least-squares scale ``(q H w) / (q H q)``, or the old one; q are the integers, ``weighted`` is H q."""
+    """Return the grid value nearest to the least-squares scale ``(q H w) / (q H q)``, or the old scale.
+
+    The q are the integers, and ``weighted`` is H q.
+    """
     fitted = (weighted * columns).sum(1) / (weighted * integers).sum(1)
-    return _storable(torch.where(torch.isfinite(fitted) & (fitted > 0), fitted, scale))
-
-
-def _storable(scale: Tensor) -> Tensor:
-    """Round float64 scales to the stored float32, so that the search measures the error of the written values."""
-    return scale.float().clamp_min(SMALLEST_SCALE).to(torch.float64)
+    return nearest_on_grid(torch.where(torch.isfinite(fitted) & (fitted > 0), fitted, scale)).to(torch.float64)
 
 
 def _rows_of_smaller_error(weight: Tensor, grams: Tensor, first: FixedTensor, second: FixedTensor) -> FixedTensor:

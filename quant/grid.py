@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 PER_OCTAVE: Final = 16
+# Sixteenths of an octave within which a value counts as a grid value in ``ceiling_exponents``.
+_ROUNDING: Final = 1e-4
 MIN_EXPONENT, MAX_EXPONENT = -100 * PER_OCTAVE, 100 * PER_OCTAVE
 
 # 2^(k / 16) for k = 0..15, as the nearest float32 numbers.
@@ -46,7 +48,9 @@ def grid_values(exponents: Tensor) -> Tensor:
     """
     whole = exponents.to(torch.int32)
     octaves = torch.div(whole, PER_OCTAVE, rounding_mode="floor")
-    return torch.ldexp(torch.tensor(_OCTAVE, device=whole.device)[whole % PER_OCTAVE], octaves)
+    bits = torch.tensor(_OCTAVE, device=whole.device).view(torch.int32)[whole % PER_OCTAVE]
+    # float32 keeps its exponent from bit 23 on; the values of the grid are normal numbers.
+    return (bits + octaves * 2**23).view(torch.float32)
 
 
 def grid_exponents(values: Tensor) -> Tensor:
@@ -60,3 +64,21 @@ def grid_exponents(values: Tensor) -> Tensor:
 def on_grid(exponents: Tensor) -> Tensor:
     """Round exponents to the grid: int16."""
     return exponents.round().clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)
+
+
+def ceiling_exponents(values: Tensor) -> Tensor:
+    """Return the exponents of the least grid values that are not below positive values: int16.
+
+    A value that float32 rounding has put at most 4e-6 above a grid value keeps that one. Values outside the grid get
+    its first or last exponent.
+    """
+    return on_grid((values.to(torch.float64).log2() * PER_OCTAVE - _ROUNDING).ceil())
+
+
+def nearest_on_grid(values: Tensor) -> Tensor:
+    """Return the grid values nearest to positive values, on a logarithmic scale: float32, same shape.
+
+    Values that are not finite stay as they are; zero gets the least grid value.
+    """
+    values = values.to(torch.float32)
+    return torch.where(torch.isfinite(values), grid_values(grid_exponents(values)), values)

@@ -10,11 +10,19 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from basis.errors import CompressionError
 from quant.fake_quantizer import FakeQuantizer, ScaledFakeQuantizer
-from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor, check_scale, check_weight, per_channel
+from quant.formats import (
+    SMALLEST_SCALE,
+    IntFormat,
+    QuantizedTensor,
+    check_scale,
+    check_weight,
+    nearest_scale,
+    per_channel,
+)
 from quant.schemes import Format
 
 
@@ -52,13 +60,8 @@ class _TorchAoFakeQuantizer(ScaledFakeQuantizer):
     zero_point: Tensor
 
     def __init__(self, weight: Tensor, format: IntFormat, scale: Tensor | None) -> None:
-        super().__init__(format, weight.shape)
-        self.learned_scale = nn.Parameter(_rounded(weight, format, scale).scale)
+        super().__init__(_rounded(weight, format, scale))
         self.register_buffer("zero_point", torch.zeros_like(self.learned_scale.detach()), persistent=False)
-
-    def scale(self) -> Tensor:
-        # A step of the optimizer may carry a small scale below zero; its magnitude is what counts, as in Brevitas.
-        return self.learned_scale.abs().clamp_min(SMALLEST_SCALE)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         # One row a channel: the kernel's gradient is wrong for weights of a single axis.
@@ -86,7 +89,7 @@ def _observer_class() -> Any:
 
 
 def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
-    """Return scales (out_channels,) from torch.ao's observer: each channel's absolute maximum / qmax."""
+    """Return scales (out_channels,) from torch.ao's observer, absolute maximum / qmax, on the grid."""
     observer = _observer_class()(
         ch_axis=0,
         dtype=torch.int8,
@@ -96,5 +99,4 @@ def _observed_scale(values: Tensor, format: IntFormat) -> Tensor:
         eps=SMALLEST_SCALE,
     ).to(values.device)
     observer(values.reshape(len(values), -1))
-    scale: Tensor = observer.calculate_qparams()[0]
-    return scale
+    return nearest_scale(values, observer.calculate_qparams()[0], format)

@@ -88,8 +88,9 @@ class RayExecutor:
             while number not in results:
                 context.interruption.check()
                 with context.interruption.deferred():
-                    results |= self._poll(variants)
-                    _log_lines(board, context)
+                    ended = self._poll()
+                    _log_lines(board, context)  # before a result that may be an error, which ends the run
+                    results |= {n: fetch_result(reference, variants[n].name) for reference, n in ended.items()}
             done = results.pop(number)
             context.store.stages += done.stages
             for label, figures in done.epochs:
@@ -111,11 +112,10 @@ class RayExecutor:
         task = ray.remote(_task).options(num_cpus=options.ray_cpus, num_gpus=gpus, max_retries=RETRIES)
         self._pending = {task.remote(payload, variant, board): number for number, variant in enumerate(variants)}
 
-    def _poll(self, variants: Sequence[Variant]) -> dict[int, WorkerResult]:
-        """Wait for at most ``POLL_SECONDS``; return number of the variant -> result of the tasks that ended."""
+    def _poll(self) -> dict[Any, int]:
+        """Wait for at most ``POLL_SECONDS``; return reference -> number of the variant of the tasks that ended."""
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
-        numbers = {reference: self._pending.pop(reference) for reference in ready}
-        return {number: fetch_result(reference, variants[number].name) for reference, number in numbers.items()}
+        return {reference: self._pending.pop(reference) for reference in ready}
 
 
 class LineBoard:
@@ -132,6 +132,9 @@ class LineBoard:
         """Return the lines added since the last call, and remove them."""
         lines, self._lines = self._lines, []
         return lines
+
+    def flush(self) -> None:
+        """Do nothing. The calls of one worker run in order, so that its lines are there once this one has ended."""
 
 
 def fetch_result(reference: Any, name: str, get: Callable[[Any], Any] | None = None) -> WorkerResult:
@@ -159,7 +162,10 @@ def fetch_result(reference: Any, name: str, get: Callable[[Any], Any] | None = N
 
 
 def _task(payload: WorkerPayload, variant: Variant, board: Any) -> WorkerResult:
-    return compute(payload, variant, board.append.remote)
+    try:
+        return compute(payload, variant, board.append.remote)
+    finally:
+        ray.wait([board.flush.remote()])  # the driver reads the lines once this task has ended
 
 
 def _log_lines(board: Any, context: RunContext) -> None:

@@ -22,6 +22,7 @@ LIBRARIES = (
     "onnxscript",
     "onnxruntime",
 )
+CPUINFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 2.0
 
@@ -53,11 +54,12 @@ def git_commit(root: Path = _ROOT) -> str | None:
     return done.stdout.strip() or None
 
 
-def hardware(device: str | None = None) -> dict[str, Any]:
+def hardware(device: str | None = None, cpuinfo: Path = CPUINFO) -> dict[str, Any]:
     """Describe the machine.
 
     Args:
         device: The run's device, such as ``cuda:0``; None if it is not known yet.
+        cpuinfo: The file that holds the CPU's name on Linux.
 
     Returns:
         ``cpu`` (its name), ``cores`` (available to this process), ``threads`` (of torch; None before its import),
@@ -65,7 +67,7 @@ def hardware(device: str | None = None) -> dict[str, Any]:
     """
     torch = sys.modules.get("torch")
     return {
-        "cpu": _cpu_name(),
+        "cpu": _cpu_name(cpuinfo),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads() if torch else None,
         "memory_gb": _memory_gb(),
@@ -80,9 +82,9 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _cpu_name() -> str | None:
+def _cpu_name(cpuinfo: Path) -> str | None:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name"))

@@ -117,8 +117,16 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    count = _calibration_count(options, data)
+    count = min(_wanted_calibration(options, data), images_at_once(data.image_size))
     return RunContext(options, data, count, accelerator, store, progress, interruption, tracker or NullTracker())
+
+
+def log_calibration_limit(context: RunContext) -> None:
+    """Log if a run has fewer calibration images than wanted. Call it in the driver only, not in its workers."""
+    wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
+    if context.calibration_count < wanted:
+        words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
+        logger.info(words, context.calibration_count, wanted, height, width)
 
 
 def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -194,11 +202,5 @@ def _check_configs(options: Options, data: Dataset) -> None:
     check_forward(model, data.classes, data.image_size)
 
 
-def _calibration_count(options: Options, data: Dataset) -> int:
-    """Limit the calibration images to the number that one batch in memory holds."""
-    wanted, limit = min(options.calibration_size, len(data.train)), images_at_once(data.image_size)
-    if wanted > limit:
-        height, width = data.image_size
-        words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
-        logger.info(words, limit, wanted, height, width)
-    return min(wanted, limit)
+def _wanted_calibration(options: Options, data: Dataset) -> int:
+    return min(options.calibration_size, len(data.train))

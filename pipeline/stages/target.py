@@ -327,9 +327,10 @@ def check_targets(context: RunContext) -> None:
     Raises:
         OptionsError: A target size is outside the feasible range.
     """
-    for variant in variants(context.options):
-        if any(target.bytes for target in variant.targets):
-            check_sizes(variant, target_range(context, variant))
+    with context.processes.together():
+        for variant in variants(context.options):
+            if any(target.bytes for target in variant.targets):
+                check_sizes(variant, target_range(context, variant))
 
 
 def target_range(context: RunContext, variant: Variant) -> tuple[int, int]:

@@ -38,8 +38,6 @@ FEATURE_PHASE: Final = 0.6
 """Share of all steps after which the feature loss has no weight."""
 COVARIANCE_IMAGES: Final = 256
 """Number of training images from which the input covariance of each layer is computed."""
-COVARIANCE_STEPS: Final = 300
-"""Fewest steps for which input preconditioning is used; shorter training uses plain gradients."""
 MAX_GRADIENT_NORM: Final = 20.0
 """Norm of all gradients above which they are scaled down; networks that train well stay below it."""
 _WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
@@ -111,7 +109,7 @@ def train(
         BaseException: The reason of the interruption.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
-    optimizer = SGD(_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
+    optimizer = SGD(parameter_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
     random = RandomStream(seed, device)
     checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
     position = checkpointer.resume(batches_of_epoch(len(images), schedule.batch_size))
@@ -132,6 +130,34 @@ def train(
             checkpointer.after_step(position, _any_stop_request(stop, processes))
     release(accelerator, model.eval(), prepared)
     return checkpointer.timed(position)
+
+
+def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
+    """Group parameters by weight decay and learning rate.
+
+    Weights and coefficients of layers decay, and so does every other parameter with more than one axis of values.
+    Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Rounded weights and their
+    scales have a lower learning rate.
+
+    Args:
+        model: The network; only parameters that are trained get into a group.
+        schedule: Weight decay and learning rate of the weights.
+
+    Returns:
+        Parameter groups for a torch optimizer.
+    """
+    weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
+    shares = {p: share for module in model.modules() if (share := _rounded_share(module)) for p in module.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
+            decay = 0.0 if vector else schedule.weight_decay
+            rate = schedule.lr * shares.get(parameter, 1.0)
+            groups.setdefault((decay, rate), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
+    ]
 
 
 def feature_weight(done: float) -> float:
@@ -168,7 +194,7 @@ def _input_covariance(
     model: nn.Module, images: Split, teacher: Teacher | None, steps: int, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
     """Invert the input covariance of each layer: the same numbers on every rank and after every resumption."""
-    if teacher is None or steps < COVARIANCE_STEPS:
+    if teacher is None or steps < teacher.covariance_steps:
         return {}
     device = processes.device
     height, width = _first_image(images, device).shape[-2:]
@@ -196,27 +222,6 @@ def _any_stop_request(stop: Interruption, processes: Processes) -> Interruption:
 
 def _ignore(figures: EpochFigures) -> None:
     """Drop an epoch's figures."""
-
-
-def _groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
-    """Group parameters by weight decay and learning rate.
-
-    Weights and coefficients of layers decay, and so does every other parameter with more than one axis of values.
-    Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Rounded weights and their
-    scales have a lower learning rate.
-    """
-    weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
-    shares = {p: share for module in model.modules() if (share := _rounded_share(module)) for p in module.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
-            decay = 0.0 if vector else schedule.weight_decay
-            rate = schedule.lr * shares.get(parameter, 1.0)
-            groups.setdefault((decay, rate), []).append(parameter)
-    return [
-        {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
-    ]
 
 
 def _weights(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -17,6 +17,9 @@ from pipeline.training.features import FeatureHooks, feature_points
 MEMORY_BYTES: Final = 512_000_000
 """Most bytes of outputs in memory, enough for some thousand small images. Other outputs are computed again."""
 
+COVARIANCE_STEPS: Final = 300
+"""Fewest steps for which input preconditioning is used; shorter training uses plain gradients."""
+
 
 @dataclass(frozen=True)
 class TeacherOutput:
@@ -49,17 +52,25 @@ class Teacher:
 
     Attributes:
         points: Names of the modules whose outputs are the features.
+        covariance_steps: Fewest steps of a training that is preconditioned by the input covariance.
 
     Args:
         network: The uncompressed network, in evaluation mode, on the accelerator's device.
         accelerator: Device and precision.
         memory: Most bytes of outputs in memory.
+        covariance_steps: See the attribute.
     """
 
-    def __init__(self, network: nn.Module, accelerator: Accelerator, memory: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        accelerator: Accelerator,
+        memory: int = MEMORY_BYTES,
+        covariance_steps: int = COVARIANCE_STEPS,
+    ) -> None:
         self._network, self._accelerator, self._left = network, accelerator, memory
         self._kept: defaultdict[tuple[int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
-        self.points = feature_points(network)
+        self.points, self.covariance_steps = feature_points(network), covariance_steps
 
     @cached_property
     def digest(self) -> str:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 _builder_log = logging.getLogger("torch.utils.cpp_extension")
 _builder_level = _builder_log.level
 _builder_log.setLevel(logging.ERROR)
-from brevitas.inject.enum import ScalingImplType  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
+from brevitas.core.function_wrapper import TensorClamp  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 from brevitas.quant import Int8WeightPerChannelFloat  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 from brevitas.quant.float import Fp8e4m3Weight  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 
 _builder_log.setLevel(_builder_level)
 
-__all__ = ["Fp8e4m3Weight", "Int8WeightPerChannelFloat", "ScalingImplType", "make_quantizer"]
+__all__ = ["Fp8e4m3Weight", "Int8WeightPerChannelFloat", "TensorClamp", "make_quantizer"]
 
 
 def make_quantizer(injector: Any, values: Tensor, **choices: Any) -> Any:

@@ -33,6 +33,14 @@ def test_matrices_that_are_not_finite_or_indefinite_end_the_search():
         assert damped_cholesky(matrix, torch.ones(1, 1, 1, dtype=torch.float64), 0.0, smallest=1e-6) is None
 
 
+def test_a_first_damping_above_one_is_tried():
+    matrix = gram(3)
+    factor, damped = damped_cholesky(matrix, torch.ones(1, 1, 1, dtype=torch.float64), 2.0, smallest=1e-6)
+    torch.testing.assert_close(damped[0], matrix[0] + 2 * torch.eye(6, dtype=torch.float64))
+    torch.testing.assert_close(factor[0] @ factor[0].T, damped[0])
+    assert damped_cholesky(-1e3 * matrix, torch.ones(1, 1, 1, dtype=torch.float64), 2.0, smallest=1e-6) is None
+
+
 def test_ridge_regression_equals_numpys_solution():
     matrix, right = gram(3), torch.ones(1, 6, 2, dtype=torch.float64)
     damped = matrix[0].numpy() + 0.1 * float(mean_diagonal(matrix)) * np.eye(6)

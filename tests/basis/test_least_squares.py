@@ -138,7 +138,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
 def test_a_weight_that_is_not_real_floating_point_is_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(CompressionError, match=f"dtype is {dtype}; allowed: a real floating-point dtype"):
+    with pytest.raises(CompressionError, match=f"{dtype}; allowed: .*floating-point"):
         fit(torch.ones(2, 2, 3, 3, dtype=dtype), "cosine", (2, 2))
 
 
@@ -149,7 +149,7 @@ def test_a_weight_without_a_kernel_is_refused() -> None:
 
 @pytest.mark.parametrize("order", [(4, 3), (3, 4), (0, 1), (1, -1)])
 def test_an_order_outside_the_kernel_is_refused(order: tuple[int, int]) -> None:
-    with pytest.raises(CompressionError, match="for a kernel of 3 taps; allowed: 1 to the kernel size"):
+    with pytest.raises(CompressionError, match=r"\b3 taps; allowed: 1 to "):
         fit(torch.ones(2, 2, 3, 3), "chebyshev", order)
 
 

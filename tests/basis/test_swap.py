@@ -93,7 +93,7 @@ def test_a_shared_module_becomes_one_series_under_all_its_names(names: list[str]
 
 def test_a_shared_module_cannot_have_two_orders() -> None:
     model = Shared()
-    with pytest.raises(CompressionError, match=r"'first' and 'deep\.1' are one module but get the orders"):
+    with pytest.raises(CompressionError, match=r"'first'.*'deep\.1'.* one module .*orders"):
         swap_convolutions(model, {"first": (2, 2), "deep.1": (3, 3)}, "cosine")
     assert type(model.first) is nn.Conv2d
 
@@ -153,7 +153,7 @@ def test_a_subclass_that_changes_nothing_is_swapped() -> None:
 def test_a_convolution_with_its_own_forward_is_skipped(kind: type[nn.Conv2d]) -> None:
     model = nn.Sequential(kind(3, 4, 3), nn.Conv2d(4, 4, 3))
     assert list(compressible_convolutions(model)) == ["1"]
-    with pytest.raises(CompressionError, match=f"layer '0' is a {kind.__name__}; allowed: nn.Conv2d with a kernel"):
+    with pytest.raises(CompressionError, match=f"layer '0' .*{kind.__name__}; allowed: nn.Conv2d"):
         swap_convolutions(model, {"0": (2, 2)}, "cosine")
 
 
@@ -181,7 +181,7 @@ def test_errors_leave_the_network_untouched(plan: dict[str, tuple[int, int]], me
 
 
 def test_an_unknown_basis_names_the_layer() -> None:
-    with pytest.raises(CompressionError, match="layer '0': basis_matrix: basis 'sine' is unknown"):
+    with pytest.raises(CompressionError, match=r"layer '0'.*'sine'"):
         swap_convolutions(nested(), {"0": (2, 2)}, "sine")
 
 
@@ -195,7 +195,7 @@ def test_a_swapped_layer_is_not_swapped_again() -> None:
 def test_a_network_without_spatial_convolutions() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 2))
     assert compressible_convolutions(model) == {}
-    with pytest.raises(CompressionError, match="no layer '2'; allowed: none, it has no spatial convolution"):
+    with pytest.raises(CompressionError, match=r"layer '2'.*allowed: none"):
         swap_convolutions(model, {"2": (2, 2)}, "cosine")
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from basis.errors import CompressionError, NumericalError
 from quant.backends import BACKENDS, Backend, get_backend
 from quant.formats import IntFormat
+from quant.grid import nearest_on_grid
 
 SHAPES = [(7,), (5, 1), (6, 9), (4, 3, 3, 3), (8, 1, 5, 5), (2, 4, 2, 3), (1, 1, 1, 1)]
 both = pytest.mark.parametrize("backend", [get_backend(name) for name in BACKENDS], ids=list(BACKENDS))
@@ -31,7 +32,18 @@ def _weight(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def _scale(weight: Tensor, bits: int) -> Tensor:
     share = torch.rand(len(weight), generator=torch.Generator().manual_seed(bits)) + 0.2
-    return share * 2.0 ** (1 - bits)
+    return nearest_on_grid(share * 2.0 ** (1 - bits))
+
+
+def _absmax_scale(weight: Tensor, qmax: int) -> Tensor:
+    """The number 2^(e / 16) just above or just below each channel's absolute maximum / qmax, by the squared error."""
+    rows = weight.double().numpy().reshape(len(weight), -1)
+    exponents = np.ceil(16 * np.log2(np.abs(rows).max(1) / qmax))
+    scales = [(2 ** ((exponents - down) / 16)).astype(np.float32).astype(np.float64) for down in (0, 1)]
+    errors = [
+        ((np.clip(np.rint(rows / scale[:, None]), -qmax, qmax) * scale[:, None] - rows) ** 2).sum(1) for scale in scales
+    ]
+    return torch.from_numpy(np.where(errors[1] < errors[0], scales[1], scales[0]).astype(np.float32))
 
 
 def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float64]:
@@ -45,13 +57,13 @@ def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float
 @settings(deadline=None, max_examples=40)
 def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: int, given_scale: bool) -> None:
     weight, qmax = _weight(shape, seed), IntFormat(bits).qmax
-    absmax = weight.reshape(len(weight), -1).abs().amax(1) / qmax
+    absmax = _absmax_scale(weight, qmax)
     scale = _scale(weight, bits) if given_scale else None
     results = [get_backend(name).quantize(weight, IntFormat(bits), scale) for name in BACKENDS]
     quotients = _reference(weight, absmax if scale is None else scale, qmax)
     clear = np.abs(np.abs(quotients - np.floor(quotients)) - 0.5) > 1e-4
     for result in results:
-        torch.testing.assert_close(result.scale, absmax if scale is None else scale, rtol=2e-7, atol=0)
+        assert torch.equal(result.scale, absmax if scale is None else scale)
         difference = result.integers.numpy() - np.rint(quotients)
         assert np.abs(difference).max() <= 1
         assert not difference[clear].any()
@@ -62,7 +74,7 @@ def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: i
 def test_integers_with_their_scales_come_back_unchanged(backend: Backend, bits: int) -> None:
     format = IntFormat(bits)
     integers = torch.randint(format.qmin, format.qmax + 1, (64, 5, 3, 3), dtype=torch.int8)
-    scale = torch.rand(64) * 10 ** torch.linspace(-9, 4, 64) + 1e-10
+    scale = nearest_on_grid(torch.rand(64) * 10 ** torch.linspace(-9, 4, 64) + 1e-10)
     result = backend.quantize(integers * scale[:, None, None, None], format, scale)
     assert torch.equal(result.integers, integers)
     assert torch.equal(result.scale, scale)
@@ -197,3 +209,24 @@ def test_torchao_serves_where_torch_has_no_observer(monkeypatch: pytest.MonkeyPa
     for name in ("torchao", "torchao.quantization", "torchao.quantization.pt2e"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     assert get_backend("torch.ao").quantize(torch.ones(2, 3), IntFormat(4)).integers.tolist() == [[7] * 3] * 2
+
+
+@both
+def test_learned_scales_stay_on_the_grid_and_collect_small_steps(backend: Backend) -> None:
+    weight = _weight((6, 2, 3, 3))
+    fake = backend.fake_quantizer(weight, IntFormat(4))
+    before, learned = fake.scale().detach().clone(), next(fake.parameters())
+    for factor, steps in ((1.01, 0), (1.03, 1)):
+        with torch.no_grad():
+            learned.mul_(factor)
+        assert torch.equal(fake.quantized(weight).scale, nearest_on_grid(before * 2 ** (steps / 16)))
+        assert torch.equal(fake(weight), fake.quantized(weight).dequantize())
+        (gradient,) = torch.autograd.grad(fake.scale().sum(), learned)
+        assert torch.equal(gradient, torch.ones_like(gradient))
+
+
+@both
+def test_a_scale_off_the_grid_is_refused(backend: Backend) -> None:
+    for call in (backend.quantize, backend.fake_quantizer):
+        with pytest.raises(CompressionError, match="1 values off the grid"):
+            call(torch.ones(2, 3), IntFormat(4), torch.tensor([1.0, 1.01]))

@@ -6,6 +6,7 @@ import torch
 
 from basis.errors import CompressionError
 from quant.formats import IntFormat, QuantizedTensor
+from quant.grid import nearest_on_grid
 
 
 @pytest.mark.parametrize(("bits", "qmax"), [(2, 1), (3, 3), (4, 7), (5, 15), (6, 31), (7, 63), (8, 127)])
@@ -21,7 +22,7 @@ def test_width_out_of_range_is_refused(bits: object) -> None:
 
 def test_dequantize_is_integer_times_channel_scale() -> None:
     integers = torch.randint(-7, 8, (5, 3, 2, 2), dtype=torch.int8)
-    scale = torch.rand(5) + 0.01
+    scale = nearest_on_grid(torch.rand(5) + 0.01)
     expected = integers.numpy().astype(np.float32) * scale.numpy()[:, None, None, None]
     np.testing.assert_array_equal(QuantizedTensor(integers, scale, IntFormat(4)).dequantize().numpy(), expected)
 
@@ -38,6 +39,12 @@ def test_dequantize_is_integer_times_channel_scale() -> None:
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, -1.0]), "finite values of at least"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, torch.nan]), "finite values of at least"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, torch.inf]), "finite values of at least"),
+        (
+            torch.zeros(2, 3, dtype=torch.int8),
+            torch.tensor([1.0, 1.05]),
+            "1 values off the grid",
+        ),
+        (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, 2.0**101]), "off the grid"),
     ],
 )
 def test_inconsistent_parts_are_refused(integers: torch.Tensor, scale: torch.Tensor, words: str) -> None:

@@ -10,6 +10,7 @@ from basis.errors import CompressionError, NumericalError
 from quant.backends import BACKENDS, get_backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq, weighted_error
+from quant.grid import nearest_on_grid
 from quant.minifloat import MinifloatFormat
 from quant.schemes import Format, StoredTensor
 
@@ -45,7 +46,7 @@ def test_representable_weights_are_exact(bits: int) -> None:
     format = IntFormat(bits)
     integers = torch.randint(format.qmin, format.qmax + 1, (6, 12), dtype=torch.int8)
     integers[:, 0] = format.qmax
-    weight = QuantizedTensor(integers, torch.rand(6) + 0.1, format).dequantize()
+    weight = QuantizedTensor(integers, nearest_on_grid(torch.rand(6) + 0.1), format).dequantize()
     result = gptq(weight, _problem(1, 12)[1], format)
     assert torch.equal(result.integers, integers)
     torch.testing.assert_close(result.dequantize(), weight, rtol=3e-7, atol=0)
@@ -64,8 +65,10 @@ def test_close_to_the_best_of_all_ternary_rows(inputs: int) -> None:
     weighted = codes @ gram[0]
     projection = weight.double() @ weighted.t()
     power = (weighted * codes).sum(1)
-    saved = torch.where((power > 0) & (projection > 0), projection**2 / power.clamp_min(1e-9), 0.0).amax(1)
     total = ((weight.double() @ gram[0]) * weight.double()).sum(1)
+    exponent = 16 * (projection / power.clamp_min(1e-9)).clamp_min(1e-9).log2()
+    scales = [2 ** (rounded / 16) for rounded in (exponent.floor(), exponent.ceil())]
+    saved = torch.stack([2 * scale * projection - scale**2 * power for scale in scales]).amax(0).clamp_min(0).amax(1)
     ours = weighted_error(weight, gram, gptq(weight, gram, IntFormat(2), damping=0.0))
     assert (ours >= (total - saved) * (1 - 1e-5) - 1e-5 * total).all()
     assert ours.sum() <= 1.35 * (total - saved).sum() + 1e-5 * total.sum()

@@ -102,7 +102,7 @@ def test_relative_error_is_half_a_step() -> None:
 
 @pytest.mark.parametrize("bits", [1, 9, 4.0, True])
 def test_width_out_of_range_is_refused(bits: object) -> None:
-    with pytest.raises(CompressionError, match=r"MinifloatFormat got .*allowed are the integers 2 to 8"):
+    with pytest.raises(CompressionError, match=r"MinifloatFormat.* got .*allowed.*\b2 to 8"):
         MinifloatFormat(bits)  # type: ignore[arg-type]
 
 

@@ -108,15 +108,15 @@ def test_wrong_types_are_refused() -> None:
 
 @pytest.mark.parametrize("bits", [1, 17, -4, 4.0, True])
 def test_wrong_width_is_refused(bits: int) -> None:
-    with pytest.raises(CompressionError, match=r"pack got .*allowed are the integers 2 to 16"):
+    with pytest.raises(CompressionError, match=r"^pack.* got .*allowed.*\b2 to 16"):
         pack(_int8([0]), bits)
-    with pytest.raises(CompressionError, match=r"unpack got .*allowed are the integers 2 to 16"):
+    with pytest.raises(CompressionError, match=r"unpack.* got .*allowed.*\b2 to 16"):
         unpack(torch.zeros(1, dtype=torch.uint8), bits, (1,))
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_wrong_number_of_bytes_is_refused(size: int) -> None:
-    with pytest.raises(CompressionError, match=f"got {size} bytes; 5 values of 4 bits take 3"):
+    with pytest.raises(CompressionError, match=rf"got {size} bytes.*\b5 .*\b4 bits.*\b3\b"):
         unpack(torch.zeros(size, dtype=torch.uint8), 4, (5,))
 
 

@@ -16,7 +16,7 @@ def test_a_scheme_and_a_width_name_a_format() -> None:
 
 
 def test_unknown_schemes_and_widths_are_refused() -> None:
-    with pytest.raises(CompressionError, match="no number format named 'float'; allowed are int, minifloat"):
+    with pytest.raises(CompressionError, match=r"'float'.*allowed.* int, minifloat"):
         get_format("float", 4)
     with pytest.raises(CompressionError, match="allowed are the integers 2 to 8"):
         get_format("minifloat", 9)
@@ -26,7 +26,7 @@ def test_parts_make_the_tensor_of_their_format() -> None:
     integers, patterns = torch.ones(2, 3, dtype=torch.int8), torch.ones(2, 3, dtype=torch.int16)
     assert isinstance(stored_tensor(integers, torch.ones(2), IntFormat(4)), QuantizedTensor)
     assert isinstance(stored_tensor(patterns, None, MinifloatFormat(4)), MinifloatTensor)
-    with pytest.raises(CompressionError, match="scheme int got no scale; allowed is one"):
+    with pytest.raises(CompressionError, match=r"\bint .*no scale.*allowed.* one"):
         stored_tensor(integers, None, IntFormat(4))
-    with pytest.raises(CompressionError, match="scheme minifloat got a scale; allowed is none"):
+    with pytest.raises(CompressionError, match=r"minifloat .*a scale.*allowed.* none"):
         stored_tensor(patterns, torch.ones(2), MinifloatFormat(4))

@@ -65,6 +65,15 @@ def test_run_and_test_share_one_installation(checkout: Checkout) -> None:
     assert checkout.log == ["pip", "run_pipeline.py --bits 4 --config 6,3,3,2,2", TEST]
 
 
+def test_help_and_clean_need_no_environment(checkout: Checkout) -> None:
+    for target in ("help", "clean"):
+        assert checkout.make(target).returncode == 0
+    assert not (checkout.folder / ".venv").exists()
+    assert not (checkout.folder / "log").exists()
+    words = " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+    assert "`make help` and `make clean` need no environment" in words
+
+
 def test_a_changed_project_is_installed_again(checkout: Checkout) -> None:
     checkout.make("test")
     later = (checkout.folder / ".venv" / ".installed").stat().st_mtime + 10

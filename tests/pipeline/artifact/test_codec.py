@@ -19,7 +19,8 @@ from pipeline.artifact.loading import identity_of
 from pipeline.artifact.record import LayerRecord, NetworkRecord
 from pipeline.artifact.schemes import format_named
 from pipeline.artifact.summary import summarize
-from quant.formats import SMALLEST_SCALE, IntFormat, QuantizedTensor
+from quant.formats import IntFormat, QuantizedTensor
+from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_values
 from quant.minifloat import MinifloatFormat, MinifloatTensor
 from quant.schemes import StoredTensor
 from tests.pipeline.artifact.samples import IDENTITY, compressed
@@ -41,9 +42,10 @@ def layers(draw: st.DrawFn, name: str) -> LayerRecord:
     else:
         limit = IntFormat(bits).qmax
         integers = torch.randint(-limit, limit + 1, shape, generator=generator, dtype=torch.int8)
-        scales = draw(st.lists(st.floats(SMALLEST_SCALE, 2.0**100, width=32), min_size=shape[0], max_size=shape[0]))
+        exponents = st.integers(MIN_EXPONENT, MAX_EXPONENT)
+        scales = torch.tensor(draw(st.lists(exponents, min_size=shape[0], max_size=shape[0])))
         terms = torch.randint(-127, 128, shape[2:], generator=generator, dtype=torch.int8) if series else None
-        values = QuantizedTensor(integers, torch.tensor(scales, dtype=torch.float32), IntFormat(bits), terms)
+        values = QuantizedTensor(integers, grid_values(scales), IntFormat(bits), terms)
     if not series:
         return LayerRecord(name, values)
     order = (shape[2], shape[3])

@@ -137,7 +137,7 @@ def test_a_shared_layer_is_in_the_state_dict_under_both_names(artifact, monkeypa
 def test_a_network_without_onnx_form_is_one_sentence_and_no_file(artifact, monkeypatch):
     monkeypatch.setattr("pipeline.artifact.loading.build_model", lambda *_, **__: Loops())
     write_artifact(record_network(Loops(), {}), IDENTITY, artifact)
-    with pytest.raises(OptionsError, match=r"export: onnx: the network Loops has no ONNX form: .*--format torch"):
+    with pytest.raises(OptionsError, match=r"Loops.* ONNX.*--format torch"):
         export_onnx(artifact, artifact.with_name("l.onnx"), **FLAGS)
     assert not artifact.with_name("l.onnx").exists()
     with pytest.raises(DataError, match="is not a file"):

@@ -1,4 +1,4 @@
-"""What the tests let one, two and three processes do; as a program, it leaves each process' results in a folder."""
+"""The computations of one, two and three processes. As a program, it writes each process' results to a folder."""
 
 import sys
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def images(count: int) -> MemorySplit:
 
 
 def errors(processes: Processes) -> Iterator[tuple[str, bool]]:
-    """What is raised where one process fails, each in its own way, and whether the process is to tell it."""
+    """Yield the error on this rank if one process fails in each of several ways, and whether the rank reports it."""
     last = processes.count - 1
     for error in (DataError("no data"), OSError(28, "No space left", "file"), ZeroDivisionError("by 0")):
         try:
@@ -90,7 +90,7 @@ class Kept:
 
 
 def interrupted(accelerator) -> tuple[str, int, int]:
-    """How training ends, and where, when the last process alone is asked to end in its second step."""
+    """Return the error and the step at which training ends if only the last process gets a stop request, in step 2."""
     processes, kept, stop = processes_of(accelerator), Kept(), Interruption()
 
     def asked(module, inputs):

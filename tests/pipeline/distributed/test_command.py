@@ -49,7 +49,7 @@ def alone(folder):
 
 @pytest.fixture(scope="module")
 def together(folder):
-    """What accelerate's launcher gave with two processes."""
+    """Return the outcome of accelerate's launcher with two processes."""
     given = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *given, "--main_process_port=0"]
     command = [*launcher, PROGRAM, "--model", "tiny_net:make", "--data", "colours.npz", *OPTIONS, "--out", "two"]

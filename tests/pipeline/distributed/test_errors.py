@@ -13,7 +13,7 @@ from tests.support.launching import torchrun
 def test_a_process_that_is_killed_is_noticed(tmp_path):
     done = torchrun(2, ["-m", "tests.pipeline.distributed.lost"], cwd=tmp_path)
     assert done.returncode == 1
-    assert "processes: another process of this run ended or cannot be reached" in done.stdout
+    assert "processes: another process" in done.stdout
     assert "exitcode  : 9" in done.stderr
 
 
@@ -27,14 +27,14 @@ def launched(monkeypatch):
 @pytest.mark.usefixtures("launched")
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])
 def test_several_processes_do_not_share_a_device(device):
-    with pytest.raises(OptionsError, match=f"--device: got {device} with 2 processes; allowed: auto, cpu, or cuda"):
+    with pytest.raises(OptionsError, match=f"--device.* {device} .*\\b2\\b.*allowed: auto, cpu, or cuda"):
         make_accelerator(device)
 
 
 @pytest.mark.usefixtures("launched")
 def test_an_executor_with_processes_of_its_own_is_refused():
     options = Options.model_validate({"config": ["3,3,3,2"], "executor": "ray"})
-    with pytest.raises(OptionsError, match=r"--executor: got ray in 2 processes .* allowed: local"):
+    with pytest.raises(OptionsError, match=r"--executor.* ray .*\b2\b.*allowed: local"):
         executor(options, Interruption())
 
 
@@ -42,5 +42,5 @@ def test_an_executor_with_processes_of_its_own_is_refused():
 @pytest.mark.parametrize("device", ["cuda", "auto"])
 def test_every_process_needs_a_device_of_its_own(device, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(OptionsError, match="LOCAL_RANK 1, but this machine has 1 CUDA devices; allowed: one process"):
+    with pytest.raises(OptionsError, match=r"LOCAL_RANK 1\b.*\b1 CUDA.*allowed"):
         make_accelerator(device)

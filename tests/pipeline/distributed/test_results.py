@@ -14,7 +14,7 @@ def alone():
 
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):
-    """What each process found."""
+    """Return the results of each process."""
     folder = tmp_path_factory.mktemp("found")
     done = torchrun(request.param, ["-m", "tests.pipeline.distributed.scenario", str(folder)], cwd=folder)
     assert done.returncode == 0, done.stderr

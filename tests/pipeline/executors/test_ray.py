@@ -21,6 +21,7 @@ PATIENCE = 600  # a worker pauses for half of it
 # internal error there if there is a file named `broken`.
 PAUSING = f"""{SOURCE}
 
+import logging
 import os
 import pathlib
 import sys
@@ -37,6 +38,7 @@ class Pausing(nn.Sequential):
 
 def fail():
     if os.path.exists("broken"):
+        logging.getLogger("pipeline").warning("the last line of a worker")
         raise ZeroDivisionError("a bug on a worker")
 
 
@@ -157,8 +159,9 @@ def test_a_bug_on_a_worker_is_logged_with_the_traceback_of_the_worker(here, clus
     code, out, error = finish(start(here, "bug", *SMALL, "--executor", "ray", "--ray-address", cluster))
     (here / "broken").unlink()
     assert (code, out) == (1, "")
-    assert "internal error: ZeroDivisionError: a bug on a worker" in error
+    assert "ZeroDivisionError: a bug on a worker" in error
     assert "in fail" in error
+    assert "the last line of a worker" in error
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -27,7 +27,7 @@ def test_a_task_that_loses_every_worker_is_an_error_that_names_it():
     def get(reference):
         raise ray.exceptions.WorkerCrashedError
 
-    with pytest.raises(ClusterError, match=r"--executor: cosine 3,2,2 was lost .* 4 times"):
+    with pytest.raises(ClusterError, match=r"--executor.* cosine 3,2,2 .*\b4\b"):
         fetch_result(None, VARIANT.name, get)
 
 
@@ -61,9 +61,7 @@ def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch, error):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     opened = executor(Options(config="3,3,3,2", executor="ray"), Interruption())
-    with pytest.raises(
-        ClusterError, match=r"--executor: .* cluster local cannot be used: .*allowed: .*--executor local"
-    ):
+    with pytest.raises(ClusterError, match=r"--executor.* cluster local .*allowed.*--executor local"):
         opened.__enter__()
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -72,7 +70,7 @@ def test_processes_of_a_launcher_have_no_cluster(monkeypatch):
     places = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in places.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(OptionsError, match=r"--executor: got ray in 2 processes .*allowed: local"):
+    with pytest.raises(OptionsError, match=r"--executor.* ray .*\b2\b.*allowed: local"):
         executor(Options(config="3,3,3,2", executor="ray"), Interruption())
 
 

@@ -105,6 +105,15 @@ def test_data_are_read_once_for_several_variants(order, monkeypatch):
     ]
 
 
+def test_the_log_of_every_package_reaches_the_driver(order):
+    context, _, payload = order
+    lines = []
+    compute(payload, variants(context.options)[0], lines.append)
+    for name in ("basis", "pipeline", "quant", "reports"):
+        logging.getLogger(f"{name}.module").warning("from %s", name)
+        assert f"from {name}" in lines[-1]
+
+
 def test_data_that_this_machine_lacks(order, tmp_path):
     context, _, payload = order
     (tmp_path / "colours.npz").unlink()
@@ -114,7 +123,5 @@ def test_data_that_this_machine_lacks(order, tmp_path):
 
 def test_another_kind_of_device_is_refused(order):
     context, _, payload = order
-    with pytest.raises(
-        OptionsError, match="--executor: a worker computes on cpu, but the driver on cuda; allowed: the"
-    ):
+    with pytest.raises(OptionsError, match=r"--executor.* cpu.* cuda.*allowed"):
         compute(dataclasses.replace(payload, device="cuda"), variants(context.options)[0], print)

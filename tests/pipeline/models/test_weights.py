@@ -107,12 +107,12 @@ def test_refusals_change_nothing(tmp_path, state, change, words):
 
 def test_another_depth_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "c.pt")
-    with pytest.raises(DataError, match=r"layer1.3.conv1.weight.*\d+ more.* missing"):
+    with pytest.raises(DataError, match=r"layer1\.3\.conv1\.weight.*\d+ .*missing"):
         load_weights(build_model("resnet32", 10), tmp_path / "c.pt")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"none\.pt.*\.safetensors, \.pt, \.pth or \.th"):
+    with pytest.raises(DataError, match=r"none\.pt.*\.safetensors.*\.th\b"):
         load_weights(nn.Linear(1, 1), tmp_path / "none.pt")
 
 

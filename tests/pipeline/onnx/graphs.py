@@ -15,6 +15,7 @@ from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, 
 from pipeline.onnx.weights import GraphParts
 from quant.backends import get_backend
 from quant.formats import IntFormat, QuantizedTensor
+from quant.grid import nearest_on_grid
 from quant.network import quantize_network
 from tests.support.networks import tiny_network, with_statistics
 
@@ -38,13 +39,13 @@ def layer(bits: int, shape: tuple[int, ...], basis: str | None = None, kernel: t
     """A layer of random integers; its order is the end of its shape."""
     generator, format = torch.Generator().manual_seed(bits), IntFormat(bits)
     integers = torch.randint(format.qmin, format.qmax + 1, shape, generator=generator, dtype=torch.int8)
-    scale = 0.1 + torch.rand(shape[0], generator=generator)
+    scale = nearest_on_grid(0.1 + torch.rand(shape[0], generator=generator))
     order = None if basis is None else (shape[2], shape[3])
     return LayerRecord("conv", QuantizedTensor(integers, scale, format), basis, order, kernel)
 
 
 def computed(parts: GraphParts, output: str, opset: int) -> np.ndarray:
-    """What onnxruntime computes for an output of nodes without inputs."""
+    """Compute an output of nodes without inputs in onnxruntime."""
     value = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * 4)
     graph = helper.make_graph(parts.nodes, "g", [], [value], list(parts.initializers.values()))
     versions = [helper.make_opsetid("", opset)]

@@ -64,13 +64,13 @@ def test_a_file_is_opened_by_its_path(written, tmp_path):
 
 
 def test_bytes_that_are_no_network_are_refused():
-    with pytest.raises(OnnxError, match=r"onnx: onnxruntime cannot load the network: .") as caught:
+    with pytest.raises(OnnxError, match=r"onnxruntime.* load .*: .") as caught:
         open_session(b"no network")
     assert "\n" not in str(caught.value)
 
 
 def test_images_of_another_size_are_refused(written):
-    with pytest.raises(OnnxError, match=r"onnx: onnxruntime cannot run the network: ."):
+    with pytest.raises(OnnxError, match=r"onnxruntime.* run .*: ."):
         evaluate_onnx(open_session(written[0]), images(size=16))
 
 

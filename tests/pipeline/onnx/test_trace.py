@@ -76,6 +76,6 @@ class OneBatchOnly(nn.Module):
 
 @pytest.mark.parametrize("model", [Looping(), OneBatchOnly()])
 def test_a_network_without_onnx_form_is_refused_in_one_sentence(model):
-    with pytest.raises(OnnxError, match=f"onnx: the network {type(model).__name__} has no ONNX form: .") as caught:
+    with pytest.raises(OnnxError, match=f"{type(model).__name__}.* ONNX.*: .") as caught:
         trace(model, (12, 12))
     assert "\n" not in str(caught.value)

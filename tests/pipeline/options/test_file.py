@@ -52,8 +52,8 @@ def test_every_option_is_in_the_file_one_a_line(tmp_path) -> None:
     [
         ("o.yaml", "bits: 4\nbits: 8\n", r"cannot be parsed \(bits is given twice\)"),
         ("o.toml", "bits = 4\nbits = 8\n", "cannot be parsed .*overwrite"),
-        ("o.yaml", "training:\n  epochs: 3\n", "'training' is a group of options; allowed: every option at the top"),
-        ("o.toml", "[run]\nepochs = 3\n", "'run' is a group of options"),
+        ("o.yaml", "training:\n  epochs: 3\n", "'training' .* group.*allowed"),
+        ("o.toml", "[run]\nepochs = 3\n", "'run' .* group"),
         ("o.yaml", "epochs: {few: 3}\nconfig: 3,3,3,2\n", "--epochs: got {'few': 3}; allowed: a whole number"),
         ("o.yaml", "3: 4\n", "unknown option '3'"),
         ("o.yaml", "? [a]\n: 4\n", "cannot be parsed"),

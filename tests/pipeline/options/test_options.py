@@ -18,7 +18,7 @@ from quant.schemes import get_format
 
 
 def parse_command(argv: list[str]) -> Options:
-    """What the command ``run`` makes of its words."""
+    """Parse the words of the command ``run`` into options."""
     flags = read_flags(argv, Options.model_fields)
     assert flags is not None
     return options_from(flags.values, flags.options_file)
@@ -105,12 +105,12 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "--config: is missing; allowed: one or more configs"),
-        ({"config": "3,,3"}, "config '3,,3' has an empty token"),
+        ({}, "--config: is missing; allowed: .*config"),
+        ({"config": "3,,3"}, "'3,,3'.* empty"),
         ({"config": "3,3,3"}, "pass --model"),
-        ({"config": "dense"}, "config 'dense' fits every network; pass --model"),
+        ({"config": "dense"}, "'dense'.* --model"),
         ({"config": ["3,3,3,2", "3, 3,3,2"]}, "--config: 3,3,3,2 is given twice"),
-        ({"config": [6, 3, 3]}, r"--config: got \[6, 3, 3\]; allowed: text, with one config's orders in quotes"),
+        ({"config": [6, 3, 3]}, r"--config: got \[6, 3, 3\]; allowed: text.* quotes"),
         ({"config": []}, r"--config: got \[\]; allowed: one config or a list"),
         ({"bits": "9"}, "--bits: got '9'; allowed: 2 to 8"),
         ({"bits": "8,"}, "--bits: got '8,'"),
@@ -127,29 +127,29 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
         ({"scheme": "float"}, "--scheme: got 'float'; allowed: int, minifloat"),
         (
             {"scheme": "minifloat", "backend": "torch.ao"},
-            "--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas",
+            "--scheme: got 'minifloat' .*torch.ao; allowed: int.*brevitas",
         ),
         ({"model": " "}, "--model: got ' '; allowed: text"),
         ({"data": 3}, "--data: got 3; allowed: text"),
-        ({"epochs": -1}, "--epochs: got -1; allowed: a whole number, 0 or more"),
+        ({"epochs": -1}, "--epochs: got -1; allowed: .*0 or more"),
         ({"epochs": True}, "--epochs: got True"),
         ({"epochs": "2.5"}, "--epochs: got '2.5'"),
         ({"qat_epochs": "x"}, "--qat-epochs: got 'x'; allowed: 0 or more"),
-        ({"max_drop": -0.5}, "--max-drop: got -0.5; allowed: a number, 0 or more"),
+        ({"max_drop": -0.5}, "--max-drop: got -0.5; allowed: .*0 or more"),
         ({"max_drop": "nan"}, "--max-drop: got 'nan'"),
         ({"max_drop": "inf"}, "--max-drop: got 'inf'"),
         ({"lr": 0}, "--lr: got 0; allowed: above 0"),
-        ({"seed": 2**32}, "--seed: got 4294967296; allowed: a whole number, 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed: got 4294967296; allowed: .*0 to 4294967295"),
         ({"device": "gpu"}, "--device: got 'gpu'; allowed: auto, cpu, cuda, cuda:N, mps"),
-        ({"batch_size": 0}, "--batch-size: got 0; allowed: a whole number, 1 or more"),
+        ({"batch_size": 0}, "--batch-size: got 0; allowed: .*1 or more"),
         ({"workers": -1}, "--workers: got -1"),
         ({"limit_train": 0}, "--limit-train: got 0; allowed: 1 or more"),
         ({"limit_test": "many"}, "--limit-test: got 'many'"),
         ({"distill": "maybe"}, "--distill: got 'maybe'; allowed: true or false"),
-        ({"track": "wandb"}, "--track: got 'wandb'; allowed: mlflow, tensorboard, both with a comma, or none"),
+        ({"track": "wandb"}, "--track: got 'wandb'; allowed: mlflow, tensorboard.* none"),
         ({"track": "mlflow,none"}, "--track: got 'mlflow,none'"),
         ({"track": ["mlflow", "mlflow"]}, "--track: mlflow is given twice"),
-        ({"tracking_uri": "http://me:secret@host"}, "--tracking-uri: got a URI with a user or a password, which the"),
+        ({"tracking_uri": "http://me:secret@host"}, "^--tracking-uri: (?!.*secret).* password"),
         ({"tracking_uri": ""}, "--tracking-uri: got ''; allowed: a URI"),
         ({"experiment": " "}, "--experiment: got ' '; allowed: text"),
         ({"out": ""}, "--out: got ''; allowed: a path"),
@@ -166,7 +166,7 @@ def test_a_tracker_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPa
     (tmp_path / name).mkdir()  # a folder of that name, of the tracker's own making, is not the library
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(OptionsError, match=rf"--track: got '{name}'.*not installed.*seriesquant\[{name}\]"):
+    with pytest.raises(OptionsError, match=rf"--track.*'{name}'.*seriesquant\[{name}\]"):
         Options(config="3,3,3,2", track=name)
 
 
@@ -252,7 +252,7 @@ def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert Options(config="3,3,3,2", executor="ray").executor == "ray"
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    with pytest.raises(OptionsError, match=r"--executor: got 'ray'.*not installed.*seriesquant\[ray\]"):
+    with pytest.raises(OptionsError, match=r"--executor.*'ray'.*seriesquant\[ray\]"):
         Options(config="3,3,3,2", executor="ray")
     assert Options(config="3,3,3,2").executor == "local"
 
@@ -260,7 +260,7 @@ def test_ray_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.mark.parametrize(("name", "value"), [("ray_address", "head:6379"), ("ray_cpus", 2), ("ray_gpus", 0.5)])
 def test_options_of_ray_alone(name: str, value: object) -> None:
     flag = name.replace("_", "-")
-    with pytest.raises(OptionsError, match=rf"--{flag}: got {value!r} with --executor local; allowed: with --executor"):
+    with pytest.raises(OptionsError, match=rf"--{flag}.*{value!r}.*local.*allowed.* ray"):
         Options(config="3,3,3,2", **{name: value})
     options = Options(config="3,3,3,2", executor="ray", **{name: value})
     assert getattr(options, name) == value

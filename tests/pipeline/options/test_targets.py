@@ -58,7 +58,7 @@ def test_sizes_that_are_none(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -0.5, "nan", "inf", True, "a"])
 def test_losses_that_are_none(value: Any) -> None:
-    with pytest.raises(OptionsError, match=r"--target-drop: got .*allowed: a number above 0"):
+    with pytest.raises(OptionsError, match=r"--target-drop: got .*allowed: .*above 0"):
         Options(config="3,3,2,2", target_drop=value)
 
 
@@ -79,7 +79,7 @@ def test_a_size_that_is_given_twice() -> None:
 @pytest.mark.parametrize("target", [{"target_mb": 0.04}, {"target_drop": 1}])
 def test_an_option_that_rows_of_a_target_do_not_use(name: str, value: object, got: str, target: dict[str, Any]) -> None:
     flag, (other,) = f"--{name.replace('_', '-')}", (f"--{key.replace('_', '-')}" for key in target)
-    with pytest.raises(OptionsError, match=rf"{flag}: got {got} with {other}, .*allowed: without {flag}"):
+    with pytest.raises(OptionsError, match=rf"{flag}: got {got} .*{other}.*allowed: .*{flag}"):
         Options(config="3,3,2,2", **{name: value}, **target)
     default = Options.model_fields[name].default
     assert getattr(Options(config="3,3,2,2", **{name: default}, **target), name) == default

@@ -94,14 +94,21 @@ def test_an_accelerator_has_its_name(monkeypatch) -> None:
     assert hardware("cuda:1")["accelerator"] == "GPU of cuda:1"
 
 
-def test_a_machine_that_tells_nothing(monkeypatch) -> None:
+def test_the_first_core_names_the_cpu(tmp_path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU: 2 GHz\nmodel name\t: Other\n")
+    assert hardware(cpuinfo=tmp_path / "cpuinfo")["cpu"] == "Fast CPU: 2 GHz"
+
+
+def test_values_that_cannot_be_read_are_none(monkeypatch, tmp_path) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    for name in ("processor", "machine"):
+        monkeypatch.setattr(f"platform.{name}", lambda: "")
     monkeypatch.setattr(os, "sysconf", refuse)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setitem(sys.modules, "torch", None)
-    machine = hardware("cuda:0")
+    machine = hardware("cuda:0", tmp_path / "missing")
+    assert machine["cpu"] is None
     assert (machine["memory_gb"], machine["threads"], machine["accelerator"]) == (None, None, None)
     assert machine["cores"] == os.cpu_count()

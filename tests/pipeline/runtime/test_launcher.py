@@ -1,4 +1,4 @@
-"""What launchers put into the environment: read, refused where it is incomplete, and kept from other processes."""
+"""The environment of launchers: reading it, refusing an incomplete one, and hiding it from other processes."""
 
 import pytest
 
@@ -30,19 +30,19 @@ def test_the_place_of_a_process_is_read():
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_an_incomplete_environment_is_refused(name):
     given = {k: value for k, value in SECOND_OF_FOUR.items() if k != name}
-    with pytest.raises(OptionsError, match=f"WORLD_SIZE is 4, but {name} is not set; allowed: all of"):
+    with pytest.raises(OptionsError, match=f"WORLD_SIZE.* 4.* {name} .*allowed"):
         launched(given)
 
 
 @pytest.mark.parametrize("changes", [{"RANK": "4"}, {"LOCAL_RANK": "2"}])
 def test_numbers_that_contradict_one_another_are_refused(changes):
-    with pytest.raises(OptionsError, match="allowed: LOCAL_RANK at most RANK, and RANK below WORLD_SIZE"):
+    with pytest.raises(OptionsError, match=r"allowed: LOCAL_RANK.* RANK.* WORLD_SIZE"):
         launched(SECOND_OF_FOUR | changes)
 
 
 @pytest.mark.parametrize("text", ["-1", "one", "1.5"])
 def test_what_is_no_number_is_refused(text):
-    with pytest.raises(OptionsError, match=f"RANK is '{text}'; allowed: a whole number"):
+    with pytest.raises(OptionsError, match=f"RANK.* '{text}'.*allowed"):
         launched(SECOND_OF_FOUR | {"RANK": text})
 
 

@@ -24,16 +24,24 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_several_compute_at_once() -> None:
-    turns, together = Turns(), threading.Barrier(2)
+    turns, entered, checked = Turns(), threading.Event(), threading.Event()
+    inside: list[str] = []
 
     def work() -> None:
         with turns.computing():
-            together.wait(SECONDS)
+            inside.append("other")
+            entered.set()
+            checked.wait(SECONDS)
+            inside.remove("other")
 
-    thread = started(work)
     with turns.computing():
-        together.wait(SECONDS)
+        inside.append("this")
+        thread = started(work)
+        assert entered.wait(SECONDS), "another thread cannot compute beside this one"
+        assert inside == ["this", "other"]
+        checked.set()
     thread.join(SECONDS)
+    assert inside == ["this"]
 
 
 def test_exclusive_access_waits_until_the_others_yield() -> None:

@@ -1,4 +1,4 @@
-"""What a real MLflow server has of a run, read back with MLflow's own client."""
+"""The run on a real MLflow server, read back with MLflow's own client."""
 
 import contextlib
 import os

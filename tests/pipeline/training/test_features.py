@@ -1,4 +1,4 @@
-"""Where students are compared with teachers, and the loss of the comparison against numpy."""
+"""The points at which students are compared with teachers, and the feature loss against numpy."""
 
 import numpy as np
 import pytest

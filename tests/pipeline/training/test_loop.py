@@ -19,7 +19,7 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
 from pipeline.stages.evaluate import evaluate
 from pipeline.training import loop as training
-from pipeline.training.loop import feature_weight
+from pipeline.training.loop import feature_weight, parameter_groups
 from pipeline.training.loop import train as train_in_place
 from pipeline.training.schedule import Schedule
 from pipeline.training.teacher import Teacher
@@ -52,11 +52,8 @@ def series(model):
     return swap_convolutions(copy.deepcopy(model), {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}, "cosine")
 
 
-def test_training_learns_and_evaluation_counts(data, trained):
-    result = evaluate(trained, data.test, device=CPU)
-    labels = torch.cat([labels for _, labels in data.test.batches(7, device=CPU)])
-    assert result.top1 == pytest.approx(100 * float((result.logits.argmax(1) == labels).float().mean()))
-    assert result.top1 >= 75
+def test_training_learns(data, trained):
+    assert evaluate(trained, data.test, device=CPU).top1 >= 75
     assert not trained.training
 
 
@@ -107,7 +104,7 @@ def test_single_value_filters_decay_and_scales_do_not():
     network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, padding=1), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 1))
     model = swap_convolutions(network, {"0": (1, 1)}, "cosine")
     attach_fake_quantizers(model[1], IntFormat(4), get_backend("brevitas"), {})
-    groups = training._groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
+    groups = parameter_groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decay[id(model[0].coefficients)] == decay[id(model[3].weight)] == 0.5
     assert decay[id(model[0].bias)] == decay[id(model[3].bias)] == 0
@@ -119,7 +116,7 @@ def test_single_value_filters_decay_and_scales_do_not():
 
 def test_scales_of_layers_do_not_decay():
     model = torchvision.models.convnext_tiny(num_classes=4)
-    groups = training._groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
+    groups = parameter_groups(model, Schedule(1, lr=0.1, weight_decay=0.5))
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     layer_scales = [p for name, p in model.named_parameters() if name.endswith("layer_scale")]
     assert layer_scales
@@ -133,16 +130,14 @@ class DampedTeacher(Teacher):
         return inverse_input_covariance(model, self._network, images, shard=shard, damping=1e6)
 
 
-def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data, trained, monkeypatch):
+def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data, trained):
     schedule, accelerator, ends = Schedule(1, lr=0.01, batch_size=16), make_accelerator("cpu"), {}
     steps = len(data.train) // 16
     for bound in (steps, steps + 1):
-        monkeypatch.setattr(training, "COVARIANCE_STEPS", bound)
-        teacher = Teacher(trained, accelerator)
+        teacher = Teacher(trained, accelerator, covariance_steps=bound)
         end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
         ends[bound] = end.get_submodule("1.0").coefficients
-    monkeypatch.setattr(training, "COVARIANCE_STEPS", 1)
-    teacher = DampedTeacher(trained, accelerator)
+    teacher = DampedTeacher(trained, accelerator, covariance_steps=1)
     end = train(series(trained), data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
     filters = end.get_submodule("1.0").coefficients
     before = series(trained).get_submodule("1.0").coefficients
@@ -166,14 +161,13 @@ def test_a_teacher_teaches_what_wrong_labels_do_not(data, trained):
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_the_two_bases_train_to_the_same_filters(data, trained, taught, monkeypatch):
+def test_the_two_bases_train_to_the_same_filters(data, trained, taught):
     """At order 2 of 3 they span the same filters, and steps are those of the filters, divided by what these see."""
-    monkeypatch.setattr(training, "COVARIANCE_STEPS", 1)
     filters, accelerator = {}, make_accelerator("cpu")
     for basis in ("cosine", "chebyshev"):
         model = swap_convolutions(copy.deepcopy(trained), {"1.0": (2, 2), "2.0": (2, 2)}, basis)
         schedule = Schedule(2, lr=0.02, batch_size=16, weight_decay=1e-2)
-        teacher = Teacher(trained, accelerator) if taught else None
+        teacher = Teacher(trained, accelerator, covariance_steps=1) if taught else None
         train(model, data.train, schedule, accelerator=accelerator, seed=0, teacher=teacher)
         filters[basis] = [model.get_submodule(name).filters().detach() for name in ("1.0", "2.0")]
     before = [trained.get_submodule(name).weight.detach() for name in ("1.0", "2.0")]
@@ -201,7 +195,7 @@ def test_zero_epochs_change_nothing(data, trained):
 
 
 def test_a_network_trains_the_same_whether_or_not_it_was_trained_before(data, trained):
-    """accelerate skips what it prepared once, and with it the mixed precision."""
+    """accelerate does not prepare a network twice, and would then skip the mixed precision."""
     fresh = tiny_network()
     fresh.load_state_dict(trained.state_dict())
     assert vars(fresh).keys() == vars(trained).keys()

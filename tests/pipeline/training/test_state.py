@@ -84,7 +84,7 @@ def trained(data, model, store=None, end_after=None, curve=None):
 
 @pytest.fixture(scope="module")
 def undisturbed(data):
-    """What training that nobody interrupts gives each network: the trained network and the end."""
+    """Return the trained network and the final progress of uninterrupted training, for each network."""
     torch.manual_seed(11)
     return {kind: trained(data, model) for kind, model in networks().items()}
 

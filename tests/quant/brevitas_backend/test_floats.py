@@ -80,7 +80,7 @@ def test_unusable_input_is_refused() -> None:
             call(torch.tensor([[1.0, torch.inf]]), MinifloatFormat(4))
         with pytest.raises(CompressionError, match="non-empty tensor"):
             call(torch.zeros(0, 3), MinifloatFormat(4))
-        with pytest.raises(CompressionError, match=r"Minifloats got a scale of shape \(2,\); allowed is none"):
+        with pytest.raises(CompressionError, match=r"Minifloats.* scale .*\(2,\).*allowed.* none"):
             call(torch.ones(2, 3), MinifloatFormat(4), torch.ones(2))
     fake = BREVITAS.fake_quantizer(torch.ones(2, 3), MinifloatFormat(4))
     with pytest.raises(CompressionError, match=r"allowed is \(2, 3\)"):
@@ -92,5 +92,5 @@ def test_unusable_input_is_refused() -> None:
 def test_torch_ao_has_no_minifloats() -> None:
     backend = get_backend("torch.ao")
     for call in (backend.quantize, backend.fake_quantizer):
-        with pytest.raises(CompressionError, match=r"torch.ao got the scheme minifloat; allowed is int"):
+        with pytest.raises(CompressionError, match=r"torch\.ao.* minifloat.*allowed.* int"):
             call(torch.ones(2, 3), MinifloatFormat(4))

@@ -35,7 +35,7 @@ def test_a_folder_without_a_report_is_named(tmp_path) -> None:
 @pytest.mark.parametrize("damaged", [b'{"schema_version": 1, "rows": [', b"\xff\xfe", b""])
 def test_a_damaged_report_is_named(folder, damaged) -> None:
     (folder / "report.json").write_bytes(damaged)
-    with pytest.raises(ReportError, match=rf"{folder}/report\.json.*cannot be read.*allowed"):
+    with pytest.raises(ReportError, match=rf"{folder}/report\.json.* read.*allowed"):
         read_report(folder)
 
 
@@ -74,7 +74,7 @@ def test_a_wrong_field_is_named(folder, key, value) -> None:
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_failed(folder, status) -> None:
     write(folder, content(folder) | {"status": status, "error": {"message": "the loss became NaN"}})
-    with pytest.raises(ReportError, match=rf"report\.json is {status}.*the loss became NaN"):
+    with pytest.raises(ReportError, match=rf"report\.json.* {status}.*loss became NaN"):
         read_report(folder)
 
 
