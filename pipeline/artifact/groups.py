@@ -167,7 +167,8 @@ def _base(values: Integers) -> int:
 def _differences(values: Sequence[int]) -> Integers:
     """Return each value minus the one before it, the first minus 0."""
     numbers = np.array(values, np.int32)
-    return numbers - np.concatenate([np.zeros(1, np.int32), numbers[:-1]])
+    differences: Integers = numbers - np.concatenate([np.zeros(1, np.int32), numbers[:-1]])
+    return differences
 
 
 class GroupReader:

@@ -76,6 +76,7 @@ def _execute(
 
 def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import: bool) -> "Evaluation":
     from pipeline.artifact import load, open_artifact
+    from pipeline.artifact.header import class_names
     from pipeline.data.dataset import Normalization
     from pipeline.errors import DataError
     from pipeline.models import check_forward
