@@ -76,6 +76,7 @@ def _execute(
 
 def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import: bool) -> "Evaluation":
     from pipeline.artifact import load, open_artifact
+    from pipeline.artifact.header import class_names
     from pipeline.data.dataset import Normalization
     from pipeline.errors import DataError
     from pipeline.models import check_forward
@@ -87,7 +88,7 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
             f"evaluate: {file} has {header.classes} classes, but the data has {data.classes}; allowed: data of the "
             "classes that the network was trained on"
         )
-    if header.class_names[: data.classes] != data.class_names:
+    if class_names(header)[: data.classes] != data.class_names:
         logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
     network = load(file, allow_import=allow_import)
     check_forward(network, header.classes, data.image_size)
