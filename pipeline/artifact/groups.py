@@ -157,8 +157,8 @@ def _base(values: Integers) -> int:
 
 def _differences(values: Sequence[int]) -> Integers:
     """Return each value minus the one before it, the first minus 0."""
-    differences: Integers = np.diff(np.array([0, *values], np.int32))
-    return differences
+    whole = np.array([0, *values], np.int32)
+    return whole[1:] - whole[:-1]
 
 
 class GroupReader:

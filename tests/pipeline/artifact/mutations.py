@@ -141,7 +141,9 @@ class Story:
 
 
 def _change(tree: Any, rng: random.Random) -> None:
-    """Change something somewhere in a JSON value."""
+    """Change something somewhere in a JSON value, unless it is empty."""
+    if not tree:
+        return
     while True:
         key = rng.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
         if not isinstance(tree[key], dict | list) or not tree[key] or rng.random() < 0.1:
