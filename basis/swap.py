@@ -68,6 +68,16 @@ def materialize(model: nn.Module) -> nn.Module:
     )
 
 
+def materialize_full(model: nn.Module) -> nn.Module:
+    """Replace the series convolutions of full order by ordinary convolutions, in place; they have the same filters.
+
+    Returns:
+        The network; a bare series convolution of full order is returned replaced.
+    """
+    full = (conv for conv in model.modules() if isinstance(conv, SeriesConv2d) and conv.order == conv.kernel_size)
+    return replace_modules(model, {conv: conv.materialize() for conv in full})
+
+
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """Replace modules of a network, in place, under every name.
 

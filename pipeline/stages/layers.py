@@ -60,12 +60,18 @@ def _width_row(layer: LayerPlan, result: VariantResult) -> dict[str, object]:
         "kernel": _sizes(layer.kernel),
         "order": _sizes(layer.order),
         "status": layer.status,
-        "reason": layer.reason,
+        "reason": layer.reason + ("; its kernel is stored" if _stores_kernel(layer, result) else ""),
         "fit_error": _error(result.network.fit_errors.get(layer.name)),
         "rounding_error": {
             str(bits): _error(each.rounding_errors.get(layer.name)) for bits, each in result.quantized.items()
         },
     }
+
+
+def _stores_kernel(layer: LayerPlan, result: VariantResult) -> bool:
+    """Return True if every width of a layer with an order stores its kernel instead of coefficients."""
+    widths = result.quantized.values()
+    return layer.order is not None and bool(widths) and all(layer.name not in each.terms for each in widths)
 
 
 def _target_row(layer: LayerPlan, target: Target, quantized: QuantizedNetwork) -> dict[str, object]:

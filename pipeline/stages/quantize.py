@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from basis.swap import materialize_full
 from pipeline.artifact import serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import layer_bits
@@ -19,6 +20,7 @@ from pipeline.stages.train import TrainingSummary, replay_curve, train_once
 from pipeline.store.entry import Entry, as_bytes, as_tensor
 from quant.backends import get_backend
 from quant.calibration import round_layers
+from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers, quantize_network
 
 
@@ -91,6 +93,8 @@ def quantized_network(entry: Entry) -> QuantizedNetwork:
 def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys: WidthKeys) -> Entry:
     options = context.options
     model, training, backend = copy.deepcopy(original), TrainingSummary(), get_backend(options.backend)
+    if isinstance(keys.format, IntFormat):
+        model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
     images, shard = calibration_images(context), calibration_shard(context)
     found = round_layers(model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard)
     rounded = found.layers
