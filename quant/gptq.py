@@ -18,7 +18,7 @@ from quant import minifloat
 from quant.formats import IntFormat, QuantizedTensor, check_weight, nearest_scale
 from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_exponents, grid_values, nearest_on_grid
 from quant.schemes import FixedTensor, Format, stored_tensor
-from quant.sweeps import compensated_rounding, damped_hessian, descend, row_errors
+from quant.sweeps import compensated_rounding, damped_hessian, descend
 
 # Candidate scales, as exponents relative to the scale of rounding to nearest, 0.3 to 1.09 times it: clipping an outlier
 # often costs less than a coarse step.
@@ -136,11 +136,9 @@ def _search_scales(columns: Tensor, root: Tensor, exponents: Tensor, qmax: int) 
     best = _best_candidate(columns, exponents, root.diagonal(dim1=1, dim2=2) ** -2, qmax)
     scales = torch.stack([_scale(exponents + best + shift) for shift in _NEIGHBOURS], dim=1)
     repeated, steps = columns.repeat(1, 1, scales.shape[1]), scales.flatten(1)
-    values, errors = compensated_rounding(
-        repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root
-    )
+    values, error = compensated_rounding(repeated, lambda x: (x / steps).round_().clamp_(-qmax, qmax).mul_(steps), root)
     integers = values.div_(steps[:, None]).round_().unflatten(2, scales.shape[1:])
-    least = row_errors(errors, root).view_as(scales).argmin(1, keepdim=True)
+    least = error.view_as(scales).argmin(1, keepdim=True)
     chosen = least[:, None].expand(-1, columns.shape[1], -1, -1)
     return integers.gather(2, chosen).squeeze(2), scales.gather(1, least).squeeze(1)
 

@@ -99,9 +99,7 @@ def _freedoms(hessian: Tensor, root: Tensor, terms: tuple[int, ...]) -> Tensor:
     return by_term.exp().cpu()
 
 
-def round_to_steps(
-    columns: Tensor, hessian: Tensor, exponents: Tensor, shape: torch.Size
-) -> tuple[SteppedTensor, Tensor]:
+def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
     """Round stored values to multiples of their steps with error compensation, without clipping.
 
     Args:
@@ -111,8 +109,7 @@ def round_to_steps(
         shape: Shape of the stored values, (O, I, nh, nw) or (O, ...).
 
     Returns:
-        The integers and exponents, and the values that were rounded to the nearest: those of ``columns`` after the
-        compensation of earlier errors, float32 of that shape.
+        The integers, int32 of that shape, and the exponents.
 
     Raises:
         NumericalError: A Hessian is not positive semi-definite, or a value is not finite.
@@ -128,15 +125,10 @@ def round_to_steps(
     _, root = damped_hessian(ordered, DAMPING)
     # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
     scaled = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns))
-    rounded, errors = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
-    back = order.argsort(dim=1)[:, :, None].expand_as(rounded)
-
-    def rows(ordered: Tensor) -> Tensor:
-        return ordered.gather(1, back).mT.flatten(0, 1).reshape(shape).contiguous()
-
-    integers = rows(rounded).clamp(-LARGEST_INTEGER, LARGEST_INTEGER).to(torch.int32)
-    compensated = rows(rounded + errors) * grid_values(exponents).to(rounded)
-    return SteppedTensor(integers, exponents), compensated.float()
+    rounded, _ = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
+    integers = rounded.gather(1, order.argsort(dim=1)[:, :, None].expand_as(rounded))
+    limited = integers.mT.flatten(0, 1).reshape(shape).clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
+    return SteppedTensor(limited.to(torch.int32).contiguous(), exponents)
 
 
 def column_steps(exponents: Tensor, features: int) -> Tensor:

@@ -54,14 +54,12 @@ class RoundedNetwork:
     Attributes:
         model: The network: its layers, biases and running means are those of the rounding.
         layers: Layer name -> stored values.
-        compensated: Layer name -> the values that were rounded to the nearest, from which training starts.
         log_steps: Layer name -> ``16 log2`` of the steps, before rounding to the grid.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y|| against the original.
     """
 
     model: nn.Module
     layers: dict[str, SteppedTensor]
-    compensated: dict[str, Tensor]
     log_steps: dict[str, Tensor]
     errors: dict[str, float]
 
@@ -182,7 +180,6 @@ def round_network(
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
     found: dict[str, SteppedTensor] = {}
-    compensated = {name: stored_values(layer).detach().clone() for name, layer in layers.items()}
 
     def store(name: str, rounded: SteppedTensor) -> None:
         found[name] = rounded
@@ -190,7 +187,7 @@ def round_network(
 
     def constrain(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
         hessian, values = columns_hessian(statistics, centered=absorbs), stored_values(layers[name])
-        rounded, compensated[name] = round_to_steps(columns[:, :-1], hessian, allocation.exponents(name), values.shape)
+        rounded = round_to_steps(columns[:, :-1], hessian, allocation.exponents(name), values.shape)
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
@@ -205,7 +202,7 @@ def round_network(
         errors = original.fit(network, ridge=RIDGE, constrain=constrain)
     for name in layers.keys() - found.keys():  # layers that do not run
         found[name] = nearest_to_steps(stored_values(layers[name]), torch.tensor(0, dtype=torch.int16))
-    return RoundedNetwork(network, {name: found[name] for name in layers}, compensated, allocation.log_steps, errors)
+    return RoundedNetwork(network, {name: found[name] for name in layers}, allocation.log_steps, errors)
 
 
 class _Allocation:

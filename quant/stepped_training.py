@@ -1,11 +1,18 @@
 """Train through the rounding to steps, at a given number of bits.
 
-The steps of all layers share one shift in sixteenths of an octave. A controller measures the bits of the integers every
-few steps and moves the shift, so that the network takes the bits of its target throughout the training.
+The float values start from those of the network before rounding, and the steps start finer than those of the target.
+All layers share one shift of their steps, in sixteenths of an octave. A controller measures the bits of the integers
+every few training steps and moves the shift, so that the bits fall to those of the target in the first half of the
+training and stay there.
+
+Rounding with error compensation is a poor start. Its integers fit one set of steps, and any other steps undo the
+compensation; at the same steps, straight-through gradients undo it (docs/training.md).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final, cast
 
 import torch
@@ -17,7 +24,6 @@ from quant.fake_quantizer import FakeQuantizer
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.rate import entropy_bits
-from quant.rate_rounding import RoundedNetwork
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 
 NEAREST: Final = 0.5
@@ -25,7 +31,13 @@ NEAREST: Final = 0.5
 CONTROL_STEPS: Final = 25
 """Training steps between two measurements of the bits."""
 CONTROL_PHASE: Final = 0.95
-"""Share of all steps after which the steps no longer change."""
+"""Share of all training steps after which the steps no longer change."""
+START_SHARE: Final = 2.5
+"""Bits at the start as a multiple of those of the target."""
+FALL_PHASE: Final = 0.5
+"""Share of all training steps in which the bits fall to those of the target."""
+START_SHIFT: Final = -21.0
+"""Shift at the start: steps of 0.4 times those of the target."""
 MAX_CHANGE: Final = 0.68
 """Largest change of the shift at once, in sixteenths of an octave: 3 %."""
 
@@ -48,7 +60,7 @@ class SteppedFakeQuantizer(FakeQuantizer):
     def __init__(self, shape: torch.Size, log_steps: Tensor) -> None:
         super().__init__(shape)
         self.register_buffer("log_steps", log_steps.to(torch.float64))
-        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("shift", torch.tensor(START_SHIFT, dtype=torch.float64))
 
     def exponents(self) -> Tensor:
         """Return the exponents of the steps: int16, (nh, nw) or (), on the CPU."""
@@ -72,25 +84,22 @@ class SteppedFakeQuantizer(FakeQuantizer):
         return SteppedTensor((magnitudes * values.sign()).to(torch.int32), exponents)
 
 
-def attach_stepped_quantizers(rounded: RoundedNetwork) -> nn.Module:
-    """Attach fake quantizers to the layers of a rounded network, in place.
-
-    The weights start from the values that error compensation rounded to the nearest. So the network computes at first
-    what the rounded network computes, and its weights are spread over their rounding cells.
+def attach_stepped_quantizers(model: nn.Module, log_steps: Mapping[str, Tensor]) -> nn.Module:
+    """Attach fake quantizers to the layers of a network, in place.
 
     Args:
-        rounded: The network, from ``quant.rate_rounding.round_network``. Layers that did not run stay as they are.
+        model: The network, with float values.
+        log_steps: Layer name -> ``16 log2`` of its steps at the bits of the target; other layers stay as they are.
 
     Returns:
         The network.
     """
-    for name, log_steps in rounded.log_steps.items():
-        module = rounded.model.get_submodule(name)
+    for name, steps in log_steps.items():
+        module = model.get_submodule(name)
         values = stored_values(module)
-        values.data.copy_(rounded.compensated[name])
-        quantizer = SteppedFakeQuantizer(values.shape, log_steps).to(values.device)
+        quantizer = SteppedFakeQuantizer(values.shape, steps).to(values.device)
         parametrize.register_parametrization(module, str(stored_tensor_name(module)), quantizer)
-    return rounded.model
+    return model
 
 
 def stepped_layers(model: nn.Module, threshold: float = NEAREST) -> dict[str, SteppedTensor]:
@@ -119,7 +128,8 @@ class RateControl:
         if step % CONTROL_STEPS or step > CONTROL_PHASE * steps:
             return
         taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
-        change = 0.5 * PER_OCTAVE * float(torch.tensor(max(taken, 1.0) / self._bits, dtype=torch.float64).log2())
+        wanted = self._bits * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
+        change = 0.5 * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
         for _, quantizer in self._quantizers:
             quantizer.shift += min(max(change, -MAX_CHANGE), MAX_CHANGE)
 

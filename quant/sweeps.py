@@ -28,8 +28,7 @@ def compensated_rounding(columns: Tensor, nearest: Callable[[Tensor], Tensor], r
         root: (G, F, F), from ``damped_hessian``.
 
     Returns:
-        The rounded values, and what rounding took from each column after its updates; both (G, F, O), float64. The two
-        add up to the values that were rounded to the nearest. ``row_errors`` gives the error of each row.
+        The rounded values, (G, F, O), float64, and the error ``(w - q) H (w - q)^T`` of each row, (G, O).
 
     Source:
         GPTQ (Frantar et al. 2023, arXiv 2210.17323), algorithm 1.
@@ -41,17 +40,9 @@ def compensated_rounding(columns: Tensor, nearest: Callable[[Tensor], Tensor], r
         block, later = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
         _compensate_block(remaining[:, block], nearest, feedback[:, block, block], rounded[:, block], errors[:, block])
         remaining[:, later].baddbmm_(feedback[:, block, later].mT, errors[:, block], alpha=-1)
-    return rounded, errors
-
-
-def row_errors(errors: Tensor, root: Tensor) -> Tensor:
-    """Return the error ``(w - q) H (w - q)^T`` of each row, (G, O), from the errors of ``compensated_rounding``.
-
-    The error that remains of each column after the optimal update of all later ones adds up to the whole error (GPTQ,
-    equation 2).
-    """
-    weights = root.diagonal(dim1=1, dim2=2)[:, None] ** -2
-    return (weights @ errors.square()).squeeze(1)
+    # The error that remains of each column after the optimal update of all later ones adds up to the whole error
+    # (paper, equation 2).
+    return rounded, (diagonal[:, None] ** -2 @ errors.square_()).squeeze(1)
 
 
 def _compensate_block(

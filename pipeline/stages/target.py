@@ -183,8 +183,10 @@ class TargetCompressor:
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""
         bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
-        model = attach_stepped_quantizers(rounded)
-        summary = train_once(self._context, model, self.training(size), rate=RateControl(model, bits))
+        model = attach_stepped_quantizers(copy.deepcopy(self._model), rounded.log_steps)
+        reference = build_network(plain.record, copy.deepcopy(self._baseline.model))
+        control, job = RateControl(model, bits), self.training(size)
+        summary = train_once(self._context, model, job, rate=control, reference=reference)
         if summary.undone:
             return replace(plain, training=summary)
         found = self._trimmed(model, rounded.layers, size)

@@ -92,7 +92,12 @@ def training_job(
 
 
 def train_once(
-    context: RunContext, model: nn.Module, job: TrainingJob, rate: RateControl | None = None
+    context: RunContext,
+    model: nn.Module,
+    job: TrainingJob,
+    *,
+    rate: RateControl | None = None,
+    reference: nn.Module | None = None,
 ) -> TrainingSummary:
     """Train a network in place, or load the stored result of the same training.
 
@@ -104,6 +109,7 @@ def train_once(
         model: The initial network; it is trained, on the run's device and in evaluation mode afterwards.
         job: The training, of one epoch or more.
         rate: See ``pipeline.training.loop.train``.
+        reference: The network whose Top-1 the trained one must not fall behind; None for the initial network.
 
     Raises:
         NumericalError: The loss became NaN or infinite.
@@ -112,7 +118,7 @@ def train_once(
     """
 
     def compute() -> Entry:
-        start, before = state_of(model), _training_top1(context, model)
+        start, before = state_of(model), _training_top1(context, reference or model)
         end = train(
             model,
             context.data.train,
