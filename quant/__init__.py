@@ -1,4 +1,4 @@
-"""Number formats, bit packing, rounding and counting; Brevitas and torch.ao load with the first use of a backend.
+"""Number formats, entropy coding, rounding and counting; Brevitas and torch.ao load with the first use of a backend.
 
 The names below load on first use, so that `quant.registry` costs no import of torch.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from quant.counting import compressible_params, count_params, poster_size_mb
     from quant.fake_quantizer import FakeQuantizer
     from quant.formats import IntFormat, QuantizedTensor
-    from quant.packing import pack, unpack
+    from quant.packing import pack
 
 __all__ = [
     "BACKENDS",
@@ -26,7 +26,6 @@ __all__ = [
     "get_backend",
     "pack",
     "poster_size_mb",
-    "unpack",
 ]
 
 _HOMES = {
@@ -39,7 +38,6 @@ _HOMES = {
     "get_backend": "quant.backends",
     "pack": "quant.packing",
     "poster_size_mb": "quant.counting",
-    "unpack": "quant.packing",
 }
 
 

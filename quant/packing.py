@@ -1,8 +1,7 @@
-"""Pack integers of 2 to 16 bits into a bit stream, and back.
+"""Pack integers of 2 to 16 bits into a bit stream, as ONNX files hold them.
 
 The values follow one another without gaps, in C order, each as two's complement of `bits` bits, lowest bit first; bit
-k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros. The patterns of
-minifloats are such integers too (see `quant.minifloat`): their sign bit is the highest one.
+k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros.
 
     4 bits   byte 0                         byte 1
              | v1: 3 2 1 0 | v0: 3 2 1 0 |  | v3: 3 2 1 0 | v2: 3 2 1 0 |      two values a byte, low nibble first
@@ -21,8 +20,7 @@ minifloats are such integers too (see `quant.minifloat`): their sign bit is the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -73,44 +71,6 @@ def pack(integers: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(packed.reshape(-1)[: packed_size(codes.size, bits)].copy())
 
 
-def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
-    """Unpack the integers of a stream; the inverse of `pack`.
-
-    Args:
-        packed: uint8, shape (packed_size(prod(shape), bits),).
-        bits: the width of one value, 2 to 16.
-        shape: the shape of the integers.
-
-    Returns:
-        int8 or, for more than 8 bits, int16 on the CPU, of that shape.
-
-    Raises:
-        CompressionError: The type, the width, the shape or the number of bytes is wrong, or the padding is not zero.
-    """
-    count = _count(shape)
-    _check_packed(packed, _check_width("unpack", bits), count)
-    stream = packed.detach().cpu().contiguous().numpy()
-    codes = _whole_bytes(stream, bits) if bits % 8 == 0 else _sign_extended(_cut(stream, bits)[:count], bits)
-    return torch.from_numpy(codes.view(f"i{codes.itemsize}")).reshape(tuple(shape))
-
-
-def _whole_bytes(stream: _Codes, bits: int) -> _Codes:
-    """Copy values of one or two bytes."""
-    unsigned = _unsigned(bits)
-    codes: _Codes = stream.view(unsigned.newbyteorder("<")).astype(unsigned)
-    return codes
-
-
-def _cut(stream: _Codes, bits: int) -> _Codes:
-    """Cut a stream into values, with bits of their neighbours above them, and extra values from the padding."""
-    unsigned = _unsigned(bits)
-    blocks = _blocks(stream, bits).astype(unsigned, copy=False)
-    codes: _Codes = np.zeros((len(blocks), _BLOCK), dtype=unsigned)
-    for value, byte, shift in _overlaps(bits):
-        codes[:, value] |= _shifted(blocks[:, byte], -shift)
-    return codes.reshape(-1)
-
-
 def _check_width(operation: str, bits: int) -> int:
     if type(bits) is not int or not MIN_WIDTH <= bits <= MAX_WIDTH:
         raise CompressionError(f"{operation} got bits={bits!r}; allowed are the integers {MIN_WIDTH} to {MAX_WIDTH}.")
@@ -144,13 +104,6 @@ def _blocks(values: _Codes, width: int) -> _Codes:
     return padded.reshape(-1, width)
 
 
-def _sign_extended(codes: _Codes, bits: int) -> _Codes:
-    """Extend two's complement of `bits` bits (higher bits ignored) to the whole type, whose arithmetic wraps."""
-    sign = codes.dtype.type(2 ** (bits - 1))
-    extended: _Codes = ((codes & codes.dtype.type(2**bits - 1)) ^ sign) - sign
-    return extended
-
-
 def _check_range(integers: Tensor, bits: int) -> None:
     allowed = torch.int8 if bits <= 8 else torch.int16
     if integers.dtype != allowed:
@@ -163,26 +116,4 @@ def _check_range(integers: Tensor, bits: int) -> None:
     if low < -(2 ** (bits - 1)) or high >= 2 ** (bits - 1):
         raise CompressionError(
             f"pack got integers in {low}..{high}; {bits} bits allow {-(2 ** (bits - 1))}..{2 ** (bits - 1) - 1}."
-        )
-
-
-def _count(shape: Sequence[int]) -> int:
-    if any(size < 0 for size in shape):
-        raise CompressionError(f"unpack got the shape {tuple(shape)}; allowed are sizes of zero or more.")
-    return math.prod(shape)
-
-
-def _check_packed(packed: Tensor, bits: int, count: int) -> None:
-    if packed.dtype != torch.uint8 or packed.ndim != 1:
-        raise CompressionError(
-            f"unpack got a tensor of type {packed.dtype} and {packed.ndim} axes; allowed is uint8 with one axis."
-        )
-    if packed.numel() != packed_size(count, bits):
-        raise CompressionError(
-            f"unpack got {packed.numel()} bytes; {count} values of {bits} bits take {packed_size(count, bits)}."
-        )
-    used = count * bits % 8
-    if used and int(packed[-1]) >> used:
-        raise CompressionError(
-            f"unpack got padding bits of {int(packed[-1]) >> used:b} after the last value; allowed are zeros only."
         )

@@ -1,4 +1,4 @@
-"""Write and read artifacts: one safetensors file with packed coefficients, scales, float tensors and their table.
+"""Write and read artifacts: one safetensors file with coded integers, float tensors and a table.
 
 ``docs/artifact.md`` specifies every byte of it.
 """

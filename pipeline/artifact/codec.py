@@ -52,7 +52,7 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
         identity: Its name, classes and input format.
 
     Raises:
-        CompressionError: A tensor has a type that safetensors cannot store, or a scale is not on the grid.
+        CompressionError: A tensor has a type that safetensors cannot store.
     """
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in record.floats.items():

@@ -85,15 +85,11 @@ def _exponent_count(layer: LayerEntry) -> int:
 
 
 def groups_of(record: NetworkRecord) -> list[Integers]:
-    """Return the integers of all groups that ``layout`` lists.
-
-    Raises:
-        CompressionError: A scale is not on the grid of ``quant.grid``.
-    """
+    """Return the integers of all groups that ``layout`` lists."""
     values = [layer.values for layer in record.layers]
     groups = [_differences([each for tensor in values for each in _exponents(tensor)]), _all_terms(values)]
     for layer in record.layers:
-        groups += _layer_groups(layer)
+        groups += _layer_groups(layer.values)
     vectors = [layer.bias for layer in record.layers if layer.bias is not None]
     vectors += [each.weight for each in record.normalizations] + [each.bias for each in record.normalizations]
     integers = [_numbers(vector.integers) for vector in vectors]
@@ -117,17 +113,12 @@ def _all_terms(values: Sequence[StoredTensor]) -> Integers:
     return np.concatenate([np.empty(0, np.int32), *terms])
 
 
-def _layer_groups(layer: LayerRecord) -> list[Integers]:
-    values = layer.values
+def _layer_groups(values: StoredTensor) -> list[Integers]:
     if isinstance(values, MinifloatTensor):
         return _minifloat_groups(values)
     groups = _by_term(values.integers)
     if isinstance(values, QuantizedTensor):
         exponents = _scale_exponents(values)
-        if not torch.equal(grid_values(torch.from_numpy(exponents)), values.scale):
-            raise CompressionError(
-                f"artifact: {layer.name!r} has scales that no exponent gives; allowed: scales 2^(e / 16)"
-            )
         groups.append(exponents - np.int32(_base(exponents)))
     return groups
 
@@ -166,9 +157,8 @@ def _base(values: Integers) -> int:
 
 def _differences(values: Sequence[int]) -> Integers:
     """Return each value minus the one before it, the first minus 0."""
-    numbers = np.array(values, np.int32)
-    differences: Integers = numbers - np.concatenate([np.zeros(1, np.int32), numbers[:-1]])
-    return differences
+    whole = np.array([0, *values], np.int32)
+    return whole[1:] - whole[:-1]
 
 
 class GroupReader:

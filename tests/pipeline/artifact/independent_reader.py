@@ -119,8 +119,10 @@ def integers(layer: dict, groups: Iterator, exponents: Iterator[int], factors: I
 def minifloats(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
     bits, signed = layer["bits"], next(groups)
     exponent, mantissa = 1 + next(exponents) - abs(signed), next(groups) + 2 ** (bits - 1)
-    assert 0 <= exponent.min() and exponent.max() <= 127
-    assert 0 <= mantissa.min() and mantissa.max() < 2**bits
+    assert exponent.min() >= 0
+    assert exponent.max() <= 127
+    assert mantissa.min() >= 0
+    assert mantissa.max() < 2**bits
     normal = 2.0 ** (exponent - 63.0) * (1 + mantissa / 2**bits)
     sizes = np.where(exponent > 0, normal, 2.0**-62 * mantissa / 2**bits)
     return np.where(signed < 0, -sizes, sizes).astype(np.float32).reshape(layer["shape"])

@@ -8,14 +8,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from basis.layers import stored_tensor_name, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
-from pipeline.artifact.codec import TABLE
+from pipeline.artifact.codec import CODES, TABLE, table_of
 from pipeline.artifact.container import join, split
+from pipeline.artifact.groups import groups_of, layout
 from pipeline.artifact.record import NetworkRecord, record_network
+from quant import entropy
 from quant.backends import get_backend
 from quant.formats import QuantizedTensor
 from quant.network import quantize_network
@@ -58,13 +62,28 @@ def stepped(*, per_term: bool = True) -> NetworkRecord:
 
 
 def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:
-    """Write a small artifact whose header, table and sections a test has changed; its checksums hold again."""
+    """Write a small artifact whose header, table and sections a test has changed, with a right checksum."""
     contents = split(BytesIO(serialize(compressed(), IDENTITY)))
     header, sections = json.loads(contents.text), contents.sections
     table = json.loads(zlib.decompress(bytes(sections.pop(TABLE).numpy().data)))
     change(header, table, sections)
-    packed = zlib.compress(json.dumps(table).encode())
-    path.write_bytes(
-        join(json.dumps(header), {**sections, TABLE: torch.frombuffer(bytearray(packed), dtype=torch.uint8)})
-    )
+    path.write_bytes(join(json.dumps(header), {**sections, TABLE: section(zlib.compress(json.dumps(table).encode()))}))
     return path
+
+
+def recoded(path: Path, record: NetworkRecord, change: Callable[[dict[str, list[NDArray[np.int32]]]], object]) -> Path:
+    """Write an artifact whose groups, by kind, a test has changed in place."""
+    contents = split(BytesIO(serialize(record, IDENTITY)))
+    groups: dict[str, list[NDArray[np.int32]]] = {}
+    for place, values in zip(layout(table_of(record)), groups_of(record), strict=True):
+        groups.setdefault(place.kind, []).append(values)
+    change(groups)
+    remaining = {kind: iter(values) for kind, values in groups.items()}
+    stream = entropy.encode([next(remaining[place.kind]) for place in layout(table_of(record))])
+    path.write_bytes(join(contents.text, {**contents.sections, CODES: section(stream)}))
+    return path
+
+
+def section(content: bytes) -> torch.Tensor:
+    """Return bytes as a section."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)

@@ -17,13 +17,13 @@ from pipeline.artifact.container import DTYPES, split
 from pipeline.artifact.header import read_header
 from pipeline.artifact.loading import identity_of
 from pipeline.artifact.record import LayerRecord, NetworkRecord
-from pipeline.artifact.schemes import format_named
-from pipeline.artifact.summary import summarize
+from pipeline.artifact.summary import layer_bits, summarize
 from quant.formats import IntFormat, QuantizedTensor
 from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_values
 from quant.minifloat import MinifloatFormat, MinifloatTensor
 from quant.schemes import StoredTensor
-from tests.pipeline.artifact.samples import IDENTITY, compressed
+from quant.stepped import LARGEST_INTEGER, SteppedTensor
+from tests.pipeline.artifact.samples import IDENTITY, compressed, stepped
 
 NAMES = st.text(min_size=1, max_size=12)
 SIZES = st.integers(1, 5)
@@ -35,10 +35,17 @@ def layers(draw: st.DrawFn, name: str) -> LayerRecord:
     shape = tuple(draw(st.lists(SIZES, min_size=4 if series else 1, max_size=4)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     values: StoredTensor
-    if draw(st.booleans()):
+    scheme = draw(st.sampled_from(["minifloat", "int", "stepped"]))
+    if scheme == "minifloat":
         half = 2 ** (bits + 7)
         patterns = torch.randint(-half, half, shape, generator=generator, dtype=torch.int16)
         values = MinifloatTensor(patterns, MinifloatFormat(bits))
+    elif scheme == "stepped":
+        integers = draw(st.sampled_from([1, 5, LARGEST_INTEGER])) * (2 * torch.rand(shape, generator=generator) - 1)
+        steps = torch.randint(
+            -1600, 1601, draw(st.sampled_from([(), shape[2:]])) if series else (), generator=generator
+        )
+        values = SteppedTensor(integers.round().to(torch.int32), steps.to(torch.int16))
     else:
         limit = IntFormat(bits).qmax
         integers = torch.randint(-limit, limit + 1, shape, generator=generator, dtype=torch.int8)
@@ -46,11 +53,26 @@ def layers(draw: st.DrawFn, name: str) -> LayerRecord:
         scales = torch.tensor(draw(st.lists(exponents, min_size=shape[0], max_size=shape[0])))
         terms = torch.randint(-127, 128, shape[2:], generator=generator, dtype=torch.int8) if series else None
         values = QuantizedTensor(integers, grid_values(scales), IntFormat(bits), terms)
+    bias = vector(shape[0], generator) if draw(st.booleans()) else None
     if not series:
-        return LayerRecord(name, values)
+        return LayerRecord(name, values, bias=bias)
     order = (shape[2], shape[3])
     kernel = (order[0] + draw(st.integers(0, 4)), order[1] + draw(st.integers(0, 4)))
-    return LayerRecord(name, values, draw(st.sampled_from(["cosine", "chebyshev"])), order, kernel)
+    return LayerRecord(name, values, draw(st.sampled_from(["cosine", "chebyshev"])), order, kernel, bias)
+
+
+def vector(count: int, generator: torch.Generator) -> SteppedTensor:
+    integers = torch.randint(-LARGEST_INTEGER, LARGEST_INTEGER + 1, (count,), generator=generator)
+    exponent = torch.randint(-1600, 1601, (), generator=generator)
+    return SteppedTensor(integers.to(torch.int32), exponent.to(torch.int16))
+
+
+def equal(read: StoredTensor | None, written: StoredTensor | None) -> bool:
+    if read is None or written is None:
+        return read is written
+    assert read.format == written.format
+    parts = [[values for values in vars(each).values() if isinstance(values, torch.Tensor)] for each in (read, written)]
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*parts, strict=True))
 
 
 @st.composite
@@ -59,8 +81,8 @@ def records(draw: st.DrawFn) -> NetworkRecord:
     third = len(names) // 3
     normalizations = []
     for name in names[third : 2 * third]:
-        dtype = draw(st.sampled_from([torch.float16, torch.float32]))
-        normalizations.append(NormalizationRecord(name, *torch.randn(2, draw(SIZES)).to(dtype)))
+        channels = draw(SIZES)
+        normalizations.append(NormalizationRecord(name, *(vector(channels, torch.Generator()) for _ in range(2))))
     floats = {}
     for name in names[2 * third :]:
         shape, dtype = draw(st.lists(st.integers(0, 4), max_size=4)), draw(st.sampled_from(list(DTYPES.values())))
@@ -80,21 +102,17 @@ def test_any_record_comes_back(record: NetworkRecord) -> None:
         assert torch.equal(again.floats[name], tensor)
     assert [n.name for n in again.normalizations] == [n.name for n in record.normalizations]
     for read, written in zip(again.normalizations, record.normalizations, strict=True):
-        assert read.weight.dtype == written.weight.dtype
-        assert torch.equal(read.weight, written.weight)
-        assert torch.equal(read.bias, written.bias)
-    for read, written in zip(again.layers, record.layers, strict=True):
-        assert (read.name, read.basis, read.order, read.kernel) == (
-            written.name,
-            written.basis,
-            written.order,
-            written.kernel,
+        assert equal(read.weight, written.weight)
+        assert equal(read.bias, written.bias)
+    for layer, other in zip(again.layers, record.layers, strict=True):
+        assert (layer.name, layer.basis, layer.order, layer.kernel) == (
+            other.name,
+            other.basis,
+            other.order,
+            other.kernel,
         )
-        assert read.values.format == written.values.format
-        assert torch.equal(read.values.integers, written.values.integers)
-        assert (read.values.scale is None) == (written.values.scale is None)
-        if read.values.scale is not None and written.values.scale is not None:
-            assert torch.equal(read.values.scale, written.values.scale)
+        assert equal(layer.values, other.values)
+        assert equal(layer.bias, other.bias)
 
 
 @settings(deadline=None, max_examples=30)
@@ -131,15 +149,14 @@ def compressed_once() -> NetworkRecord:
     return compressed()
 
 
-def test_the_summary_accounts_for_every_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [compressed(3), compressed(4, scheme="minifloat"), stepped()])
+def test_the_summary_accounts_for_every_byte(tmp_path: Path, record: NetworkRecord) -> None:
     path = tmp_path / "a.safetensors"
-    path.write_bytes(serialize(compressed(3), IDENTITY))
+    path.write_bytes(serialize(record, IDENTITY))
     summary = summarize(path)
     assert summary.size == path.stat().st_size
-    assert all(size > 0 for size in summary.kinds.values())
-    assert [layer.name for layer in summary.layers] == ["0.0", "1.0", "1.2", "2.0", "5"]
-
-
-def test_an_unknown_number_format_is_refused() -> None:
-    with pytest.raises(CompressionError, match="number format 'posit' is unknown; allowed: int, minifloat"):
-        format_named("posit", 4)
+    assert list(summary.layers) == ["0.0", "1.0", "1.2", "2.0", "5"]
+    assert sum(bits.integers for bits in summary.layers.values()) / 8 == pytest.approx(summary.kinds["integers"], abs=1)
+    estimated = layer_bits(record)
+    for name, bits in summary.layers.items():
+        assert bits.integers == pytest.approx(estimated[name].integers, rel=0.05)

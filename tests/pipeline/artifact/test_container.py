@@ -98,7 +98,7 @@ def test_a_wrong_checksum_is_refused():
         (zlib.compress(b"{}")[:-3], "its table is no zlib stream of at most"),
         (zlib.compress(b"{}") + b"x", "its table is no zlib stream of at most"),
         (zlib.compress(b" " * (MOST_TABLE_BYTES + 1)), "its table is no zlib stream of at most"),
-        (zlib.compress(b"{"), "its table is not valid: it: .*; allowed: the fields of format 1"),
+        (zlib.compress(b"{"), "its table is not valid: it: .*; allowed: the fields of format 2"),
         (zlib.compress(b'{"layers": 3}'), "its table is not valid: layers: "),
         (zlib.compress(b"\xff"), "its table is not valid"),
     ],
@@ -117,7 +117,7 @@ def test_a_file_without_a_table_is_refused():
         decode(Contents("{}", {"a": BYTES}, 8))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '"x"', "{}", '{"format_version": 1}', '{"format_version": true}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", '"x"', "{}", '{"format_version": 2}', '{"format_version": true}', "\0"])
 def test_a_header_that_is_none_is_refused(text):
-    with pytest.raises(CompressionError, match=r"it has no valid header: .*; allowed: the fields of format 1"):
+    with pytest.raises(CompressionError, match=r"it has no valid header: .*; allowed: the fields of format 2"):
         read_header(text)

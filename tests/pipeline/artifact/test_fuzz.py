@@ -18,7 +18,7 @@ from pipeline.artifact.container import split
 from pipeline.artifact.header import read_header
 from pipeline.artifact.record import build_network, check_shapes, record_network
 from tests.pipeline.artifact.mutations import Story, damaged_bytes
-from tests.pipeline.artifact.samples import IDENTITY, compressed
+from tests.pipeline.artifact.samples import IDENTITY, compressed, stepped
 from tests.support.networks import tiny_network
 
 FILES = int(os.environ.get("SERIESQUANT_FUZZ", "20000"))
@@ -28,7 +28,12 @@ MOST_MEGABYTES = 100
 
 @pytest.fixture(scope="module")
 def originals():
-    records = [compressed(4, "cosine"), compressed(3, "chebyshev"), record_network(tiny_network(), {})]
+    records = [
+        compressed(4, "cosine"),
+        compressed(3, "chebyshev", "minifloat"),
+        stepped(),
+        record_network(tiny_network(), {}),
+    ]
     return [serialize(record, IDENTITY) for record in records]
 
 
@@ -64,7 +69,7 @@ def test_damaged_bytes_are_always_refused(originals):
     assert megabytes() - before < MOST_MEGABYTES
 
 
-def test_damage_with_right_checksums_is_refused_or_harmless(originals):
+def test_damage_with_a_right_checksum_is_refused_or_harmless(originals):
     rng, before, network = random.Random(SEED), megabytes(), tiny_network()
     stories, harmless = [Story(content) for content in originals], 0
     for number in range(FILES // 4):

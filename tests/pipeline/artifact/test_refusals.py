@@ -6,7 +6,6 @@ import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 import safetensors
@@ -18,7 +17,7 @@ from basis.errors import CompressionError
 from pipeline.artifact import load, open_artifact, read_artifact, serialize, write_artifact
 from pipeline.artifact.container import join, split
 from pipeline.errors import DataError
-from tests.pipeline.artifact.samples import IDENTITY, compressed, edited
+from tests.pipeline.artifact.samples import IDENTITY, compressed, edited, recoded, section, stepped
 from tests.support.networks import tiny_network
 
 ROOT = Path(__file__).parents[3]
@@ -66,74 +65,90 @@ def layer(table, **changes):
     table["layers"][0].update(changes)
 
 
+STREAM = "entropy-coded stream"
 SEVERAL = [
-    (lambda h, t, s: h.update(format_version=9), "format version 9; allowed: 1"),
-    (lambda h, t, s: h.update(format_version="1"), "no valid header: format_version"),
+    (lambda h, t, s: h.update(format_version=9), "format version 9; allowed: 2"),
+    (lambda h, t, s: h.update(format_version=1), "format version 1; allowed: 2"),
+    (lambda h, t, s: h.update(format_version="2"), "no valid header: format_version"),
     (lambda h, t, s: h.update(classes=5), "5 classes and 4 names"),
     (lambda h, t, s: h.update(std=[0.2, 0, 0.2]), "no valid header: std.1"),
     (lambda h, t, s: h.update(mean=[float("nan")] * 3), "no valid header: mean.0"),
     (lambda h, t, s: h.update(surprise=1), "no valid header: surprise"),
     (lambda h, t, s: layer(t, bits=9), "table is not valid: layers.0.bits"),
-    (lambda h, t, s: layer(t, shape=[8, 3, 4, 4]), "shape"),
-    (lambda h, t, s: layer(t, shape=[2**30, 2**30, 3, 3]), "does not hold the"),
+    (lambda h, t, s: layer(t, bits=None), "number format 'int' and bits None"),
+    (lambda h, t, s: layer(t, shape=[8, 3, 4, 4]), STREAM),
+    (lambda h, t, s: layer(t, shape=[8, 4, 3, 3]), STREAM),
+    (lambda h, t, s: layer(t, shape=[2**30, 2**30, 3, 3]), "integers in .* bytes"),
     (lambda h, t, s: layer(t, shape=[8, 3, 3, 0]), "not valid: layers.0.shape.3"),
     (lambda h, t, s: layer(t, shape=[1] * 400), "not valid: layers.0.shape"),
-    (lambda h, t, s: layer(t, scheme="float3"), "number format 'float3' is unknown; allowed: int, minifloat"),
-    (lambda h, t, s: layer(t, scheme="minifloat", terms=None), "do not match their checksum"),
-    (lambda h, t, s: [entry.update(scheme="minifloat", terms=None) for entry in t["layers"]], "checksum|does not hold"),
+    (lambda h, t, s: layer(t, scheme="float3"), "number format 'float3' .*; allowed: int, minifloat, stepped"),
+    (lambda h, t, s: layer(t, scheme="stepped"), "number format 'stepped' and bits 4"),
+    (lambda h, t, s: layer(t, scheme="minifloat"), "exponents of terms"),
+    (lambda h, t, s: layer(t, scheme="minifloat", terms=False), STREAM),
+    (lambda h, t, s: layer(t, terms=False), STREAM),
+    (lambda h, t, s: t["layers"][-1].update(terms=True), "exponents of terms for shape .4, 16."),
+    (lambda h, t, s: layer(t, bias=True), STREAM),
     (lambda h, t, s: layer(t, basis="sine"), "basis 'sine'"),
     (lambda h, t, s: layer(t, kernel=[2, 2]), "an order within the kernel"),
     (lambda h, t, s: layer(t, kernel=[2**31, 3]), "not valid: layers.0.kernel.0"),
     (lambda h, t, s: layer(t, kernel=[2**30, 2**30]), "has shape"),
-    (lambda h, t, s: t["layers"][0].pop("kernel"), "none of the three"),
-    (lambda h, t, s: layer(t, terms=[[0, 0, 0], [0, 0, 0]]), "the terms .* one exponent for each term"),
-    (lambda h, t, s: layer(t, terms=[[0, 0], [0, 0], [0, 0]]), "the terms .* one exponent for each term"),
-    (lambda h, t, s: layer(t, terms=[[128, 0, 0]] * 3), "not valid: layers.0.terms.0.0"),
-    (lambda h, t, s: layer(t, scheme="minifloat", terms=[[0] * 3] * 3), "a series of integers"),
-    (lambda h, t, s: t["layers"][2].update(terms=[[0]]), "the terms .* for order None"),
-    (lambda h, t, s: layer(t, crc32=1), "do not match their checksum"),
+    (lambda h, t, s: t["layers"][0].pop("kernel"), "neither basis nor kernel"),
+    (lambda h, t, s: t["layers"][-1].update(basis="cosine", kernel=[3, 3]), "a kernel and 4 axes"),
+    (lambda h, t, s: layer(t, crc32=1), "table is not valid: layers.0.crc32"),
     (lambda h, t, s: layer(t, name="0.1"), "only one of file and architecture"),
-    (lambda h, t, s: s["scales"].fill_(float("nan")), "do not match their checksum"),
-    (lambda h, t, s: s.pop("codes"), "does not hold the"),
-    (lambda h, t, s: s.update(codes=s["codes"][:-1]), "does not hold the"),
-    (lambda h, t, s: s.update(codes=torch.cat([s["codes"], s["codes"][:1]])), "but its table names"),
+    (lambda h, t, s: s.pop("codes"), "it has no section 'codes'"),
+    (lambda h, t, s: t.update(layers=[], normalizations=[]), "it has a section 'codes'"),
+    (lambda h, t, s: s.update(codes=s["codes"][:-1]), STREAM),
+    (lambda h, t, s: s.update(codes=torch.cat([s["codes"], s["codes"][:1]])), STREAM),
     (lambda h, t, s: s.update(extra=torch.zeros(1)), "but its table names 0"),
-    (lambda h, t, s: t["tensors"][0].update(dtype="F8"), "type 'F8'; allowed: F64"),
-    (lambda h, t, s: t["tensors"][0].update(shape=[2**31 - 1] * 8), "does not hold the"),
-    (lambda h, t, s: t["normalizations"][0].update(channels=2**31 - 1), "does not hold the"),
-    (lambda h, t, s: t["layers"].reverse(), "checksum|does not hold"),
+    (lambda h, t, s: t.update(tensors=[tensor(dtype="F8")]), "type 'F8'; allowed: F64"),
+    (lambda h, t, s: t.update(tensors=[tensor(shape=[2**31 - 1] * 8)]), "does not hold the"),
+    (lambda h, t, s: t["normalizations"][0].update(channels=2**31 - 1), "integers in .* bytes"),
+    (lambda h, t, s: t["layers"].reverse(), STREAM),
 ]
 
 
+def tensor(dtype="F32", shape=(1,)):
+    return {"name": "x", "dtype": dtype, "shape": list(shape)}
+
+
 @pytest.mark.parametrize(("change", "words"), SEVERAL, ids=[words for _, words in SEVERAL])
-def test_what_a_file_claims_is_checked_beyond_its_checksum(tmp_path, change, words):
+def test_the_fields_of_a_file_are_checked_beyond_its_checksum(tmp_path, change, words):
     path = edited(tmp_path / "a.safetensors", change)
     with pytest.raises(DataError, match=words) as caught:
         load(path, model=tiny_network())
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 1e-38])
-def test_scales_that_are_no_scales_are_refused(tmp_path, value):
-    def change(header, table, sections):
-        sections["scales"][0] = value
-        entry = table["layers"][0]
-        codes = sections["codes"][: 8 * 3 * 3 * 3 // 2]
-        entry["crc32"] = crc32(bytes(sections["scales"][:8].numpy().data), crc32(bytes(codes.numpy().data)))
+def put(kind, value, group=0, index=0):
+    def change(groups):
+        groups[kind][group][index] = value
 
-    path = edited(tmp_path / "a.safetensors", change)
-    with pytest.raises(DataError, match=r"its layer '0\.0' is damaged: The scale has values"):
-        load(path, model=tiny_network())
+    return change
 
 
-def test_a_normalization_that_is_not_finite_is_refused(tmp_path):
-    def change(header, table, sections):
-        values = sections["normalization.F16"]
-        values[0] = float("inf")
-        table["normalizations"][0]["crc32"] = crc32(bytes(values[:16].numpy().data))
-
-    with pytest.raises(DataError, match=r"normalization '0\.1' holds NaN or infinity"):
-        read_artifact(edited(tmp_path / "a.safetensors", change))
+@pytest.mark.parametrize(
+    ("record", "change", "words"),
+    [
+        (compressed(), put("exponents", 5000), r"layer '0\.0' is damaged: exponents in .*; allowed: -1600..1600"),
+        (compressed(), put("scales", -3000), r"layer '0\.0' is damaged: exponents in"),
+        (compressed(), put("integers", 8), r"layer '0\.0' is damaged: integers in .*8; allowed: -7..7"),
+        (compressed(), put("integers", 2**31 - 1), r"integers in .*2147483647; allowed: -7..7"),
+        (compressed(), put("terms", 128), r"term exponents in .*128; allowed: -127..127"),
+        (compressed(), put("vectors", 5000), r"exponents in .*; allowed: -1600..1600"),
+        (compressed(), put("vectors", 2**31 - 1, 1), "allowed: magnitudes of at most 16777215|integers of a vector"),
+        (compressed(), put("vectors", 2**30, 2), "allowed: magnitudes of at most 16777215"),
+        (compressed(4, scheme="minifloat"), put("exponents", 128), r"largest exponents in 128..128; allowed: 0..127"),
+        (compressed(4, scheme="minifloat"), put("integers", 0), r"distances of exponents in 0"),
+        (compressed(4, scheme="minifloat"), put("integers", -(2**31)), r"distances of exponents in .*2147483648"),
+        (compressed(4, scheme="minifloat"), put("integers", 8, 1), r"mantissas in .*8; allowed: -8..7"),
+        (stepped(), put("integers", 2**24), "allowed: magnitudes of at most 16777215"),
+        (stepped(), put("exponents", -1601), r"exponents in .*; allowed: -1600..1600"),
+    ],
+)
+def test_integers_outside_their_range_are_refused(tmp_path, record, change, words):
+    with pytest.raises(DataError, match=words):
+        read_artifact(recoded(tmp_path / "a.safetensors", record, change))
 
 
 def test_another_architecture_is_refused(tmp_path):
@@ -179,17 +194,19 @@ def _good(folder: Path) -> Path:
 
 
 def test_claims_of_gigabytes_take_no_memory(tmp_path):
-    """By the file's length, the header's, the table's when it is unpacked, and the network's."""
+    """Lengths of the file and the header, sizes of the unpacked table, of the integers and of the network."""
     (tmp_path / "long").write_bytes((2**62).to_bytes(8, "little") + b"{}" + bytes(100))
     bomb = zlib.compress(bytes(2**28))
     text = json.dumps({**json.loads(open_artifact(good := _good(tmp_path))[1].text)})
-    (tmp_path / "bomb").write_bytes(join(text, {"table": torch.frombuffer(bytearray(bomb), dtype=torch.uint8)}))
+    (tmp_path / "bomb").write_bytes(join(text, {"table": section(bomb)}))
     torchvision = {"model": "vgg19", "builder": "torchvision", "arguments": {"num_classes": 4}}
     edited(tmp_path / "vgg", lambda header, table, sections: header.update(torchvision))
     (tmp_path / "sparse").write_bytes(good.read_bytes())
     with (tmp_path / "sparse").open("r+b") as file:
         file.truncate(2**33)
-    paths = [str(tmp_path / name) for name in ("long", "bomb", "vgg", "sparse")]
+    shape = {"shape": [2**20, 2**8, 3, 3]}  # as many integers as coded zeros may be, and more than the file may have
+    edited(tmp_path / "zeros", lambda header, table, sections: table["layers"][0].update(shape))
+    paths = [str(tmp_path / name) for name in ("long", "bomb", "vgg", "sparse", "zeros")]
     done = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100  # MB

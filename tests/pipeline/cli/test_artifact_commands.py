@@ -17,7 +17,7 @@ from pipeline.stages.evaluate import evaluate
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
-from tests.pipeline.artifact.samples import compressed
+from tests.pipeline.artifact.samples import compressed, stepped
 from tests.support.networks import write_module, write_npz
 
 ROOT = Path(__file__).parents[3]
@@ -54,12 +54,33 @@ def test_inspect_accounts_for_every_byte(here, capsys):
     sizes = {name: int(size) for name, size in kinds}
     total = sizes.pop("whole file")
     assert total == sum(sizes.values()) == (here / "4.safetensors").stat().st_size
-    lines = [line.split() for line in out.splitlines() if re.match(r"\d\.\d|5 ", line)]
-    assert ["0.0", "cosine", "3x3", "5x5", "int", "4", "8x3x3x3", "108", "32"] in lines
-    assert ["5", "-", "-", "-", "int", "4", "4x16", "32", "16"] in lines
-    assert sizes["codes"] == sum(int(line[-2]) for line in lines)
-    assert sizes["scales"] == sum(int(line[-1]) for line in lines)
+    lines = [line.split() for line in out.splitlines() if re.match(r"(\d\.\d|5) .* int ", line)]
+    assert [line[:-3] for line in lines[::4]] == [
+        ["0.0", "cosine", "5x5", "3x3", "3x3", "int", "4", "8x3x3x3"],
+        ["5", "-", "-", "-", "-", "int", "4", "4x16"],
+    ]
+    assert sizes["integers"] == pytest.approx(sum(float(line[-2]) for line in lines), abs=1)
+    values = compressed(4).layers[0].values.integers
+    assert float(lines[0][-3]) == pytest.approx(8 * float(lines[0][-2]) / values.numel(), abs=0.01)
+    nonzero = (values != 0).sum((0, 1))
+    assert re.findall(r"\((\d+)\)", out)[:9] == [str(int(number)) for number in nonzero.flatten()]
     assert "tiny_net:make" in out
+
+
+def test_inspect_shows_the_kept_terms_of_steps(here, capsys):
+    record = stepped()
+    values = record.layers[0].values
+    values.integers[:, :, :, 1:] = 0
+    identity = Identity("tiny_net:make", 4, NAMES, *STATISTICS, (12, 12))
+    write_artifact(record, identity, here / "s.safetensors")
+    assert main(["inspect", "s.safetensors"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    kept = {line[0]: line[4] for line in lines if len(line) > 5 and line[5] == "stepped"}
+    assert kept["0.0"] == "3x1"  # the first column of the order 3x3
+    assert {line[0]: line[4:6] for line in lines if "terms" in line[5:6]} == {
+        "1.0": ["3", "terms"],
+        "2.0": ["8", "terms"],
+    }
 
 
 def test_inspect_shows_the_uncompressed_network_without_a_table_of_layers(tmp_path, capsys):
@@ -68,7 +89,7 @@ def test_inspect_shows_the_uncompressed_network_without_a_table_of_layers(tmp_pa
     assert main(["inspect", str(tmp_path / "a.safetensors")]) == 0
     out = capsys.readouterr().out
     assert "Scheme" not in out
-    assert re.search(r"codes +0 ", out)
+    assert re.search(r"integers +0 ", out)
 
 
 def test_inspect_and_verify_import_nothing(here, capsys):
