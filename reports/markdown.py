@@ -170,8 +170,9 @@ def _stored_note(report: Report) -> list[str]:
     if all(row.stored_bits == row.bits for row in report.rows):
         return []
     return [
-        "**Bits** followed by stored bits are the mantissa bits of minifloats, the poster's format. A value is stored "
-        "as one sign bit, seven exponent bits and that many mantissa bits, as the poster's formula counts."
+        "**Bits** followed by stored bits are the mantissa bits of minifloats, the poster's format. A value has "
+        "one sign bit, seven exponent bits and that many mantissa bits, as the poster's formula counts. The file is "
+        "smaller, because its values are entropy-coded."
     ]
 
 

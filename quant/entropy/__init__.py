@@ -2,7 +2,7 @@
 
 A stream of groups of integers, each with a table of its own:
 
-    byte 0                 log2 of the number of lanes
+    byte 0                 log2 of the number of lanes, which have at most 65,536 symbols each
     varint                 bytes of the tables
     varint                 number of words
     varint                 number of groups whose tables follow
@@ -37,7 +37,9 @@ Integers = npt.NDArray[Any]
 
 _STATES_SHARE: Final = 0.004
 """Largest share of a stream that the states of the lanes take."""
-_MAX_LANES_LOG: Final = 12
+_MAX_LANES_LOG: Final = 20
+_ROWS_LOG: Final = 16
+"""log2 of the most symbols of a lane: it bounds the time of decoding, which takes one step for a row of all lanes."""
 _STATE_BYTES, _WORD_BYTES = 4, 2
 
 
@@ -90,6 +92,12 @@ def decode(data: bytes, counts: Sequence[int]) -> list[npt.NDArray[np.int32]]:
     for table, count in zip(stream.tables, coded_counts, strict=True):
         if count and id(table) not in lookups:
             lookups[id(table)] = rans.lookup(table.frequencies)
+    lanes = len(stream.coded.states)
+    if sum(coded_counts) > lanes << _ROWS_LOG:
+        raise CompressionError(
+            f"an entropy-coded stream has {lanes} lanes for {sum(coded_counts)} symbols; allowed: at most "
+            f"{1 << _ROWS_LOG} symbols a lane"
+        )
     used = [place for place, count in enumerate(coded_counts) if count]
     symbols = rans.decode(
         stream.coded, [lookups[id(stream.tables[place])] for place in used], [coded_counts[place] for place in used]
@@ -150,9 +158,13 @@ def _integers(table: Table, symbols: npt.NDArray[np.uint16], escapes: BitReader)
 
 
 def _lanes_log(bits: float, symbols: int) -> int:
-    """Return log2 of the number of lanes: their states take at most 0.4 % of the stream, or there is one lane."""
-    lanes = min(int(bits / 8 * _STATES_SHARE / _STATE_BYTES), symbols // 2)
-    return min(_MAX_LANES_LOG, max(0, lanes.bit_length() - 1))
+    """Return log2 of the number of lanes.
+
+    Their states take at most 0.4 % of the stream, unless more lanes are needed for ``_ROWS_LOG``.
+    """
+    lanes = min(int(bits / 8 * _STATES_SHARE / _STATE_BYTES), symbols // 2, 4096)
+    needed = max(symbols - 1, 0) >> _ROWS_LOG
+    return max(0, lanes.bit_length() - 1, needed.bit_length())
 
 
 def _varint(number: int) -> bytes:

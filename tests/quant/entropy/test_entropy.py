@@ -150,3 +150,12 @@ def test_a_damaged_stream_is_refused_or_gives_integers(data):
 def test_claims_beyond_the_stream_are_refused(stream):
     with pytest.raises(CompressionError, match="entropy-coded stream"):
         decode(stream, [])
+
+
+def test_a_lane_has_at_most_65536_symbols():
+    values = (np.random.default_rng(0).random(300_000) < 0.001).astype(np.int32)
+    stream = encode([values])
+    assert 65536 << stream[0] >= 300_000
+    assert np.array_equal(decode(stream, [300_000])[0], values)
+    with pytest.raises(CompressionError, match=r"lanes for .* symbols; allowed: at most 65536"):
+        decode(stream, [1 << 24])
