@@ -14,6 +14,7 @@ from torch import nn
 from basis.layers import stored_tensor_name, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
+from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.data.dataset import Split
 from pipeline.errors import OptionsError
@@ -39,6 +40,7 @@ from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from quant.rate import LayerMeasurement, entropy_bits
 from quant.rate_rounding import OriginalPass, RoundedNetwork, measure_layers, round_network
+from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
 from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
 
@@ -48,8 +50,12 @@ TARGET_LR: Final = 0.03
 """Peak learning rate of training through the rounding; docs/training.md has the measurements."""
 MEASURED_IMAGES: Final = 1024
 """Calibration images from which the freedoms of all layers are measured; rounding itself uses all of them."""
-AIM: Final = 0.99
+AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
+COARSE_BITS: Final = 3.0
+"""Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
+COARSE_NORMALIZATION: Final = 2.0**-6
+"""Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
 PASSES: Final = 3
 """Most passes that correct the size of a file."""
 THRESHOLDS: Final = (0.35, 0.65)
@@ -170,7 +176,7 @@ class TargetCompressor:
         best: tuple[RoundedNetwork, Compressed] | None = None
         for _ in range(PASSES):
             rounded = round_network(self._model, self._original_pass, self._measurements, bits)
-            record = record_network(rounded.model, dict(rounded.layers))
+            record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or abs(found.size - AIM * size) < abs(best[1].size - AIM * size):
                 best = rounded, found
@@ -207,7 +213,7 @@ class TargetCompressor:
         best: Compressed | None = None
         for _ in range(TRIMS):
             threshold = (low + high) / 2
-            record = record_network(model, {**others, **stepped_layers(model, threshold)})
+            record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
             found = Compressed(record, self._size(record), {})
             if best is None or abs(found.size - AIM * size) < abs(best.size - AIM * size):
                 best = found
@@ -256,6 +262,12 @@ class TargetCompressor:
     def _top1(self, model: nn.Module, images: Split) -> float:
         return evaluate_together(model, images, self._context.processes).top1
 
+    def _record(self, model: nn.Module, layers: dict[str, StoredTensor], size: int) -> NetworkRecord:
+        values = sum(tensor.integers.numel() for tensor in layers.values())
+        coarse = 8 * size < COARSE_BITS * values
+        error = COARSE_NORMALIZATION if coarse else NORMALIZATION_ERROR
+        return record_network(model, layers, normalization_error=error)
+
     def _size(self, record: NetworkRecord) -> int:
         return len(serialize(record, self._identity))
 
@@ -284,8 +296,8 @@ class TargetCompressor:
 
     @cached_property
     def _other_bytes(self) -> int:
-        """Bytes of a file whose integers are all zero."""
-        return self._size(_zero_record(self._model))
+        """Bytes of a file whose integers are all zero, with coarse batch normalizations."""
+        return self._size(_zero_record(self._model, COARSE_NORMALIZATION))
 
     @cached_property
     def _measurements(self) -> dict[str, LayerMeasurement]:
@@ -317,7 +329,7 @@ def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> t
         model: The uncompressed architecture; its values do not matter.
         variant: The basis and the largest orders.
     """
-    record = _zero_record(_series(model, variant))
+    record = _zero_record(_series(model, variant), NORMALIZATION_ERROR)
     others = len(serialize(record, network_identity(context)))
     values = sum(layer.values.integers.numel() for layer in record.layers)
     return others + math.ceil(values / 400), others + values
@@ -366,7 +378,7 @@ def _series(model: nn.Module, variant: Variant) -> nn.Module:
     return swap_convolutions(copy.deepcopy(model), orders, variant.bases[0])
 
 
-def _zero_record(model: nn.Module) -> NetworkRecord:
+def _zero_record(model: nn.Module, error: float) -> NetworkRecord:
     zeros = {
         name: SteppedTensor(
             torch.zeros(stored_values(module).shape, dtype=torch.int32), torch.zeros((), dtype=torch.int16)
@@ -374,4 +386,4 @@ def _zero_record(model: nn.Module) -> NetworkRecord:
         for name, module in model.named_modules()
         if stored_tensor_name(module) is not None
     }
-    return record_network(model, dict(zeros))
+    return record_network(model, dict(zeros), normalization_error=error)
