@@ -28,6 +28,8 @@ from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
+CONSTANT_SHARE = 1e-5
+"""Variance of an input, as a share of its mean square, below which it counts as constant."""
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
@@ -70,7 +72,12 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
     """
     means = statistics.mean().gram
     second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    hessian: Tensor = second - first[:, :, None] * first[:, None] if centered else second
+    if not centered:
+        return (second + second.mT) / 2
+    hessian: Tensor = second - first[:, :, None] * first[:, None]
+    # The variance of a nearly constant input is a difference of float32 products: noise, which may be negative.
+    varies = hessian.diagonal(dim1=1, dim2=2) > CONSTANT_SHARE * second.diagonal(dim1=1, dim2=2)
+    hessian = hessian * varies[:, :, None] * varies[:, None]
     return (hessian + hessian.mT) / 2
 
 
