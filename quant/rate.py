@@ -31,6 +31,8 @@ from quant.sweeps import compensated_rounding, damped_hessian
 CONSTANT_SHARE = 1e-5
 """Variance of an input, as a share of its mean square, below which it counts as constant."""
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
+# Error of a covariance as a share of the trace of the second moments: up to 5 eps for constant inputs.
+_ROUNDING_ERROR = 8 * torch.finfo(torch.float32).eps
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
 
@@ -68,16 +70,17 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
 
     Returns:
-        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F).
+        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The covariance of nearly constant inputs has the rounding
+        error of the float32 products on its diagonal, so that it stays positive definite.
     """
     means = statistics.mean().gram
     second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    if not centered:
-        return (second + second.mT) / 2
-    hessian: Tensor = second - first[:, :, None] * first[:, None]
-    # The variance of a nearly constant input is a difference of float32 products: noise, which may be negative.
-    varies = hessian.diagonal(dim1=1, dim2=2) > CONSTANT_SHARE * second.diagonal(dim1=1, dim2=2)
-    hessian = hessian * varies[:, :, None] * varies[:, None]
+    hessian: Tensor = second
+    if centered:
+        hessian = second - first[:, :, None] * first[:, None]
+        error = _ROUNDING_ERROR * second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+        damping = DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        hessian = hessian + torch.diag_embed((error - damping).clamp_min(0).expand_as(first))
     return (hessian + hessian.mT) / 2
 
 
