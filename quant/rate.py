@@ -28,8 +28,6 @@ from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
-CONSTANT_SHARE = 1e-5
-"""Variance of an input, as a share of its mean square, below which it counts as constant."""
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
 # Error of a covariance as a share of the trace of the second moments: up to 5 eps for constant inputs.
 _ROUNDING_ERROR = 8 * torch.finfo(torch.float32).eps
