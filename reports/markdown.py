@@ -65,7 +65,7 @@ def render(report: Report) -> str:
         ("Rows that fail the gate", gate_list(report)),
         ("Training that was rolled back", _rolled_back(report)),
         ("Quantization", quantization_table(report)),
-        ("Before and after fine-tuning", pre_post_table(report)),
+        ("Before and after fine-tuning", pre_post_table(report) if _has_float_rows(report) else ""),
         ("Several seeds", _seeds(report)),
         ("Series against dense at equal bytes", verdict_table(report)),
         ("Beside the poster", _poster(report)),
@@ -89,6 +89,11 @@ def render(report: Report) -> str:
 def _title(report: Report) -> str:
     data = report.run.dataset
     return escape(model_name(report.run.model) + (f" on {data.name}" if data else "") + ", compressed")
+
+
+def _has_float_rows(report: Report) -> bool:
+    """Return True if a row has Top-1 in float; rows of a target have none."""
+    return any(row.top1_post is not None for row in report.rows)
 
 
 def _rolled_back(report: Report) -> str:
