@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from basis.cholesky import damped_cholesky, mean_diagonal
 from basis.gram_statistics import GramStatistics
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
@@ -29,8 +30,8 @@ from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
-# Error of a covariance as a share of the trace of the second moments: up to 5 eps for constant inputs.
-_ROUNDING_ERROR = 8 * torch.finfo(torch.float32).eps
+_INEXACT = 0.01  # mean variance as a share of the mean square below which rounding errors of float32 may dominate
+_LEAST = 1e-30  # mean square of inputs that count as zero
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
 
@@ -68,18 +69,22 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
 
     Returns:
-        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The covariance of nearly constant inputs has the rounding
-        error of the float32 products on its diagonal, so that it stays positive definite.
+        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The covariance of nearly constant inputs can be lost in the
+        rounding errors of float32 products; such a matrix gets a diagonal with which it is positive definite.
     """
     means = statistics.mean().gram
     second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    hessian: Tensor = second
-    if centered:
-        hessian = second - first[:, :, None] * first[:, None]
-        error = _ROUNDING_ERROR * second.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
-        damping = DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-        hessian = hessian + torch.diag_embed((error - damping).clamp_min(0).expand_as(first))
+    hessian: Tensor = _covariance(second, first) if centered else second
     return (hessian + hessian.mT) / 2
+
+
+def _covariance(second: Tensor, first: Tensor) -> Tensor:
+    covariance, scale = second - first[:, :, None] * first[:, None], mean_diagonal(second)
+    inexact = (mean_diagonal(covariance) < _INEXACT * scale) & (scale > _LEAST)
+    if bool(inexact.any()):
+        raised = damped_cholesky(covariance, scale.clamp_min(_LEAST), 0.0, smallest=1e-6, per_matrix=True)
+        covariance = torch.where(inexact, raised[1], covariance) if raised else covariance
+    return covariance
 
 
 def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:

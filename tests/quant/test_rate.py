@@ -1,0 +1,238 @@
+"""Steps, compensated rounding and predicted bits, against numpy references."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basis.errors import NumericalError
+from basis.gram_statistics import GramStatistics
+from quant.grid import grid_values
+from quant.rate import (
+    DAMPING,
+    LayerMeasurement,
+    RatePlan,
+    columns_hessian,
+    entropy_bits,
+    measure_freedoms,
+    nearest_to_steps,
+    round_to_steps,
+)
+from quant.stepped import SteppedTensor
+
+
+def inputs(groups: int, rows: int, features: int, seed: int = 0) -> np.ndarray:
+    """Correlated rows with a mean, (groups, rows, features)."""
+    generator = np.random.default_rng(seed)
+    mixed = generator.normal(size=(groups, rows, features)) @ generator.normal(size=(groups, features, features))
+    return mixed / features**0.5 + generator.normal(size=(groups, 1, features))
+
+
+def hessian_of(groups: int, features: int, seed: int = 0) -> np.ndarray:
+    rows = inputs(groups, 4 * features, features, seed)
+    return np.swapaxes(rows, 1, 2) @ rows / (4 * features)
+
+
+def damped(hessian: np.ndarray) -> np.ndarray:
+    mean = np.trace(hessian, axis1=1, axis2=2)[:, None, None] / hessian.shape[1]
+    return hessian + DAMPING * mean * np.eye(hessian.shape[1])
+
+
+def freedoms_reference(hessian: np.ndarray, terms: tuple[int, ...]) -> np.ndarray:
+    """Geometric means of 1 / (H^-1)_jj over the columns of each term."""
+    freedoms = 1 / np.diagonal(np.linalg.inv(damped(hessian)), axis1=1, axis2=2)
+    by_term = np.log(freedoms).reshape(len(hessian), -1, math.prod(terms)).mean((0, 1))
+    return np.exp(by_term).reshape(terms)
+
+
+@pytest.mark.parametrize(("groups", "slices", "terms"), [(1, 4, (2, 3)), (3, 1, (3, 3)), (2, 5, (1, 1)), (1, 7, ())])
+def test_freedoms_are_geometric_means_of_the_inverse_diagonal(groups, slices, terms):
+    hessian = hessian_of(groups, slices * math.prod(terms))
+    found = measure_freedoms(torch.from_numpy(hessian), terms)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), freedoms_reference(hessian, terms), rtol=1e-9)
+
+
+def test_steps_are_c_over_the_root_of_sensitivity_and_freedom():
+    freedoms = torch.tensor([[0.3, 4.0], [0.01, 77.0]], dtype=torch.float64)
+    measurement = LayerMeasurement(0.02, freedoms)
+    c = 0.37
+    expected = c / np.sqrt(0.02 * freedoms.numpy())
+    np.testing.assert_allclose(2 ** (measurement.log_steps(16 * math.log2(c)).numpy() / 16), expected, rtol=1e-12)
+    steps = grid_values(measurement.exponents(16 * math.log2(c))).numpy()
+    assert np.abs(np.log2(steps / expected)).max() <= 1 / 32 + 1e-6
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_hessian_is_the_second_moment_or_the_covariance(centered):
+    rows = inputs(2, 50, 6)
+    batches = torch.from_numpy(rows).float().split(20, dim=1)
+    hessian = columns_hessian(GramStatistics.accumulate(batches, constant=True), centered=centered)
+    expected = [np.cov(each.T, bias=True) if centered else each.T @ each / len(each) for each in rows]
+    np.testing.assert_allclose(hessian.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [9, 108])
+@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-4])
+def test_nearly_constant_inputs_have_a_hessian_that_can_be_factored(features, noise):
+    generator = torch.Generator().manual_seed(0)
+    level = torch.rand(1, 1, features, generator=generator)
+    rows = level + noise * torch.randn(3, 30_000, features, generator=generator)
+    rows[1], rows[2] = 0, rows[2] - level[0]
+    hessian = columns_hessian(GramStatistics.accumulate([rows], constant=True), centered=True)
+    columns = torch.randn(3, features, 4, generator=generator).double()
+    assert not hessian[1].any()
+    zero = torch.tensor(0, dtype=torch.int16)
+    assert measure_freedoms(hessian, ()).isfinite()
+    assert round_to_steps(columns, hessian, zero, torch.Size((12, features))).integers.any()
+
+
+def gptq_reference(columns: np.ndarray, hessian: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Integers of one group, (F, O): later columns compensate for each error, with explicit inverses."""
+    order = np.argsort(-np.diagonal(hessian), kind="stable")
+    matrix = damped(hessian[None])[0][np.ix_(order, order)]
+    remaining, steps, integers = columns[order].copy(), steps[order], np.zeros(columns.shape, int)
+    for i in range(len(order)):
+        inverse = np.linalg.inv(matrix[i:, i:])
+        integers[i] = np.rint(remaining[i] / steps[i])
+        error = remaining[i] - integers[i] * steps[i]
+        remaining[i:] -= np.outer(inverse[:, 0] / inverse[0, 0], error)
+    return integers[np.argsort(order)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape"),
+    [(1, (4, 3, 2, 3)), (1, (2, 40, 1, 1)), (6, (6, 1, 3, 3)), (2, (4, 5, 2, 2)), (1, (5, 11))],
+)
+def test_rounding_to_steps_is_gptq(groups, shape):
+    features, terms = math.prod(shape[1:]), shape[2:]
+    generator = np.random.default_rng(1)
+    hessian = hessian_of(groups, features, seed=2)
+    columns = generator.normal(size=(groups, features, shape[0] // groups))
+    exponents = generator.integers(-30, -10, size=terms).astype(np.int16)
+    steps = np.tile(2.0 ** (exponents.astype(float).ravel() / 16), features // exponents.size)
+    given = torch.from_numpy(columns), torch.from_numpy(hessian), torch.from_numpy(np.asarray(exponents))
+    rounded = round_to_steps(*given, torch.Size(shape))
+    references = [gptq_reference(each, matrix, steps).T for each, matrix in zip(columns, hessian, strict=True)]
+    np.testing.assert_array_equal(rounded.integers.numpy(), np.concatenate(references).reshape(shape))
+    assert rounded.exponents.shape == terms
+
+
+def test_compensation_lowers_the_output_error():
+    hessian = torch.from_numpy(hessian_of(1, 30))
+    values = torch.randn(8, 30, generator=torch.Generator().manual_seed(0))
+    exponent = torch.tensor(0, dtype=torch.int16)
+    found = round_to_steps(values.T[None].double(), hessian, exponent, values.shape), nearest_to_steps(values, exponent)
+    compensated, nearest = (
+        float(((error := (each.dequantize() - values).double()) @ hessian[0] * error).sum()) for each in found
+    )
+    assert compensated < 0.7 * nearest
+
+
+def test_independent_columns_are_rounded_to_the_nearest():
+    hessian = torch.diag(torch.rand(12, dtype=torch.float64) + 0.5)[None]
+    values = torch.randn(4, 3, 2, 2)
+    exponents = torch.tensor([[-9, 3], [0, -40]], dtype=torch.int16)
+    rounded = round_to_steps(values.flatten(1).T[None].double(), hessian, exponents, values.shape)
+    assert torch.equal(rounded.integers, nearest_to_steps(values, exponents).integers)
+
+
+def test_values_and_hessians_that_cannot_be_rounded_are_errors():
+    good, exponent = torch.ones(1, 2, 1, dtype=torch.float64), torch.tensor(0, dtype=torch.int16)
+    indefinite = torch.tensor([[[1.0, 3.0], [3.0, 1.0]]], dtype=torch.float64)
+    with pytest.raises(NumericalError):
+        round_to_steps(good * torch.nan, torch.eye(2).double()[None], exponent, torch.Size((1, 2)))
+    with pytest.raises(NumericalError, match="eigenvalues"):
+        round_to_steps(good, indefinite, exponent, torch.Size((1, 2)))
+
+
+WEIGHTS = st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=8, max_size=8)
+EXPONENTS = st.lists(st.integers(-1600, 1600), min_size=4, max_size=4)
+
+
+@given(WEIGHTS, EXPONENTS)
+@settings(deadline=None)
+def test_any_weights_are_rounded_at_any_steps(weights, exponents):
+    values = torch.tensor(weights, dtype=torch.float32).view(2, 1, 2, 2)
+    grid = torch.tensor(exponents, dtype=torch.int16).view(2, 2)
+    hessian = torch.eye(4, dtype=torch.float64)[None]
+    for found in (
+        nearest_to_steps(values, grid),
+        round_to_steps(values.flatten(1).T[None].double(), hessian, grid, values.shape),
+    ):
+        inside = found.integers.abs() < 2**24 - 1
+        difference = (found.dequantize() - values).double().abs()
+        allowed = 0.5 * grid_values(grid).double() + 2.0**-22 * values.double().abs()
+        assert (difference <= allowed)[inside].all()
+        assert entropy_bits(found) >= 0
+
+
+@given(st.lists(st.integers(-(2**17), 2**17), min_size=8, max_size=8), EXPONENTS)
+@settings(deadline=None)
+def test_integers_times_steps_come_back(integers, exponents):
+    stepped = SteppedTensor(
+        torch.tensor(integers, dtype=torch.int32).view(2, 1, 2, 2),
+        torch.tensor(exponents, dtype=torch.int16).view(2, 2),
+    )
+    again = nearest_to_steps(stepped.dequantize(), stepped.exponents)
+    assert torch.equal(again.integers, stepped.integers)
+    assert torch.equal(again.dequantize(), stepped.dequantize())
+
+
+def entropy_reference(values: np.ndarray) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    share = counts / values.size
+    return -float((counts * np.log2(share)).sum()) + 0.5 * (len(counts) - 1) * math.log2(values.size)
+
+
+@pytest.mark.parametrize("spread", [0, 1, 20, 10**6])
+def test_bits_are_the_entropy_of_each_term_and_its_table(spread):
+    generator = np.random.default_rng(0)
+    integers = generator.integers(-spread, spread + 1, size=(6, 5, 2, 3), dtype=np.int32)
+    by_term = sum(entropy_reference(integers[:, :, i, j]) for i in range(2) for j in range(3))
+    tensor = torch.from_numpy(integers)
+    assert entropy_bits(SteppedTensor(tensor, torch.zeros(2, 3, dtype=torch.int16))) == pytest.approx(by_term)
+    whole = entropy_bits(SteppedTensor(tensor, torch.tensor(0, dtype=torch.int16)))
+    assert whole == pytest.approx(entropy_reference(integers))
+
+
+def plan_of(seed: int = 0, zero: bool = False) -> tuple[RatePlan, list[str], int]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"conv": (16, 8, 3, 3), "depthwise": (32, 1, 2, 2), "linear": (10, 40)}
+    values = {name: torch.randn(shape, generator=generator) * (not zero) for name, shape in shapes.items()}
+    measured = {
+        name: LayerMeasurement(0.1 * rank + 0.01, torch.rand(shape[2:], generator=generator).double() + 0.1)
+        for rank, (name, shape) in enumerate(shapes.items())
+    }
+    return RatePlan(values, measured), list(shapes), sum(each.numel() for each in values.values())
+
+
+@pytest.mark.parametrize("per_value", [0.1, 0.5, 1.0, 2.0, 4.0])
+def test_the_plan_meets_any_number_of_bits(per_value):
+    plan, names, count = plan_of()
+    log_c = plan.log_c(names, per_value * count)
+    low, high = (sum(plan.bits(name, bound) for name in names) for bound in (math.floor(log_c), math.ceil(log_c)))
+    assert high <= per_value * count <= low
+    assert high > 0.85 * per_value * count
+
+
+def test_coarser_steps_take_fewer_bits():
+    plan, names, _ = plan_of()
+    bits = [sum(plan.bits(name, log_c) for name in names) for log_c in range(-120, 60, 4)]
+    assert all(after <= 1.02 * before + 20 for before, after in itertools.pairwise(bits))
+    assert bits[-1] == 0 < bits[0]
+
+
+def test_bits_beyond_all_and_below_zero_are_the_ends_of_the_plan():
+    plan, names, count = plan_of()
+    coarsest = plan.log_c(names, 0)
+    assert sum(plan.bits(name, math.ceil(coarsest)) for name in names) == 0
+    assert plan.log_c(names, -1.0) >= coarsest
+    finest = plan.log_c(names, 1e9 * count)
+    assert finest < coarsest - 200
+    zeros, names, _ = plan_of(zero=True)
+    assert zeros.bits(names[0], round(zeros.log_c(names, 100.0))) == 0
