@@ -29,6 +29,9 @@ from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
+# Error of a second moment from products in float32, as a share of the mean: inputs that hardly vary have a covariance
+# below it, which would not be positive semi-definite.
+_NOISE = 1e-6
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
 
@@ -66,12 +69,16 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
 
     Returns:
-        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F).
+        ``E[z z^T]`` or ``cov(z)`` plus the error of its computation, float64, (groups, F, F).
     """
     means = statistics.mean().gram
     second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    hessian: Tensor = second - first[:, :, None] * first[:, None] if centered else second
-    return (hessian + hessian.mT) / 2
+    if not centered:
+        return (second + second.mT) / 2
+    covariance = second - first[:, :, None] * first[:, None]
+    noise = _NOISE * second.diagonal(dim1=1, dim2=2).mean(1)
+    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
+    return (covariance + covariance.mT) / 2 + noise[:, None, None] * identity
 
 
 def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:
