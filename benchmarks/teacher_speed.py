@@ -38,7 +38,7 @@ def main() -> None:
                 start = time.perf_counter()
                 target = None
                 if kind == "taught":
-                    target = teacher.output(images, epoch_seed=step, batch_size=BATCH, batch=0)
+                    target = teacher.output(images, data="", epoch_seed=step, batch_size=BATCH, batch=0)
                 training_step(
                     prepared,
                     TrainingBatch(images, labels, target, FEATURE_WEIGHT),

@@ -25,7 +25,7 @@ from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
-from quant.grid import on_grid
+from quant.grid import ceiling_exponents, on_grid
 from quant.rate import (
     LayerMeasurement,
     RatePlan,
@@ -35,7 +35,7 @@ from quant.rate import (
     nearest_to_steps,
     round_to_steps,
 )
-from quant.sensitivity import output_sensitivities
+from quant.sensitivity import output_sensitivities, weights_in_use
 from quant.stepped import SteppedTensor
 
 RIDGE: Final = 1e-3
@@ -43,6 +43,7 @@ RIDGE: Final = 1e-3
 MAX_CORRECTION: Final = 8.0
 """Largest change of ``16 log2(c)`` in later layers that makes up for wrong predictions in earlier ones: half an octave.
 """
+_QMAX: Final = 127  # largest integer of a layer that does not run
 MIN_SENSITIVITY: Final = 1e-12
 """Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
 
@@ -164,7 +165,9 @@ def round_network(
     """Round all layers so that their integers take about so many bits.
 
     A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. What
-    its integers take more or less than predicted changes the steps of the layers after it.
+    its integers take more or less than predicted changes the steps of the layers after it. A layer that does not run,
+    but whose weight the network reads, as in attention, gets 8 bits for its largest value. Other layers that do not run
+    are rounded to steps of 1.
 
     Args:
         model: The network with the values to round; it is left as it is.
@@ -200,9 +203,16 @@ def round_network(
         for name in measurements.keys() - original.seeds.keys():
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
         errors = original.fit(network, ridge=RIDGE, constrain=constrain)
-    for name in layers.keys() - found.keys():  # layers that do not run
-        found[name] = nearest_to_steps(stored_values(layers[name]), torch.tensor(0, dtype=torch.int16))
-    return RoundedNetwork(network, {name: found[name] for name in layers}, allocation.log_steps, errors)
+    left = [name for name in layers if name not in found]
+    used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
+    for name in left:
+        values = stored_values(layers[name]).detach()
+        exponent = ceiling_exponents(values.abs().max() / _QMAX) if name in used else torch.tensor(0, dtype=torch.int16)
+        found[name] = nearest_to_steps(values, exponent.cpu())
+        if name in used:
+            values.copy_(found[name].dequantize())
+            log_steps[name] = exponent.cpu().to(torch.float64)
+    return RoundedNetwork(network, {name: found[name] for name in layers}, log_steps, errors)
 
 
 class _Allocation:

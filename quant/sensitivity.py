@@ -17,7 +17,7 @@ and one backward pass of ``v . logits`` gives squared gradients of the same mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -73,6 +73,23 @@ def output_sensitivities(
             logits = model(batch).float()
             torch.autograd.grad((logits * signs.vector(logits.detach(), start)).sum(), batch)  # no parameter gradients
     return {name: float(shard.reduce(total)) / shard.total for name, total in squares.items() if name in reached}
+
+
+def weights_in_use(model: nn.Module, names: Sequence[str], images: Tensor) -> set[str]:
+    """Return the layers whose stored values change the logits of some images, whether or not the layers run.
+
+    Args:
+        model: The network.
+        names: Layers: convolutions and linear layers.
+        images: (N, 3, H, W), on the model's device.
+    """
+    if not names:
+        return set()
+    values = [stored_values(model.get_submodule(name)).requires_grad_() for name in names]
+    with torch.enable_grad(), evaluation_mode(model):
+        logits = model(images.detach().requires_grad_())
+        gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
 class _Signs:

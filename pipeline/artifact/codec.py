@@ -18,7 +18,7 @@ from torch import Tensor
 from basis.errors import CompressionError
 from basis.families import BASES
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
-from pipeline.artifact.groups import GroupReader, groups_of, layout
+from pipeline.artifact.groups import GroupReader, claims, groups_of, layout
 from pipeline.artifact.header import (
     FORMAT_VERSION,
     Header,
@@ -42,6 +42,8 @@ CODES, TENSORS, TABLE = "codes", "tensors", "table"
 
 FREE_INTEGERS, INTEGERS_PER_BYTE = 1 << 22, 4096
 """Most integers of a file: ``FREE_INTEGERS`` and ``INTEGERS_PER_BYTE`` for each byte of the stream."""
+GROUPS_PER_BYTE = 2
+"""Most groups of a file for each byte of the stream: the shortest description of a table has 5 bits."""
 
 
 def serialize(record: NetworkRecord, identity: Identity) -> bytes:
@@ -115,24 +117,27 @@ def _header(identity: Identity) -> Header:
 
 
 def _decode_groups(table: Table, codes: Tensor | None) -> list[NDArray[np.int32]]:
-    """Decode the stream, after a check of the number of its integers.
+    """Decode the stream, after a check of the numbers of its integers and groups.
 
     Raises:
-        CompressionError: The section is missing or damaged, or the table claims more integers than a file may have.
+        CompressionError: The section is missing or damaged, or the table claims more than a file may have.
     """
-    counts = [group.count for group in layout(table)]
-    if (codes is None) != (not counts):
+    if (codes is None) != (not table.layers and not table.normalizations):
         raise CompressionError(
             f"it has {'no' if codes is None else 'a'} section {CODES!r}; allowed: one if it has layers"
         )
     if codes is None:
         return []
-    most = FREE_INTEGERS + INTEGERS_PER_BYTE * len(codes)
-    if sum(counts) > most:
-        raise CompressionError(
-            f"its table claims {sum(counts)} integers in {len(codes)} bytes of its section {CODES!r}; allowed: {most}"
-        )
-    return entropy.decode(bytes_of(codes), counts)
+    integers, groups = claims(table)
+    for claimed, what, most in (
+        (integers, "integers", FREE_INTEGERS + INTEGERS_PER_BYTE * len(codes)),
+        (groups, "groups", GROUPS_PER_BYTE * len(codes)),
+    ):
+        if claimed > most:
+            raise CompressionError(
+                f"its table claims {claimed} {what} in {len(codes)} bytes of its section {CODES!r}; allowed: {most}"
+            )
+    return entropy.decode(bytes_of(codes), [group.count for group in layout(table)])
 
 
 class _Reader:

@@ -66,6 +66,14 @@ def layout(table: Table) -> list[Group]:
     return [group for group in groups if group.count]
 
 
+def claims(table: Table) -> tuple[int, int]:
+    """Return least numbers of the integers and the groups of ``layout``, without making a list of its length."""
+    integers = sum(math.prod(layer.shape) for layer in table.layers)
+    integers += 2 * sum(each.channels for each in table.normalizations)
+    groups = sum(1 if layer.scheme == "minifloat" else _term_count(layer) for layer in table.layers)
+    return integers, groups + 2 * len(table.normalizations)
+
+
 def _layer_layout(layer: LayerEntry) -> Iterator[Group]:
     count, terms = math.prod(layer.shape), _term_count(layer)
     if layer.scheme == "minifloat":

@@ -184,8 +184,14 @@ def _training_batches(
             imitation = feature_weight((epoch * position.per_epoch + number) / steps)
             target = None
             if teacher is not None:
-                which = {"epoch_seed": epoch_seed, "batch_size": size, "batch": number}
-                target = teacher.output(x, **which, features=imitation > 0)
+                target = teacher.output(
+                    x,
+                    data=images.digest,
+                    epoch_seed=epoch_seed,
+                    batch_size=size,
+                    batch=number,
+                    features=imitation > 0,
+                )
             weight = share.weight(min(size, len(images) - number * size))
             yield TrainingBatch(x, labels, target, imitation, weight)
 

@@ -69,7 +69,7 @@ class Teacher:
         covariance_steps: int = COVARIANCE_STEPS,
     ) -> None:
         self._network, self._accelerator, self._left = network, accelerator, memory
-        self._kept: defaultdict[tuple[int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
+        self._kept: defaultdict[tuple[str, int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
         self.points, self.covariance_steps = feature_points(network), covariance_steps
 
     @cached_property
@@ -79,12 +79,13 @@ class Teacher:
 
     @torch.no_grad()
     def output(
-        self, images: Tensor, *, epoch_seed: int, batch_size: int, batch: int, features: bool = True
+        self, images: Tensor, *, data: str, epoch_seed: int, batch_size: int, batch: int, features: bool = True
     ) -> TeacherOutput:
         """Return the teacher's output for one batch of the training images.
 
         Args:
             images: The batch, (N, 3, H, W), augmented, on the device.
+            data: Digest of the training images.
             epoch_seed: The seed of the epoch's order and augmentation.
             batch_size: Images of a full batch.
             batch: Number of the batch in the epoch, from 0.
@@ -93,7 +94,7 @@ class Teacher:
         Returns:
             Logits and features on the images' device, in the precision of training.
         """
-        kept = self._kept[epoch_seed, batch_size, features]
+        kept = self._kept[data, epoch_seed, batch_size, features]
         if batch in kept:
             return kept[batch].to(images.device)
         hooks = FeatureHooks(self.points if features else ())

@@ -79,6 +79,8 @@ SEVERAL = [
     (lambda h, t, s: layer(t, shape=[8, 3, 4, 4]), STREAM),
     (lambda h, t, s: layer(t, shape=[8, 4, 3, 3]), STREAM),
     (lambda h, t, s: layer(t, shape=[2**30, 2**30, 3, 3]), "integers in .* bytes"),
+    (lambda h, t, s: layer(t, shape=[1, 1, 2**31 - 1, 2**31 - 1], kernel=[2**31 - 1] * 2), "integers in .* bytes"),
+    (lambda h, t, s: layer(t, shape=[1, 1, 2**10, 2**10], kernel=[2**10] * 2), "groups in .* bytes"),
     (lambda h, t, s: layer(t, shape=[8, 3, 3, 0]), "not valid: layers.0.shape.3"),
     (lambda h, t, s: layer(t, shape=[1] * 400), "not valid: layers.0.shape"),
     (lambda h, t, s: layer(t, scheme="float3"), "number format 'float3' .*; allowed: int, minifloat, stepped"),

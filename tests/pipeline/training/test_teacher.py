@@ -23,7 +23,7 @@ def images(seed):
 
 
 def asked(teacher, **changes):
-    return teacher.output(images(0), **({"epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
+    return teacher.output(images(0), **({"data": "a", "epoch_seed": 7, "batch_size": 4, "batch": 0} | changes))
 
 
 def test_an_answer_is_the_networks_and_is_computed_once():
@@ -39,12 +39,12 @@ def test_an_answer_is_the_networks_and_is_computed_once():
     assert network.calls == 2, "one for the teacher, one for the expected answer"
 
 
-def test_other_batches_epochs_and_batch_sizes_are_asked_anew():
+def test_other_data_batches_epochs_and_batch_sizes_are_asked_anew():
     network = Counting().eval()
     teacher = Teacher(network, make_accelerator("cpu"))
-    for change in ({}, {"batch": 1}, {"epoch_seed": 8}, {"batch_size": 5}):
+    for change in ({}, {"data": "b"}, {"batch": 1}, {"epoch_seed": 8}, {"batch_size": 5}):
         asked(teacher, **change)
-    assert network.calls == 4
+    assert network.calls == 5
 
 
 def test_what_does_not_fit_is_computed_again():
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_computed_again():
 def test_features_are_the_stages_outputs_and_are_kept_with_the_logits():
     network, accelerator = tiny_network(), make_accelerator("cpu")
     teacher = Teacher(network, accelerator)
-    first, second = (teacher.output(images(0), epoch_seed=0, batch_size=4, batch=0) for _ in range(2))
+    first, second = (teacher.output(images(0), data="a", epoch_seed=0, batch_size=4, batch=0) for _ in range(2))
     with torch.no_grad(), accelerator.autocast():
         expected = [network[:end](images(0)) for end in (1, 2, 3)]
     for answer in (first, second):
