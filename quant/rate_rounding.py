@@ -95,6 +95,7 @@ class OriginalPass:
         seed: int = 0,
         shard: CalibrationShard | None = None,
         sampling: SamplingConfig = DEFAULT_SAMPLING,
+        max_features: int = MAX_FEATURES,
     ) -> OriginalPass:
         """Run the original network.
 
@@ -105,8 +106,9 @@ class OriginalPass:
             seed: Seed of the sampled positions of large feature maps.
             shard: None if the rank holds all images.
             sampling: See the attributes.
+            max_features: Features of the largest Hessian; layers with more are rounded to the nearest.
         """
-        seeds = layer_seeds((name for name, layer in _layers(model).items() if _features(layer) <= MAX_FEATURES), seed)
+        seeds = layer_seeds((name for name, layer in _layers(model).items() if _features(layer) <= max_features), seed)
         whole = shard or CalibrationShard.whole(len(images))
         with torch.no_grad():
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)

@@ -62,7 +62,7 @@ def reference(network: nn.Module, images: torch.Tensor) -> dict[str, float]:
             gradients = torch.autograd.grad(log, [output for _, output in outputs], retain_graph=True)
             for (name, output), gradient in zip(outputs, gradients, strict=True):
                 channels = output.shape[AXES[name]]
-                found[name] += float(log.exp() * gradient.double().square().sum()) / channels / len(images)
+                found[name] += float(log.detach().exp() * gradient.double().square().sum()) / channels / len(images)
     for hook in hooks:
         hook.remove()
     return found
