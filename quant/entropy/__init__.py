@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +39,7 @@ Integers = npt.NDArray[Any]
 _STATES_SHARE: Final = 0.004
 """Largest share of a stream that the states of the lanes take."""
 _MAX_LANES_LOG: Final = 12
+_LOOKUPS: Final = 64  # in memory at a time: each takes 96 kB
 _STATE_BYTES, _WORD_BYTES = 4, 2
 
 
@@ -86,13 +88,10 @@ def decode(data: bytes, counts: Sequence[int]) -> list[npt.NDArray[np.int32]]:
     """
     stream = _read(data, len(counts))
     coded_counts = [0 if t.kind == tables.CONSTANT else n for t, n in zip(stream.tables, counts, strict=True)]
-    lookups: dict[int, rans.Lookup] = {}
-    for table, count in zip(stream.tables, coded_counts, strict=True):
-        if count and id(table) not in lookups:
-            lookups[id(table)] = rans.lookup(table.frequencies)
     used = [place for place, count in enumerate(coded_counts) if count]
+    lookup = lru_cache(maxsize=_LOOKUPS)(lambda table: rans.lookup(table.frequencies))
     symbols = rans.decode(
-        stream.coded, [lookups[id(stream.tables[place])] for place in used], [coded_counts[place] for place in used]
+        stream.coded, lambda group: lookup(stream.tables[used[group]]), [coded_counts[place] for place in used]
     )
     by_place, escapes = dict(zip(used, symbols, strict=True)), BitReader(stream.escapes)
     groups = [
