@@ -11,17 +11,24 @@ _MAX_DAMPING = 1.0
 
 
 def damped_cholesky(
-    matrices: Tensor, scale: Tensor, damping: float, *, smallest: float, per_matrix: bool = False
+    matrices: Tensor,
+    scale: Tensor,
+    damping: float,
+    *,
+    smallest: float,
+    largest: float = _MAX_DAMPING,
+    per_matrix: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """Factor ``M + d s I = L L^T`` with the first damping d that succeeds: ``damping``, then ten times as much, ...
 
-    ``damping`` itself is always tried; larger values only up to 1.
+    ``damping`` itself is always tried; larger values only up to ``largest``.
 
     Args:
         matrices: M, symmetric, float64, (groups, F, F).
         scale: s, (groups, 1, 1), for example the mean diagonal of M.
         damping: The first d, as a share of s; 0 factors M itself.
         smallest: The least d of the second attempt, for a first d of 0.
+        largest: The largest d of further attempts.
         per_matrix: Raise d only for the matrices whose factorization fails; otherwise for all of them.
 
     Returns:
@@ -38,7 +45,7 @@ def damped_cholesky(
             return factor, damped
         raised = (10 * shares).clamp_min(smallest)
         shares = torch.where(failures[:, None, None] != 0, raised, shares) if per_matrix else raised
-        if bool((shares > _MAX_DAMPING).any()):
+        if bool((shares > largest).any()):
             return None
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from basis.cholesky import damped_cholesky, mean_diagonal
 from basis.gram_statistics import GramStatistics
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
@@ -30,10 +29,12 @@ from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import compensated_rounding, damped_hessian
 
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
-_INEXACT = 0.01  # mean variance as a share of the mean square below which rounding errors of float32 may dominate
-_LEAST = 1e-30  # mean square of inputs that count as zero
+# Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
+# hardly vary have a covariance below the error, so that it would not be positive semi-definite.
+_NOISE = 4 * torch.finfo(torch.float32).eps
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
+_LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: its values are rounded to the nearest
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,20 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
 
     Returns:
-        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The covariance of nearly constant inputs can be lost in the
-        rounding errors of float32 products; such a matrix gets a diagonal with which it is positive definite.
+        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The diagonal of a covariance is raised to its error.
     """
     means = statistics.mean().gram
     second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    hessian: Tensor = _covariance(second, first) if centered else second
-    return (hessian + hessian.mT) / 2
+    if not centered:
+        return (second + second.mT) / 2
+    covariance = second - first[:, :, None] * first[:, None]
+    noise, damped = _NOISE * _trace(second), DAMPING * _trace(covariance) / covariance.shape[1]
+    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
+    return (covariance + covariance.mT) / 2 + (noise - damped).clamp_min(0) * identity
 
 
-def _covariance(second: Tensor, first: Tensor) -> Tensor:
-    covariance, scale = second - first[:, :, None] * first[:, None], mean_diagonal(second)
-    inexact = (mean_diagonal(covariance) < _INEXACT * scale) & (scale > _LEAST)
-    if bool(inexact.any()):
-        raised = damped_cholesky(covariance, scale.clamp_min(_LEAST), 0.0, smallest=1e-6, per_matrix=True)
-        covariance = torch.where(inexact, raised[1], covariance) if raised else covariance
-    return covariance
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
 
 
 def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:
@@ -100,7 +99,7 @@ def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
-    _, root = damped_hessian(hessian, DAMPING)
+    _, root = damped_hessian(hessian, DAMPING, largest=_LARGEST_DAMPING)
     return _freedoms(hessian, root, terms)
 
 
@@ -135,7 +134,7 @@ def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: t
     order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     ordered = hessian.gather(1, order[:, :, None].expand_as(hessian))
     ordered = ordered.gather(2, order[:, None].expand_as(hessian))
-    _, root = damped_hessian(ordered, DAMPING)
+    _, root = damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING)
     # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
     scaled = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns))
     rounded, _ = compensated_rounding(scaled, torch.round, root / steps[order][:, None])

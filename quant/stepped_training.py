@@ -41,7 +41,7 @@ FALL_PHASE: Final = 0.5
 START_SHIFT: Final = -21.0
 """Shift at the start: steps of 0.4 times those of the target."""
 MAX_CHANGE: Final = 0.68
-"""Largest change of the shift at once, in sixteenths of an octave: 3 %. Very short trainings need larger changes."""
+"""Largest change of the shift at once, in sixteenths of an octave: 3 %; larger in trainings of very few steps."""
 
 
 class SteppedFakeQuantizer(FakeQuantizer):

@@ -55,7 +55,7 @@ def _compensate_block(
         remaining[:, i + 1 :].addcmul_(feedback[:, i, i + 1 :, None], errors[:, i, None], value=-1)
 
 
-def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tuple[Tensor, Tensor]:
     """Scale Gram matrices to a mean diagonal of one, add damping, and factor their inverse.
 
     Inputs that are always zero keep the damping alone, so their weights are rounded to nearest. A matrix that is not
@@ -67,6 +67,7 @@ def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     Args:
         grams: (G, F, F), float64, symmetric.
         damping: Share of the mean diagonal, zero or more.
+        largest: Largest damping of a matrix that is not positive definite.
 
     Returns:
         The damped Hessians H, (G, F, F), and the upper Cholesky factors of their inverses, (G, F, F). Row j of a factor
@@ -79,7 +80,9 @@ def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     unit = torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
     # R is lower triangular once rows and columns are reversed.
-    found = damped_cholesky(unit.flip(1, 2), torch.ones_like(mean), damping, smallest=1e-6, per_matrix=True)
+    found = damped_cholesky(
+        unit.flip(1, 2), torch.ones_like(mean), damping, smallest=1e-6, largest=largest, per_matrix=True
+    )
     if found is None:
         lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min())
         raise NumericalError(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +41,7 @@ _STATES_SHARE: Final = 0.004
 _MAX_LANES_LOG: Final = 20
 _ROWS_LOG: Final = 16
 """log2 of the most symbols of a lane: it bounds the time of decoding, which takes one step for a row of all lanes."""
+_LOOKUPS: Final = 64  # in memory at a time: each takes 96 kB
 _STATE_BYTES, _WORD_BYTES = 4, 2
 
 
@@ -88,10 +90,6 @@ def decode(data: bytes, counts: Sequence[int]) -> list[npt.NDArray[np.int32]]:
     """
     stream = _read(data, len(counts))
     coded_counts = [0 if t.kind == tables.CONSTANT else n for t, n in zip(stream.tables, counts, strict=True)]
-    lookups: dict[int, rans.Lookup] = {}
-    for table, count in zip(stream.tables, coded_counts, strict=True):
-        if count and id(table) not in lookups:
-            lookups[id(table)] = rans.lookup(table.frequencies)
     lanes = len(stream.coded.states)
     if sum(coded_counts) > lanes << _ROWS_LOG:
         raise CompressionError(
@@ -99,8 +97,9 @@ def decode(data: bytes, counts: Sequence[int]) -> list[npt.NDArray[np.int32]]:
             f"{1 << _ROWS_LOG} symbols a lane"
         )
     used = [place for place, count in enumerate(coded_counts) if count]
+    lookup = lru_cache(maxsize=_LOOKUPS)(lambda table: rans.lookup(table.frequencies))
     symbols = rans.decode(
-        stream.coded, [lookups[id(stream.tables[place])] for place in used], [coded_counts[place] for place in used]
+        stream.coded, lambda group: lookup(stream.tables[used[group]]), [coded_counts[place] for place in used]
     )
     by_place, escapes = dict(zip(used, symbols, strict=True)), BitReader(stream.escapes)
     groups = [

@@ -67,9 +67,9 @@ def choose_tables(groups: Sequence[Integers]) -> list[Choice]:
     histograms = [_histogram(group) for group in groups]
     offers = [_tables_for(histogram) for histogram in histograms]
     first = _choose(histograms, offers)
-    sharing: dict[int, list[int]] = {}
+    sharing: dict[Table, list[int]] = {}
     for place, choice in enumerate(first):
-        sharing.setdefault(id(choice.table), []).append(place)
+        sharing.setdefault(choice.table, []).append(place)
     for places in sharing.values():
         if len(places) > 1:
             common = _tables_for(_union([histograms[place] for place in places]))

@@ -20,6 +20,7 @@ Source: Duda 2013, arXiv 1311.2540; interleaving, Giesen 2014, arXiv 1402.3392.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,12 +95,12 @@ def lookup(frequencies: Integers) -> Lookup:
     return Lookup(symbols, steps.astype(np.uint32))
 
 
-def decode(coded: Coded, lookups: list[Lookup], counts: list[int]) -> list[npt.NDArray[np.uint16]]:
+def decode(coded: Coded, lookup_of: Callable[[int], Lookup], counts: list[int]) -> list[npt.NDArray[np.uint16]]:
     """Decode symbols.
 
     Args:
         coded: The states and words.
-        lookups: The table of each group of symbols.
+        lookup_of: Returns the table of a group, by its number; called once for each group.
         counts: Number of symbols of each group; groups follow one another.
 
     Returns:
@@ -112,7 +113,7 @@ def decode(coded: Coded, lookups: list[Lookup], counts: list[int]) -> list[npt.N
     ends = np.cumsum(counts)
     found, x, position = np.empty(total, np.uint16), coded.states.copy(), 0
     words = coded.words.astype(np.uint32)
-    group = 0
+    group, table = -1, Lookup(np.empty(0, np.uint16), np.empty(0, np.uint32))
     for start in range(0, total, lanes):
         stop = min(start + lanes, total)
         row = x[: stop - start]
@@ -120,9 +121,10 @@ def decode(coded: Coded, lookups: list[Lookup], counts: list[int]) -> list[npt.N
         slots = row & np.uint32(TOTAL - 1)
         at = start
         while at < stop:  # one piece of a row for each group in it, nearly always the whole row
-            while ends[group] <= at:
+            if group < 0 or ends[group] <= at:
                 group += 1
-            end, table = min(stop, int(ends[group])), lookups[group]
+                table = lookup_of(group)
+            end = min(stop, int(ends[group]))
             piece = slots[at - start : end - start]
             found[at:end] = table.symbols[piece]
             steps[at - start : end - start] = table.steps[piece]

@@ -62,16 +62,21 @@ class Table:
 
     Attributes:
         low: The first integer.
-        frequencies: int64, (integers + 1,): those of the integers, then that of the escape; 0 for absent integers. The
-            sum is 2^14. Empty for a constant, which is ``low``.
         kind: The kind of its description.
         description: The numbers of its description; none for ``REPEAT``, which has the numbers of another table.
     """
 
     low: int
-    frequencies: npt.NDArray[np.int64]
     kind: int
     description: tuple[int, ...]
+
+    @property
+    def frequencies(self) -> npt.NDArray[np.int64]:
+        """Frequencies of the integers, then that of the escape: int64, (integers + 1,); 0 for absent integers.
+
+        The sum is 2^14. There are none for a constant, which is ``low``.
+        """
+        return _frequencies(self.kind, self.description)
 
     @property
     def escape(self) -> int:
@@ -125,7 +130,7 @@ class Recent:
 
     def use(self, table: Table) -> None:
         """Move a table to the front."""
-        self.tables = [table, *(other for other in self.tables if other is not table)][:RANKS]
+        self.tables = [table, *(other for other in self.tables if other != table)][:RANKS]
 
 
 def read_table(bits: BitReader, recent: Recent) -> Table:
@@ -163,19 +168,27 @@ def _read_table(bits: BitReader, recent: Recent) -> Table:
     return explicit(low, levels)
 
 
-@lru_cache(maxsize=1024)
 def constant(value: int) -> Table:
     """Return the table of a single integer."""
-    return Table(value, np.empty(0, np.int64), CONSTANT, (value,))
+    return Table(value, CONSTANT, (value,))
 
 
-@cache
 def shape(zero: int, ratio: int, curve: int) -> Table:
     """Return the symmetric table of three parameters; see the module."""
+    return Table(-len(magnitude_weights(ratio, curve)), SHAPE, (zero, ratio, curve))
+
+
+# A damaged stream may have very many tables, so only some are in memory.
+@lru_cache(maxsize=1024)
+def _frequencies(kind: int, description: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    if kind == CONSTANT:
+        return np.empty(0, np.int64)
+    if kind == EXPLICIT:
+        return normalized(np.array([power(level - _LEVELS) if level else 0 for level in description], np.int64))
+    zero, ratio, curve = description
     one_sided = magnitude_weights(ratio, curve)
     zero_weight = max(1, (2 * int(one_sided.sum()) * power(zero - 32)) >> 16)
-    weights = np.concatenate([one_sided[::-1], [zero_weight], one_sided])
-    return Table(-len(one_sided), normalized(weights), SHAPE, (zero, ratio, curve))
+    return normalized(np.concatenate([one_sided[::-1], [zero_weight], one_sided]))
 
 
 @cache
@@ -191,11 +204,9 @@ def magnitude_weights(ratio: int, curve: int) -> npt.NDArray[np.int64]:
     return np.array(weights, np.int64)
 
 
-@lru_cache(maxsize=1024)
 def explicit(low: int, levels: tuple[int, ...]) -> Table:
     """Return the table with the given levels of neighbouring integers; see the module."""
-    weights = np.array([power(level - _LEVELS) if level else 0 for level in levels], np.int64)
-    return Table(low, normalized(weights), EXPLICIT, levels)
+    return Table(low, EXPLICIT, levels)
 
 
 def explicit_for(counts: Integers, low: int) -> Table:

@@ -84,7 +84,7 @@ def test_every_way_to_fail_leaves_a_report(tmp_path, error, status, code) -> Non
     report = read_report(tmp_path / "o")
     assert (report["status"], report["exit_code"]) == (status, code)
     assert (report["error"]["type"], report["error"]["exit_code"]) == (type(error).__name__, code)
-    assert report["gate"] == {"max_drop": 1, "max_size_mb": 2, "passed": None, "failures": []}
+    assert report["gate"] == {"max_drop": 1, "max_size_mb": 2, "targets": 0, "passed": None, "failures": []}
     assert report["run"]["options"]["config"] == ["3,3,3,2"]
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["report.json"]
 

@@ -1,12 +1,14 @@
 """The entropy coder: exact round trips, its price, its tables, and damaged streams."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from basis.errors import CompressionError
-from quant.entropy import coded_sizes, decode, encode, tables
+from quant.entropy import coded_sizes, decode, encode, rans, tables
 from quant.entropy.bits import BitReader, BitWriter
 from quant.entropy.rans import TOTAL
 
@@ -159,3 +161,26 @@ def test_a_lane_has_at_most_65536_symbols():
     assert np.array_equal(decode(stream, [300_000])[0], values)
     with pytest.raises(CompressionError, match=r"lanes for .* symbols; allowed: at most 65536"):
         decode(stream, [1 << 24])
+
+
+def test_a_stream_of_very_many_tables_takes_little_memory():
+    described, frequencies, sums = BitWriter(), [], []
+    chosen = [tables.shape(zero, ratio, 0) for ratio in range(40) for zero in range(50)]
+    for table in chosen:
+        table.write(described)
+        symbol = -table.low
+        frequencies.append(table.frequencies[symbol])
+        sums.append(table.frequencies[:symbol].sum())
+    coded = rans.encode(np.array(frequencies, np.uint32), np.array(sums, np.uint32), 1)
+    head = [0, *varint(len(described.to_bytes())), *varint(len(coded.words)), *varint(len(chosen))]
+    words = coded.states.astype("<u4").tobytes() + coded.words.astype("<u2").tobytes()
+    tracemalloc.start()
+    found = decode(bytes(head) + described.to_bytes() + words, [1] * len(chosen))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not np.concatenate(found).any()
+    assert peak < 64e6, "tables of 2^14 entries for all groups take 200 MB"
+
+
+def varint(number):
+    return (number & 127 | 128, number >> 7)
