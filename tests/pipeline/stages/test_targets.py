@@ -29,7 +29,7 @@ from quant.counting import count_params
 from tests.support.networks import tiny_network
 from tests.support.report_schema import read_report
 
-CHOSEN = {"model": "tiny_net:make", "data": "colours.npz", "epochs": 0}
+CHOSEN = {"model": "tiny_net:make", "data": "colours.npz", "epochs": 0, "limit_train": 128}
 
 
 def feasible(**changes) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def test_a_target_that_is_missed_is_exit_3_and_the_report_is_written(here, monke
     monkeypatch.setattr(
         TargetCompressor, "compress", lambda *given: dataclasses.replace(real(*given), target_met=False)
     )
-    flags = [word for name, value in CHOSEN.items() for word in (f"--{name}", str(value))]
+    flags = [word for name, value in CHOSEN.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert main([*flags, "--target-drop", "5", "--out", "missed"]) == 3
     report = read_report(here / "missed")
     assert (report["exit_code"], report["gate"]["passed"], report["rows"][0]["target_met"]) == (3, False, False)
