@@ -43,7 +43,8 @@ def test_no_image_is_lost_or_counted_twice(found, alone, count):
 def test_the_fit_is_that_of_one_process(found, alone):
     for each in found:
         assert each["fit errors"] == pytest.approx(alone["fit errors"], rel=1e-4)
-        close(each["fit"], alone["fit"], rtol=1e-4, atol=1e-4)
+        # Directions that the images barely contain are determined by the ridge and by float32 sums in another order.
+        close(each["fit"], alone["fit"], rtol=1e-4, atol=1e-3)
         close(each["fit"], found[0]["fit"], rtol=0, atol=0)
 
 
