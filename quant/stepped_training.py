@@ -29,9 +29,7 @@ from quant.stepped import LARGEST_INTEGER, SteppedTensor
 NEAREST: Final = 0.5
 """Threshold of rounding to the nearest."""
 CONTROL_STEPS: Final = 25
-"""Most training steps between two measurements of the bits."""
-CONTROLS: Final = 64
-"""Fewest measurements of the bits in a training of at least so many steps."""
+"""Training steps between two measurements of the bits."""
 CONTROL_PHASE: Final = 0.95
 """Share of all training steps after which the steps no longer change."""
 START_SHARE: Final = 2.5
@@ -41,7 +39,7 @@ FALL_PHASE: Final = 0.5
 START_SHIFT: Final = -21.0
 """Shift at the start: steps of 0.4 times those of the target."""
 MAX_CHANGE: Final = 0.68
-"""Largest change of the shift at once, in sixteenths of an octave: 3 %; larger in trainings of very few steps."""
+"""Largest change of the shift at once, in sixteenths of an octave: 3 %."""
 
 
 class SteppedFakeQuantizer(FakeQuantizer):
@@ -126,22 +124,14 @@ class RateControl:
         self._quantizers, self._bits = list(_quantizers(model).values()), bits
 
     def before_step(self, step: int, steps: int) -> None:
-        """Move the steps every few training steps, until ``CONTROL_PHASE``.
-
-        Args:
-            step: Number of the training step, from 0.
-            steps: Number of all training steps.
-        """
-        every = max(1, min(CONTROL_STEPS, steps // CONTROLS))
-        if step % every or step > CONTROL_PHASE * steps:
+        """Move the steps, at every ``CONTROL_STEPS``-th training step until ``CONTROL_PHASE``."""
+        if step % CONTROL_STEPS or step > CONTROL_PHASE * steps:
             return
-        falls = max(1, math.floor(FALL_PHASE * steps / every))
-        largest = max(MAX_CHANGE, -START_SHIFT / falls)
         taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
         wanted = self._bits * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
         change = 0.5 * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
         for _, quantizer in self._quantizers:
-            quantizer.shift += min(max(change, -largest), largest)
+            quantizer.shift += min(max(change, -MAX_CHANGE), MAX_CHANGE)
 
 
 def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:

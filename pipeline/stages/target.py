@@ -50,7 +50,7 @@ MEASURED_IMAGES: Final = 1024
 """Calibration images from which the freedoms of all layers are measured; rounding itself uses all of them."""
 AIM: Final = 0.99
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
-PASSES: Final = 3
+PASSES: Final = 5
 """Most passes that correct the size of a file."""
 THRESHOLDS: Final = (0.35, 0.65)
 """Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
@@ -168,6 +168,7 @@ class TargetCompressor:
         """Round to a size without training; repeat with corrected bits until the file fits."""
         target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
         best: tuple[RoundedNetwork, Compressed] | None = None
+        before: tuple[float, int] | None = None
         for _ in range(PASSES):
             rounded = round_network(self._model, self._original_pass, self._measurements, bits)
             record = record_network(rounded.model, dict(rounded.layers))
@@ -176,7 +177,11 @@ class TargetCompressor:
                 best = rounded, found
             if target.fits(found.size):
                 break
-            bits = max(bits + 8 * (AIM * size - found.size), 1.0)
+            slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
+            if before is not None and bits != before[0]:
+                slope = min(max((found.size - before[1]) / (bits - before[0]), slope / 4), 2 * slope)
+            before = bits, found.size
+            bits = max(bits + (AIM * size - found.size) / slope, 1.0)
         assert best is not None
         return best
 
