@@ -56,7 +56,7 @@ COARSE_BITS: Final = 3.0
 """Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
 COARSE_NORMALIZATION: Final = 2.0**-6
 """Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
-PASSES: Final = 3
+PASSES: Final = 5
 """Most passes that correct the size of a file."""
 THRESHOLDS: Final = (0.35, 0.65)
 """Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
@@ -174,6 +174,7 @@ class TargetCompressor:
         """Round to a size without training; repeat with corrected bits until the file fits."""
         target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
         best: tuple[RoundedNetwork, Compressed] | None = None
+        before: tuple[float, int] | None = None
         for _ in range(PASSES):
             rounded = round_network(self._model, self._original_pass, self._measurements, bits)
             record = self._record(rounded.model, dict(rounded.layers), size)
@@ -182,7 +183,11 @@ class TargetCompressor:
                 best = rounded, found
             if target.fits(found.size):
                 break
-            bits = max(bits + 8 * (AIM * size - found.size), 1.0)
+            slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
+            if before is not None and bits != before[0]:
+                slope = min(max((found.size - before[1]) / (bits - before[0]), slope / 4), 2 * slope)
+            before = bits, found.size
+            bits = max(bits + (AIM * size - found.size) / slope, 1.0)
         assert best is not None
         return best
 
