@@ -113,9 +113,11 @@ def test_a_repeated_run_computes_nothing(here, finished):
 
 
 def test_a_target_that_is_missed_is_exit_3_and_the_report_is_written(here, monkeypatch, capsys):
-    real = variant_module.compress_to_target
+    real = variant_module.TargetCompressor.compress
     monkeypatch.setattr(
-        variant_module, "compress_to_target", lambda *given: dataclasses.replace(real(*given), target_met=False)
+        variant_module.TargetCompressor,
+        "compress",
+        lambda *given: dataclasses.replace(real(*given), target_met=False),
     )
     flags = [word for name, value in CHOSEN.items() for word in (f"--{name}", str(value))]
     assert main([*flags, "--target-drop", "5", "--out", "missed"]) == 3
