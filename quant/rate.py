@@ -32,6 +32,8 @@ _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps stor
 # Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
 # hardly vary have a covariance below the error, so that it would not be positive semi-definite.
 _NOISE = 4 * torch.finfo(torch.float32).eps
+PREDICTION_VALUES = 2**19
+"""Values of a layer from which its bits are predicted; a prediction for each of many steps is made."""
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
 _LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: its values are rounded to the nearest
@@ -163,14 +165,17 @@ class RatePlan:
     """
 
     def __init__(self, values: Mapping[str, Tensor], measurements: Mapping[str, LayerMeasurement]) -> None:
-        self._values, self._measurements = values, measurements
+        self._values = {name: _some_channels(stored) for name, stored in values.items()}
+        self._scales = {name: stored.numel() / self._values[name].numel() for name, stored in values.items()}
+        self._measurements = measurements
         self._bits: dict[tuple[str, int], float] = {}
 
     def bits(self, name: str, log_c: int) -> float:
         """Return the predicted bits of a layer at ``log_c = 16 log2(c)``."""
         if (name, log_c) not in self._bits:
             exponents = self._measurements[name].exponents(log_c)
-            self._bits[name, log_c] = entropy_bits(nearest_to_steps(self._values[name], exponents))
+            bits = entropy_bits(nearest_to_steps(self._values[name], exponents))
+            self._bits[name, log_c] = self._scales[name] * bits
         return self._bits[name, log_c]
 
     def log_c(self, names: list[str], bits: float) -> float:
@@ -196,6 +201,12 @@ class RatePlan:
 
     def _total(self, names: list[str], log_c: int) -> float:
         return sum(self.bits(name, log_c) for name in names)
+
+
+def _some_channels(values: Tensor) -> Tensor:
+    """Return evenly spaced output channels of a tensor with more than ``PREDICTION_VALUES`` values."""
+    every = max(1, min(len(values), values.numel() // PREDICTION_VALUES))
+    return values[::every]
 
 
 def entropy_bits(tensor: SteppedTensor) -> float:

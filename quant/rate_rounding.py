@@ -154,7 +154,7 @@ def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -
         return columns
 
     network = copy.deepcopy(model)
-    with _mean_squares(network, [name for name in layers if name not in original.seeds], freedoms):
+    with _mean_squares(network, [name for name in layers if name not in original.seeds], freedoms, original.shard):
         original.fit(network, ridge=RIDGE, constrain=keep)
     sensitivities = output_sensitivities(model, freedoms, original.images, seed=seed, shard=original.shard)
     least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
@@ -263,13 +263,17 @@ def _with_constant(columns: Tensor, rounded: SteppedTensor, statistics: GramStat
     return torch.cat([values, constant], dim=1)
 
 
-def _mean_squares(model: nn.Module, names: Iterable[str], found: dict[str, Tensor]) -> ExitStack:
+def _mean_squares(
+    model: nn.Module, names: Iterable[str], found: dict[str, Tensor], shard: CalibrationShard
+) -> ExitStack:
     """Record the mean squared input of layers that are too large for a Hessian: their freedom without compensation."""
 
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in found:
             terms = tuple(stored_values(module).shape[2:])
-            found[name] = inputs[0].double().square().mean().cpu().expand(terms).clone()
+            x = inputs[0].double()
+            total, count = shard.reduce(torch.stack([x.square().sum().cpu(), torch.tensor(float(x.numel())).double()]))
+            found[name] = (total / count).expand(terms).clone()
 
     hooks, modules = ExitStack(), dict(model.named_modules())
     for name in names:

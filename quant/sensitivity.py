@@ -27,8 +27,10 @@ from basis.layers import stored_values
 from basis.modes import evaluation_mode
 from basis.shard import CalibrationShard
 
-IMAGES_AT_ONCE = 128
-"""Images of one backward pass."""
+PIXELS_AT_ONCE = 2**19
+"""Pixels of the images of one backward pass, whose feature maps are all in memory: 10 images of 224x224."""
+MOST_AT_ONCE = 128
+"""Most images of one backward pass."""
 
 
 def output_sensitivities(
@@ -68,8 +70,9 @@ def output_sensitivities(
     with ExitStack() as hooks, torch.enable_grad(), evaluation_mode(model):
         for name in squares:
             hooks.callback(modules[name].register_forward_hook(hook(name)).remove)
-        for start in range(0, len(images), IMAGES_AT_ONCE):
-            batch = images[start : start + IMAGES_AT_ONCE].detach().requires_grad_()
+        at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // images[0, 0].numel()))
+        for start in range(0, len(images), at_once):
+            batch = images[start : start + at_once].detach().requires_grad_()
             logits = model(batch).float()
             torch.autograd.grad((logits * signs.vector(logits.detach(), start)).sum(), batch)  # no parameter gradients
     return {name: float(shard.reduce(total)) / shard.total for name, total in squares.items() if name in reached}

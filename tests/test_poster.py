@@ -96,8 +96,8 @@ def test_size_of_every_quantized_row(tables):
 
 
 @pytest.mark.parametrize("config", ["6,3,3,3,2", "6,3,3,2,2"])
-def test_minifloat_files_have_the_posters_sizes(tmp_path, config):
-    """The file is as large as the poster's arithmetic says, with everything that a file needs beside the values."""
+def test_minifloat_files_are_below_the_posters_sizes(tmp_path, config):
+    """Entropy coding leaves out what the exponents of similar weights repeat: a quarter to a half of the bytes."""
     sizes = {"6,3,3,3,2": {8: 14.2, 4: 10.6}, "6,3,3,2,2": {8: 11.9, 4: 8.9}}[config]
     images, labels = np.zeros((1000, 8, 8, 3), np.uint8), np.arange(1000)
     np.savez(tmp_path / "classes.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
@@ -105,7 +105,7 @@ def test_minifloat_files_have_the_posters_sizes(tmp_path, config):
     text = plan_text(options)
     for bits, size in sizes.items():
         line = next(line for line in text.splitlines() if f" {bits} bits ({bits + 8} stored)" in line)
-        assert float(re.search(r"([\d.]+) MB", line)[1]) == pytest.approx(size, rel=0.02)
+        assert 0.5 * size < float(re.search(r"([\d.]+) MB", line)[1]) < 0.8 * size
 
 
 @pytest.fixture(scope="module")

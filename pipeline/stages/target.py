@@ -33,7 +33,15 @@ from pipeline.stages.context import (
 )
 from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
-from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
+from pipeline.stages.train import (
+    JUDGED_IMAGES,
+    MAX_LOSS,
+    TrainingJob,
+    TrainingSummary,
+    replay_curve,
+    train_once,
+    training_job,
+)
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
@@ -170,16 +178,16 @@ class TargetCompressor:
         rounded, plain = self._rounded(size)
         return self._trained(rounded, plain, size) if self._variant.epochs else plain
 
-    def _rounded(self, size: int) -> tuple[RoundedNetwork, Compressed]:
-        """Round to a size without training; repeat with corrected bits until the file fits."""
+    def _rounded(self, size: int, passes: int = PASSES) -> tuple[RoundedNetwork, Compressed]:
+        """Round to a size without training; repeat with corrected bits until the file fits, or the passes end."""
         target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
-        for _ in range(PASSES):
+        for _ in range(passes):
             rounded = round_network(self._model, self._original_pass, self._measurements, bits)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
-            if best is None or abs(found.size - AIM * size) < abs(best[1].size - AIM * size):
+            if best is None or _misses(found.size, size) < _misses(best[1].size, size):
                 best = rounded, found
             if target.fits(found.size):
                 break
@@ -195,7 +203,7 @@ class TargetCompressor:
         """Train a rounded network through the rounding, and trim it to its size."""
         bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
         model = attach_stepped_quantizers(copy.deepcopy(self._model), rounded.log_steps)
-        reference = build_network(plain.record, copy.deepcopy(self._baseline.model))
+        reference = self._network(plain)
         control, job = RateControl(model, bits), self.training(size)
         summary = train_once(self._context, model, job, rate=control, reference=reference)
         if summary.undone:
@@ -210,7 +218,17 @@ class TargetCompressor:
                 size,
             )
             return replace(plain, training=replace(summary, undone=True))
+        if self._judged(reference) - self._judged(self._network(found)) > MAX_LOSS:
+            logger.warning("%s: training lost Top-1 on training images and is undone", self._variant.name)
+            return replace(plain, training=replace(summary, undone=True))
         return replace(found, errors=plain.errors, training=summary)
+
+    def _judged(self, network: nn.Module) -> float:
+        """Measure Top-1 on the first training images, in percent."""
+        return self._top1(network, self._context.data.train.part(0, JUDGED_IMAGES))
+
+    def _network(self, found: Compressed) -> nn.Module:
+        return build_network(found.record, copy.deepcopy(self._baseline.model))
 
     def _trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
         """Round a trained network with the threshold, near 0.5, at which its file has the aimed size."""
@@ -220,7 +238,7 @@ class TargetCompressor:
             threshold = (low + high) / 2
             record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
             found = Compressed(record, self._size(record), {})
-            if best is None or abs(found.size - AIM * size) < abs(best.size - AIM * size):
+            if best is None or _misses(found.size, size) < _misses(best.size, size):
                 best = found
             low, high = (threshold, high) if found.size > AIM * size else (low, threshold)
         assert best is not None
@@ -245,17 +263,16 @@ class TargetCompressor:
         allowed = self._top1(self._baseline.model, held_out) - drop
 
         def keeps(found: Compressed) -> bool:
-            network = build_network(found.record, copy.deepcopy(self._baseline.model))
-            return self._top1(network, held_out) >= allowed
+            return self._top1(self._network(found), held_out) >= allowed
 
         smallest, largest = inner.feasible_sizes
-        _, best = inner._rounded(largest)
+        _, best = inner._rounded(largest, passes=1)
         if not keeps(best):
             return best, False
         low, high = float(smallest), float(largest)
         for _ in range(SIZE_STEPS):
             size = round((low * high) ** 0.5)
-            _, found = inner._rounded(size)
+            _, found = inner._rounded(size, passes=1)  # only the loss has to keep to a limit
             low, high, best = (low, size, found) if keeps(found) else (size, high, best)
         for share in TRAINED_SHARES if self._variant.epochs else ():
             found = inner._file_of(max(round(share * high), smallest))
@@ -322,6 +339,11 @@ class TargetCompressor:
         entry, _ = self._context.store.once(self.measurement, compute)
         sensitivities: dict[str, float] = entry.metadata["sensitivities"]
         return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
+
+
+def _misses(found: int, size: int) -> tuple[bool, float]:
+    """Return how far a file is from a target size, for comparison: files above the target are behind all others."""
+    return found > size, abs(found - AIM * size)
 
 
 def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> tuple[int, int]:

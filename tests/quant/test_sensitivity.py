@@ -120,7 +120,7 @@ def test_the_seed_decides_the_signs_and_the_global_generator_stays(network, imag
 
 
 def test_batches_and_ranks_give_the_same_numbers(network):
-    images = torch.randn(sensitivity.IMAGES_AT_ONCE + 7, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    images = torch.randn(sensitivity.MOST_AT_ONCE + 7, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     whole = output_sensitivities(network, NAMES, images, seed=1)
     shares = in_shares(
         2, images, lambda mine, shard: output_sensitivities(copy.deepcopy(network), NAMES, mine, seed=1, shard=shard)
