@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How many positions of a layer are sampled, and how many values are in memory at a time.
+    """Number of sampled positions of a layer, and of values in memory at a time.
 
     Attributes:
         positions: Output positions sampled from a layer's feature maps, over all images; rounded up to whole images.

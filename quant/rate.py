@@ -41,7 +41,7 @@ _LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: 
 
 @dataclass(frozen=True)
 class LayerMeasurement:
-    """What the steps of a layer depend on.
+    """The two measurements that determine the steps of a layer.
 
     Attributes:
         sensitivity: Fisher information s at the layer's outputs; above 0.

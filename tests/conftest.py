@@ -1,4 +1,4 @@
-"""What every test may ask for: the folder of the real data."""
+"""Fixtures of all tests: the folder of the real data."""
 
 import logging
 import os

@@ -57,7 +57,7 @@ def stored(conv):
 
 
 def patches_of(conv, x):
-    """What a convolution padded with zeros sees at every position, by torch's own unfold: (groups, rows, F)."""
+    """Return the input patches of a zero-padded convolution by torch's unfold: (groups, rows, F)."""
     rows = functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride).mT
     rows = rows.reshape(-1, conv.groups, conv.in_channels // conv.groups, 9)
     filtered = rows @ conv.operator if isinstance(conv, SeriesConv2d) else rows

@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """The figures of a run that nobody killed, and the seconds that it took."""
+    """Figures and seconds of a run without a kill."""
     began = time.monotonic()
     assert start(folder, "").wait(PATIENCE) == 0, (folder / "log").read_text()
     return figures(folder, ""), time.monotonic() - began

@@ -13,7 +13,7 @@ TIMEOUT = 600
 
 
 def torchrun(count: int, program: Sequence[str], *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python program in so many processes; what it says on both streams is read."""
+    """Run a Python program in several processes and capture both output streams."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *program]
     return launch(command, cwd=cwd, **variables)
 

@@ -12,7 +12,7 @@ SCHEMA = report_schema()
 
 
 def mistakes(report: Any) -> list[str]:
-    """Where a report differs from the schema, and how."""
+    """List the differences of a report from the schema."""
     return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(SCHEMA).iter_errors(report)]
 
 

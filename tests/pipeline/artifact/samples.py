@@ -1,4 +1,4 @@
-"""Small artifacts for the tests, and artifacts that say what a test wants them to say."""
+"""Small artifacts for the tests, valid and with chosen content."""
 
 import json
 import zlib

@@ -80,14 +80,14 @@ def test_a_header_that_claims_what_is_not_so_is_refused(header, data, words):
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(8), (2**24 + 1).to_bytes(8, "little") + bytes(2**24 + 100)])
 def test_a_header_beyond_the_file_or_its_bound_is_refused(content):
-    with pytest.raises(CompressionError, match=r"claims a header of .*; allowed: a header within the file"):
+    with pytest.raises(CompressionError, match=r"claims a header of .*; allowed: "):
         split(BytesIO(content))
 
 
 def test_a_wrong_checksum_is_refused():
     content = bytearray(join("{}", {"a": BYTES}))
     content[-1] ^= 1
-    with pytest.raises(CompressionError, match="do not match their checksum; allowed: the file exactly as it was"):
+    with pytest.raises(CompressionError, match="checksum; allowed: "):
         split(BytesIO(content))
 
 
@@ -119,5 +119,5 @@ def test_a_file_without_a_table_is_refused():
 
 @pytest.mark.parametrize("text", ["", "[]", '"x"', "{}", '{"format_version": 2}', '{"format_version": true}', "\0"])
 def test_a_header_that_is_none_is_refused(text):
-    with pytest.raises(CompressionError, match=r"it has no valid header: .*; allowed: the fields of format 2"):
+    with pytest.raises(CompressionError, match=r"header: .*; allowed: .* format 2"):
         read_header(text)

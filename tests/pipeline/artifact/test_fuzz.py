@@ -55,7 +55,7 @@ def refusal(content: bytes, network: nn.Module) -> str | None:
 
 
 def accepted(content: bytes, network: nn.Module) -> bool:
-    """Whether a file is accepted; a refusal must be a sentence of some lines at most that says what is allowed."""
+    """Return True if a file is accepted; a refusal must be one short sentence that names what is allowed."""
     sentence = refusal(content, network)
     assert sentence is None or ("allow" in sentence and len(sentence) < 2000), sentence
     return sentence is None

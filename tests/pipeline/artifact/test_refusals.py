@@ -1,4 +1,4 @@
-"""What a reader of artifacts refuses: damage, claims that do not hold, other networks."""
+"""Refusals of the reader: damage, false claims, other networks."""
 
 import json
 import subprocess

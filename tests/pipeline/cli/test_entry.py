@@ -30,7 +30,7 @@ def _process(*argv: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Options], Any]], None]:
-    """Puts a runner in place that does what a test says."""
+    """Replace the runner by a function of the test."""
 
     def install(run: Callable[[Options], Any]) -> None:
         runner, plan = ModuleType("pipeline.runner"), ModuleType("pipeline.stages.dry_run")

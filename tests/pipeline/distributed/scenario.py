@@ -33,7 +33,7 @@ CALIBRATION = 41
 
 
 class Plain(nn.Module):
-    """Without normalization, so that only rounding tells a shared batch from a whole one; one layer is idle."""
+    """A network without normalization: a shared batch differs from a whole one by rounding only. One layer is unused."""
 
     def __init__(self, seed=3):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command line in two processes: one report, that of one process; and what the launcher tells of an error."""
+"""The command line in two processes: the report of one process, and the launcher's output after an error."""
 
 import hashlib
 import json

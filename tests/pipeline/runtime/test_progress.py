@@ -12,7 +12,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test advances."""
 
     now = 0.0
 

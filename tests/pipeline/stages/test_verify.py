@@ -97,7 +97,7 @@ def test_a_network_that_only_this_process_has_is_no_figure(tmp_path, data, netwo
 
 
 def test_the_measured_process_is_another_one(tmp_path, data, network_folder, monkeypatch):
-    """Nothing of this process is asked again: its own loader does not run."""
+    """The loader of this process does not run again."""
     file = measured(tmp_path, data, 4)
 
     def refuse(*_, **__):

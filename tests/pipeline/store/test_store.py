@@ -15,7 +15,7 @@ from pipeline.store.store import StageKey, StageRecord, Store, store_key
 
 
 class Maker:
-    """Counts how often it is asked."""
+    """Counts its calls."""
 
     def __init__(self, value=1.0):
         self.calls, self.value = 0, value

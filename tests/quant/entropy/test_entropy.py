@@ -159,7 +159,7 @@ def test_a_lane_has_at_most_65536_symbols():
     stream = encode([values])
     assert 65536 << stream[0] >= 300_000
     assert np.array_equal(decode(stream, [300_000])[0], values)
-    with pytest.raises(CompressionError, match=r"lanes for .* symbols; allowed: at most 65536"):
+    with pytest.raises(CompressionError, match=r"lanes for .*allowed: .*65536"):
         decode(stream, [1 << 24])
 
 
