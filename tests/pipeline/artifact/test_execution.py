@@ -116,5 +116,5 @@ def test_auto_runs_the_callers_images_or_one_of_the_files_size(written):
 def test_an_unknown_execution_is_refused(record, dense, tmp_path):
     with pytest.raises(OptionsError, match="execution 'fast' is unknown"):
         load(tmp_path / "not even looked for", execution="fast")
-    with pytest.raises(OptionsError, match="'fast'.*allowed: dense, separable, auto"):
+    with pytest.raises(OptionsError, match=r"'fast'.*allowed: dense, separable, auto"):
         with_execution(dense, record, "fast", SAMPLE)
