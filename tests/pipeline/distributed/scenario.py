@@ -33,7 +33,7 @@ CALIBRATION = 41
 
 
 class Plain(nn.Module):
-    """A network without normalization, whose batches differ by rounding only if they are shared. One layer is unused."""
+    """A network without normalization: shared batches differ from whole ones by rounding only. One layer is unused."""
 
     def __init__(self, seed=3):
         super().__init__()
