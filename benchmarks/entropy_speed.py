@@ -1,9 +1,9 @@
 """Entropy coder: seconds to size, encode and decode 11 million integers of ResNet-18, and bytes over the entropy."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from artifact_speed import median_seconds
 
 from quant.entropy import coded_sizes, decode, encode
 
@@ -34,20 +34,11 @@ def entropy(groups: list[np.ndarray]) -> float:
     return float(sum(-(count * np.log2(count / count.sum())).sum() for count in counts)) / 8
 
 
-def best_seconds(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main() -> None:
     small, large = integers(RESNET20), integers(RESNET18) * 2
     data, counts = encode(large), [group.size for group in large]
-    size, write = best_seconds(lambda: coded_sizes(small)), best_seconds(lambda: encode(large))
-    read = best_seconds(lambda: decode(data, counts))
+    size, write = median_seconds(lambda: coded_sizes(small)), median_seconds(lambda: encode(large))
+    read = median_seconds(lambda: decode(data, counts))
     over = [len(encode(groups)) / entropy(groups) - 1 for groups in (small, large[: len(large) // 2])]
     print(
         f"entropy_speed: {sum(counts) / 1e6:.1f} million integers: encode {write:.2f} s ({write / ENCODE_BOUND:.2f} "

@@ -26,7 +26,7 @@ from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, log_calibration_limit, make_context
 from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import kernel_figure, write_files, write_run_report
-from pipeline.stages.target import check_targets
+from pipeline.stages.target_sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
 from pipeline.store.locks import locked
 from pipeline.store.store import Store

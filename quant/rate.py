@@ -191,7 +191,7 @@ class RatePlan:
         return high - (min(1.0, (bits - below) / (above - below)) if above > below else 0.0)
 
     def _bounds(self, names: list[str]) -> tuple[int, int]:
-        """Return a ``16 log2(c)`` at which the largest integer has about 16 bits, and one at which all are 0."""
+        """Return a ``16 log2(c)`` at which the largest integer has ``_INTEGER_BITS``, and one at which all are 0."""
         largest = 0.0
         for name in names:
             steps = grid_values(self._measurements[name].exponents(0)).to(self._values[name].device)

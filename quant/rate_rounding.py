@@ -1,8 +1,8 @@
 """Round a whole network to a number of bits, in passes over the calibration images.
 
-OriginalPass       one pass over the original network records the outputs that every layer should keep
-measure_layers     a second pass and a backward pass measure sensitivities and freedoms, once for all targets
-round_network      one pass over the compressed network rounds layer after layer, for one target
+1. ``OriginalPass``: one pass over the original network records the outputs that every layer should keep.
+2. ``measure_layers``: a second pass and a backward pass measure sensitivities and freedoms, once for all targets.
+3. ``round_network``: one pass over the compressed network rounds layer after layer, for one target.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from basis.activations import LayerwiseFit, layer_seeds
+from basis.activations import Constrain, LayerwiseFit, layer_seeds
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_tensor_name, stored_values
 from basis.modes import evaluation_mode
@@ -43,9 +43,9 @@ RIDGE: Final = 1e-3
 MAX_CORRECTION: Final = 8.0
 """Largest change of ``16 log2(c)`` in later layers that makes up for wrong predictions in earlier ones: half an octave.
 """
-_QMAX: Final = 127  # largest integer of a layer that does not run
 MIN_SENSITIVITY: Final = 1e-12
 """Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
+_QMAX: Final = 127  # largest integer of a layer that does not run
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RoundedNetwork:
 
 @dataclass(frozen=True)
 class OriginalPass:
-    """The calibration images and what the original network makes of them.
+    """The calibration images and the original network's outputs for them.
 
     Attributes:
         original: The uncompressed network.
@@ -114,18 +114,10 @@ class OriginalPass:
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)
         return cls(original, images, outputs, seeds, whole, sampling)
 
-    def fit(self, model: nn.Module, *, ridge: float | None, constrain: object) -> dict[str, float]:
+    def fit(self, model: nn.Module, constrain: Constrain) -> dict[str, float]:
         """Pass the images through a network and fit its layers; see ``basis.activations.LayerwiseFit``."""
         outputs = OriginalOutputs(dict(self.outputs.outputs), dict(self.outputs.shortcuts), self.outputs.norms)
-        visit = LayerwiseFit(
-            model,
-            outputs,
-            self.seeds,
-            self.shard,
-            self.sampling,
-            ridge=ridge,
-            constrain=constrain,  # type: ignore[arg-type]
-        )
+        visit = LayerwiseFit(model, outputs, self.seeds, self.shard, self.sampling, ridge=RIDGE, constrain=constrain)
         with torch.no_grad():
             return visit.run(self.images)
 
@@ -155,7 +147,7 @@ def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -
 
     network = copy.deepcopy(model)
     with _mean_squares(network, [name for name in layers if name not in original.seeds], freedoms, original.shard):
-        original.fit(network, ridge=RIDGE, constrain=keep)
+        original.fit(network, keep)
     sensitivities = output_sensitivities(model, freedoms, original.images, seed=seed, shard=original.shard)
     least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
     return {name: LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms[name]) for name in freedoms}
@@ -204,7 +196,7 @@ def round_network(
     with ExitStack() as hooks:
         for name in measurements.keys() - original.seeds.keys():
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
-        errors = original.fit(network, ridge=RIDGE, constrain=constrain)
+        errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
     for name in left:

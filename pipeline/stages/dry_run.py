@@ -21,7 +21,8 @@ from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, log_calibration_limit, make_context, network_identity
 from pipeline.stages.keys import variant_keys
-from pipeline.stages.target import check_sizes, target_range, target_stages
+from pipeline.stages.target import target_stages
+from pipeline.stages.target_sizes import check_sizes, target_range
 from pipeline.store.store import StageKey
 from quant.backends import get_backend
 from quant.counting import count_params

@@ -2,37 +2,27 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
-import torch
 from torch import nn
 
-from basis.layers import stored_tensor_name, stored_values
-from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.data.dataset import Split
-from pipeline.errors import OptionsError
-from pipeline.models.layer_orders import orders_of, plan_layers
-from pipeline.models.registry import build_model
-from pipeline.options.grid import Target, Variant, variants
-from pipeline.runtime.device import placed
-from pipeline.runtime.randomness import RandomStream
+from pipeline.options.grid import Target, Variant
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import (
     RunContext,
-    calibration_images,
-    calibration_inputs,
-    calibration_shard,
     network_identity,
 )
 from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
+from pipeline.stages.target_measurement import TargetMeasurement
+from pipeline.stages.target_sizes import feasible_sizes, zero_record
 from pipeline.stages.train import (
     JUDGED_IMAGES,
     MAX_LOSS,
@@ -46,8 +36,8 @@ from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
-from quant.rate import LayerMeasurement, entropy_bits
-from quant.rate_rounding import OriginalPass, RoundedNetwork, measure_layers, round_network
+from quant.rate import entropy_bits
+from quant.rate_rounding import RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
 from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
@@ -56,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 TARGET_LR: Final = 0.03
 """Peak learning rate of training through the rounding; docs/training.md has the measurements."""
-MEASURED_IMAGES: Final = 1024
-"""Calibration images from which the freedoms of all layers are measured; rounding itself uses all of them."""
 AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
 COARSE_BITS: Final = 3.0
@@ -98,7 +86,7 @@ class Compressed:
 def target_stages(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> Iterator[StageKey]:
     """Yield the stages of a target in order, for the plan of a run; trainings of a search for a loss are not known."""
     compressor = TargetCompressor(context, baseline, variant)
-    yield compressor.measurement
+    yield TargetMeasurement(context, baseline, variant).stage
     if variant.epochs and target.bytes is not None:
         yield compressor.training(target.bytes).stage
     yield compressor.compression(target)
@@ -118,18 +106,12 @@ class TargetCompressor:
     def __init__(self, context: RunContext, baseline: Baseline, variant: Variant) -> None:
         self._context, self._baseline, self._variant = context, baseline, variant
         self._identity = network_identity(context)
-        self._inputs = {
-            "network": baseline.digest,
-            "config": variant.config.text,
-            "basis": variant.bases[0],
-            "calibration": calibration_inputs(context),
-        }
-        self.measurement = StageKey(f"{variant.name}: measurement", context.store.key("measurement", **self._inputs))
+        self._measured = TargetMeasurement(context, baseline, variant)
 
     def compression(self, target: Target) -> StageKey:
         """Return the stage that makes the files of a target."""
         inputs = {
-            **self._inputs,
+            **self._measured.inputs,
             "target": asdict(target),
             "epochs": self._variant.epochs,
             "schedule": asdict(self._schedule),
@@ -137,12 +119,15 @@ class TargetCompressor:
             "identity": asdict(self._identity),
             "test": self._context.data.test.digest,
         }
-        return StageKey(f"{self._name(target)}: compression", self._context.store.key("target", **inputs))
+        name = f"{self._variant.name}, {target.label}: compression"
+        return StageKey(name, self._context.store.key("target", **inputs))
 
     def training(self, size: int) -> TrainingJob:
         """Return the training through the rounding for a file of so many bytes."""
         name = f"{self._variant.name}, {size / 1e6:.6g}mb"
-        start = self._context.store.key("target rounding", size=size, **self._inputs)
+        start = self._context.store.key(
+            "target rounding", size=size, identity=asdict(self._identity), **self._measured.inputs
+        )
         label = TrainingLabel(name, "rounding")
         teacher = self._baseline.teacher
         return training_job(
@@ -184,7 +169,7 @@ class TargetCompressor:
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
         for _ in range(passes):
-            rounded = round_network(self._model, self._original_pass, self._measurements, bits)
+            rounded = round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size) < _misses(best[1].size, size):
@@ -202,7 +187,7 @@ class TargetCompressor:
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""
         bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
-        model = attach_stepped_quantizers(copy.deepcopy(self._model), rounded.log_steps)
+        model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
         reference = self._network(plain)
         control, job = RateControl(model, bits), self.training(size)
         summary = train_once(self._context, model, job, rate=control, reference=reference)
@@ -293,9 +278,6 @@ class TargetCompressor:
     def _size(self, record: NetworkRecord) -> int:
         return len(serialize(record, self._identity))
 
-    def _name(self, target: Target) -> str:
-        return f"{self._variant.name}, {target.label}"
-
     @property
     def feasible_sizes(self) -> tuple[int, int]:
         """Sizes of the smallest and the largest file that a target may have, in bytes."""
@@ -307,110 +289,11 @@ class TargetCompressor:
         return Schedule(self._variant.epochs, options.lr or TARGET_LR, options.batch_size)
 
     @cached_property
-    def _model(self) -> nn.Module:
-        return placed(_series(self._baseline.model, self._variant), self._context.device).eval()
-
-    @cached_property
-    def _original_pass(self) -> OriginalPass:
-        context = self._context
-        images, shard = calibration_images(context), calibration_shard(context)
-        return OriginalPass.record(self._model, self._baseline.model, images, seed=context.options.seed, shard=shard)
-
-    @cached_property
     def _other_bytes(self) -> int:
         """Bytes of a file whose integers are all zero, with coarse batch normalizations."""
-        return self._size(_zero_record(self._model, COARSE_NORMALIZATION))
-
-    @cached_property
-    def _measurements(self) -> dict[str, LayerMeasurement]:
-        def compute() -> Entry:
-            context, seed = self._context, self._context.options.seed
-            images, shard = calibration_images(context), calibration_shard(context)
-            if shard is None:
-                images = images[:MEASURED_IMAGES]
-            found = measure_layers(
-                self._model,
-                OriginalPass.record(self._model, self._baseline.model, images, seed=seed, shard=shard),
-                seed=seed,
-            )
-            freedoms = {name: each.freedoms for name, each in found.items()}
-            return Entry(freedoms, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
-
-        entry, _ = self._context.store.once(self.measurement, compute)
-        sensitivities: dict[str, float] = entry.metadata["sensitivities"]
-        return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
+        return self._size(zero_record(self._measured.model, COARSE_NORMALIZATION))
 
 
 def _misses(found: int, size: int) -> tuple[bool, float]:
     """Return how far a file is from a target size, for comparison: files above the target are behind all others."""
     return found > size, abs(found - AIM * size)
-
-
-def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> tuple[int, int]:
-    """Return the sizes of the smallest and the largest file that a target may have, in bytes.
-
-    The smallest has a fiftieth of a bit for every value, the largest 8 bits.
-
-    Args:
-        context: The run.
-        model: The uncompressed architecture; its values do not matter.
-        variant: The basis and the largest orders.
-    """
-    record = _zero_record(_series(model, variant), NORMALIZATION_ERROR)
-    others = len(serialize(record, network_identity(context)))
-    values = sum(layer.values.integers.numel() for layer in record.layers)
-    return others + math.ceil(values / 400), others + values
-
-
-def check_targets(context: RunContext) -> None:
-    """Check the target sizes of a run before anything is measured.
-
-    Raises:
-        OptionsError: A target size is outside the feasible range.
-    """
-    with context.processes.together():
-        for variant in variants(context.options):
-            if any(target.bytes for target in variant.targets):
-                check_sizes(variant, target_range(context, variant))
-
-
-def target_range(context: RunContext, variant: Variant) -> tuple[int, int]:
-    """Return ``feasible_sizes`` of the network of the options."""
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(context.options.model, context.data.classes)
-    return feasible_sizes(context, model, variant)
-
-
-def check_sizes(variant: Variant, sizes: tuple[int, int]) -> None:
-    """Check the target sizes of a variant.
-
-    Args:
-        variant: The variant.
-        sizes: Its feasible range, see ``feasible_sizes``.
-
-    Raises:
-        OptionsError: A target size is outside the range.
-    """
-    smallest, largest = sizes
-    for target in variant.targets:
-        if target.bytes is not None and not smallest <= target.bytes <= largest:
-            raise OptionsError(
-                f"--target-mb: got {target.megabytes:.12g} for {variant.name}; allowed: {smallest / 1e6:.12g} to "
-                f"{largest / 1e6:.12g} MB"
-            )
-
-
-def _series(model: nn.Module, variant: Variant) -> nn.Module:
-    orders = orders_of(plan_layers(model, variant.config))
-    return swap_convolutions(copy.deepcopy(model), orders, variant.bases[0])
-
-
-def _zero_record(model: nn.Module, error: float) -> NetworkRecord:
-    zeros = {
-        name: SteppedTensor(
-            torch.zeros(stored_values(module).shape, dtype=torch.int32), torch.zeros((), dtype=torch.int16)
-        )
-        for name, module in model.named_modules()
-        if stored_tensor_name(module) is not None
-    }
-    return record_network(model, dict(zeros), normalization_error=error)

@@ -36,7 +36,7 @@ class TrainingLabel:
 
     Attributes:
         network: The network: ``baseline``, or basis and config.
-        stage: ``training``, ``finetune`` or ``qat``.
+        stage: ``training``, ``finetune``, ``qat``, or ``rounding`` for a target.
         bits: The width of quantization-aware training; None for float training.
     """
 

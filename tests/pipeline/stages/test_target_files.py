@@ -17,7 +17,8 @@ from pipeline.stages.baseline import Baseline, prepare_baseline
 from pipeline.stages.context import RunContext, make_context
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.target import TargetCompressor
-from pipeline.store.store import Store
+from pipeline.stages.target_measurement import TargetMeasurement
+from pipeline.store.store import StageKey, Store
 
 CHOSEN = {"model": "tiny_net:make", "data": "colours.npz", "limit_train": 96, "batch_size": 16}
 
@@ -32,6 +33,10 @@ class Setting:
 
     def compressor(self, **changes) -> TargetCompressor:
         return TargetCompressor(dataclasses.replace(self.context, **changes), self.baseline, self.variant)
+
+    @property
+    def measurement(self) -> StageKey:
+        return TargetMeasurement(self.context, self.baseline, self.variant).stage
 
     def compress(self, target: Target, **changes) -> QuantizedNetwork:
         return self.compressor(**changes).compress(target)
@@ -89,10 +94,10 @@ def test_a_repeated_computation_gives_the_same_file(setting, tmp_path):
 
 def test_a_second_target_reads_the_stored_measurement(setting, monkeypatch):
     first, second = (Target(megabytes=setting.size(share)) for share in (0.3, 0.6))
-    assert setting.context.store.state(setting.compressor().measurement) == "to do"
+    assert setting.context.store.state(setting.measurement) == "to do"
     setting.compress(first)
-    assert setting.context.store.state(setting.compressor().measurement) == "stored"
-    monkeypatch.setattr("pipeline.stages.target.measure_layers", None)
+    assert setting.context.store.state(setting.measurement) == "stored"
+    monkeypatch.setattr("pipeline.stages.target_measurement.measure_layers", None)
     assert setting.compress(second).target_met
     assert setting.context.store.state(setting.compressor().compression(second)) == "stored"
     monkeypatch.setattr("pipeline.stages.target.round_network", None)

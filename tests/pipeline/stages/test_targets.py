@@ -22,7 +22,8 @@ from pipeline.stages.dry_run import plan_text
 from pipeline.stages.export import OnnxFigures
 from pipeline.stages.layers import count_kept, layer_rows
 from pipeline.stages.quantize import QuantizedNetwork
-from pipeline.stages.target import TargetCompressor, target_range
+from pipeline.stages.target import TargetCompressor
+from pipeline.stages.target_sizes import target_range
 from pipeline.stages.train import TrainingSummary
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params

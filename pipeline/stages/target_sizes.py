@@ -1,0 +1,97 @@
+"""The range of file sizes that a target may have, known before anything is measured."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from basis.layers import stored_tensor_name, stored_values
+from basis.swap import swap_convolutions
+from pipeline.artifact import serialize
+from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
+from pipeline.artifact.record import NetworkRecord, record_network
+from pipeline.errors import OptionsError
+from pipeline.models.layer_orders import orders_of, plan_layers
+from pipeline.models.registry import build_model
+from pipeline.options.grid import Variant, variants
+from pipeline.runtime.randomness import RandomStream
+from pipeline.stages.context import RunContext, network_identity
+from quant.stepped import SteppedTensor
+
+
+def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> tuple[int, int]:
+    """Return the sizes of the smallest and the largest file that a target may have, in bytes.
+
+    The smallest has a fiftieth of a bit for every value, the largest 8 bits.
+
+    Args:
+        context: The run.
+        model: The uncompressed architecture; its values do not matter.
+        variant: The basis and the largest orders.
+    """
+    record = zero_record(series_network(model, variant), NORMALIZATION_ERROR)
+    others = len(serialize(record, network_identity(context)))
+    values = sum(layer.values.integers.numel() for layer in record.layers)
+    return others + math.ceil(values / 400), others + values
+
+
+def check_targets(context: RunContext) -> None:
+    """Check the target sizes of a run before anything is measured.
+
+    Raises:
+        OptionsError: A target size is outside the feasible range.
+    """
+    with context.processes.together():
+        for variant in variants(context.options):
+            if any(target.bytes for target in variant.targets):
+                check_sizes(variant, target_range(context, variant))
+
+
+def target_range(context: RunContext, variant: Variant) -> tuple[int, int]:
+    """Return ``feasible_sizes`` of the network of the options."""
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        model = build_model(context.options.model, context.data.classes)
+    return feasible_sizes(context, model, variant)
+
+
+def check_sizes(variant: Variant, sizes: tuple[int, int]) -> None:
+    """Check the target sizes of a variant.
+
+    Args:
+        variant: The variant.
+        sizes: Its feasible range, see ``feasible_sizes``.
+
+    Raises:
+        OptionsError: A target size is outside the range.
+    """
+    smallest, largest = sizes
+    for target in variant.targets:
+        if target.bytes is not None and not smallest <= target.bytes <= largest:
+            raise OptionsError(
+                f"--target-mb: got {target.megabytes:.12g} for {variant.name}; allowed: {smallest / 1e6:.12g} to "
+                f"{largest / 1e6:.12g} MB"
+            )
+
+
+def series_network(model: nn.Module, variant: Variant) -> nn.Module:
+    """Return a copy of a network with series convolutions of a variant's largest orders."""
+    orders = orders_of(plan_layers(model, variant.config))
+    return swap_convolutions(copy.deepcopy(model), orders, variant.bases[0])
+
+
+def zero_record(model: nn.Module, error: float) -> NetworkRecord:
+    """Record a network whose stored integers are all zero.
+
+    Args:
+        model: The network, with series convolutions.
+        error: Largest error of its batch normalizations; see ``pipeline.artifact.record.record_network``.
+    """
+    zeros = {
+        name: SteppedTensor(
+            torch.zeros(stored_values(module).shape, dtype=torch.int32), torch.zeros((), dtype=torch.int16)
+        )
+        for name, module in model.named_modules()
+        if stored_tensor_name(module) is not None
+    }
+    return record_network(model, dict(zeros), normalization_error=error)
