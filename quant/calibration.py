@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from basis import progress
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
@@ -88,7 +89,9 @@ def round_layers(
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             stored = stored_values(module)
-            if name in wanted:
+            if name not in wanted:
+                return
+            with progress.layer(name):
                 layer_seed = seed + zlib.crc32(name.encode())
                 hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
                 series = isinstance(module, SeriesConv2d)
