@@ -1,6 +1,6 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,7 @@ class Baseline:
         origin: The source of its weights, in words for the report.
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
+        epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
     """
 
@@ -43,6 +44,7 @@ class Baseline:
     origin: str
     top1: float
     teacher: Teacher | None
+    epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
 
 
@@ -72,13 +74,12 @@ def prepare_baseline(context: RunContext) -> Baseline:
     context.progress.stage(f"baseline: {context.options.model} on {context.data.name}")
     with context.processes.together():
         initial = initial_network(context)
-    if initial.job is not None:
-        train_once(context, initial.model, initial.job)
+    epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = placed(initial.model, context.device).eval()
     digest = network_digest(context.options.model, model)
     top1 = top1_once(context, model, baseline_key(context, digest))
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return make_baseline(context, model, initial.origin, top1)
+    return replace(make_baseline(context, model, initial.origin, top1), epoch=epoch)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -130,6 +131,7 @@ def _to_train(context: RunContext) -> InitialNetwork:
         TrainingLabel("baseline", "training"),
         network_digest(name, model),
         BASELINE_SCHEDULE,
+        standard_errors=0.0,  # random weights have no merit
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
     return InitialNetwork(model, origin, job)

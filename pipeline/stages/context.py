@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
+from pipeline.training.selection import HoldOut, hold_out
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,11 @@ class RunContext:
         """The device of all stages."""
         device: torch.device = self.accelerator.device
         return device
+
+    @cached_property
+    def images(self) -> HoldOut:
+        """Training images that are trained on, and those held out."""
+        return hold_out(self.data.train)
 
     @property
     def processes(self) -> Processes:

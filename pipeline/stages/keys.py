@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pipeline.data.dataset import batches_of_epoch
 from pipeline.options.grid import Variant
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_inputs, network_identity
 from pipeline.stages.evaluate import top1_key
 from pipeline.stages.train import TrainingJob, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.schedule import Schedule
+from pipeline.training.schedule import Schedule, suited_rate
 from pipeline.training.state import TrainingLabel
 from quant.schemes import Format, get_format
 
@@ -78,13 +79,20 @@ def variant_keys(context: RunContext, baseline: Baseline, variant: Variant) -> V
             f"{name}: fine-tuning",
             TrainingLabel(name, "finetune"),
             network,
-            Schedule(variant.epochs, options.lr or FINETUNE_LR, options.batch_size),
+            _schedule(context, variant.epochs, options.lr, FINETUNE_LR),
             teacher=baseline.teacher,
         )
         network = training.stage.key
     tuned = top1_key(context, f"{name}, fine-tuned" if training else name, network)
     widths = {bits: _width(context, baseline, variant, bits, network) for bits in variant.bits}
     return VariantKeys(fit, fitted, training, tuned, widths)
+
+
+def _schedule(context: RunContext, epochs: int, chosen: float | None, default: float) -> Schedule:
+    """Return a schedule with the chosen learning rate, or with the default that suits the number of steps."""
+    size = context.options.batch_size
+    steps = epochs * batches_of_epoch(len(context.images.trained), size)
+    return Schedule(epochs, chosen or suited_rate(default, steps), size)
 
 
 def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int, network: str) -> WidthKeys:
@@ -100,7 +108,7 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
             f"{name}: quantization-aware training",
             TrainingLabel(variant.name, "qat", bits),
             source,
-            Schedule(options.qat_epochs, QAT_LR, options.batch_size),
+            _schedule(context, options.qat_epochs, None, QAT_LR),
             teacher=baseline.teacher,
             first_epoch=variant.epochs,
         )
