@@ -19,6 +19,7 @@ from pipeline.stages.evaluate import top1_key, top1_once
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 
@@ -131,7 +132,7 @@ def _to_train(context: RunContext) -> InitialNetwork:
         TrainingLabel("baseline", "training"),
         network_digest(name, model),
         BASELINE_SCHEDULE,
-        standard_errors=0.0,  # random weights have no merit
+        margin=ANY_GAIN,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
     return InitialNetwork(model, origin, job)

@@ -6,7 +6,6 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.data.dataset import Dataset, Images, Split
 from pipeline.runtime.device import placed
@@ -36,11 +35,6 @@ class Evaluation:
     total: int
     logits: Tensor
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-
-    @property
-    def losses(self) -> Tensor:
-        """Cross-entropy of every image with its label: float64, (images,)."""
-        return functional.cross_entropy(self.logits.to(torch.float64), self.labels, reduction="none")
 
     @property
     def top1(self) -> float:

@@ -5,16 +5,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
-from pipeline.stages.held_out import HeldOutJudge
+from pipeline.stages.evaluate import evaluate_together
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import StageKey
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
-from pipeline.training.selection import STANDARD_ERRORS, BestWeights
+from pipeline.training.selection import CERTAIN_GAIN, BestWeights, Margin
 from pipeline.training.state import EpochFigures, TrainingLabel
 from pipeline.training.teacher import Teacher
 from quant.stepped_training import RateControl
@@ -29,8 +31,8 @@ class TrainingSummary:
     Attributes:
         seconds: Duration when it was computed, in this run or before.
         epoch: Epoch whose weights were kept, 0 for the weights before it; None without training.
-        loss_before: Mean loss on held-out training images before it, see ``pipeline.stages.held_out``; None without
-            training, and for a network that is rounded to steps.
+        loss_before: Mean loss on held-out training images before it, see ``held_out_losses``; None without training,
+            and for a network that is rounded to steps.
         loss_after: The same of the kept weights.
     """
 
@@ -59,7 +61,7 @@ class TrainingJob:
         schedule: Epochs, learning rate, batch size.
         teacher: The uncompressed network; None trains on labels only.
         first_epoch: Number of the first epoch, which decides the order and augmentation of the batches.
-        standard_errors: Least gain over the start, see ``pipeline.training.selection.gains``.
+        margin: Least gain over the start.
     """
 
     stage: StageKey
@@ -67,7 +69,7 @@ class TrainingJob:
     schedule: Schedule
     teacher: Teacher | None = None
     first_epoch: int = 0
-    standard_errors: float = STANDARD_ERRORS
+    margin: Margin = CERTAIN_GAIN
 
 
 def training_job(
@@ -79,7 +81,7 @@ def training_job(
     *,
     teacher: Teacher | None = None,
     first_epoch: int = 0,
-    standard_errors: float = STANDARD_ERRORS,
+    margin: Margin = CERTAIN_GAIN,
 ) -> TrainingJob:
     """Return a training with its cache key.
 
@@ -91,7 +93,7 @@ def training_job(
         schedule: Epochs, learning rate, batch size.
         teacher: See ``TrainingJob``.
         first_epoch: See ``TrainingJob``.
-        standard_errors: See ``TrainingJob``.
+        margin: See ``TrainingJob``.
     """
     key = context.store.key(
         "training",
@@ -100,10 +102,10 @@ def training_job(
         schedule=asdict(schedule),
         seed=context.options.seed,
         first_epoch=first_epoch,
-        standard_errors=standard_errors,
+        margin=asdict(margin),
         teacher=None if teacher is None else teacher.digest,
     )
-    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, standard_errors)
+    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, margin)
 
 
 def train_once(
@@ -132,7 +134,7 @@ def train_once(
     """
 
     def compute() -> Entry:
-        best = BestWeights(model, HeldOutJudge(context, job.teacher), job.standard_errors) if rate is None else None
+        best = BestWeights(model, partial(held_out_losses, context), job.margin) if rate is None else None
         end = train(
             model,
             context.images.trained,
@@ -176,6 +178,17 @@ def replay_curve(context: RunContext, job: TrainingJob) -> None:
 def _replay(context: RunContext, job: TrainingJob, entry: Entry) -> None:
     for figures in entry.metadata["curve"]:
         context.tracker.epoch(job.label, EpochFigures(**figures))
+
+
+def held_out_losses(context: RunContext, model: nn.Module) -> Tensor:
+    """Measure a network on the held-out training images; it is moved to the run's device and set to evaluation mode.
+
+    Returns:
+        Cross-entropy of every image with its label, in nats: float64, (images,), the same on every rank.
+    """
+    context.processes.share_buffers(placed(model, context.device))
+    found = evaluate_together(model, context.images.held_out, context.processes)
+    return functional.cross_entropy(found.logits.to(torch.float64), found.labels, reduction="none")
 
 
 def _summary(context: RunContext, job: TrainingJob, entry: Entry) -> TrainingSummary:

@@ -17,10 +17,28 @@ MOST_HELD_OUT: Final = 2000
 """Most held-out images. The standard error of a Top-1 of 90 % is then 0.7 points; measuring stays cheap."""
 LEAST_HELD_OUT: Final = 5
 """Least held-out images, but at most half of the training images."""
-STANDARD_ERRORS: Final = 2.0
-"""Least gain that replaces weights which are known to be good, in standard errors of the mean gain."""
-
 _EPOCH, _LOSSES, _WEIGHTS = "epoch", "losses", "weights."
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The gain for which a training replaces the weights before it.
+
+    Attributes:
+        standard_errors: Least mean gain, in standard errors of the mean of the gains.
+        tolerance: Rise of the mean loss that is accepted, in nats.
+    """
+
+    standard_errors: float = 0.0
+    tolerance: float = 0.0
+
+
+CERTAIN_GAIN: Final = Margin(standard_errors=2.0)
+"""Margin of weights that are known to be good."""
+ANY_GAIN: Final = Margin()
+"""Margin of random weights."""
+NO_HARM: Final = Margin(tolerance=0.1)
+"""Margin of long trainings of a network whose own training may have seen the held-out images: docs/training.md."""
 
 Judge = Callable[[nn.Module], Tensor]
 """Maps a network to its losses on the held-out images: float64, (images,), the same on every rank."""
@@ -56,17 +74,17 @@ def hold_out(images: Split, share: int = HELD_OUT_SHARE, most: int = MOST_HELD_O
     return HoldOut(images.part(0, first), images.part(first, len(images)))
 
 
-def gains(before: Tensor, after: Tensor, standard_errors: float = STANDARD_ERRORS) -> bool:
-    """Return True if the mean loss fell by more than chance explains.
+def gains(before: Tensor, after: Tensor, margin: Margin = CERTAIN_GAIN) -> bool:
+    """Return True if the mean loss fell enough.
 
     Args:
         before: Losses of the images, float64, (images,).
         after: Losses of the same images with other weights.
-        standard_errors: Least mean gain, in standard errors of the mean of the gains; 0 accepts every gain.
+        margin: Least gain.
     """
     gain = before - after
     error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
-    return float(gain.mean()) > standard_errors * error
+    return float(gain.mean()) > margin.standard_errors * error - margin.tolerance
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ class BestWeights:
     Args:
         model: The network with the weights before the first epoch, on its device.
         judge: Measures a network.
-        standard_errors: See ``gains``: the start is left only for weights that gain so much.
+        margin: Least gain for which the start is left.
 
     Attributes:
         epoch: Epoch of the best weights so far; 0 if no epoch was measured.
@@ -100,8 +118,8 @@ class BestWeights:
         losses: Their losses; None for epoch 0.
     """
 
-    def __init__(self, model: nn.Module, judge: Judge, standard_errors: float = STANDARD_ERRORS) -> None:
-        self._copy, self._judge, self._standard_errors = copy.deepcopy(model), judge, standard_errors
+    def __init__(self, model: nn.Module, judge: Judge, margin: Margin = CERTAIN_GAIN) -> None:
+        self._copy, self._judge, self._margin = copy.deepcopy(model), judge, margin
         self._start = state_of(model)
         self._start_losses = judge(self._copy)
         self.epoch = 0
@@ -145,4 +163,4 @@ class BestWeights:
         return Selection(self.epoch, before, float(self.losses.mean()))
 
     def _gain(self, losses: Tensor) -> bool:
-        return bool(torch.isfinite(losses).all()) and gains(self._start_losses, losses, self._standard_errors)
+        return bool(torch.isfinite(losses).all()) and gains(self._start_losses, losses, self._margin)

@@ -51,7 +51,6 @@ class Teacher:
     stored output equals a recomputed one.
 
     Attributes:
-        network: See the argument.
         points: Names of the modules whose outputs are the features.
         covariance_steps: Fewest steps of a training that is preconditioned by the input covariance.
 
@@ -69,14 +68,14 @@ class Teacher:
         memory: int = MEMORY_BYTES,
         covariance_steps: int = COVARIANCE_STEPS,
     ) -> None:
-        self.network, self._accelerator, self._left = network, accelerator, memory
+        self._network, self._accelerator, self._left = network, accelerator, memory
         self._kept: defaultdict[tuple[str, int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
         self.points, self.covariance_steps = feature_points(network), covariance_steps
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the network."""
-        return state_digest(self.network)
+        return state_digest(self._network)
 
     @torch.no_grad()
     def output(
@@ -99,8 +98,8 @@ class Teacher:
         if batch in kept:
             return kept[batch].to(images.device)
         hooks = FeatureHooks(self.points if features else ())
-        with hooks.on(self.network), self._accelerator.autocast():
-            logits: Tensor = self.network(images)
+        with hooks.on(self._network), self._accelerator.autocast():
+            logits: Tensor = self._network(images)
             output = TeacherOutput(logits, hooks.take())
         if output.nbytes <= self._left:
             self._left -= output.nbytes
@@ -111,4 +110,4 @@ class Teacher:
         self, model: nn.Module, images: Tensor, shard: CalibrationShard | None = None
     ) -> dict[str, Tensor]:
         """Invert the covariance of the layer inputs in the teacher, for the student's layers."""
-        return inverse_input_covariance(model, self.network, images, shard=shard)
+        return inverse_input_covariance(model, self._network, images, shard=shard)

@@ -14,12 +14,12 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import RunContext
-from pipeline.stages.held_out import HeldOutJudge
-from pipeline.stages.train import TrainingJob, train_once, training_job
+from pipeline.stages.train import TrainingJob, held_out_losses, train_once, training_job
 from pipeline.store.store import Store
 from pipeline.tracking import RecordingTracker
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN, NO_HARM
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz
@@ -50,7 +50,7 @@ def job_of(context, start="tiny", schedule=SCHEDULE, name="fine-tuning", **chang
 
 def trained(context):
     model = tiny_network()
-    return model, train_once(context, model, job_of(context, standard_errors=0.0))
+    return model, train_once(context, model, job_of(context, margin=ANY_GAIN))
 
 
 def test_a_second_training_reads_the_first_ones_result(context, tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_whatever_training_depends_on_is_in_the_key(context, tmp_path):
         job_of(context),
         job_of(context, start="other"),
         job_of(context, first_epoch=1),
-        job_of(context, standard_errors=1.0),
+        job_of(context, margin=NO_HARM),
         *(job_of(context, teacher=teacher) for teacher in teachers),
         *(job_of(context, schedule=dataclasses.replace(SCHEDULE, **change)) for change in SCHEDULES),
         job_of(dataclasses.replace(context, data=fewer)),
@@ -119,8 +119,8 @@ def test_training_that_does_harm_is_rolled_back(context, tmp_path, caplog):
 
 def test_the_held_out_images_are_not_trained_on_and_the_losses_are_theirs(context, tmp_path):
     model, summary = trained(context)
-    assert summary.loss_before == pytest.approx(float(HeldOutJudge(context, None)(tiny_network()).mean()))
-    assert summary.loss_after == pytest.approx(float(HeldOutJudge(context, None)(model).mean()))
+    assert summary.loss_before == pytest.approx(float(held_out_losses(context, tiny_network()).mean()))
+    assert summary.loss_after == pytest.approx(float(held_out_losses(context, model).mean()))
     assert summary.loss_after <= summary.loss_before
     images = context.data.train
     blank = images.images.clone()

@@ -127,7 +127,7 @@ class DampedTeacher(Teacher):
     """Damps the input covariance until only the preconditioning in filter space is left."""
 
     def inverse_input_covariance(self, model, images, shard=None):
-        return inverse_input_covariance(model, self.network, images, shard=shard, damping=1e6)
+        return inverse_input_covariance(model, self._network, images, shard=shard, damping=1e6)
 
 
 def test_what_a_taught_network_sees_steers_its_steps_where_there_are_enough(data, trained):

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
-from pipeline.training.selection import BestWeights, Selection, gains, hold_out
+from pipeline.training.selection import ANY_GAIN, NO_HARM, BestWeights, Selection, gains, hold_out
 
 
 def split_of(count):
@@ -51,12 +51,14 @@ def test_a_gain_must_exceed_its_standard_errors():
     certain, noisy = before - 0.1, before - torch.tensor([2.0, -1.9, 2.0, -1.7])
     assert gains(before, certain)
     assert not gains(before, noisy)
-    assert gains(before, noisy, standard_errors=0.0)
-    assert not gains(before, before + 0.1, standard_errors=0.0)
+    assert gains(before, noisy, ANY_GAIN)
+    assert not gains(before, before + 0.01, ANY_GAIN)
+    assert gains(before, before + 0.09, NO_HARM)
+    assert not gains(before, before + 0.11, NO_HARM)
     assert gains(before[:1], certain[:1])
 
 
-def chosen(means, standard_errors=2.0, resume_after=None):
+def chosen(means, resume_after=None):
     """Choose among networks whose weights are the number of their epoch, with prescribed mean losses from the start."""
     network = nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(0)
@@ -64,7 +66,7 @@ def chosen(means, standard_errors=2.0, resume_after=None):
     def judge(model):
         return torch.full((8,), means[int(model.weight)], dtype=torch.float64)
 
-    best = BestWeights(network, judge, standard_errors)
+    best = BestWeights(network, judge)
     start = copy.deepcopy(network)
     for epoch in range(1, len(means)):
         network.weight.data.fill_(epoch)
@@ -72,7 +74,7 @@ def chosen(means, standard_errors=2.0, resume_after=None):
         assert mean == means[epoch] or math.isnan(mean)
         if epoch == resume_after:
             stored = best.tensors()
-            best = BestWeights(start, judge, standard_errors)
+            best = BestWeights(start, judge)
             best.restore(stored)
     selection = best.choose(network)
     assert float(network.weight.detach()) == selection.epoch

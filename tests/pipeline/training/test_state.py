@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
@@ -17,7 +18,7 @@ from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
-from pipeline.training.selection import BestWeights
+from pipeline.training.selection import ANY_GAIN, BestWeights
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
@@ -79,7 +80,12 @@ def trained(data, model, store=None, end_after=None, curve=None, choose=False):
     progress = Asking(interruption, end_after) if end_after else None
     arguments = {"accelerator": accelerator, "seed": 3, "teacher": Teacher(teaching(), accelerator)}
     checkpoint = store.checkpoint(STEP) if store else None
-    best = BestWeights(model, lambda some: evaluate(some, data.test, device=accelerator.device).losses, 0.0)
+
+    def judge(some):
+        found = evaluate(some, data.test, device=accelerator.device)
+        return functional.cross_entropy(found.logits.double(), found.labels, reduction="none")
+
+    best = BestWeights(model, judge, ANY_GAIN)
     rest = {"progress": progress, "interruption": interruption, "checkpoint": checkpoint}
     rest |= {"best": best} if choose else {}
     end = train(model, data.train, SCHEDULE, **arguments, **rest, on_epoch=None if curve is None else curve.append)
