@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
-from basis.layers import stored_tensor_name, stored_values
+from basis.layers import is_regular, stored_layers, stored_values
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -55,7 +55,8 @@ def round_layers(
 
     Each layer is rounded when the images reach it, so its inputs come from the rounded layers before it. It keeps its
     rounded values for the rest of the pass. With gptq, its values are first refitted to the outputs of the float
-    network, which also compensates for the rounding before it. Integers of a series get a factor for each term.
+    network, which also compensates for the rounding before it. Integers of a series get a factor for each term. Layers
+    that are not regular, whose inputs do not describe their outputs, are left out.
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
@@ -77,8 +78,12 @@ def round_layers(
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
-    layers = {name: layer for name, layer in network.named_modules() if stored_tensor_name(layer) is not None}
-    small = {name: layer for name, layer in layers.items() if stored_values(layer)[0].numel() <= max_features}
+    layers = stored_layers(network)
+    small = {
+        name: layer
+        for name, layer in layers.items()
+        if is_regular(layer) and stored_values(layer)[0].numel() <= max_features
+    }
     whole = shard or CalibrationShard.whole(len(images))
     wanted = in_chunks(
         images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seed, part, sampling), sampling

@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.layers import stored_tensor_name
+from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
@@ -33,9 +33,8 @@ def quantize_network(
     """
     found: Mapping[str, StoredTensor] = rounded or {}
     return {
-        name: found[name] if name in found else _stored(module, tensor_name, format, backend)
-        for name, module in model.named_modules()
-        if (tensor_name := stored_tensor_name(module)) is not None
+        name: found[name] if name in found else _stored(module, str(stored_tensor_name(module)), format, backend)
+        for name, module in stored_layers(model).items()
     }
 
 
@@ -62,13 +61,17 @@ def attach_fake_quantizers(
     Returns:
         The network.
     """
-    for name, module in list(model.named_modules()):
+    layers = stored_layers(model)
+    quantizers: dict[int, FakeQuantizer] = {}
+    for name, module in layers.items():
+        weight, start = stored_values(module), (rounded or {}).get(name)
+        if start is not None:
+            weight.data.copy_(start.dequantize())
+        quantizers[id(weight)] = _fake_quantizer(weight, format, backend, start)
+    for module in list(model.modules()):  # layers that share a weight share its quantizer
         tensor_name = stored_tensor_name(module)
         if tensor_name is not None:
-            weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
-            if start is not None:
-                weight.data.copy_(start.dequantize())
-            quantizer = _fake_quantizer(weight, format, backend, start)
+            quantizer = quantizers[id(stored_values(module))]
             parametrize.register_parametrization(module, tensor_name, quantizer)
     return model
 

@@ -32,7 +32,8 @@ class Version(BaseModel):
 class Header(_Strict):
     """The metadata entry: the network, its builder, and the format of its inputs and outputs.
 
-    ``class_names`` is None for the names ``0``, ``1``, ... in this order.
+    ``class_names`` is None for the names ``0``, ``1``, ... in this order. ``output`` is None for a network that returns
+    its logits by default.
     """
 
     format_version: int
@@ -44,6 +45,7 @@ class Header(_Strict):
     mean: Triple
     std: tuple[Deviation, Deviation, Deviation]
     image_size: tuple[Size, Size]
+    output: Name | None = None
 
 
 class LayerEntry(_Strict):
@@ -104,6 +106,7 @@ class Identity:
         mean: Mean of the input normalization per channel, for pixel values in 0..1.
         std: Standard deviation of the input normalization per channel, for pixel values in 0..1.
         image_size: Height and width, in pixels, of the test images.
+        output: Number or name of the network's output with the logits; None for the default.
     """
 
     model: str
@@ -112,6 +115,7 @@ class Identity:
     mean: Triple
     std: Triple
     image_size: tuple[int, int]
+    output: str | None = None
 
 
 def default_names(classes: int) -> tuple[str, ...]:

@@ -8,11 +8,10 @@ from torch import nn
 
 from basis.conv import SeriesConv2d
 from basis.least_squares import Size2d
+from basis.regular import irregularity
 from basis.swap import compressible_convolutions
 from pipeline.errors import OptionsError
 from pipeline.options.orders import Config
-
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
     """Plan every convolution and linear layer of a network, in network order; a shared layer appears once.
 
     Args:
-        model: The network. Inside ``DataParallel`` wrappers, layer names keep their prefix ``module.``.
+        model: The network.
         config: Orders per stage or per run of blocks, ``dense``, or ``auto`` for the full order of every kernel.
         model_name: Name of the network in error messages; its class by default.
 
@@ -80,10 +79,9 @@ def stages_of(model: nn.Module) -> dict[str, dict[str, nn.Conv2d]]:
     Returns:
         Stage name -> layer name -> convolution.
     """
-    prefix = _wrapper_prefix(model)
     stages: dict[str, dict[str, nn.Conv2d]] = {}
     for name, conv in compressible_convolutions(model).items():
-        stage = name.removeprefix(prefix).split(".")[0] or "the convolution itself"
+        stage = name.split(".")[0] or "the convolution itself"
         stages.setdefault(stage, {})[name] = conv
     return stages
 
@@ -151,27 +149,15 @@ def _planned(name: str, kernel: Size2d, order: int, where: str) -> LayerPlan:
 def _why_kept(layer: nn.Conv2d | nn.Linear, config: Config) -> str:
     if config.kind == "dense":
         return "uncompressed row"
+    if isinstance(layer, SeriesConv2d):
+        return "already a series"
+    if reason := irregularity(layer):
+        return reason
     if isinstance(layer, nn.Linear):
         return "linear layer, no spatial kernel"
     if max(_size(layer)) == 1:
         return "1x1 kernel, nothing to leave out"
-    if isinstance(layer, SeriesConv2d):
-        return "already a series"
-    if name := _own_forward(layer):
-        return f"{name} computes its output in a way of its own"
     return "not depthwise, and the config counts depthwise blocks"
-
-
-def _own_forward(conv: nn.Conv2d) -> str | None:
-    """Return the class name of a convolution that overrides the forward of ``nn.Conv2d``, else None."""
-    return None if compressible_convolutions(conv) else type(conv).__name__
-
-
-def _wrapper_prefix(model: nn.Module) -> str:
-    prefix = ""
-    while isinstance(model, _WRAPPERS):
-        prefix, model = f"{prefix}module.", cast(nn.Module, model.module)
-    return prefix
 
 
 def _kernel(layer: nn.Conv2d | nn.Linear) -> Size2d | None:

@@ -1,9 +1,9 @@
 """The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import torch
 from tabulate import tabulate
 
 from basis.swap import swap_convolutions
@@ -11,12 +11,10 @@ from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
-from pipeline.models.registry import build_model
 from pipeline.options.grid import Target, Variant, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
-from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, log_calibration_limit, make_context, network_identity
@@ -80,8 +78,7 @@ def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:
 def _sizes(context: RunContext, variant: Variant) -> list[str]:
     """Return a line for every width and basis, and a table of the layers."""
     options = context.options
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(options.model, context.data.classes)
+    model = copy.deepcopy(context.network)
     plan = plan_layers(model, variant.config, options.model)
     orders = orders_of(plan)
     if orders:
@@ -105,8 +102,7 @@ def _targets(context: RunContext, variant: Variant) -> list[str]:
     """
     smallest, largest = sizes = target_range(context, variant)
     check_sizes(variant, sizes)
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        plan = plan_layers(build_model(context.options.model, context.data.classes), variant.config)
+    plan = plan_layers(context.network, variant.config)
     found = (
         f"{len(orders_of(plan))} layers as series, feasible files of {smallest / 1e6:.12g} to {largest / 1e6:.12g} MB"
     )
