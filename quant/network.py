@@ -10,6 +10,7 @@ from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
+from quant.other_weights import other_weights, set_weights
 from quant.schemes import FixedTensor, Format, StoredTensor
 from quant.term_factors import TermScaledFakeQuantizer
 
@@ -17,7 +18,7 @@ from quant.term_factors import TermScaledFakeQuantizer
 def quantize_network(
     model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, FixedTensor] | None = None
 ) -> dict[str, StoredTensor]:
-    """Compute the stored values of all coefficients and remaining kernels; the network is not changed.
+    """Compute the stored values of all coefficients, kernels and other weights; the network is not changed.
 
     A layer with a fake quantizer gets exactly the values that it was trained with. Any other layer is rounded to
     nearest; the scale of integers is each output channel's absolute maximum / qmax.
@@ -29,13 +30,20 @@ def quantize_network(
         rounded: Layer name -> stored values that are known already.
 
     Returns:
-        Layer name -> stored values, in network order; a shared layer appears once.
+        Layer name -> stored values, in network order, and then parameter name -> stored values of
+        ``quant.other_weights``; what is shared appears once.
     """
     found: Mapping[str, StoredTensor] = rounded or {}
-    return {
+    layers = {
         name: found[name] if name in found else _stored(module, str(stored_tensor_name(module)), format, backend)
         for name, module in stored_layers(model).items()
     }
+    return layers | nearest_weights(model, format, backend)
+
+
+def nearest_weights(model: nn.Module, format: Format, backend: Backend) -> dict[str, StoredTensor]:
+    """Round the weights of ``quant.other_weights`` to nearest: parameter name -> stored values."""
+    return {name: backend.quantize(weight.detach(), format) for name, weight in other_weights(model).items()}
 
 
 def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backend) -> StoredTensor:
@@ -52,6 +60,8 @@ def attach_fake_quantizers(
 ) -> nn.Module:
     """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
+    The weights of ``quant.other_weights`` get their stored values, and are not trained.
+
     Args:
         model: The network.
         format: The number format.
@@ -61,6 +71,7 @@ def attach_fake_quantizers(
     Returns:
         The network.
     """
+    set_weights(model, {name: each.dequantize() for name, each in nearest_weights(model, format, backend).items()})
     layers = stored_layers(model)
     quantizers: dict[int, FakeQuantizer] = {}
     for name, module in layers.items():

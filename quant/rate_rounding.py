@@ -26,6 +26,7 @@ from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from quant.grid import ceiling_exponents, on_grid
+from quant.other_weights import other_weights, set_weights
 from quant.rate import (
     LayerMeasurement,
     RatePlan,
@@ -54,7 +55,7 @@ class RoundedNetwork:
 
     Attributes:
         model: The network: its layers, biases and running means are those of the rounding.
-        layers: Layer name -> stored values.
+        layers: Layer name -> stored values; and parameter name -> stored values, see ``coded_weights``.
         log_steps: Layer name -> ``16 log2`` of the steps, before rounding to the grid.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y|| against the original.
     """
@@ -178,7 +179,8 @@ def round_network(
         NumericalError: A Hessian is not positive semi-definite, or values are not finite.
     """
     network = copy.deepcopy(model)
-    layers = stored_layers(network)
+    layers, others = stored_layers(network), coded_weights(model)
+    set_weights(network, {name: each.dequantize() for name, each in others.items()})
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
     found: dict[str, SteppedTensor] = {}
@@ -211,7 +213,16 @@ def round_network(
         if name in used:
             values.copy_(found[name].dequantize())
             log_steps[name] = exponent.cpu().to(torch.float64)
-    return RoundedNetwork(network, {name: found[name] for name in layers}, log_steps, errors)
+    return RoundedNetwork(network, {name: found[name] for name in layers} | others, log_steps, errors)
+
+
+def coded_weights(model: nn.Module) -> dict[str, SteppedTensor]:
+    """Round the weights of ``quant.other_weights`` to nearest, with 8 bits for the largest value of each."""
+    return {name: _in_8_bits(weight.detach()) for name, weight in other_weights(model).items()}
+
+
+def _in_8_bits(values: Tensor) -> SteppedTensor:
+    return nearest_to_steps(values, ceiling_exponents(values.abs().max() / _QMAX).cpu())
 
 
 class _Allocation:

@@ -60,16 +60,18 @@ class LayerEntry(_Strict):
         basis: A name in ``basis.families.BASES``; None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
         bias: True if the file has a coded bias of the layer.
+        named_tensor: True if ``name`` is the name of the tensor, False if the tensor is ``NAME.weight``.
     """
 
     name: Name
     scheme: Name
     bits: int | None = Field(default=None, ge=2, le=8)
-    shape: tuple[Size, ...] = Field(min_length=1, max_length=4)
+    shape: tuple[Size, ...] = Field(min_length=1, max_length=5)
     terms: bool = False
     basis: Name | None = None
     kernel: tuple[Size, Size] | None = None
     bias: bool = False
+    named_tensor: bool = False
 
 
 class NormalizationEntry(_Strict):

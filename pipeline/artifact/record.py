@@ -30,6 +30,7 @@ class LayerRecord:
         order: Order of the series, (nh, nw); None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
         bias: The bias, (O,), with one step; None for no bias, or for one among ``NetworkRecord.floats``.
+        named_tensor: True if ``name`` is the name of the tensor itself, False if the tensor is ``NAME.weight``.
     """
 
     name: str
@@ -38,6 +39,12 @@ class LayerRecord:
     order: Size2d | None = None
     kernel: Size2d | None = None
     bias: SteppedTensor | None = None
+    named_tensor: bool = False
+
+    @property
+    def tensor_name(self) -> str:
+        """Return the name of the dense weight in the network."""
+        return self.name if self.named_tensor else f"{self.name}.weight"
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -73,7 +80,7 @@ class NetworkRecord:
         for normalization in self.normalizations:
             yield from normalization.tensors().items()
         for layer in self.layers:
-            yield f"{layer.name}.weight", layer.weight()
+            yield layer.tensor_name, layer.weight()
             if layer.bias is not None:
                 yield f"{layer.name}.bias", layer.bias.dequantize()
 
@@ -83,7 +90,7 @@ class NetworkRecord:
         for normalization in self.normalizations:
             shapes |= {name: tuple(tensor.shape) for name, tensor in normalization.tensors().items()}
         for layer in self.layers:
-            shapes[f"{layer.name}.weight"] = layer.weight_shape
+            shapes[layer.tensor_name] = layer.weight_shape
             if layer.bias is not None:
                 shapes[f"{layer.name}.bias"] = tuple(layer.bias.integers.shape)
         return shapes
@@ -96,7 +103,8 @@ def record_network(
 
     Args:
         model: The network. The weights of quantized layers are not read from it.
-        quantized: Layer name -> stored values; empty for an artifact in float, in which no tensor is changed.
+        quantized: Layer or parameter name -> stored values; empty for an artifact in float, in which no tensor is
+            changed.
         normalization_error: Largest error of batch normalizations; see ``batchnorm.NORMALIZATION_ERROR``.
     """
     normalizations = record_normalizations(model, normalization_error) if quantized else ()
@@ -115,12 +123,16 @@ def _record(
     model: nn.Module, quantized: Mapping[str, StoredTensor], normalizations: tuple[NormalizationRecord, ...]
 ) -> NetworkRecord:
     tensors = {name: tensor.detach().cpu() for name, tensor in stored_tensors(model)}
+    modules = dict(model.named_modules())
     layers = tuple(
-        _record_layer(name, model.get_submodule(name), values, tensors.get(f"{name}.bias"))
+        _record_layer(name, modules[name], values, tensors.get(f"{name}.bias"))
+        if name in modules
+        else LayerRecord(name, values.cpu(), named_tensor=True)
         for name, values in quantized.items()
     )
     skipped = tuple(f"{name}.{part}" for name in quantized for part in ("weight", "coefficients", "parametrizations."))
     held = {f"{layer.name}.bias" for layer in layers if layer.bias is not None}
+    held |= {layer.name for layer in layers if layer.named_tensor}
     held |= {name for normalization in normalizations for name in normalization.tensors()}
     floats = {name: tensor for name, tensor in tensors.items() if not name.startswith(skipped) and name not in held}
     return NetworkRecord(layers, floats, normalizations)

@@ -204,7 +204,7 @@ def _used_parameters(model: nn.Module, images: Tensor) -> set[str]:
 def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, basis: str) -> None:
     """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see."""
     layers = {name: module for name, module in model.named_modules() if stored_tensor_name(module) is not None}
-    for name, reason in _structural_reasons(model, layers).items():
+    for name, reason in _structural_reasons(model, layers, images, expected).items():
         mark_irregular(layers[name], reason)
     calls = _count_calls(model, layers, images)
     for name, layer in layers.items():
@@ -224,20 +224,29 @@ def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, basis: str)
             logger.info("%s is kept as it is: %s", name, found)
 
 
-def _structural_reasons(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+def _structural_reasons(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, expected: Tensor
+) -> dict[str, str]:
     reasons = {}
     shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     for name, layer in layers.items():
         tensor = getattr(layer, "weight", None)
         if any(method in vars(layer) for method in ("forward", "_conv_forward")) and layer is not model:
             reasons[name] = "its forward was replaced"
-        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and layer is not model:
-            reasons[name] = "it has hooks, which may change its inputs or outputs"
+        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images, expected):
+            reasons[name] = "it has hooks that change its inputs or outputs"
         elif not isinstance(tensor, nn.Parameter):
             reasons[name] = "its weight is computed"
         elif shared[id(tensor)] > 1:
             reasons[name] = "another layer has the same weight"
     return reasons
+
+
+def _hooks_matter(model: nn.Module, name: str, images: Tensor, expected: Tensor) -> bool:
+    trial = plain_copy(model)
+    for hooks in _HOOKS:
+        vars(trial.get_submodule(name))[hooks].clear()
+    return not _equal(_outputs(trial, images), expected)
 
 
 def _count_calls(model: nn.Module, names: Iterable[str], images: Tensor) -> Counter[str]:

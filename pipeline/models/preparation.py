@@ -71,18 +71,37 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
         for module in model.modules():
             if parametrize.is_parametrized(module):
                 for name in list(cast(Mapping[str, nn.Module], module.parametrizations)):
-                    parametrize.remove_parametrizations(module, name)
+                    _fold(module, name)
             _fold_old_hooks(module)
     return model
+
+
+def _fold(module: nn.Module, name: str) -> None:
+    trained = any(p.requires_grad for p in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
+    value = getattr(module, name).detach().clone()
+    was_parameter = any(True for _ in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
+    parametrize.remove_parametrizations(module, name)
+    if was_parameter and not isinstance(getattr(module, name), nn.Parameter):  # two originals leave a plain tensor
+        delattr(module, name)
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
 
 
 def _fold_old_hooks(module: nn.Module) -> None:
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, prune.BasePruningMethod):
             prune.remove(module, hook._tensor_name)
-        elif type(hook).__module__.startswith("torch.nn.utils.") and type(hook).__name__ in _OLD_HOOKS:
+        elif _is_old_hook(hook):
             named: Any = hook
             getattr(nn.utils, _OLD_HOOKS[type(hook).__name__])(module, named.name)
+    # torch leaves the hooks that convert state dicts of older versions, which would now ask for removed tensors.
+    for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, each in list(hooks.items()):
+            if type(getattr(each, "hook", each)).__module__ == nn.utils.spectral_norm.__module__:
+                del hooks[key]
+
+
+def _is_old_hook(hook: object) -> bool:
+    return type(hook).__module__.startswith("torch.nn.utils.") and type(hook).__name__ in _OLD_HOOKS
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

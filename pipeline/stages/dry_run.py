@@ -1,7 +1,7 @@
 """The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from tabulate import tabulate
@@ -9,7 +9,7 @@ from tabulate import tabulate
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
-from pipeline.artifact.summary import layer_bits
+from pipeline.artifact.summary import LayerBits, layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.options.grid import Target, Variant, variants
 from pipeline.options.options import Options
@@ -118,6 +118,12 @@ def _target_line(variant: Variant, target: Target) -> str:
     return f"{variant.name}: a file of {SMALLEST_SHARE * target.bytes / 1e6:.4f} to {target.bytes / 1e6:.4f} MB"
 
 
+def _layer_bytes(layer: LayerPlan, sizes: Mapping[str, LayerBits]) -> float:
+    if layer.name not in sizes:
+        return layer.float_bytes
+    return (sizes[layer.name].integers + sizes[layer.name].scales) / 8
+
+
 def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:
     """Format one line per layer. Normalization and biases are only in the size of the whole file."""
     sizes = [layer_bits(record) for record in records.values()]
@@ -126,7 +132,7 @@ def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -
             layer.name,
             shape_text(layer.kernel),
             shape_text(layer.order),
-            *(f"{(size[layer.name].integers + size[layer.name].scales) / 8e6:.6f}" for size in sizes),
+            *(f"{_layer_bytes(layer, size) / 1e6:.6f}" for size in sizes),
         )
         for layer in plan
     ]

@@ -15,6 +15,7 @@ from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.options.grid import Variant, variants
 from pipeline.stages.context import RunContext, network_identity
+from quant.rate_rounding import coded_weights
 from quant.stepped import SteppedTensor
 
 
@@ -30,7 +31,7 @@ def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> t
     """
     record = zero_record(series_network(model, variant), NORMALIZATION_ERROR)
     others = len(serialize(record, network_identity(context)))
-    values = sum(layer.values.integers.numel() for layer in record.layers)
+    values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
 
 
@@ -77,7 +78,7 @@ def series_network(model: nn.Module, variant: Variant) -> nn.Module:
 
 
 def zero_record(model: nn.Module, error: float) -> NetworkRecord:
-    """Record a network whose stored integers are all zero.
+    """Record a network whose layers' integers are all zero; the weights of ``quant.other_weights`` are as stored.
 
     Args:
         model: The network, with series convolutions.
@@ -89,4 +90,4 @@ def zero_record(model: nn.Module, error: float) -> NetworkRecord:
         )
         for name, module in stored_layers(model).items()
     }
-    return record_network(model, dict(zeros), normalization_error=error)
+    return record_network(model, {**zeros, **coded_weights(model)}, normalization_error=error)
