@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from basis.layers import stored_tensor_name
+from basis.layers import stored_layers
 from basis.progress import reported_to
 from basis.swap import materialize_full
 from pipeline.artifact import serialize
@@ -98,7 +98,7 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     if isinstance(keys.format, IntFormat):
         model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
     images, shard = calibration_images(context), calibration_shard(context)
-    layers = sum(stored_tensor_name(module) is not None for module in model.modules())
+    layers = len(stored_layers(model))
     with context.progress.track(f"{keys.name}: rounding", layers) as advance, reported_to(advance):
         found = round_layers(
             model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
