@@ -30,6 +30,7 @@ from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.memory import images_in_memory
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
@@ -135,7 +136,9 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    count = min(_wanted_calibration(options, data), images_at_once(data.image_size))
+    count = min(
+        _wanted_calibration(options, data), images_at_once(data.image_size), images_in_memory(network, data.image_size)
+    )
     services = accelerator, store, progress, interruption, tracker or NullTracker()
     return RunContext(options, data, count, *services, network)
 
@@ -144,7 +147,9 @@ def log_calibration_limit(context: RunContext) -> None:
     """Log if a run has fewer calibration images than wanted. Call it in the driver only, not in its workers."""
     wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
     if context.calibration_count < wanted:
-        words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
+        words = (
+            "calibration: %d images instead of %d, because the activations of all %dx%d images are in memory at once"
+        )
         logger.info(words, context.calibration_count, wanted, height, width)
 
 
