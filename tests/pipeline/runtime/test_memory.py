@@ -45,11 +45,11 @@ class Chain(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
-def test_a_forward_pass_holds_the_maps_around_a_layer_and_a_training_step_all_of_them():
+def test_a_forward_pass_holds_the_maps_around_a_layer_and_a_training_step_those_that_it_needs():
     maps = 4 * 12 * 16 * 16
     model = Chain().train()
     assert evaluation_bytes(model, (16, 16)) == pytest.approx(3 * maps, rel=0.1)
-    assert training_bytes(model, (16, 16)) == pytest.approx(6 * maps, rel=0.25)
+    assert training_bytes(model, (16, 16)) == pytest.approx(4 * maps, rel=0.1)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
