@@ -18,7 +18,7 @@ from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
-from pipeline.training.selection import ANY_GAIN, BestWeights
+from pipeline.training.selection import BestWeights, Margin
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
@@ -85,7 +85,7 @@ def trained(data, model, store=None, end_after=None, curve=None, choose=False):
         found = evaluate(some, data.test, device=accelerator.device)
         return functional.cross_entropy(found.logits.double(), found.labels, reduction="none")
 
-    best = BestWeights(model, judge, ANY_GAIN)
+    best = BestWeights(model, judge, Margin(tolerance=1.0))  # the start has no advantage
     rest = {"progress": progress, "interruption": interruption, "checkpoint": checkpoint}
     rest |= {"best": best} if choose else {}
     end = train(model, data.train, SCHEDULE, **arguments, **rest, on_epoch=None if curve is None else curve.append)
