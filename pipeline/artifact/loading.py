@@ -126,10 +126,10 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
 
     Raises:
         DataError: The network is unknown to this version, or its shapes are not those of the record.
-        OptionsError: A ``module:callable`` is not allowed or cannot be imported.
+        OptionsError: A ``module:callable`` is not allowed or cannot be imported, or timm is not installed.
     """
     _check_builder(header)
-    if ":" in header.model:
+    if header.builder in ("import", "timm"):
         model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
         check_shapes(record, model)
         return model
