@@ -1,7 +1,6 @@
 """Build networks of timm, an optional library; no other module does."""
 
 import difflib
-from importlib import import_module
 from typing import Any, Final, cast
 
 from torch import nn
@@ -35,9 +34,10 @@ def build(name: str, classes: int) -> nn.Module:
 
 def _library() -> Any:
     try:
-        return import_module("timm")
+        import timm  # only now: it takes seconds
     except ImportError as error:
         raise OptionsError(
             f"--model: {PREFIX}NAME needs the library timm, which cannot be imported ({error}); allowed: pip install "
             "'seriesquant[timm]', or another model"
         ) from error
+    return timm
