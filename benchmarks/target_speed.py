@@ -20,10 +20,10 @@ from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
-from quant.rate import LayerMeasurement
-from quant.rate_rounding import OriginalPass, measure_layers, round_network
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
+from quant.rate_rounding import round_network
 
-MEASURED_IMAGES = 1024  # as in pipeline.stages.target
 BITS_PER_VALUE = 1.5
 
 
@@ -51,8 +51,7 @@ def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tup
     bits = BITS_PER_VALUE * sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
     times = [time.perf_counter()]
     recorded = OriginalPass.record(model, original, images)
-    few = recorded if len(images) <= MEASURED_IMAGES else OriginalPass.record(model, original, images[:MEASURED_IMAGES])
-    measured: dict[str, LayerMeasurement] = measure_layers(model, few)
+    measured = measure_layers(model, recorded)
     round_network(model, recorded, measured, bits)
     times.append(time.perf_counter())
     round_network(model, recorded, measured, 0.7 * bits)

@@ -94,8 +94,8 @@ def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) ->
     lowest = float(var.min())
     if lowest + module.eps <= 0:
         raise NumericalError(
-            f"batch normalization {name!r}: running variance of {lowest:.6g}; allowed: above -{module.eps:.6g}, so that "
-            "its sum with epsilon has a root"
+            f"batch normalization {name!r}: running variance of {lowest:.6g}; allowed: above -{module.eps:.6g}, so "
+            "that its sum with epsilon has a root"
         )
     deviation = (var + module.eps).sqrt()
     reach = mean.abs() + deviation

@@ -56,7 +56,7 @@ def test_a_file_that_no_reader_accepts_is_not_written(tmp_path, monkeypatch):
     record = stepped()
     monkeypatch.setattr("pipeline.artifact.codec.FREE_INTEGERS", 1)
     monkeypatch.setattr("pipeline.artifact.codec.INTEGERS_PER_BYTE", 1)
-    with pytest.raises(CompressionError, match="integers in .* bytes"):
+    with pytest.raises(CompressionError, match=r"integers in .* bytes"):
         write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()

@@ -1,0 +1,156 @@
+"""Measure the layers of a network for rounding to steps: sensitivities, freedoms and Hessians.
+
+Images pass through the network once, in batches, with the original's values. The first of them are also passed back for
+the sensitivities. Hooks add up the Gram matrices of the layers' inputs at sampled positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from basis.gram_statistics import GramStatistics
+from basis.layers import as_maps, geometry, layer_operator, stored_tensor_name, stored_values
+from basis.modes import evaluation_mode
+from basis.patches import patch_batches, samples
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
+from quant.original_pass import OriginalPass
+from quant.rate import LayerMeasurement, columns_hessian, measure_freedoms
+from quant.sensitivity import images_at_once, output_sensitivities
+
+SENSITIVITY_IMAGES: Final = 512
+"""Images from which sensitivities are measured, if one rank holds all images."""
+FREEDOM_POSITIONS: Final = 2**14
+"""Output positions of a layer from which its freedoms are measured, if its Hessian is not needed."""
+MIN_SENSITIVITY: Final = 1e-12
+"""Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
+
+
+def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -> dict[str, LayerMeasurement]:
+    """Measure sensitivities and freedoms of all layers that run, and Hessians if the rounding has fewer images.
+
+    Args:
+        model: The network to be rounded, with the original's values; it is left as it is.
+        original: The original network's pass.
+        seed: Seed of the random signs of ``output_sensitivities``.
+
+    Returns:
+        Layer name -> measurement, in the order in which the layers run.
+
+    Raises:
+        NumericalError: A Hessian is not positive semi-definite.
+    """
+    sampling, keep = original.sampling, original.has_more_images
+    if not keep:
+        sampling = replace(sampling, positions=min(sampling.positions, FREEDOM_POSITIONS))
+    names = [name for name, module in model.named_modules() if stored_tensor_name(module) is not None]
+    shard, images = original.all_images_shard, original.all_images
+    several = shard.total > len(images)
+    judged = images if several else images[:SENSITIVITY_IMAGES]
+    part = shard if several else CalibrationShard.whole(len(judged))
+    inputs = _Inputs(model, original.seeds, shard if keep else part, sampling)
+    with inputs.recorded(names):
+        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part)
+        with torch.no_grad(), evaluation_mode(model):
+            for start in range(len(judged), len(images) if keep else 0, images_at_once(images)):
+                model(images[start : start + images_at_once(images)])
+    least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
+    found = {}
+    for name in inputs.reached:
+        freedoms, hessian = inputs.measured(name, absorbs=original.absorbs(model.get_submodule(name), name))
+        sensitivity = max(sensitivities.get(name, 0.0), least)
+        found[name] = LayerMeasurement(sensitivity, freedoms, hessian if keep else None)
+    return found
+
+
+class _Inputs:
+    """Sums over the inputs of each layer at its first run in a pass.
+
+    Sums are float32: they are large, and their errors are far below the damping of a Hessian.
+
+    Args:
+        model: The network.
+        seeds: Layer name -> seed of its sampled positions. Other layers get the mean square of their inputs.
+        shard: Calibration shard of this rank.
+        sampling: Sizes of samples.
+    """
+
+    def __init__(
+        self, model: nn.Module, seeds: Mapping[str, int], shard: CalibrationShard, sampling: SamplingConfig
+    ) -> None:
+        self._model, self._seeds, self._shard, self._sampling = model, seeds, shard, sampling
+        self._part = shard
+        self._seen = 0
+        self._passed: set[str] = set()
+        self._grams: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}
+
+    @property
+    def reached(self) -> list[str]:
+        """The layers that ran, in the order of their first runs."""
+        return list(self._counts)
+
+    def recorded(self, names: list[str]) -> ExitStack:
+        """Add the hooks until the end of a block."""
+        hooks, modules = ExitStack(), dict(self._model.named_modules())
+        hooks.callback(self._model.register_forward_pre_hook(self._on_pass).remove)
+        for name in names:
+            on_input = self._add if name in self._seeds else self._add_squares
+            hooks.callback(modules[name].register_forward_pre_hook(partial(self._on_input, name, on_input)).remove)
+        return hooks
+
+    def measured(self, name: str, *, absorbs: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the freedoms of a layer, and its Hessian, float32, unless it is too large; releases the sums."""
+        module, reduce = self._model.get_submodule(name), self._shard.reduce
+        terms = tuple(stored_values(module).shape[2:])
+        count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
+        gram = reduce(self._grams.pop(name).to(torch.float64)) / count
+        if name not in self._seeds:
+            return gram.cpu().expand(terms).clone(), None
+        sums = reduce(self._sums.pop(name)) / count
+        hessian = columns_hessian(_means(gram, sums), centered=absorbs)
+        return measure_freedoms(hessian, terms), hessian.to(torch.float32)
+
+    def _on_pass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._part = replace(self._shard, first=self._shard.first + self._seen, count=len(inputs[0]))
+        self._seen += len(inputs[0])
+        self._passed.clear()
+
+    @torch.no_grad()
+    def _on_input(self, name: str, add: Any, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if name not in self._passed:
+            self._passed.add(name)
+            self._counts.setdefault(name, 0.0)
+            add(name, module, inputs[0].detach().float())
+
+    def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
+        conv, maps = geometry(module), as_maps(module, x)
+        chosen = samples(conv, maps, seed=self._seeds[name], shard=self._part, sampling=self._sampling)
+        for rows in patch_batches(conv, maps, chosen, layer_operator(module)):
+            if name not in self._grams:
+                self._grams[name] = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
+                self._sums[name] = rows.new_zeros(len(rows), rows.shape[2], dtype=torch.float64)
+            self._grams[name].baddbmm_(rows.mT, rows)
+            self._sums[name] += rows.sum(1)
+            self._counts[name] += rows.shape[1]
+
+    def _add_squares(self, name: str, module: nn.Module, x: Tensor) -> None:
+        total = x.double().square().sum()
+        self._grams[name] = self._grams[name] + total if name in self._grams else total
+        self._counts[name] += x.numel()
+
+
+def _means(gram: Tensor, sums: Tensor) -> GramStatistics:
+    """Return means of rows with the constant as the last feature, without outputs."""
+    whole = torch.cat([gram, sums[:, None]], dim=1)
+    last = torch.cat([sums, torch.ones_like(sums[:, :1])], dim=1)
+    one = torch.ones((), dtype=torch.float64)
+    return GramStatistics(torch.cat([whole, last[:, :, None]], dim=2), gram.new_zeros(len(gram), 0, 0), 0 * one, one)
