@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
 """Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
 
 
+KEPT_VALUES: Final = 2**25
+"""Values of a layer's sampled rows that are kept for the addition that reads its output; more are gathered again."""
+
+
 class _FittedLayer(NamedTuple):
     """The layer that the images reached last.
 
@@ -100,6 +104,7 @@ class _FittedLayer(NamedTuple):
         x: Its input.
         version: The input's version when it was read.
         chosen: The sampled positions.
+        batches: The rows of the sampled positions; None if they are too many to keep.
         statistics: Gram statistics of its rows, with the constant of the bias as the last feature.
         start: Coefficients and bias before the fit, (groups, F, O / groups).
         columns: Coefficients and bias that the fit wants, the same shape.
@@ -111,6 +116,7 @@ class _FittedLayer(NamedTuple):
     x: Tensor
     version: int
     chosen: list[Sample]
+    batches: list[Tensor] | None
     statistics: GramStatistics
     start: Tensor
     columns: Tensor
@@ -176,15 +182,18 @@ class LayerwiseFit:
         norm, x, maps = self._norms.get(name), inputs[0], as_maps(module, inputs[0])
         chosen = samples(geometry(module), maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         outputs = by_sample(self._targets.pop(name), chosen)
-        statistics = GramStatistics.accumulate(_batches(module, maps, chosen), outputs, constant=True)
-        statistics = statistics.reduced(self._shard)
+        watched = name in self._shortcuts and isinstance(module, nn.Conv2d)
+        batches = _batches(module, maps, chosen)
+        kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
+        statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
         start = stored = columns = _stored_columns(module)
         if self._ridge is not None:
             columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
             stored = self._store(name, module, norm, statistics, columns, start)
         self._errors[name] = statistics.relative_error(stored)
-        if name in self._shortcuts and isinstance(module, nn.Conv2d):
-            self._last[name] = _FittedLayer(module, norm, x, version(x), chosen, statistics, start, columns, stored)
+        if watched:
+            conv = cast(nn.Conv2d, module)
+            self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, kept, statistics, start, columns, stored)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Watch for the addition of the layer's output. Watched tensors stay in memory, so others are not watched."""
@@ -196,9 +205,9 @@ class LayerwiseFit:
         layer = self._last.pop(addition.name, None)
         if layer is None or addition.normalized != (layer.norm is not None) or version(layer.x) != layer.version:
             return
-        conv, norm, x, _, chosen, statistics, start, columns, stored = layer
+        conv, norm, x, _, chosen, kept, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
-        cross = self._shard.reduce(cross_products(_batches(conv, x, chosen), missing, constant=True))
+        cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
         step = self._step(conv, norm, statistics.gram, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)
@@ -259,6 +268,12 @@ def _bias(layer: nn.Module) -> Tensor | None:
 
 def _batches(layer: nn.Module, maps: Tensor, chosen: list[Sample]) -> Iterable[Tensor]:
     return patch_batches(geometry(layer), maps.float(), chosen, layer_operator(layer))
+
+
+def _values(layer: nn.Module, chosen: list[Sample]) -> int:
+    """Return the number of values of the rows of all samples."""
+    features: int = geometry(layer).groups * stored_values(layer)[0].numel()
+    return features * sum(sample.rows for sample in chosen)
 
 
 def _stored_columns(layer: nn.Module) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from basis.gram_statistics import GramStatistics
+from basis.gram_statistics import GramStatistics, self_products
 from basis.layers import as_maps, geometry, layer_operator, stored_tensor_name, stored_values
 from basis.modes import evaluation_mode
 from basis.patches import patch_batches, samples
@@ -138,7 +138,7 @@ class _Inputs:
             if name not in self._grams:
                 self._grams[name] = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
                 self._sums[name] = rows.new_zeros(len(rows), rows.shape[2], dtype=torch.float64)
-            self._grams[name].baddbmm_(rows.mT, rows)
+            self._grams[name] += self_products(rows)
             self._sums[name] += rows.sum(1)
             self._counts[name] += rows.shape[1]
 
