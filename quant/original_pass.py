@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,7 +20,7 @@ RIDGE: Final = 1e-3
 """Ridge of the refit of each layer, a share of the mean diagonal of its Gram matrix."""
 ROUNDING_IMAGES: Final = 1024
 """Calibration images that pass the network while it is rounded; all images measure the Hessians."""
-ROUNDING_POSITIONS: Final = 2**15
+ROUNDING_POSITIONS: Final = 2**14
 """Output positions of a layer in that pass, if there are more images."""
 
 
@@ -92,11 +92,13 @@ class OriginalPass:
         """Return True if a bias or the normalization after a layer absorbs a constant of its outputs."""
         return layer.bias is not None or name in self.outputs.norms
 
-    def fit(self, model: nn.Module, constrain: Constrain) -> dict[str, float]:
+    def fit(self, model: nn.Module, constrain: Constrain, hessians: Mapping[str, Tensor]) -> dict[str, float]:
         """Pass the images through a network and fit its layers; see ``basis.activations.LayerwiseFit``."""
         outputs = OriginalOutputs(dict(self.outputs.outputs), dict(self.outputs.shortcuts), self.outputs.norms)
         sampling = self._rounding_sampling
-        visit = LayerwiseFit(model, outputs, self.seeds, self.shard, sampling, ridge=RIDGE, constrain=constrain)
+        visit = LayerwiseFit(
+            model, outputs, self.seeds, self.shard, sampling, ridge=RIDGE, constrain=constrain, hessians=hessians
+        )
         with torch.no_grad():
             return visit.run(self.images)
 

@@ -81,6 +81,7 @@ def round_network(
     layers = _layers(network)
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
+    hessians = {name: each.hessian for name, each in measurements.items() if each.hessian is not None}
     found: dict[str, SteppedTensor] = {}
     factored: dict[str, FactoredHessian] = {}  # of the last layer, which an addition may fit a second time
 
@@ -91,8 +92,9 @@ def round_network(
     def constrain(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
         if name not in factored:
             factored.clear()
-            measured = measurements[name].hessian
-            hessian = columns_hessian(statistics, centered=absorbs) if measured is None else measured.to(columns)
+            hessian = columns_hessian(statistics, centered=absorbs)
+            if name in hessians:
+                hessian = (hessian + hessians[name].to(hessian)) / 2
             factored[name] = factor_hessian(hessian)
         shape = stored_values(layers[name]).shape
         rounded = round_to_steps(columns[:, :-1], factored[name], allocation.exponents(name), shape)
@@ -107,7 +109,7 @@ def round_network(
     with ExitStack() as hooks:
         for name in measurements.keys() - original.seeds.keys():
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
-        errors = original.fit(network, constrain)
+        errors = original.fit(network, constrain, hessians)
     left = [name for name in layers if name not in found]
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
     for name in left:
