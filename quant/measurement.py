@@ -15,18 +15,22 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from basis.gram_statistics import GramStatistics, self_products
+from basis.gram_statistics import self_products
 from basis.layers import as_maps, geometry, layer_operator, stored_tensor_name, stored_values
 from basis.modes import evaluation_mode
 from basis.patches import patch_batches, samples
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement, columns_hessian, measure_freedoms
+from quant.rate import LayerMeasurement, hessian_of, measure_freedoms
 from quant.sensitivity import images_at_once, output_sensitivities
 
-SENSITIVITY_IMAGES: Final = 512
-"""Images from which sensitivities are measured, if one rank holds all images."""
+FREEDOM_IMAGES: Final = 512
+"""Images from which freedoms are measured, if one rank holds all images and Hessians are not needed."""
+SENSITIVITY_PIXELS: Final = 2**22
+"""Pixels of the images from which sensitivities are measured, if one rank holds all images. At most
+``FREEDOM_IMAGES`` images; of large images, 64 suffice: a factor that all layers share has no effect.
+"""
 FREEDOM_POSITIONS: Final = 2**14
 """Output positions of a layer from which its freedoms are measured, if its Hessian is not needed."""
 MIN_SENSITIVITY: Final = 1e-12
@@ -53,21 +57,29 @@ def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -
     names = [name for name, module in model.named_modules() if stored_tensor_name(module) is not None]
     shard, images = original.all_images_shard, original.all_images
     several = shard.total > len(images)
-    judged = images if several else images[:SENSITIVITY_IMAGES]
-    part = shard if several else CalibrationShard.whole(len(judged))
-    inputs = _Inputs(model, original.seeds, shard if keep else part, sampling)
+    if not several and not keep:
+        images = images[:FREEDOM_IMAGES]
+        shard = CalibrationShard.whole(len(images))
+    judged = images if several else images[: _judged_count(images)]
+    inputs = _Inputs(model, original.seeds, shard, sampling)
     with inputs.recorded(names):
+        part = shard if several else CalibrationShard.whole(len(judged))
         sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part)
         with torch.no_grad(), evaluation_mode(model):
-            for start in range(len(judged), len(images) if keep else 0, images_at_once(images)):
+            for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])
     least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
     found = {}
     for name in inputs.reached:
-        freedoms, hessian = inputs.measured(name, absorbs=original.absorbs(model.get_submodule(name), name))
-        sensitivity = max(sensitivities.get(name, 0.0), least)
-        found[name] = LayerMeasurement(sensitivity, freedoms, hessian if keep else None)
+        hessian = inputs.hessian(name, absorbs=original.absorbs(model.get_submodule(name), name))
+        freedoms = measure_freedoms(hessian, inputs.terms(name)) if name in original.seeds else hessian
+        kept = hessian.to(torch.float32) if keep and name in original.seeds else None
+        found[name] = LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms, kept)
     return found
+
+
+def _judged_count(images: Tensor) -> int:
+    return min(FREEDOM_IMAGES, max(64, SENSITIVITY_PIXELS // images[0, 0].numel()))
 
 
 class _Inputs:
@@ -107,17 +119,27 @@ class _Inputs:
             hooks.callback(modules[name].register_forward_pre_hook(partial(self._on_input, name, on_input)).remove)
         return hooks
 
-    def measured(self, name: str, *, absorbs: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the freedoms of a layer, and its Hessian, float32, unless it is too large; releases the sums."""
-        module, reduce = self._model.get_submodule(name), self._shard.reduce
-        terms = tuple(stored_values(module).shape[2:])
+    def terms(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a layer's steps."""
+        return tuple(stored_values(self._model.get_submodule(name)).shape[2:])
+
+    def hessian(self, name: str, *, absorbs: bool) -> Tensor:
+        """Return the Hessian of a layer, float64, and release its sums; the mean square of its inputs if it has none.
+
+        Args:
+            name: A layer in ``reached``.
+            absorbs: True if a bias or a mean absorbs a constant of the outputs.
+
+        Returns:
+            (groups, F, F), or the mean square for each term of a layer that is not in ``seeds``.
+        """
+        reduce = self._shard.reduce
         count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
-        gram = reduce(self._grams.pop(name).to(torch.float64)) / count
+        second = reduce(self._grams.pop(name).to(torch.float64)).div_(count)
         if name not in self._seeds:
-            return gram.cpu().expand(terms).clone(), None
-        sums = reduce(self._sums.pop(name)) / count
-        hessian = columns_hessian(_means(gram, sums), centered=absorbs)
-        return measure_freedoms(hessian, terms), hessian.to(torch.float32)
+            return second.cpu().expand(self.terms(name)).clone()
+        mean = reduce(self._sums.pop(name)).div_(count)
+        return hessian_of(second, mean if absorbs else None)
 
     def _on_pass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._part = replace(self._shard, first=self._shard.first + self._seen, count=len(inputs[0]))
@@ -146,11 +168,3 @@ class _Inputs:
         total = x.double().square().sum()
         self._grams[name] = self._grams[name] + total if name in self._grams else total
         self._counts[name] += x.numel()
-
-
-def _means(gram: Tensor, sums: Tensor) -> GramStatistics:
-    """Return means of rows with the constant as the last feature, without outputs."""
-    whole = torch.cat([gram, sums[:, None]], dim=1)
-    last = torch.cat([sums, torch.ones_like(sums[:, :1])], dim=1)
-    one = torch.ones((), dtype=torch.float64)
-    return GramStatistics(torch.cat([whole, last[:, :, None]], dim=2), gram.new_zeros(len(gram), 0, 0), 0 * one, one)

@@ -79,13 +79,21 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The diagonal of a covariance is raised to its error.
     """
     means = statistics.mean().gram
-    second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    if not centered:
+    return hessian_of(means[:, :-1, :-1], means[:, :-1, -1] if centered else None)
+
+
+def hessian_of(second: Tensor, mean: Tensor | None) -> Tensor:
+    """Return a Hessian from the second moments of the inputs, (groups, F, F), and their means, (groups, F), if any.
+
+    See ``columns_hessian``.
+    """
+    if mean is None:
         return (second + second.mT) / 2
-    covariance = second - first[:, :, None] * first[:, None]
+    covariance = second - mean[:, :, None] * mean[:, None]
     noise, damped = _NOISE * _trace(second), DAMPING * _trace(covariance) / covariance.shape[1]
-    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-    return (covariance + covariance.mT) / 2 + (noise - damped).clamp_min(0) * identity
+    symmetric: Tensor = (covariance + covariance.mT) / 2
+    symmetric.diagonal(dim1=1, dim2=2).add_((noise - damped).clamp_min(0).squeeze(2))
+    return symmetric
 
 
 def _trace(matrices: Tensor) -> Tensor:
