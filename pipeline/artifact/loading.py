@@ -93,6 +93,7 @@ def write_artifact(record: NetworkRecord, identity: Identity, path: Path) -> Non
     """Write an artifact atomically.
 
     Raises:
+        CompressionError: See ``serialize``.
         OSError: The file cannot be written; an earlier file of that name is left unchanged.
     """
     write_atomically(path, serialize(record, identity))

@@ -153,6 +153,10 @@ def _converted(name: str, tensor: Tensor, wanted: Tensor, source: str) -> Tensor
     converted = tensor.detach().to(wanted.dtype)
     if not torch.isfinite(converted).all():
         raise DataError(f"{source} is damaged: {name} holds values that are not finite in {wanted.dtype}")
+    if name.rpartition(".")[2] == "running_var" and (converted < 0).any():
+        raise DataError(
+            f"{source} is damaged: {name} holds variances down to {converted.min():.6g}; allowed: 0 or more"
+        )
     return converted
 
 

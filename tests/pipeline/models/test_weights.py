@@ -177,3 +177,12 @@ def test_poster_baselines_load(data_folder):
         batches = data.test.batches(500, device=torch.device("cpu"))
         right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
     assert right == 9173
+
+
+def test_a_negative_running_variance_is_refused(tmp_path, state):
+    torch.save({**state, "bn1.running_var": state["bn1.running_var"] - 1.5}, tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError, match=r"bn1\.running_var.*-0\.5.*0 or more"):
+        load_weights(model, tmp_path / "c.pt")
+    assert _same(model, before)
