@@ -64,10 +64,11 @@ def test_it_takes_the_first_images_only_when_asked(compressed):
 def bare_python(tmp_path_factory):
     """A Python with onnxruntime and numpy, in the versions that the tests run with, and what these two need."""
     folder = tmp_path_factory.mktemp("bare")
-    venv.create(folder, with_pip=True)
+    venv.create(folder, with_pip=False)  # this environment's pip installs into that one too
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     wanted = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy")]
-    words = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    words = [*pip, "install", "--quiet", "--no-compile", *wanted]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         pytest.skip(f"pip cannot install onnxruntime here: {done.stderr.strip().splitlines()[-1:]}")
