@@ -21,18 +21,9 @@ pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
 LONGEST = (
-    "test_poster.py",
-    "test_kills.py",
-    "test_ray.py",
-    "test_down.py",
-    "test_mlflow.py",
-    "test_command.py",
-    "test_onnx_top1.py",
-    "test_runner.py",
-    "test_library.py",
-    "test_run.py",
-    "test_stages.py",
-    "test_repeat.py",
+    *("test_poster.py", "test_kills.py", "test_ray.py", "test_library.py", "test_command.py", "test_runner.py"),
+    *("test_results.py", "test_stages.py", "test_mlflow.py", "test_down.py", "test_onnx_top1.py", "test_repeat.py"),
+    *("test_run.py", "test_failure.py", "test_report.py"),
 )
 
 
