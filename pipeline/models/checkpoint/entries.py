@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.models.checkpoint.rebuild import Global, Placeholder
+from pipeline.models.checkpoint.words import is_of_training
 
 _MOST_OBJECTS: Final = 10**6
 """Objects that are visited; a file of few bytes can nest lists without end."""
@@ -72,7 +73,7 @@ class Content:
         if len(found) < most:
             found |= dict.fromkeys(_joined(entry.home, entry.name.split(".")[0]) for entry in self.entries)
         named = {entry.path for entry in self.entries}
-        return [key for key in found if key not in named][:most]
+        return [key for key in found if key not in named and not is_of_training(key)][:most]
 
 
 def list_entries(content: Any) -> Content:

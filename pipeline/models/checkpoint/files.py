@@ -34,7 +34,13 @@ _STORAGES: Final = {
     "ComplexDouble": torch.complex128,
     "Untyped": torch.uint8,
 }
-_OTHER_FORMATS: Final = ((b"\x89HDF", "HDF5 (Keras)"), (b"\x1f\x8b", "gzip"), (b"\x93NUMPY", "NumPy's .npy"))
+_OTHER_FORMATS: Final = (
+    (b"\x89HDF", "HDF5 (Keras)"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x93NUMPY", "NumPy's .npy"),
+    (b"{", "JSON"),
+    (b"\x08", "ONNX"),
+)
 
 
 def read_checkpoint(path: Path) -> Any:

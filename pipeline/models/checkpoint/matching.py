@@ -256,7 +256,7 @@ def _misfit(
 def _nothing_fits(names: Names, content: Content) -> str:
     lists = [f"{path} is a {kind}" for path, kind in content.others.items() if kind.startswith(("list of", "tuple of"))]
     usable = [text for text in lists if not is_of_training(text.split(" ")[0])]
-    keys = [key for key in content.weight_keys() if not is_of_training(key)]
+    keys = content.weight_keys()
     other = f", or a --weights-key of {', '.join(keys)}" if keys else ""
     return (
         f"{_listed(list(names.full.values()))} missing, and it has names such as {content.entries[0].path}"

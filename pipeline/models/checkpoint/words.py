@@ -20,7 +20,7 @@ _AVERAGED: Final = frozenset(
     ["ema", "emas", "swa", "avg", "averaged", "average", "polyak", "teacher", "momentum", "target", "k"]
 )
 _EMA: Final = frozenset(["ema", "emas", "swa", "averaged", "polyak", "teacher"])
-_TRAINING: Final = re.compile(r"optim(izer)?s?(_states?)?|schedulers?|grads?|scaler")
+_TRAINING: Final = re.compile(r"optim(izer)?s?(_states?(_dicts?)?)?|schedulers?|grads?|scaler")
 # Such as `criterion.weight`, `loss_fn.pos_weight`, `train_acc.tp`, `val_metrics.confmat`.
 _LOSS: Final = re.compile(
     r"(\w+_)?(loss(es)?|criteri(on|a)|metrics?|acc|acc1|acc5|accuracy|top1|top5|f1|auroc|auc|precision|recall|confmat"

@@ -238,7 +238,13 @@ def test_nested_lists_without_end_are_refused_in_time(tmp_path, count):
 
 
 @pytest.mark.parametrize(
-    ("start", "words"), [(b"\x89HDF\r\n\x1a\n", "HDF5"), (b"\x1f\x8b\x08\x00", "gzip"), (b"\x93NUMPY\x01\x00", "NumPy")]
+    ("start", "words"),
+    [
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"\x93NUMPY\x01\x00", "NumPy"),
+        (b'{"metadata":', "JSON"),
+    ],
 )
 def test_other_formats_are_named(tmp_path, start, words):
     (tmp_path / "c.pt").write_bytes(start + bytes(100))
