@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from pipeline.models.checkpoint.entries import Content, list_entries
 from pipeline.models.checkpoint.files import read_checkpoint
 from pipeline.models.checkpoint.matching import Match, match_weights
 from pipeline.models.checkpoint.names import identity
+from pipeline.models.checkpoint.reparametrized import other_forms
 from pipeline.models.checkpoint.words import is_normalization
 from pipeline.models.torchvision_models import default_weights_name, download_weights
 
@@ -48,7 +50,7 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> str:
         source = f"{source} at {key}"
     if not content.entries:
         raise DataError(f"{source} holds no weights: {_described(content)}; a state dict is needed")
-    match = match_weights(model, content, source)
+    match = _match(model, content, source)
     _copy_weights(model, match, source)
     _log_choice(match, source)
     found = match.chosen if key is None else ".".join(part for part in (key, match.chosen) if part)
@@ -75,6 +77,18 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
     source = f"torchvision's {weights_name} of {model_name}"
     _copy_weights(model, match_weights(model, list_entries(dict(state)), source), source)
     return model
+
+
+def _match(model: nn.Module, content: Content, source: str) -> Match:
+    try:
+        return match_weights(model, content, source)
+    except DataError:
+        for other in other_forms(content):
+            with suppress(DataError):
+                match = match_weights(model, other, source)
+                logger.info("%s: parts of reparametrized weights were folded or renamed", source)
+                return match
+        raise
 
 
 def _chosen(content: Content, key: str, source: str) -> Content:
