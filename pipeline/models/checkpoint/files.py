@@ -79,12 +79,12 @@ def read_checkpoint(path: Path) -> Any:
 def _read(file: IO[bytes], path: Path) -> Any:
     start = file.read(9)
     file.seek(0)
-    for magic, name in _OTHER_FORMATS:
-        if start.startswith(magic):
-            raise DataError(f"the checkpoint {path} has the format {name}; allowed: {ALLOWED}")
     if path.suffix == ".safetensors" or (start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32):
         with safetensors.safe_open(path, framework="pt", device="cpu") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+    for magic, name in _OTHER_FORMATS:
+        if start.startswith(magic):
+            raise DataError(f"the checkpoint {path} has the format {name}; allowed: {ALLOWED}")
     if zipfile.is_zipfile(file):
         return _read_zip(file, path)
     file.seek(0)

@@ -63,8 +63,7 @@ def _spectral_norm(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Return ``W / (u^T W v)``, where the rows of the matrix ``W`` are the output channels."""
     axis = 0 if weight.shape[0] == left.numel() else 1  # 1 for transposed convolutions
     matrix = weight.movedim(axis, 0).flatten(1)
-    norm: Tensor = torch.dot(left, matrix @ right)
-    return weight / norm
+    return weight.div(torch.dot(left, matrix @ right))
 
 
 _FOLDS: Final[dict[tuple[str, ...], Callable[..., Tensor]]] = {
