@@ -14,10 +14,12 @@ from typing import IO, Any, Final
 from pipeline.models.checkpoint.rebuild import REBUILD, REBUILD_TYPE, RENAMED, Global, Placeholder, Rebuild
 
 # A placeholder would make these harmless too. But no training script stores them: the file is an attack.
+# Python 2 calls `subprocess` `commands`, which may also be a module of the user.
 _HOSTILE: Final = re.compile(
-    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|ctypes|pty|code|webbrowser)(\..*)?"
+    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|ctypes|pty|webbrowser)\..*|_?io\.open"
+    r"|commands\.(call|check_call|check_output|getoutput|getstatusoutput|run|Popen)"
+    r"|eval|exec|execfile|compile|open|__import__"
 )
-_HOSTILE_FUNCTIONS: Final = ("eval", "exec", "execfile", "compile", "open", "__import__", "io.open", "_io.open")
 
 
 class HostileError(Exception):
@@ -81,7 +83,7 @@ class _Machine:
     def refer(self, module: str, name: str) -> None:
         """Push a ``Global``."""
         found = Global(RENAMED.get(module, module), name)
-        if _HOSTILE.fullmatch(found.module) or str(found) in _HOSTILE_FUNCTIONS:
+        if _HOSTILE.fullmatch(str(found)):
             raise HostileError(str(found))
         self.stack.append(found)
 

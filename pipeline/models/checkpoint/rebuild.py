@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Python 2's names, which pickles of protocol 2 have.
-RENAMED: Final = {"__builtin__": "builtins", "copy_reg": "copyreg", "commands": "subprocess"}
+RENAMED: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def other_forms(content: Content) -> Iterator[Content]:
 
 
 def _masked(weight: Tensor, mask: Tensor) -> Tensor:
-    return weight * mask
+    return weight.mul(mask)
 
 
 def _weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:

@@ -90,6 +90,14 @@ def test_the_format_is_found_by_content(tmp_path, state, write, name, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("length", range(1, 260, 8))
+def test_safetensors_are_found_whatever_their_header_begins_with(tmp_path, state, length):
+    safetensors.torch.save_file(state, tmp_path / "c.bin", metadata={"note": "x" * length})
+    net = Net()
+    load_weights(net, tmp_path / "c.bin")
+    assert has_weights(net, state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_other_precisions_are_converted(tmp_path, state, dtype, suffix):
@@ -172,7 +180,10 @@ class Attack:
 
 ATTACKS = {
     "system": (lambda canary: Attack(os.system, f"touch {canary}"), r"(posix|nt)\.system"),
-    "call": (lambda canary: Attack(subprocess.check_call, ["touch", str(canary)]), r"subprocess\.check_call"),
+    "call": (
+        lambda canary: Attack(subprocess.check_call, ["touch", str(canary)]),
+        r"(subprocess|commands)\.check_call",
+    ),
     "exec": (lambda canary: Attack(exec, f"open({str(canary)!r}, 'w')"), "exec"),
     "open": (lambda canary: Attack(open, str(canary), "w"), r"\bopen"),
 }
@@ -197,6 +208,18 @@ def test_a_call_of_an_unknown_function_is_not_made(tmp_path, state):
     load_weights(net, tmp_path / "c.pt")
     assert has_weights(net, state)
     assert not (tmp_path / "canary").exists()
+
+
+def test_modules_of_the_user_may_have_names_of_the_library(tmp_path, state):
+    for name in ("code.nets", "commands", "pipeline.config"):
+        torch.save({"model": state, "args": Mode.FAST}, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
+        content = (tmp_path / "c.pt").read_bytes()
+        module = f"c{Mode.__module__}\n".encode()
+        assert module in content
+        (tmp_path / "c.pt").write_bytes(content.replace(module, f"c{name}\n".encode()))
+        net = Net()
+        load_weights(net, tmp_path / "c.pt")
+        assert has_weights(net, state)
 
 
 def test_a_class_is_not_changed(tmp_path, state):
