@@ -15,6 +15,7 @@ from pipeline.models.checkpoint.words import is_of_training
 
 _MOST_OBJECTS: Final = 10**6
 """Objects that are visited; a file of few bytes can nest lists without end."""
+_TENSORS: Final = {"q": "quantized", "sparse_": "sparse", "meta_": "meta", "nested_": "nested"}
 _REBUILT_ARRAY: Final = re.compile(r"numpy\.(_core|core)\.multiarray\._reconstruct")
 
 
@@ -92,7 +93,8 @@ def list_entries(content: Any) -> Content:
 def type_name(value: Any) -> str:
     """Return the name of a value's type for messages: ``int``, ``argparse.Namespace``, ``list of 2 dict``."""
     if isinstance(value, Placeholder):
-        return value.type_name
+        kind = re.fullmatch(r"torch\._utils\._rebuild_(q|sparse_|meta_|nested_)tensor.*", value.type_name)
+        return f"{_TENSORS[kind[1]]} tensor" if kind else value.type_name
     if isinstance(value, Global):
         return f"class {value}"
     name = type(value).__name__

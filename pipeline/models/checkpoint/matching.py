@@ -223,7 +223,7 @@ def _parent(prefixes: Iterable[str]) -> str:
 
 def _misfit(
     model: nn.Module,
-    forms: Sequence[tuple[Names, Mapping[str, set[str]]]],
+    forms: Sequence[_Form],
     content: Content,
     table: _Table,
     source: str,
@@ -240,7 +240,8 @@ def _misfit(
     count, _, number, prefix = max(found)
     names, covered = forms[-number]
     missing = names.lacking(covered[prefix])
-    strange = [f"{name} ({kind})" for name in missing if (kind := content.others.get(_path(prefix, name)))]
+    kinds = {canonical(path): kind for path, kind in content.others.items()}
+    strange = [f"{name} ({kind})" for name in missing if (kind := kinds.get(_path(prefix, name)))]
     extra = _beside(_entries(names, prefix, table), content)
     unexpected = [_shown(entry, prefix) for entry in extra if not _is_spare(model, entry, prefix)]
     problems = [f"{_listed(strange)} no tensor" if strange else f"{_listed(missing)} missing"]
@@ -254,13 +255,17 @@ def _misfit(
 
 
 def _nothing_fits(names: Names, content: Content) -> str:
-    lists = [f"{path} is a {kind}" for path, kind in content.others.items() if kind.startswith(("list of", "tuple of"))]
-    usable = [text for text in lists if not is_of_training(text.split(" ")[0])]
     keys = content.weight_keys()
     other = f", or a --weights-key of {', '.join(keys)}" if keys else ""
+    strange = [
+        f", and {path} is a {kind}"
+        for path, kind in content.others.items()
+        if (kind.startswith(("list of", "tuple of")) and not is_of_training(path))
+        or any(path[start:] in names.wanted for start in _starts(path))
+    ]
     return (
         f"{_listed(list(names.full.values()))} missing, and it has names such as {content.entries[0].path}"
-        f"{''.join(f', and {text}' for text in usable[:3])}; choose the --model it was saved from{other}"
+        f"{''.join(strange[:3])}; choose the --model it was saved from{other}"
     )
 
 

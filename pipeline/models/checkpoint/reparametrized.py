@@ -56,7 +56,7 @@ def _masked(weight: Tensor, mask: Tensor) -> Tensor:
 def _weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
     """Return ``g v / ||v||``; the norm is over the dimensions in which ``g`` has one value."""
     single = [axis for axis in range(direction.dim()) if magnitude.dim() == 0 or magnitude.shape[axis] == 1]
-    return direction * (magnitude / torch.linalg.vector_norm(direction, dim=single, keepdim=True))
+    return direction.mul(magnitude / torch.linalg.vector_norm(direction, dim=single, keepdim=True))
 
 
 def _spectral_norm(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -226,6 +226,15 @@ def test_a_missing_key_lists_the_keys(tmp_path, key):
         (prefixed("a.", STATE) | prefixed("b.", OTHER), r"--weights-key: a, b"),
         ({**STATE, "bn1.bias": [0.0] * 4}, r"bn1\.bias \(list of 4 float\) is no tensor"),
         ({**STATE, "bn1.bias": torch.zeros(4).to_sparse()}, r"bn1\.bias \(.*sparse.*\) is no tensor"),
+        ({**STATE, "bn1.bias": torch.zeros(4, device="meta")}, r"bn1\.bias \(meta tensor\) is no tensor"),
+        (
+            {name: tensor.to_sparse() if tensor.dim() > 3 else tensor.sum() for name, tensor in STATE.items()},
+            r"conv1\.weight \(sparse tensor\)",
+        ),
+        (
+            {"module": dict.fromkeys(STATE, nn.Conv2d) | {"count": torch.ones(2)}},
+            r"conv1\.weight is a class torch\.nn\.modules\.conv\.Conv2d",
+        ),
         ({"state_dict": [STATE, OTHER], "scale": torch.ones(2)}, r"state_dict is a list of 2 dict"),
         ({"policy": {"mlp.weight": torch.ones(2, 2)}}, r"none of.*conv1\.weight.*mlp\.weight.*--weights-key of policy"),
         (
