@@ -91,8 +91,7 @@ def _without(state, name):
             "bn1.bias.*torch.int64.*floating",
         ),
         (lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(1.5)}, "num_batches_tracked.*torch.float32.*integer"),
-        (lambda s: {**s, "lr": 3}, "state dict.*'lr'.*int"),
-        (lambda _: {}, "state dict.*empty"),
+        (lambda _: {}, "empty.*state dict"),
         (lambda _: [1, 2], "list.*state dict"),
     ],
 )
@@ -126,12 +125,6 @@ def test_damaged_files(tmp_path, state, suffix, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"c\.(pt|safetensors).*damaged"):
         load_weights(build_model("resnet20", 10), path)
-
-
-def test_a_pickled_network_is_not_run(tmp_path):
-    torch.save(nn.Linear(1, 1), tmp_path / "c.pt")
-    with pytest.raises(DataError, match=r"c\.pt.*tensors"):
-        load_weights(nn.Linear(1, 1), tmp_path / "c.pt")
 
 
 def test_default_weights():
