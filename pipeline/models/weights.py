@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.models import build_model
-from pipeline.models.torchvision_models import default_weights_name, download_weights
+from pipeline.models.torchvision_models import default_weights_name, download_weights, missing_download
 
-__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights"]
+__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights", "missing_download"]
 
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _CONTAINERS: Final = ("state_dict", "model")

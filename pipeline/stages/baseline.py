@@ -10,7 +10,12 @@ from torch import nn
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.models.weights import (
+    default_weights_name,
+    load_torchvision_weights,
+    load_weights,
+    missing_download,
+)
 from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
@@ -54,11 +59,13 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
+        download: The address and size of its weights, if they were to be downloaded first.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
+    download: str = ""
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -93,8 +100,12 @@ def baseline_key(context: RunContext, digest: str) -> StageKey:
     return top1_key(context, "baseline", digest)
 
 
-def initial_network(context: RunContext) -> InitialNetwork:
+def initial_network(context: RunContext, *, may_download: bool = True) -> InitialNetwork:
     """Load the network's weights, or return the training that makes them.
+
+    Args:
+        context: The run.
+        may_download: False to return random weights in place of weights that are not in torch's cache.
 
     Raises:
         OptionsError: The model is unknown or does not accept the images.
@@ -110,6 +121,9 @@ def initial_network(context: RunContext) -> InitialNetwork:
         model = _random_network(context)
         load_weights(model, Path(weights))
         return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
+    download = "" if may_download else missing_download(model_name, data.classes, weights)
+    if download:
+        return InitialNetwork(_random_network(context).eval(), f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
     check_forward(model, data.classes, data.image_size)
     return InitialNetwork(model.eval(), f"torchvision {weights}")
