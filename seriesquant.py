@@ -17,6 +17,10 @@ finally:
 packages.install()
 
 
+def install() -> None:
+    """Do nothing more: the import has made the project's packages importable. Workers of a cluster call this."""
+
+
 def program() -> int:
     """Run the program as the whole process; see ``pipeline.cli.program``."""
     from pipeline.cli import program as run_program

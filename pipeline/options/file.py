@@ -83,8 +83,8 @@ def parse_options_file(path: Path) -> dict[Any, object]:
         raise OptionsError(f"options file {str(path)!r} cannot be read: {error.strerror}; allowed: {ALLOWED}") from None
     except UnicodeDecodeError as error:
         raise OptionsError(
-            f"options file {str(path)!r} is not text in UTF-8, nor in UTF-16 or UTF-32 with a byte order mark "
-            f"({error.reason} at byte {error.start}); allowed: {ALLOWED}"
+            f"options file {str(path)!r} cannot be parsed ({error.reason} at byte {error.start}); allowed: {ALLOWED}, "
+            "in UTF-8, or in UTF-16 or UTF-32 with a byte order mark"
         ) from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())

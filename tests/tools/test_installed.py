@@ -88,6 +88,14 @@ def test_a_whole_run_and_its_child_process(site: Path, project: Path, way: str) 
     assert shown.returncode == 0, shown.stderr
 
 
+def test_workers_of_a_cluster(site: Path, project: Path) -> None:
+    pytest.importorskip("ray")
+    program, path = programs(site)["wheel"]
+    done = start(project, program, "--model", "quant:make", *SMALL, "--executor", "ray", "--out", "out", path=path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((project / "out" / "report.json").read_text())["status"] == "done"
+
+
 def test_the_library_has_the_programs_name_too(site: Path, project: Path) -> None:
     code = "import seriesquant; from seriesquant import Options, load, run; import pipeline; print(pipeline.run is run)"
     done = start(project, ["-c", code], path=f".{os.pathsep}{site}")
