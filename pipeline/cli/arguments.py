@@ -184,6 +184,8 @@ def read_arguments(
         given = typer.main.get_command(app).main(argv, prog_name=program, standalone_mode=False)
     except typer.TyperException as error:
         raise OptionsError(_sentence(error, allowed)) from None
+    except SystemExit:  # the reader of --help has closed the pipe
+        return None
     return None if isinstance(given, int) else given  # typer returns the exit code of --help
 
 

@@ -63,7 +63,7 @@ class Images(Protocol):
             device: Device of the batches.
             seed: Seed of the shuffle and of augmentation; None keeps the order of the split.
             augment: True for random crops, and flips where the data allows them. A smaller last batch is then dropped
-                if there are two or more full ones.
+                if there are two or more full ones, or if it is a single image after a full one.
             start: Index of the first batch to yield. The batches from there on are the same as with 0.
             share: Part of every batch to yield. Its images are the same as in the whole batch.
 
@@ -145,7 +145,7 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
         count: Number of images.
         batch_size: Images per batch.
         generator: Source of the shuffle; None keeps the order.
-        augment: True drops a smaller last batch if there are two or more full ones.
+        augment: True drops a smaller last batch; see `batches_of_epoch`.
 
     Returns:
         int64 indices, one tensor per batch.
@@ -163,9 +163,13 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
 
 
 def batches_of_epoch(count: int, batch_size: int) -> int:
-    """Return the number of augmented batches; a smaller last one is dropped if there are two or more full ones."""
+    """Return the number of augmented batches of an epoch.
+
+    A smaller last batch is dropped if there are two or more full ones. A single last image is dropped after one full
+    batch too: batch normalization cannot be trained on one value per channel.
+    """
     full, rest = divmod(count, batch_size)
-    return full if full > 1 else full + (rest > 0)
+    return full if full > 1 or (full == 1 and rest == 1) else full + (rest > 0)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from pipeline.data.augment import random_boxes
 from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
 from pipeline.data.image_files import ImageFiles, decode, to_bytes
+from pipeline.data.loading import Item, load_batches
 from pipeline.errors import DataError
 from pipeline.runtime.share import WHOLE, RankSlice
 
@@ -108,20 +108,11 @@ class FolderSplit:
         return torch.cat([self.normalization.apply(images, device) for images, _ in self._read(batches, None)])
 
     def _read(self, batches: Sequence[list[int]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: DataLoader[Any] = DataLoader(
-            _Files(self.files, seed),
-            batch_sampler=batches,
-            num_workers=min(self.workers, len(batches)),
-            collate_fn=_stack,
-            generator=seeded(0),  # otherwise the loader draws from torch's global generator
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
+        largest = max(map(len, batches), default=0) * CROP * CROP * 3
+        return load_batches(_Files(self.files, seed), batches, workers=self.workers, batch_bytes=largest)
 
 
-class _Files(TorchDataset[tuple[Tensor, int] | str]):
+class _Files(TorchDataset[Item]):
     """Decode images by index.
 
     A damaged image is returned as its error message, because an exception from a worker would carry a traceback.
@@ -131,22 +122,13 @@ class _Files(TorchDataset[tuple[Tensor, int] | str]):
         self.files = files
         self.seed = seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+    def __getitem__(self, index: int) -> Item:
         try:
             image = decode(self.files.paths[index])
         except DataError as error:
             return str(error)
         cropped = _centre(image) if self.seed is None else _random(image, _image_seed(self.seed, index))
         return to_bytes(cropped), self.files.labels[index]
-
-
-def _stack(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
-    read: list[tuple[Tensor, int]] = []
-    for item in items:
-        if isinstance(item, str):
-            return item
-        read.append(item)
-    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
 
 
 def _image_seed(seed: int, index: int) -> int:

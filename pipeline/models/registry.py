@@ -156,6 +156,8 @@ def _is_about_shapes(error: Exception) -> bool:
 
 
 def _unknown(name: str) -> str:
+    if name.endswith(".py"):
+        return f"the model {name!r} names a file, but no callable in it; allowed: {name}:CALLABLE, a class or function"
     near = difflib.get_close_matches(name.lower(), model_names(), n=3)
     hint = f"did you mean {' or '.join(near)}? Allowed:" if near else "allowed:"
     ours = ", ".join(cifar_resnet.BUILDERS)

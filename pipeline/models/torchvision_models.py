@@ -2,8 +2,10 @@
 
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, cast
 from urllib.error import URLError
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +85,7 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
         OptionsError: If torchvision has no such weights.
         DataError: If the weights have another number of classes or cannot be downloaded.
     """
-    weights = _find(name, weights_name)
-    published = len(weights.meta["categories"])
-    if published != classes:
-        raise DataError(f"the weights {weights_name} of {name} have {published} classes, but the data has {classes}")
+    weights = _fitting(name, classes, weights_name)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, EOFError) as error:
@@ -97,6 +96,35 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
             "put that file in torch's cache, or give --weights a checkpoint file"
         ) from error
     return state
+
+
+def missing_download(name: str, classes: int, weights_name: str) -> str:
+    """Return the address and size of the file that `download_weights` would download; empty if it is in torch's cache.
+
+    Args:
+        name: A name in `names()`.
+        classes: Classes of the data.
+        weights_name: A member of the network's weights.
+
+    Raises:
+        OptionsError: If torchvision has no such weights.
+        DataError: If the weights have another number of classes.
+    """
+    weights = _fitting(name, classes, weights_name)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    if file.is_file():
+        return ""
+    size = weights.meta.get("_file_size")
+    return f"{weights.url}{'' if size is None else f' ({size:.1f} MB)'}"
+
+
+def _fitting(name: str, classes: int, weights_name: str) -> Any:
+    """Return torchvision's description of weights that have the number of classes."""
+    weights = _find(name, weights_name)
+    published = len(weights.meta["categories"])
+    if published != classes:
+        raise DataError(f"the weights {weights_name} of {name} have {published} classes, but the data has {classes}")
+    return weights
 
 
 def _find(name: str, weights_name: str) -> Any:

@@ -33,6 +33,7 @@ from pipeline.options.values import (
     parse_dense_bits,
     parse_device,
     parse_output,
+    parse_precision,
     parse_sizes,
     parse_text,
     parse_trackers,
@@ -52,6 +53,7 @@ DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
 Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
+Precision = Annotated[str, BeforeValidator(parse_precision)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
 Output = Annotated[str, BeforeValidator(parse_output)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
@@ -140,6 +142,15 @@ class Options(BaseModel):
     )
     seed: Integer = _option(0, "Run", "seed of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    precision: Precision = _choice("precision", "Training", "of training; auto is bf16 where it is faster and works")
+    threads: Integer | None = _option(
+        None,
+        "Run",
+        "CPU threads; by default OMP_NUM_THREADS, or the cores within a CPU quota",
+        "1 to 1024",
+        gt=0,
+        le=1024,
+    )
     log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
     track: Tracked = _option((), "Run", f"comma list of {_TRACKERS}", f"{_TRACKERS}, none")
     tracking_uri: TrackingUri | None = _option(

@@ -20,6 +20,7 @@ CHOICES = {
     "rounding": ("gptq", "nearest"),
     "backend": tuple(BACKENDS),
     "scheme": tuple(SCHEMES),
+    "precision": ("auto", "bf16", "fp32"),
     "log_format": ("text", "json"),
     "track": tuple(TRACKERS),
     "executor": tuple(EXECUTORS),
@@ -181,6 +182,11 @@ def parse_device(value: object) -> str:
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
         raise ValueError("not a device")
     return value
+
+
+def parse_precision(value: object) -> object:
+    """Return a precision under its short name; another value is returned unchanged."""
+    return {"bfloat16": "bf16", "float32": "fp32"}.get(value, value) if isinstance(value, str) else value
 
 
 def parse_text(value: object) -> str:

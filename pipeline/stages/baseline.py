@@ -13,7 +13,12 @@ from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
-from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.models.weights import (
+    default_weights_name,
+    load_torchvision_weights,
+    load_weights,
+    missing_download,
+)
 from pipeline.onnx.file import OnnxExporter
 from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
@@ -59,11 +64,13 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
+        download: The address and size of its weights, if they were to be downloaded first.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
+    download: str = ""
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -104,8 +111,12 @@ def baseline_key(context: RunContext, digest: str) -> StageKey:
     return top1_key(context, "baseline", digest)
 
 
-def initial_network(context: RunContext) -> InitialNetwork:
+def initial_network(context: RunContext, *, may_download: bool = True) -> InitialNetwork:
     """Load the network's weights, or return the training that makes them.
+
+    Args:
+        context: The run.
+        may_download: False to return random weights in place of weights that are not in torch's cache.
 
     Raises:
         OptionsError: The model is unknown or does not accept the images.
@@ -128,6 +139,10 @@ def initial_network(context: RunContext) -> InitialNetwork:
         key = load_weights(model, Path(weights), context.options.weights_key)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
         return InitialNetwork(_with_values_of(context, model).eval(), origin)
+    download = "" if may_download else missing_download(model_name, data.classes, weights)
+    if download:
+        network = _with_values_of(context, _built_network(context)).eval()
+        return InitialNetwork(network, f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
     return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
 

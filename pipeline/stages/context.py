@@ -1,5 +1,6 @@
 """The context of a run: everything that its stages share."""
 
+import copy
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
+from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +113,8 @@ def make_context(
         tracker: See ``RunContext``; None tracks nothing.
 
     Raises:
-        OptionsError: A config does not fit the network, or the network does not accept the images.
+        OptionsError: A config does not fit the network, the network does not accept the images, or it cannot be trained
+            on batches of one image or in the precision of the options.
         DataError: The data are missing or damaged, or the network's output is not one logit per class.
     """
     processes = processes_of(accelerator)
@@ -122,6 +125,7 @@ def make_context(
         network = checked_network(options, data)
         for text in options.config:
             plan_layers(network, parse_config(text), options.model)
+        _check_training(options, data, accelerator, network)
     store = Store(
         store_folder(options.cache_dir),
         cache_environment(accelerator),
@@ -142,6 +146,12 @@ def log_calibration_limit(context: RunContext) -> None:
         logger.info(words, context.calibration_count, wanted, height, width)
 
 
+def log_precision(context: RunContext) -> None:
+    """Log if the network cannot be trained in bf16. Call it in the driver only, not in its workers."""
+    if context.accelerator.fallback:
+        logger.info("precision: float32 instead of bf16, because of %s", context.accelerator.fallback)
+
+
 def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
     """Return everything outside the options that can change a result. It is part of every cache key.
 
@@ -154,7 +164,7 @@ def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
         "source": source_digest(),
         "versions": library_versions(),
         "device": [device.type, name],
-        "precision": accelerator.mixed_precision,
+        "precision": accelerator.precision,
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }
@@ -249,6 +259,26 @@ def checked_network(options: Options, data: Dataset) -> nn.Module:
 def example_images(data: Dataset) -> Tensor:
     """Return some training images, float32, (N, C, H, W), normalized, on the CPU, in the default memory format."""
     return data.train.sample(CHECKED_IMAGES, seed=0, device=torch.device("cpu")).contiguous()
+
+
+def _check_training(options: Options, data: Dataset, accelerator: Accelerator, network: nn.Module) -> None:
+    """Set the precision to one in which the network can be trained, and refuse batches of one image where they fail."""
+    single = _cause_of_single_images(options, data)
+    if accelerator.precision == "no" and not single:
+        return
+    images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
+    model = copy.deepcopy(network)
+    settle_precision(accelerator, model, images, options.precision)
+    if single:
+        check_single_image(model, images[:1], single)
+
+
+def _cause_of_single_images(options: Options, data: Dataset) -> str:
+    """Return the reason why the run trains on batches of one image; empty if it does not."""
+    tunes = bool(options.epochs or options.qat_epochs)
+    if len(data.train) == 1 and (tunes or options.weights == "auto"):
+        return "--data: got 1 training image"
+    return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:

@@ -17,7 +17,7 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, make_context, network_identity
+from pipeline.stages.context import RunContext, log_calibration_limit, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
@@ -35,6 +35,8 @@ _WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint",
 def plan_text(options: Options) -> str:
     """Describe a run without doing it: every stage with its state in the store, and the size of every layer and file.
 
+    Nothing is downloaded.
+
     Sizes are estimates: random weights are rounded and coded. Integers of other weights take more or fewer bits.
 
     Raises:
@@ -42,12 +44,15 @@ def plan_text(options: Options) -> str:
         DataError: Data or weights are missing or damaged.
     """
     alone = options.model_copy(update={"workers": 0})
-    context = make_context(alone, make_accelerator(options.device), SilentProgress(), Interruption())
+    context = make_context(alone, make_accelerator(options.device, options.precision), SilentProgress(), Interruption())
     log_calibration_limit(context)
-    initial = initial_network(context)
+    log_precision(context)
+    initial = initial_network(context, may_download=False)
     baseline = _as_stored(context, initial)
     data = context.data
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
+    if initial.download:
+        lines.append(f"the run will download {options.model}'s weights from {initial.download}")
     for variant in variants(options):
         lines += ["", *(_targets(context, variant) if variant.targets else _sizes(context, variant))]
     stages = [initial.job.stage] if initial.job else []

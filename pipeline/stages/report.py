@@ -223,7 +223,7 @@ def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
             classes=data.classes,
         ),
         "device": device.type if device.type == "cpu" else str(device),
-        "precision": context.accelerator.mixed_precision,
+        "precision": context.accelerator.precision,
         "processes": context.processes.count,
         "hardware": Hardware(**hardware(str(device))),
         "calibration_images": context.calibration_count,

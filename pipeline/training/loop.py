@@ -128,7 +128,7 @@ def train(
             position.count(loss, lr)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             checkpointer.after_step(position, _any_stop_request(stop, processes))
-    release(accelerator, model.eval(), prepared)
+    release(accelerator, model.eval())
     return checkpointer.timed(position)
 
 

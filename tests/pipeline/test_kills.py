@@ -151,7 +151,7 @@ def check(folder, attempt, expected):
         assert hashlib.sha256((run / row["artifact"]).read_bytes()).hexdigest() == row["sha256"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, expected, number, code):
     attempt = f"-{code}"
     (folder / "pause").touch()
