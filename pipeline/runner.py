@@ -23,7 +23,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, make_context
+from pipeline.stages.context import RunContext, log_data_notes, make_context
 from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import kernel_figure, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
@@ -86,7 +86,7 @@ def _run_stages(
 ) -> tuple[Report, Path]:
     started = time.monotonic()
     context = make_context(options, make_accelerator(options.device), progress, interruption, tracker)
-    log_calibration_limit(context)
+    log_data_notes(context)
     check_targets(context)
     on_main = context.processes.on_main
     with _output_folder(context), reporter.watching(holding=True), executor(options, interruption) as compute:

@@ -19,6 +19,7 @@ from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
 from pipeline.options.file import read_options_file, unknown_option
+from pipeline.options.images import parse_image_size, parse_mean, parse_std
 from pipeline.options.naming import default_out, flag_words
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
@@ -51,6 +52,9 @@ Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
+Mean = Annotated[tuple[float, ...], BeforeValidator(parse_mean)]
+Std = Annotated[tuple[float, ...], BeforeValidator(parse_std)]
+ImageSize = Annotated[tuple[int, int], BeforeValidator(parse_image_size)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -113,6 +117,13 @@ class Options(BaseModel):
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
     weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
     data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    mean: Mean = _option(
+        (), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers"
+    )
+    std: Std = _option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
+    image_size: ImageSize | None = _option(
+        None, "Model and data", "height and width of the images; by default the data's", "1 to 16384, or two of them"
+    )
     limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
     limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)
     epochs: Integer = _option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)

@@ -1,6 +1,7 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -10,17 +11,21 @@ from torch import nn
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
+from pipeline.models.torchvision_models import published_top1
 from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 BASELINE_SCHEDULE: Final = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 
@@ -35,6 +40,7 @@ class Baseline:
         origin: The source of its weights, in words for the report.
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
+        warnings: Sentences about a Top-1 that a trained network should not have.
         exporter: Writes the ONNX files of all rows, from one traced graph.
     """
 
@@ -43,6 +49,7 @@ class Baseline:
     origin: str
     top1: float
     teacher: Teacher | None
+    warnings: tuple[str, ...] = ()
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
 
 
@@ -54,11 +61,13 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
+        published: Top-1 on the data's test images, in percent, that the source of the weights publishes, or None.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
+    published: float | None = None
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -78,7 +87,16 @@ def prepare_baseline(context: RunContext) -> Baseline:
     digest = network_digest(context.options.model, model)
     top1 = top1_once(context, model, baseline_key(context, digest))
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return make_baseline(context, model, initial.origin, top1)
+    warnings = baseline_warnings(
+        top1,
+        len(context.data.test),
+        context.data.classes,
+        trained=initial.job is not None,
+        published=initial.published,
+    )
+    for warning in warnings if context.processes.is_main else ():
+        logger.warning("warning: %s", warning)
+    return replace(make_baseline(context, model, initial.origin, top1), warnings=warnings)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -111,14 +129,15 @@ def initial_network(context: RunContext) -> InitialNetwork:
         load_weights(model, Path(weights))
         return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
     model = load_torchvision_weights(model_name, data.classes, weights)
-    check_forward(model, data.classes, data.image_size)
-    return InitialNetwork(model.eval(), f"torchvision {weights}")
+    check_forward(model, data.classes, data.image_size, data.normalization.channels)
+    published = published_top1(model_name, weights) if is_imagenet(data) else None
+    return InitialNetwork(model.eval(), f"torchvision {weights}", published=published)
 
 
 def _random_network(context: RunContext) -> nn.Module:
     with RandomStream(context.options.seed, torch.device("cpu")).drawn_from():
         model = build_model(context.options.model, context.data.classes)
-    check_forward(model, context.data.classes, context.data.image_size)
+    check_forward(model, context.data.classes, context.data.image_size, context.data.normalization.channels)
     return model
 
 

@@ -25,6 +25,7 @@ from pipeline.runtime.progress import Progress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.inputs import matched
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
@@ -107,9 +108,13 @@ def make_context(
     processes = processes_of(accelerator)
     with processes.together():
         data = load_dataset(
-            options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
+            options.data,
+            limit_train=options.limit_train,
+            limit_test=options.limit_test,
+            workers=options.workers,
+            image_size=options.image_size,
         )
-        _check_configs(options, data)
+        data = _matched_to_network(options, data)
     store = Store(
         store_folder(options.cache_dir),
         cache_environment(accelerator),
@@ -121,8 +126,13 @@ def make_context(
     return RunContext(options, data, count, accelerator, store, progress, interruption, tracker or NullTracker())
 
 
-def log_calibration_limit(context: RunContext) -> None:
-    """Log if a run has fewer calibration images than wanted. Call it in the driver only, not in its workers."""
+def log_data_notes(context: RunContext) -> None:
+    """Log the choices that loading made, and if a run has fewer calibration images than wanted.
+
+    Call it in the driver only, not in its workers.
+    """
+    for note in context.data.notes:
+        logger.info("data: %s", note)
     wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
     if context.calibration_count < wanted:
         words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
@@ -174,7 +184,7 @@ def calibration_images(context: RunContext) -> Tensor:
     """Draw this rank's training images for the fit and for rounding.
 
     Returns:
-        float32, (N, 3, H, W), normalized, on the device; the same images at every call.
+        float32, (N, C, H, W), normalized, on the device; the same images at every call.
     """
     share = context.processes.share if calibration_shard(context) else WHOLE
     count, seed = context.calibration_count, context.options.seed
@@ -194,12 +204,15 @@ def network_identity(context: RunContext) -> Identity:
     return Identity(context.options.model, data.classes, data.class_names, mean, std, data.image_size)
 
 
-def _check_configs(options: Options, data: Dataset) -> None:
+def _matched_to_network(options: Options, data: Dataset) -> Dataset:
+    """Check the configs and the network's inputs and outputs; return the data as the network takes them."""
     with RandomStream(0, torch.device("cpu")).drawn_from():
         model = build_model(options.model, data.classes)
-    for text in options.config:
-        plan_layers(model, parse_config(text), options.model)
-    check_forward(model, data.classes, data.image_size)
+        for text in options.config:
+            plan_layers(model, parse_config(text), options.model)
+        data = matched(data, model, options)
+    check_forward(model, data.classes, data.image_size, data.normalization.channels)
+    return data
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:
