@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
+from pipeline.models.claims import Claim, checkpoint_claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.registry import build_model, check_forward
-from pipeline.models.torchvision_models import published_top1
 from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
@@ -61,13 +61,13 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
-        published: Top-1 on the data's test images, in percent, that the source of the weights publishes, or None.
+        claim: The Top-1 that the source of the weights states for this kind of data, or None.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
-    published: float | None = None
+    claim: Claim | None = None
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -92,7 +92,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
         len(context.data.test),
         context.data.classes,
         trained=initial.job is not None,
-        published=initial.published,
+        claim=initial.claim,
     )
     for warning in warnings if context.processes.is_main else ():
         logger.warning("warning: %s", warning)
@@ -127,11 +127,11 @@ def initial_network(context: RunContext) -> InitialNetwork:
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
         model = _random_network(context)
         load_weights(model, Path(weights))
-        return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
+        return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}", claim=checkpoint_claim(Path(weights)))
     model = load_torchvision_weights(model_name, data.classes, weights)
     check_forward(model, data.classes, data.image_size, data.normalization.channels)
-    published = published_top1(model_name, weights) if is_imagenet(data) else None
-    return InitialNetwork(model.eval(), f"torchvision {weights}", published=published)
+    claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
+    return InitialNetwork(model.eval(), f"torchvision {weights}", claim=claim)
 
 
 def _random_network(context: RunContext) -> nn.Module:

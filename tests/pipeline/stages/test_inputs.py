@@ -23,7 +23,7 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import make_context
-from tests.support.networks import SOURCE
+from tests.support.networks import SOURCE, tiny_network
 from tests.support.report_schema import read_report
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "onnx_top1.py"

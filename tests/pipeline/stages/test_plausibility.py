@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.models.claims import Claim
 from pipeline.stages.plausibility import baseline_warnings
 
 
@@ -26,15 +27,19 @@ def test_a_top1_near_chance_is_a_warning(top1, images, classes, words, trained):
 
 
 @pytest.mark.parametrize(
-    ("top1", "images", "classes"), [(91.7, 10_000, 10), (60.0, 60, 3), (70.0, 200, 2), (1.0, 50_000, 1000)]
+    ("top1", "images", "classes"),
+    [(91.7, 10_000, 10), (60.0, 60, 3), (70.0, 200, 2), (1.0, 50_000, 1000), (100.0, 1, 3), (100.0, 2, 2)],
 )
 def test_a_top1_clearly_above_chance_is_none(top1, images, classes):
     assert baseline_warnings(top1, images, classes, trained=False) == ()
 
 
-def test_a_top1_far_below_the_published_one_is_a_warning():
-    (warning,) = baseline_warnings(41.0, 50_000, 1000, trained=False, published=69.758)
+CLAIM = Claim(69.758, "torchvision's V1")
+
+
+def test_a_top1_far_below_the_stated_one_is_a_warning():
+    (warning,) = baseline_warnings(41.0, 50_000, 1000, trained=False, claim=CLAIM)
     assert "69.76" in warning
     assert "--mean" in warning
-    assert baseline_warnings(66.0, 50_000, 1000, trained=False, published=69.758) == ()
-    assert baseline_warnings(55.0, 40, 1000, trained=False, published=69.758) == ()
+    assert baseline_warnings(66.0, 50_000, 1000, trained=False, claim=CLAIM) == ()
+    assert baseline_warnings(55.0, 40, 1000, trained=False, claim=CLAIM) == ()
