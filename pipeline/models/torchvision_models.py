@@ -1,5 +1,6 @@
 """Build torchvision's classification networks and download their weights; no other module does."""
 
+import math
 from functools import cache, partial
 from importlib import import_module
 from typing import Any, Final, cast
@@ -85,7 +86,7 @@ def published_top1(name: str, weights_name: str) -> float | None:
     """Return the Top-1 on ImageNet's validation images, in percent, that torchvision publishes for weights."""
     metrics = getattr(_published(name, weights_name), "meta", {}).get("_metrics", {})
     top1 = metrics.get("ImageNet-1K", {}).get("acc@1")
-    return None if top1 is None else float(top1)
+    return None if top1 is None or math.isnan(top1) else float(top1)  # NaN for features without a classifier
 
 
 def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Tensor]:
