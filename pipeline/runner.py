@@ -24,7 +24,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.runtime.threads import load_hint, thread_count
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, log_precision, make_context
+from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
 from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import kernel_figure, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
@@ -88,7 +88,7 @@ def _run_stages(
     started = time.monotonic()
     accelerator = make_accelerator(options.device, options.precision)
     context = make_context(options, accelerator, progress, interruption, tracker)
-    log_calibration_limit(context)
+    log_data_notes(context)
     log_precision(context)
     if options.threads is None and (hint := load_hint()):
         logger.info("%s", hint)

@@ -47,6 +47,7 @@ def environment_table(report: Report, style: text.Style = "markdown") -> str:
     run = report.run
     facts = [
         ("Data", _dataset(run)),
+        *_images(run),
         ("Calibration images", text.count(run.calibration_images)),
         ("Seed", text.plain(run.seed)),
         ("Device", text.plain(run.device)),
@@ -112,6 +113,17 @@ def _dataset(run: Run) -> str:
         return MISSING
     train, test, classes = (text.count(number) for number in (data.train_images, data.test_images, data.classes))
     return f"{data.name}: {train} training and {test} test images, {classes} classes"
+
+
+def _images(run: Run) -> list[tuple[str, str]]:
+    """Return size and normalization of the images, and the choices made when they were read, where they are known."""
+    data = run.dataset
+    if data is None:
+        return []
+    size = [("Image size", "x".join(map(str, data.image_size)))] if data.image_size else []
+    statistics = [("Mean of the inputs", data.mean), ("Standard deviation of the inputs", data.std)]
+    shown = [(name, ", ".join(f"{value:.4g}" for value in values)) for name, values in statistics if values]
+    return [*size, *shown, *(("Note on the data", note) for note in data.notes or [])]
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:

@@ -81,7 +81,8 @@ def render(report: Report) -> str:
         ("Reproduce", _code(_commands(report))),
         ("How to read this", _definitions(report)),
     ]
-    parts = [f"# {_title(report)}", escape(summarise(report))]
+    warnings = [f"> **Warning:** {escape(warning)}." for warning in baseline(report).warnings]
+    parts = [f"# {_title(report)}", *warnings, escape(summarise(report))]
     parts += [f"## {title}\n\n{body}" for title, body in sections if body]
     return "\n\n".join(parts) + "\n"
 

@@ -40,7 +40,7 @@ def load(
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
             are faster in this form on the sample, measured on this machine. Logits of ``separable`` and ``auto``
             equal those of ``dense`` up to rounding.
-        sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
+        sample: Images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
         The network in evaluation mode on the CPU. It returns what the architecture returns, also where that is more
@@ -53,7 +53,7 @@ def load(
     """
     check_execution(execution)
     network, record, identity = load_parts(path, model=model, allow_import=allow_import)
-    images = torch.zeros(1, 3, *identity.image_size) if sample is None else sample
+    images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
     return with_execution(network, record, execution, images)
 
 

@@ -18,8 +18,8 @@ SUMMARY = f"""Compress a trained CNN by series approximation and quantization, a
 Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits.
 
 Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}."""
-_METAVARS = {"config": "ORDERS", "out": "FOLDER"} | dict.fromkeys(
-    ("bits", "target_mb", "dense_bits", "basis", "track"), "LIST"
+_METAVARS = {"config": "ORDERS", "out": "FOLDER", "image_size": "H[,W]"} | dict.fromkeys(
+    ("bits", "target_mb", "dense_bits", "basis", "track", "mean", "std"), "LIST"
 )
 
 

@@ -19,6 +19,7 @@ from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
 from pipeline.options.file import read_options_file, unknown_option
+from pipeline.options.images import parse_image_size, parse_mean, parse_std
 from pipeline.options.naming import default_out, flag_words
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
@@ -56,6 +57,9 @@ Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
 Precision = Annotated[str, BeforeValidator(parse_precision)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
 Output = Annotated[str, BeforeValidator(parse_output)]
+Mean = Annotated[tuple[float, ...], BeforeValidator(parse_mean)]
+Std = Annotated[tuple[float, ...], BeforeValidator(parse_std)]
+ImageSize = Annotated[tuple[int, int], BeforeValidator(parse_image_size)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -126,6 +130,13 @@ class Options(BaseModel):
         None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
     )
     data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    mean: Mean = _option(
+        (), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers"
+    )
+    std: Std = _option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
+    image_size: ImageSize | None = _option(
+        None, "Model and data", "height and width of the images; by default the data's", "1 to 16384, or two of them"
+    )
     limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
     limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)
     epochs: Integer = _option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)

@@ -88,7 +88,7 @@ def prepare(
         accelerator: Device, precision and ranks.
         model: The network, in training mode.
         optimizer: The optimizer of its parameters.
-        example: Returns an image, (1, 3, H, W), on the device; called only with several ranks.
+        example: Returns an image, (1, C, H, W), on the device; called only with several ranks.
 
     Returns:
         The wrapped network and the wrapped optimizer.

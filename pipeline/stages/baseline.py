@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
+from pipeline.models.claims import Claim, checkpoint_claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
@@ -24,6 +25,7 @@ from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext, example_images
 from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
@@ -45,6 +47,7 @@ class Baseline:
         origin: The source of its weights, in words for the report.
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
+        warnings: Sentences about a Top-1 that a trained network should not have.
         exporter: Writes the ONNX files of all rows, from one traced graph.
     """
 
@@ -53,6 +56,7 @@ class Baseline:
     origin: str
     top1: float
     teacher: Teacher | None
+    warnings: tuple[str, ...] = ()
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
 
 
@@ -65,12 +69,14 @@ class InitialNetwork:
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
         download: The address and size of its weights, if they were to be downloaded first.
+        claim: The Top-1 that the source of the weights states for this kind of data, or None.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
     download: str = ""
+    claim: Claim | None = None
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -90,7 +96,16 @@ def prepare_baseline(context: RunContext) -> Baseline:
     digest = network_digest(_name(context), model)
     top1 = top1_once(context, model, baseline_key(context, digest))
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return make_baseline(context, model, initial.origin, top1)
+    warnings = baseline_warnings(
+        top1,
+        len(context.data.test),
+        context.data.classes,
+        trained=initial.job is not None,
+        claim=initial.claim,
+    )
+    for warning in warnings if context.processes.is_main else ():
+        logger.warning("warning: %s", warning)
+    return replace(make_baseline(context, model, initial.origin, top1), warnings=warnings)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -138,13 +153,15 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         model = _built_network(context)
         key = load_weights(model, Path(weights), context.options.weights_key)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
-        return InitialNetwork(_with_values_of(context, model).eval(), origin)
+        claim = checkpoint_claim(Path(weights))
+        return InitialNetwork(_with_values_of(context, model).eval(), origin, claim=claim)
     download = "" if may_download else missing_download(model_name, data.classes, weights)
     if download:
         network = _with_values_of(context, _built_network(context)).eval()
         return InitialNetwork(network, f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
-    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
+    claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
+    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}", claim=claim)
 
 
 def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:

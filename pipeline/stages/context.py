@@ -22,15 +22,18 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.models.layer_orders import plan_layers
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import select_output
-from pipeline.models.registry import build_plain
+from pipeline.models.preparation import without_wrappers
+from pipeline.models.registry import build_model, build_plain
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.inputs import matched
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
@@ -120,8 +123,13 @@ def make_context(
     processes = processes_of(accelerator)
     with processes.together():
         data = load_dataset(
-            options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
+            options.data,
+            limit_train=options.limit_train,
+            limit_test=options.limit_test,
+            workers=options.workers,
+            image_size=options.image_size,
         )
+        data = _matched_to_network(options, data)
         network = checked_network(options, data)
         for text in options.config:
             plan_layers(network, parse_config(text), options.model)
@@ -138,8 +146,13 @@ def make_context(
     return RunContext(options, data, count, *services, network)
 
 
-def log_calibration_limit(context: RunContext) -> None:
-    """Log if a run has fewer calibration images than wanted. Call it in the driver only, not in its workers."""
+def log_data_notes(context: RunContext) -> None:
+    """Log the choices that loading made, and if a run has fewer calibration images than wanted.
+
+    Call it in the driver only, not in its workers.
+    """
+    for note in context.data.notes:
+        logger.info("data: %s", note)
     wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
     if context.calibration_count < wanted:
         words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
@@ -197,7 +210,7 @@ def calibration_images(context: RunContext) -> Tensor:
     """Draw this rank's training images for the fit and for rounding.
 
     Returns:
-        float32, (N, 3, H, W), normalized, on the device; the same images at every call.
+        float32, (N, C, H, W), normalized, on the device; the same images at every call.
     """
     share = context.processes.share if calibration_shard(context) else WHOLE
     count, seed = context.calibration_count, context.options.seed
@@ -279,6 +292,12 @@ def _cause_of_single_images(options: Options, data: Dataset) -> str:
     if len(data.train) == 1 and (tunes or options.weights == "auto"):
         return "--data: got 1 training image"
     return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
+
+
+def _matched_to_network(options: Options, data: Dataset) -> Dataset:
+    """Return the data with the channels and the normalization that the network takes."""
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        return matched(data, without_wrappers(build_model(options.model, data.classes)), options)
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:

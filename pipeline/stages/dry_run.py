@@ -17,7 +17,7 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, log_precision, make_context, network_identity
+from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
@@ -45,7 +45,7 @@ def plan_text(options: Options) -> str:
     """
     alone = options.model_copy(update={"workers": 0})
     context = make_context(alone, make_accelerator(options.device, options.precision), SilentProgress(), Interruption())
-    log_calibration_limit(context)
+    log_data_notes(context)
     log_precision(context)
     initial = initial_network(context, may_download=False)
     baseline = _as_stored(context, initial)

@@ -56,7 +56,7 @@ def measure(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     """Compare the predictions of any function with the labels.
 
     Args:
-        predict: Images, (N, 3, H, W) -> logits, (N, classes).
+        predict: Images, (N, C, H, W) -> logits, (N, classes).
         batches: Pairs of images and labels, (N,).
     """
     outputs, correct, total = [], 0, 0
@@ -120,5 +120,5 @@ def top1_once(context: RunContext, model: nn.Module, stage: StageKey) -> float:
 def images_to_reload(data: Dataset) -> int:
     """Return how many test images are compared after a reload: whole batches, two unless the images are large."""
     height, width = data.image_size
-    batches = MAX_RELOADED_BYTES // (EVALUATION_BATCH * 3 * height * width * 4)
+    batches = MAX_RELOADED_BYTES // (EVALUATION_BATCH * data.normalization.channels * height * width * 4)
     return min(len(data.test), EVALUATION_BATCH * max(1, min(MAX_RELOADED_BATCHES, batches)))

@@ -117,7 +117,11 @@ def write_run_report(
         exit_code=gate.exit_code,
         run=_run_header(context, baseline, started),
         baseline=BaselineFigures(
-            top1=top1, params=count_params(baseline.model), size_mb=_size_mb(path), artifact=BASELINE_PATH
+            top1=top1,
+            params=count_params(baseline.model),
+            size_mb=_size_mb(path),
+            artifact=BASELINE_PATH,
+            warnings=list(baseline.warnings),
         ),
         rows=list(rows),
         layers=merged_layers(layers),
@@ -221,6 +225,10 @@ def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
             train_images=len(data.train),
             test_images=len(data.test),
             classes=data.classes,
+            mean=list(data.normalization.mean),
+            std=list(data.normalization.std),
+            image_size=list(data.image_size),
+            notes=list(data.notes),
         ),
         "device": device.type if device.type == "cpu" else str(device),
         "precision": context.accelerator.precision,

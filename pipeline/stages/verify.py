@@ -166,9 +166,14 @@ def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: t
 
 
 def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over saved batches, with labels of zero in place of the unknown ones."""
+    """Iterate over saved batches, with labels of zero in place of the unknown ones.
+
+    The strides are the measured batches' too. Of images with one channel, `Tensor.to` would keep the strides, and other
+    strides can choose another kernel.
+    """
     for number in range(len(images)):
-        x = images[str(number)].to(device, memory_format=torch.channels_last)
+        saved = images[str(number)].to(device)
+        x = torch.empty_like(saved, memory_format=torch.channels_last).copy_(saved)
         yield x, torch.zeros(len(x), device=device)
 
 

@@ -49,7 +49,7 @@ class TrainingBatch:
     """The input of one step: a batch, or this rank's slice of it.
 
     Attributes:
-        images: float32, (N, 3, H, W).
+        images: float32, (N, C, H, W).
         labels: int64, (N,).
         target: Output of the teacher, or None.
         feature_weight: Weight of the feature loss.
@@ -212,7 +212,7 @@ def _input_covariance(
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:
-    """(1, 3, H, W)."""
+    """(1, C, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
 
 

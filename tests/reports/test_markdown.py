@@ -110,3 +110,21 @@ def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     assert "rolled back" not in render(
         report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)])
     )
+
+
+def test_a_warning_of_the_baseline_comes_before_the_summary(report, row) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    assert data.baseline is not None
+    data.baseline.warnings = ["the baseline is near chance", "and *odd*"]
+    lines = [line for line in render(data).splitlines() if line]
+    assert lines[1] == "> **Warning:** the baseline is near chance."
+    assert "\\*odd\\*" in lines[2]
+    assert lines[3] == summarise(data)
+
+
+def test_size_normalization_and_notes_are_in_the_environment(report, row) -> None:
+    images = {"mean": [0.5], "std": [0.25], "image_size": [20, 30], "notes": ["brought to 20x30"]}
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)], dataset=make_dataset("cells", 3) | images)
+    text = render(data).partition("## Environment")[2]
+    for words in (r"Image size +\| 20x30 ", r"Mean of the inputs +\| 0\.5 ", r"\| 0\.25 ", r"\| brought to 20x30 "):
+        assert re.search(words, text)
