@@ -18,10 +18,11 @@ from reports.merging.seeds import seed_table
 from reports.model import Report
 from reports.plots import plot_names
 from reports.poster import SOURCE, poster_quantization_table, poster_table
-from reports.rows import baseline, unique_rows
+from reports.rows import baseline
 from reports.summary import summarise
 from reports.tables import pre_post_table, quantization_table
-from reports.text import escape, model_name, row_name
+from reports.text import escape, model_name
+from reports.trainings import kept_list, rolled_back_list
 from reports.verdict import verdict_table, wilson
 
 PLOTS = "plots"
@@ -63,9 +64,10 @@ def render(report: Report) -> str:
     """
     sections = [
         ("Rows that fail the gate", gate_list(report)),
-        ("Training that was rolled back", _rolled_back(report)),
+        ("Training that was rolled back", rolled_back_list(report)),
         ("Quantization", quantization_table(report)),
         ("Before and after fine-tuning", pre_post_table(report) if _has_float_rows(report) else ""),
+        ("Kept epochs", kept_list(report)),
         ("Several seeds", _seeds(report)),
         ("Series against dense at equal bytes", verdict_table(report)),
         ("Beside the poster", _poster(report)),
@@ -95,21 +97,6 @@ def _title(report: Report) -> str:
 def _has_float_rows(report: Report) -> bool:
     """Return True if a row has Top-1 in float; rows of a target have none."""
     return any(row.top1_post is not None for row in report.rows)
-
-
-def _rolled_back(report: Report) -> str:
-    """List every training that was rolled back."""
-    trainings = [
-        (row, training)
-        for row in unique_rows(report)
-        for training, undone in (("fine-tuning", row.finetune_undone), ("quantization-aware training", row.qat_undone))
-        if undone
-    ]
-    return "\n".join(
-        f"- {escape(row_name(row))}: {training} lowered Top-1 on training images, so it was rolled back. "
-        "The figures are of the network before it. Another --lr or more --epochs may help."
-        for row, training in trainings
-    )
 
 
 def _seeds(report: Report) -> str:

@@ -55,6 +55,9 @@ class Baseline(Part):
     warnings: list[Text] = Field(
         default_factory=list, description="Sentences about a Top-1 that a trained network should not have."
     )
+    epoch: Count | None = Field(
+        default=None, description="Epoch of its training whose weights were kept; null if the weights were loaded."
+    )
     top1_by_seed: dict[str, Percent | None] | None = Field(
         default=None,
         description="Only in a merged report whose seeds each trained a baseline: seed -> Top-1 (percent). "
@@ -108,8 +111,17 @@ class Row(Part):
     finetune_undone: bool = Field(
         default=False,
         strict=True,
-        description="True if fine-tuning lowered Top-1 on training images and was rolled back; top1_post is then the "
-        "Top-1 before it.",
+        description="True if no epoch of fine-tuning lowered the loss on held-out training images enough, so that it "
+        "was rolled back; top1_post is then the Top-1 before it.",
+    )
+    finetune_epoch: Count | None = Field(
+        default=None, description="Epoch of fine-tuning whose weights were kept, 0 for the weights before it."
+    )
+    finetune_loss_before: Figure | None = Field(
+        default=None, description="Mean loss on held-out training images before fine-tuning."
+    )
+    finetune_loss_after: Figure | None = Field(
+        default=None, description="Mean loss on held-out training images with the kept weights."
     )
     qat_s: Figure | None = Field(
         default=None, description="Duration of quantization-aware training when it was computed (seconds)."
@@ -117,7 +129,18 @@ class Row(Part):
     qat_undone: bool = Field(
         default=False,
         strict=True,
-        description="True if quantization-aware training lowered Top-1 on training images and was rolled back.",
+        description="True if no epoch of quantization-aware training lowered the loss on held-out training images "
+        "enough, so that it was rolled back.",
+    )
+    qat_epoch: Count | None = Field(
+        default=None,
+        description="Epoch of quantization-aware training whose weights were kept, 0 for the weights before it.",
+    )
+    qat_loss_before: Figure | None = Field(
+        default=None, description="Mean loss on held-out training images before quantization-aware training."
+    )
+    qat_loss_after: Figure | None = Field(
+        default=None, description="Mean loss on held-out training images after it, with the kept weights."
     )
     top1_pre: Percent | None = Field(description="Top-1 after the fit; null for the dense network (percent).")
     top1_post: Percent | None = Field(description="Top-1 after fine-tuning (percent).")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from basis.activations import fit_activations, output_errors
+from basis.conv import SeriesConv2d
+from basis.progress import reported_to
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.options.grid import Variant
@@ -88,7 +90,9 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
     def compute() -> Entry:
         visit = fit_activations if context.options.fit == "activations" else output_errors
         images, shard = calibration_images(context), calibration_shard(context)
-        errors = visit(model, baseline.model, images, seed=context.options.seed, shard=shard)
+        layers = sum(isinstance(module, SeriesConv2d) for module in model.modules())
+        with context.progress.track(stage.name, layers) as advance, reported_to(advance):
+            errors = visit(model, baseline.model, images, seed=context.options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
     entry, cached = context.store.once(stage, compute)

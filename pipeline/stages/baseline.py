@@ -29,6 +29,7 @@ from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 
@@ -48,6 +49,7 @@ class Baseline:
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
         warnings: Sentences about a Top-1 that a trained network should not have.
+        epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
     """
 
@@ -57,6 +59,7 @@ class Baseline:
     top1: float
     teacher: Teacher | None
     warnings: tuple[str, ...] = ()
+    epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
 
 
@@ -90,8 +93,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     context.progress.stage(f"baseline: {context.options.model} on {context.data.name}")
     with context.processes.together():
         initial = initial_network(context)
-    if initial.job is not None:
-        train_once(context, initial.model, initial.job)
+    epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = placed(initial.model, context.device).eval()
     digest = network_digest(_name(context), model)
     top1 = top1_once(context, model, baseline_key(context, digest))
@@ -105,7 +107,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     )
     for warning in warnings if context.processes.is_main else ():
         logger.warning("warning: %s", warning)
-    return replace(make_baseline(context, model, initial.origin, top1), warnings=warnings)
+    return replace(make_baseline(context, model, initial.origin, top1), warnings=warnings, epoch=epoch)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -187,6 +189,7 @@ def _to_train(context: RunContext) -> InitialNetwork:
         TrainingLabel("baseline", "training"),
         network_digest(_name(context), model),
         BASELINE_SCHEDULE,
+        margin=ANY_GAIN,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
     if ":" in name and _is_seeded_alike(context, model):

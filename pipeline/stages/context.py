@@ -4,7 +4,7 @@ import copy
 import hashlib
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,9 +34,11 @@ from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.inputs import matched
+from pipeline.stages.memory import images_in_memory
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
+from pipeline.training.selection import HoldOut, hold_out
 from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,11 @@ class RunContext:
         device: torch.device = self.accelerator.device
         return device
 
+    @cached_property
+    def images(self) -> HoldOut:
+        """Training images that are trained on, and those held out."""
+        return hold_out(self.data.train)
+
     @property
     def processes(self) -> Processes:
         """The ranks of the run."""
@@ -141,7 +148,8 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    count = min(_wanted_calibration(options, data), images_at_once(data.image_size))
+    fitting = images_in_memory(network, data.image_size, data.channels)
+    count = min(_wanted_calibration(options, data), images_at_once(data.image_size), fitting)
     services = accelerator, store, progress, interruption, tracker or NullTracker()
     return RunContext(options, data, count, *services, network)
 
@@ -155,7 +163,9 @@ def log_data_notes(context: RunContext) -> None:
         logger.info("data: %s", note)
     wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
     if context.calibration_count < wanted:
-        words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
+        words = (
+            "calibration: %d images instead of %d, because the activations of all %dx%d images are in memory at once"
+        )
         logger.info(words, context.calibration_count, wanted, height, width)
 
 

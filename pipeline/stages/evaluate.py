@@ -1,7 +1,7 @@
 """Measure Top-1 in float32, without autocast."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -28,16 +28,22 @@ class Evaluation:
         correct: Number of correct predictions.
         total: Number of images.
         logits: float32, (images, classes), on the CPU.
+        labels: int64, (images,), on the CPU.
     """
 
     correct: int
     total: int
     logits: Tensor
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @property
     def top1(self) -> float:
         """Correct predictions in percent."""
         return 100 * self.correct / self.total
+
+
+NOTHING: Final = Evaluation(0, 0, torch.empty(0))
+"""The evaluation of no images."""
 
 
 @torch.no_grad()
@@ -59,13 +65,14 @@ def measure(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
         predict: Images, (N, C, H, W) -> logits, (N, classes).
         batches: Pairs of images and labels, (N,).
     """
-    outputs, correct, total = [], 0, 0
+    outputs, found, correct, total = [], [], 0, 0
     for x, labels in batches:
         logits = predict(x).float()
         correct += int((logits.argmax(dim=1) == labels).sum())
         total += len(x)
         outputs.append(logits.cpu())
-    return Evaluation(correct, total, torch.cat(outputs) if outputs else torch.empty(0))
+        found.append(labels.cpu())
+    return Evaluation(correct, total, torch.cat(outputs), torch.cat(found)) if outputs else NOTHING
 
 
 def evaluate_together(model: nn.Module, images: Split, processes: Processes) -> Evaluation:
@@ -90,9 +97,9 @@ def measure_together(measure_part: Callable[[Split], Evaluation], images: Split,
     mine = processes.share.of(batches)
     part = images.part(mine.start * EVALUATION_BATCH, mine.stop * EVALUATION_BATCH)
     with processes.together():
-        own = measure_part(part) if len(part) else Evaluation(0, 0, torch.empty(0))
+        own = measure_part(part) if len(part) else NOTHING
     correct = int(processes.sum(torch.tensor(own.correct)))
-    return Evaluation(correct, len(images), processes.gather(own.logits))
+    return Evaluation(correct, len(images), processes.gather(own.logits), processes.gather(own.labels))
 
 
 def top1_key(context: RunContext, name: str, network: str) -> StageKey:

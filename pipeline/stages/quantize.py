@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from basis.layers import stored_layers
+from basis.progress import reported_to
 from basis.swap import materialize_full
 from pipeline.artifact import serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
@@ -96,7 +98,11 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     if isinstance(keys.format, IntFormat):
         model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
     images, shard = calibration_images(context), calibration_shard(context)
-    found = round_layers(model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard)
+    layers = len(stored_layers(model))
+    with context.progress.track(f"{keys.name}: rounding", layers) as advance, reported_to(advance):
+        found = round_layers(
+            model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
+        )
     rounded = found.layers
     if keys.training is not None:
         attach_fake_quantizers(model, keys.format, backend, rounded)

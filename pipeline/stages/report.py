@@ -23,6 +23,7 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
 from pipeline.stages.layers import count_kept, merged_layers
 from pipeline.stages.quantize import QuantizedNetwork
+from pipeline.stages.train import TrainingSummary
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params, poster_size_mb
 from quant.schemes import get_format
@@ -122,6 +123,7 @@ def write_run_report(
             size_mb=_size_mb(path),
             artifact=BASELINE_PATH,
             warnings=list(baseline.warnings),
+            epoch=baseline.epoch,
         ),
         rows=list(rows),
         layers=merged_layers(layers),
@@ -171,10 +173,8 @@ def _width_figures(context: RunContext, baseline: Baseline, result: VariantResul
         "scheme": options.scheme,
         "stored_bits": get_format(options.scheme, bits).stored_bits,
         "backend": options.backend,
-        "finetune_s": round(network.training.seconds, 1),
-        "finetune_undone": network.training.undone,
-        "qat_s": round(quantized.training.seconds, 1),
-        "qat_undone": quantized.training.undone,
+        **_training_figures("finetune", network.training),
+        **_training_figures("qat", quantized.training),
         "top1_pre": _points(network.top1_pre),
         "top1_post": _points(top1),
         "delta_post": _points(top1 - baseline.top1),
@@ -195,10 +195,19 @@ def _target_figures(baseline: Baseline, target: Target, quantized: QuantizedNetw
         "scheme": SteppedFormat.scheme,
         "stored_bits": None,
         "backend": None,
-        "finetune_s": round(quantized.training.seconds, 1),
-        "finetune_undone": quantized.training.undone,
+        **_training_figures("finetune", quantized.training),
         **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
         **_params(count_kept(baseline.model, quantized.terms), baseline),
+    }
+
+
+def _training_figures(name: str, training: TrainingSummary) -> dict[str, object]:
+    return {
+        f"{name}_s": round(training.seconds, 1),
+        f"{name}_undone": training.undone,
+        f"{name}_epoch": training.epoch,
+        f"{name}_loss_before": training.loss_before,
+        f"{name}_loss_after": training.loss_after,
     }
 
 

@@ -9,32 +9,23 @@ from typing import Final
 
 from torch import nn
 
+from basis.progress import Advance, reported_to
 from pipeline.artifact import file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.data.dataset import Split
 from pipeline.options.grid import Target, Variant
 from pipeline.stages.baseline import Baseline
-from pipeline.stages.context import (
-    RunContext,
-    network_identity,
-)
+from pipeline.stages.context import RunContext, network_identity
 from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
 from pipeline.stages.target_measurement import TargetMeasurement
 from pipeline.stages.target_sizes import feasible_sizes, zero_record
-from pipeline.stages.train import (
-    JUDGED_IMAGES,
-    MAX_LOSS,
-    TrainingJob,
-    TrainingSummary,
-    replay_curve,
-    train_once,
-    training_job,
-)
+from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import hold_out
 from pipeline.training.state import TrainingLabel
 from quant.rate import entropy_bits
 from quant.rate_rounding import RoundedNetwork, round_network
@@ -58,8 +49,12 @@ THRESHOLDS: Final = (0.35, 0.65)
 """Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
 TRIMS: Final = 8
 """Bisections of the threshold."""
-HELD_OUT_IMAGES: Final = 5000
-"""Most training images that are held out to judge the loss of Top-1; at most a fifth of all."""
+MAX_LOSS: Final = 1.0
+"""Points of Top-1 on held-out training images that training through the rounding may lose; more rolls it back."""
+LOSS_SHARE: Final = 5
+"""One of this many training images is held out to limit the loss of Top-1, which needs many images."""
+LOSS_IMAGES: Final = 5000
+"""Most of these images."""
 SIZE_STEPS: Final = 6
 """Bisections of the size for a loss of Top-1."""
 TRAINED_SHARES: Final = (0.8, 0.65)
@@ -169,7 +164,8 @@ class TargetCompressor:
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
         for _ in range(passes):
-            rounded = round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
+            with self._context.progress.track(f"{self._variant.name}: rounding", len(self._measured.layers)) as advance:
+                rounded = self._round(bits, advance)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size) < _misses(best[1].size, size):
@@ -184,15 +180,17 @@ class TargetCompressor:
         assert best is not None
         return best
 
+    def _round(self, bits: float, advance: Advance) -> RoundedNetwork:
+        with reported_to(advance):
+            return round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
+
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""
         bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
         model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
         reference = self._network(plain)
         control, job = RateControl(model, bits), self.training(size)
-        summary = train_once(self._context, model, job, rate=control, reference=reference)
-        if summary.undone:
-            return replace(plain, training=summary)
+        summary = train_once(self._context, model, job, rate=control)
         found = self._trimmed(model, rounded.layers, size)
         if not Target(megabytes=size / 1e6).fits(found.size):
             logger.warning(
@@ -202,15 +200,12 @@ class TargetCompressor:
                 found.size,
                 size,
             )
-            return replace(plain, training=replace(summary, undone=True))
-        if self._judged(reference) - self._judged(self._network(found)) > MAX_LOSS:
-            logger.warning("%s: training lost Top-1 on training images and is undone", self._variant.name)
-            return replace(plain, training=replace(summary, undone=True))
+            return replace(plain, training=summary.rolled_back())
+        before, after = (self._top1(each, self._context.images.held_out) for each in (reference, self._network(found)))
+        if before - after > MAX_LOSS:
+            logger.warning("%s: training lost Top-1 on held-out training images and is undone", self._variant.name)
+            return replace(plain, training=summary.rolled_back())
         return replace(found, errors=plain.errors, training=summary)
-
-    def _judged(self, network: nn.Module) -> float:
-        """Measure Top-1 on the first training images, in percent."""
-        return self._top1(network, self._context.data.train.part(0, JUDGED_IMAGES))
 
     def _network(self, found: Compressed) -> nn.Module:
         return build_network(found.record, copy.deepcopy(self._baseline.model))
@@ -238,11 +233,9 @@ class TargetCompressor:
         Returns:
             The network, and True if it keeps to the loss. If none does, it is the one of the largest size.
         """
-        train = self._context.data.train
-        first = len(train) - max(1, min(HELD_OUT_IMAGES, len(train) // 5))
-        held_out = train.part(first, len(train))
-        data = replace(self._context.data, train=train.part(0, first))
-        count = min(self._context.calibration_count, first)
+        train, held_out = hold_out(self._context.data.train, LOSS_SHARE, LOSS_IMAGES)
+        data = replace(self._context.data, train=train)
+        count = min(self._context.calibration_count, len(train))
         context = replace(self._context, data=data, calibration_count=count)
         inner = TargetCompressor(context, self._baseline, self._variant)
         allowed = self._top1(self._baseline.model, held_out) - drop

@@ -73,4 +73,5 @@ def _run_targets(context: RunContext, baseline: Baseline, variant: Variant) -> V
 def _top1_words(network: FloatFigures) -> str:
     if network.top1_pre is None:
         return f"no series, Top-1 {network.top1_post:.2f}"
-    return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"
+    kept = "" if network.training.epoch is None else f", epoch {network.training.epoch} kept"
+    return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning{kept}"

@@ -104,9 +104,10 @@ def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61, finetune_undone=True, qat_undone=bits == 4) for bits in (8, 4)]
     text = render(report(rows))
     assert "## Training that was rolled back" in text
-    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning lowered Top-1") == 1
-    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning lowered Top-1") == 1
-    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training lowered Top-1" in text
+    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning") == 1
+    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning") == 1
+    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training" in text
+    assert "## Kept epochs" not in text
     assert "rolled back" not in render(
         report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)])
     )
@@ -128,3 +129,13 @@ def test_size_normalization_and_notes_are_in_the_environment(report, row) -> Non
     text = render(data).partition("## Environment")[2]
     for words in (r"Image size +\| 20x30 ", r"Mean of the inputs +\| 0\.5 ", r"\| 0\.25 ", r"\| brought to 20x30 "):
         assert re.search(words, text)
+
+
+def test_kept_epochs_are_listed_with_the_held_out_losses(report, row) -> None:
+    losses = {"finetune_loss_before": 0.05, "finetune_loss_after": 0.03125}
+    kept = row(COS, "6,3,3,2,2", 4, 98.61, epochs=5, finetune_epoch=3, **losses)
+    text = render(report([kept]))
+    (line,) = (line for line in text.splitlines() if line.startswith("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning"))
+    for words in ("epoch 3 of 5", "0.0500 before", "0.0312 after"):
+        assert words in line
+    assert "rolled back" not in text
