@@ -1,6 +1,6 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.context import RunContext
-from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.evaluate import Measurement, measured_once, top1_key
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
@@ -36,6 +36,7 @@ class Baseline:
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
         exporter: Writes the ONNX files of all rows, from one traced graph.
+        measured: Its figures on the test images; None where rows are made elsewhere than reported, and in a dry run.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Baseline:
     top1: float
     teacher: Teacher | None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
+    measured: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def prepare_baseline(context: RunContext) -> Baseline:
         train_once(context, initial.model, initial.job)
     model = placed(initial.model, context.device).eval()
     digest = network_digest(context.options.model, model)
-    top1 = top1_once(context, model, baseline_key(context, digest))
-    context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return make_baseline(context, model, initial.origin, top1)
+    measured = measured_once(context, model, baseline_key(context, digest))
+    context.progress.result(f"baseline: Top-1 {measured.top1:.2f}")
+    return replace(make_baseline(context, model, initial.origin, measured.top1), measured=measured)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:

@@ -21,7 +21,9 @@ from pipeline.options.orders import DENSE
 from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
+from pipeline.stages.evaluate import Measurement
 from pipeline.stages.layers import count_kept, merged_layers
+from pipeline.stages.predictions import compare
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params, poster_size_mb
@@ -32,7 +34,9 @@ from reports.files import write_atomically
 from reports.gate import judge
 from reports.model import Baseline as BaselineFigures
 from reports.model import Kernels, Layer, Report, Row
+from reports.paired import mcnemar
 from reports.run import Dataset, Hardware, Run, Stage
+from reports.warnings import fallen_rows
 
 logger = logging.getLogger(__name__)
 
@@ -117,13 +121,19 @@ def write_run_report(
         exit_code=gate.exit_code,
         run=_run_header(context, baseline, started),
         baseline=BaselineFigures(
-            top1=top1, params=count_params(baseline.model), size_mb=_size_mb(path), artifact=BASELINE_PATH
+            top1=top1,
+            top5=_points(baseline.measured.top5) if baseline.measured else None,
+            params=count_params(baseline.model),
+            size_mb=_size_mb(path),
+            artifact=BASELINE_PATH,
         ),
         rows=list(rows),
         layers=merged_layers(layers),
         gate=gate,
         kernels=kernels,
     )
+    for warning in fallen_rows(report):
+        logger.warning("%s", warning)
     return report, write_report(report, options.out)
 
 
@@ -148,12 +158,17 @@ def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: 
             "top1_quant": _points(quantized.top1),
             "delta_baseline": _points(quantized.top1 - baseline.top1),
             "size_mb": _size_mb(options.out / path),
+            "file_bytes": quantized.file_bytes or None,
+            "inference_ms": quantized.inference.artifact,
+            "original_inference_ms": quantized.inference.original,
+            "onnx_inference_ms": quantized.inference.onnx,
             "artifact": path,
             "sha256": quantized.sha256,
             "onnx": onnx,
             "onnx_size_mb": None if onnx is None else _size_mb(options.out / onnx),
             **figures,
             **_onnx_figures(quantized),
+            **_paired_figures(baseline.measured, quantized.measured),
         }
     )
 
@@ -195,6 +210,20 @@ def _target_figures(baseline: Baseline, target: Target, quantized: QuantizedNetw
         "finetune_undone": quantized.training.undone,
         **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
         **_params(count_kept(baseline.model, quantized.terms), baseline),
+    }
+
+
+def _paired_figures(original: Measurement | None, measured: Measurement | None) -> dict[str, object]:
+    """Return the fields that compare the predictions of two networks; none if one of them was not measured."""
+    if original is None or measured is None:
+        return {}
+    found = compare(original.predictions, measured.predictions)
+    return {
+        "top5_quant": _points(measured.top5),
+        "agreement": _points(found.agreement),
+        "images_lost": found.lost,
+        "images_gained": found.gained,
+        "mcnemar_p": mcnemar(found.lost, found.gained),
     }
 
 
