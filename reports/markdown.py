@@ -2,6 +2,7 @@
 
 import re
 
+from reports.choice import choice_table, inference_table
 from reports.facts import (
     artifact_table,
     baseline_table,
@@ -18,14 +19,21 @@ from reports.merging.seeds import seed_table
 from reports.model import Report
 from reports.plots import plot_names
 from reports.poster import SOURCE, poster_quantization_table, poster_table
-from reports.rows import baseline, unique_rows
-from reports.summary import summarise
+from reports.rows import baseline, fine_tuned, unique_rows
+from reports.summary import SIGNIFICANT, summarise
 from reports.tables import pre_post_table, quantization_table
 from reports.text import escape, model_name, row_name
-from reports.verdict import verdict_table, wilson
+from reports.verdict import interval, verdict_table
+from reports.warnings import fallen_rows
 
 PLOTS = "plots"
 """Folder of the plots, in the folder of report.md."""
+
+INFERENCE_NOTE = (
+    "Median time for one image on the run's device and threads, measured in turns. ONNX files run on the CPU. A loaded "
+    "artifact has ordinary dense convolutions, so it takes about as long as the original: the file is smaller, not the "
+    "arithmetic."
+)
 
 _CAPTIONS = {
     "size_top1.png": "File size against Top-1, with 95 % intervals",
@@ -34,10 +42,12 @@ _CAPTIONS = {
 }
 _DEFINITIONS = (
     "**Top1** is the share of test images whose top prediction is correct, in percent. In the quantization table it is "
-    "the Top-1 of the fine-tuned network before quantization. **Quant. Top1** is the Top-1 of the written file.",
-    "**Δ** is a difference in percentage points. The quantization table shows the change by quantization alone. The "
-    "Pre/Post table shows the change against the baseline. **Δ baseline** is the change of Quant. Top1 against the "
-    "baseline. **Pre** is after the fit, **Post** after fine-tuning.",
+    "the Top-1 of the network before quantization. **Quant. Top1** is the Top-1 of the written file. **Top5** counts "
+    "an image whose class is among the top five predictions.",
+    "**Δ** is a difference in percentage points. **Δ baseline** is the change of the written file's Top-1 against the "
+    "baseline. **Δ quant.** is the change by quantization alone, against the same network in float. In the table of "
+    "networks in float, **Δ** is against the baseline.",
+    "**Times smaller** is the size of the baseline's file divided by the size of the file.",
     "**#Params** counts every parameter outside normalization layers, with coefficients in place of kernels. **%** is "
     "the share of the baseline's #Params. **#Comp. params** counts only what the method can compress.",
     "**MB** is 10^6 bytes. **Model size** is the size of the written file; the baseline's values are 32-bit. "
@@ -62,16 +72,19 @@ def render(report: Report) -> str:
         ValueError: If the report has no baseline, because its run failed.
     """
     sections = [
+        ("Warnings", "\n".join(f"- {escape(warning)}" for warning in fallen_rows(report))),
         ("Rows that fail the gate", gate_list(report)),
         ("Training that was rolled back", _rolled_back(report)),
+        ("Which file to take", choice_table(report)),
         ("Quantization", quantization_table(report)),
-        ("Before and after fine-tuning", pre_post_table(report) if _has_float_rows(report) else ""),
+        (float_title(report), pre_post_table(report) if _has_float_rows(report) else ""),
         ("Several seeds", _seeds(report)),
         ("Series against dense at equal bytes", verdict_table(report)),
         ("Beside the poster", _poster(report)),
         ("Plots", _plots(report)),
         ("Baseline", baseline_table(report)),
         ("Layers", _layers(report)),
+        ("Inference time", _inference(report)),
         ("Files", artifact_table(report) if report.rows else ""),
         ("ONNX", _onnx(report)),
         ("Runs", runs_table(report)),
@@ -84,6 +97,16 @@ def render(report: Report) -> str:
     parts = [f"# {_title(report)}", escape(summarise(report))]
     parts += [f"## {title}\n\n{body}" for title, body in sections if body]
     return "\n\n".join(parts) + "\n"
+
+
+def float_title(report: Report) -> str:
+    """Return the title of the table of networks in float."""
+    return "Before and after fine-tuning" if fine_tuned(report) else "After the fit"
+
+
+def _inference(report: Report) -> str:
+    table = inference_table(report)
+    return f"{INFERENCE_NOTE}\n\n{table}" if table else ""
 
 
 def _title(report: Report) -> str:
@@ -157,8 +180,31 @@ def _code(command: str) -> str:
 
 
 def _definitions(report: Report) -> str:
-    lines = [*_DEFINITIONS, *_target_note(report), *_stored_note(report), *_interval_note(report)]
+    lines = [
+        *_DEFINITIONS,
+        *_tuning_note(report),
+        *_paired_note(report),
+        *_target_note(report),
+        *_stored_note(report),
+        *_interval_note(report),
+    ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _tuning_note(report: Report) -> list[str]:
+    return ["**Pre** is after the fit, **Post** after fine-tuning."] if fine_tuned(report) else []
+
+
+def _paired_note(report: Report) -> list[str]:
+    if all(row.agreement is None for row in report.rows):
+        return []
+    return [
+        "**Same predictions** is the share of test images with the original's prediction. **Images lost** are "
+        "those that only the original classifies correctly, **images gained** those that only the file does. "
+        "**McNemar p** is the probability of a split between both at least as uneven if the file were as good as the "
+        "original. Above "
+        f"{SIGNIFICANT:g}, the test images do not show which one is better."
+    ]
 
 
 def _target_note(report: Report) -> list[str]:
@@ -183,11 +229,13 @@ def _stored_note(report: Report) -> list[str]:
 
 def _interval_note(report: Report) -> list[str]:
     data, top1 = report.run.dataset, baseline(report).top1
-    if data is None or top1 is None:
+    ends = interval(report, top1)
+    if data is None or top1 is None or ends is None:
         return []
-    low, high = wilson(top1, data.test_images)
+    low, high = ends
     return [
         "The **95 % interval** (Wilson) follows from the number of test images. With "
         f"{data.test_images:,} test images, the baseline's {top1:.2f} has the interval {low:.2f} to {high:.2f}. All "
-        "rows are measured on the same images, so the interval is cautious for differences between rows."
+        "rows are measured on the same images, so the interval is cautious for differences between rows. McNemar's "
+        "test is the sharper comparison."
     ]
