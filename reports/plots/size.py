@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from reports.model import DENSE, Report
 from reports.plots import style
 from reports.plots.labels import Label, place_labels
+from reports.plots.rings import Mark, draw_rings
 from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
 from reports.text import basis_name, bits_name, model_name, with_settings
-from reports.verdict import wilson
+from reports.verdict import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _PLAIN: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
 _MARK = _PLAIN | {"elinewidth": 0.9, "capsize": 2, "zorder": 3}
 _DENSE = _MARK | {"marker": "^", "markersize": 8, "color": style.DENSE_COLOR, "ecolor": (style.DENSE_COLOR, 0.45)}
-_STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4}
+_STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4, "elinewidth": 1.6, "capsize": 4}
 
 LOG_RANGE = 8
 """Largest ratio of two sizes on a linear axis; a wider range is drawn on a logarithmic axis."""
@@ -29,7 +30,7 @@ def size_figure(report: Report) -> "Figure":
     A line joins the rows of a config and basis with target sizes. Other lines join the rows of fixed widths that no
     other row of their kind beats in both size and Top-1.
     """
-    figure = style.new_figure(9, 5.8)
+    figure = style.new_figure(9, 6.2)
     axis = figure.subplots()
     rows = measured(unique_rows(report))
     dense = [each for each in rows if each.row.is_dense]
@@ -43,6 +44,8 @@ def size_figure(report: Report) -> "Figure":
     _draw_frontier(axis, dense, style.DENSE_COLOR, "--", "Dense frontier")
     base = _draw_baseline(axis, report)
     _dress(axis, [each.size_mb for each in rows] + base, report)
+    draw_rings(axis, [_mark(each) for each in _in_drawing_order(rows)] + _baseline_mark(report))
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     place_labels(axis, _labels(rows))
     return figure
 
@@ -51,6 +54,25 @@ def _basis_style(basis: str) -> dict[str, Any]:
     color = style.basis_color(basis)
     shape = {"marker": style.basis_marker(basis), "markersize": style.basis_size(basis)}
     return _MARK | shape | {"color": color, "ecolor": (color, 0.45)}
+
+
+def _in_drawing_order(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
+    return sorted(rows, key=lambda each: (each.row.has_target, each.row.is_dense, each.row.basis != "cosine"))
+
+
+def _mark(each: MeasuredRow) -> Mark:
+    row = each.row
+    if row.is_dense:
+        return Mark(each.size_mb, each.top1, _DENSE["markersize"], style.DENSE_COLOR)
+    size = style.basis_size(row.basis) + (1 if row.has_target else 0)
+    return Mark(each.size_mb, each.top1, size, style.basis_color(row.basis))
+
+
+def _baseline_mark(report: Report) -> list[Mark]:
+    base = baseline(report)
+    if base.size_mb is None or base.top1 is None:
+        return []
+    return [Mark(base.size_mb, base.top1, _STAR["markersize"], _STAR["color"])]
 
 
 def _draw_rows(axis: "Axes", rows: Sequence[MeasuredRow], report: Report, look: dict[str, Any], name: str) -> None:
@@ -74,12 +96,10 @@ def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> 
 
 def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
     """Return the interval's length below and above each Top-1; None if the number of test images is not known."""
-    data = report.run.dataset
-    if data is None:
+    known = [(top1, ends) for top1 in tops if (ends := interval(report, top1))]
+    if not known:
         return None
-    ends = [wilson(top1, data.test_images) for top1 in tops]
-    pairs = list(zip(tops, ends, strict=True))
-    return [max(0.0, top1 - low) for top1, (low, _) in pairs], [max(0.0, high - top1) for top1, (_, high) in pairs]
+    return [max(0.0, top1 - low) for top1, (low, _) in known], [max(0.0, high - top1) for top1, (_, high) in known]
 
 
 def _draw_frontier(axis: "Axes", rows: Sequence[MeasuredRow], color: str, line: str, name: str) -> None:
@@ -90,16 +110,19 @@ def _draw_frontier(axis: "Axes", rows: Sequence[MeasuredRow], color: str, line: 
 
 
 def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
-    """Draw the baseline as a star, and return its size if it was measured."""
+    """Draw the baseline as a star, its interval as a band, and return its size if it was measured."""
     base = baseline(report)
     if base.size_mb is None or base.top1 is None:
         return []
-    axis.plot([base.size_mb], [base.top1], label="Baseline", **_STAR)
+    if ends := interval(report, base.top1):
+        axis.axhspan(*ends, color=_STAR["color"], alpha=0.13, linewidth=0, zorder=0.5)
+    bars = _error_bars([base.top1], report)
+    axis.errorbar([base.size_mb], [base.top1], yerr=bars, label="Baseline", **_STAR)
     return [base.size_mb]
 
 
 def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
-    """Set scales, titles, grid and legend."""
+    """Set scales, titles and grid."""
     if min(sizes) > 0 and max(sizes) > LOG_RANGE * min(sizes):
         _log_ticks(axis)
     axis.margins(x=0.14, y=0.14)
@@ -113,8 +136,6 @@ def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    columns = 4 if any(row.has_target for row in report.rows) else 6  # the names of targets are long
-    axis.figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _log_ticks(axis: "Axes") -> None:
