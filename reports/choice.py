@@ -25,14 +25,18 @@ def choice_table(report: Report, style: text.Style = "markdown") -> str:
 
     Columns of figures that no row has are left out.
     """
+    headers, lines = choice_lines(report)
+    return text.draw(headers, [cells for _, cells in lines], 1, style) if report.rows else ""
+
+
+def choice_lines(report: Report) -> tuple[list[str], list[tuple[Row | None, list[str]]]]:
+    """Return the titles of the table and, for each line, its row and its cells; the original's line has no row."""
     rows = sorted(unique_rows(report), key=lambda row: -(row.size_mb or 0.0))
-    if not rows:
-        return ""
     columns = [*_sizes(report), *_top1(report), *_top5(report, rows), *_paired(rows)]
     base = baseline(report)
-    lines = [[ORIGINAL, *(column.baseline_cell(base) for column in columns)]]
-    lines += [[row_name(row), *(column.cell(row) for column in columns)] for row in rows]
-    return text.draw(["File of", *(column.title for column in columns)], lines, 1, style)
+    lines: list[tuple[Row | None, list[str]]] = [(None, [ORIGINAL, *(each.baseline_cell(base) for each in columns)])]
+    lines += [(row, [row_name(row), *(each.cell(row) for each in columns)]) for row in rows]
+    return ["File of", *(column.title for column in columns)], lines
 
 
 def inference_table(report: Report, style: text.Style = "markdown") -> str:

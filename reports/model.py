@@ -118,13 +118,19 @@ class Gate(Part):
         return EXIT_GATE if self.passed is False else EXIT_DONE
 
 
-class Kernels(Part):
-    """One filter slice and its fits, for the plot."""
+class Slice(Part):
+    """One filter slice and its fits."""
 
     layer: str = Field(description="Name of the filter's layer.")
     original: Matrix = Field(description="Filter as trained.")
     fits: dict[str, Matrix] = Field(description="Basis -> the filter reconstructed from its series.")
     orders: Pair = Field(description="Number of terms kept per axis.")
+
+
+class Kernels(Slice):
+    """The filter slice of the plot, and slices of other layers."""
+
+    further: list[Slice] = Field(default_factory=list, description="One slice of each of a few other layers.")
 
 
 class Source(Part):

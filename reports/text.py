@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 from tabulate import tabulate
 
 from reports.fields import Settings
+from reports.html.table import html_table
 from reports.model import DENSE, Layer, Row
 
-Style = Literal["markdown", "plain"]
+Style = Literal["markdown", "plain", "html"]
 
 MISSING: Final = "-"
 LISTED: Final = 3
@@ -201,13 +202,15 @@ def draw(
         rows: The cells, formatted by the functions above.
         text_columns: Number of leading columns that are left-aligned, or their positions; the other columns are
             right-aligned figures.
-        style: `markdown` escapes the cells; `plain` is for a terminal.
+        style: `markdown` and `html` escape the cells; `plain` is for a terminal.
 
     Returns:
         The table, without a final newline.
     """
     left = range(text_columns) if isinstance(text_columns, int) else text_columns
     align = ["left" if column in left else "right" for column in range(len(headers))]
+    if style == "html":
+        return html_table(headers, rows, left)
     if style == "plain":
         return tabulate(rows, list(headers), "simple", disable_numparse=True, colalign=align if rows else None)
     escaped = [[escape(cell) for cell in row] for row in rows]

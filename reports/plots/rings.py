@@ -17,12 +17,13 @@ _STEP = 4.5
 
 
 class Mark(NamedTuple):
-    """A mark at (x, y), in data coordinates, with its diameter in points and its colour."""
+    """A mark at (x, y), in data coordinates, with its diameter in points, its colour and the group id of its row."""
 
     x: float
     y: float
     size: float
     color: str
+    gid: str | None = None
 
 
 def draw_rings(axis: "Axes", marks: Sequence[Mark]) -> None:
@@ -45,7 +46,7 @@ def draw_rings(axis: "Axes", marks: Sequence[Mark]) -> None:
             continue
         together = [other for other in range(len(marks)) if near[own][other]]
         rings[own] = _STEP + max(max(marks[other].size, rings[other]) for other in together)
-        axis.plot([mark.x], [mark.y], **_look(rings[own], mark.color))
+        axis.plot([mark.x], [mark.y], gid=mark.gid, **_look(rings[own], mark.color))
     if any(rings):
         axis.plot([], [], label="Ring: a further row there", **_look(11, "#8a8a8a"))
 

@@ -1,14 +1,15 @@
 """Plot of file size against Top-1: every row, the baseline, lines through targets, frontiers of series and dense."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reports.model import DENSE, Report
+from reports.model import DENSE, Report, Row
 from reports.plots import style
 from reports.plots.labels import Label, place_labels
 from reports.plots.rings import Mark, draw_rings
 from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
-from reports.text import basis_name, bits_name, model_name, with_settings
+from reports.text import basis_name, bits_name, model_name, row_name, with_settings
 from reports.verdict import interval
 
 if TYPE_CHECKING:
@@ -18,19 +19,35 @@ if TYPE_CHECKING:
 _PLAIN: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white"}
 _MARK = _PLAIN | {"elinewidth": 0.9, "capsize": 2, "zorder": 3}
 _DENSE = _MARK | {"marker": "^", "markersize": 8, "color": style.DENSE_COLOR, "ecolor": (style.DENSE_COLOR, 0.45)}
-_STAR = _PLAIN | {"marker": "*", "markersize": 17, "color": "#e0a800", "zorder": 4, "elinewidth": 1.6, "capsize": 4}
+_STAR = _PLAIN | {
+    "marker": "*",
+    "markersize": 17,
+    "color": style.BASELINE_COLOR,
+    "zorder": 4,
+    "elinewidth": 1.6,
+    "capsize": 4,
+}
 
 LOG_RANGE = 8
 """Largest ratio of two sizes on a linear axis; a wider range is drawn on a logarithmic axis."""
 
 
-def size_figure(report: Report) -> "Figure":
+class Canvas(NamedTuple):
+    """Size of the plot in inches, columns of its legend, and whether every row is labelled or only the frontiers."""
+
+    width: float = 9
+    height: float = 6.2
+    columns: int = 4
+    label_all: bool = True
+
+
+def size_figure(report: Report, canvas: Canvas = Canvas()) -> "Figure":  # noqa: B008 - it is immutable
     """Draw one mark per row: file size in MB on x, Top-1 with its 95 % interval on y.
 
     A line joins the rows of a config and basis with target sizes. Other lines join the rows of fixed widths that no
-    other row of their kind beats in both size and Top-1.
+    other row of their kind beats in both size and Top-1. The artists of a row have the group id of `mark_id`.
     """
-    figure = style.new_figure(9, 6.2)
+    figure = style.new_figure(canvas.width, canvas.height)
     axis = figure.subplots()
     rows = measured(unique_rows(report))
     dense = [each for each in rows if each.row.is_dense]
@@ -45,9 +62,14 @@ def size_figure(report: Report) -> "Figure":
     base = _draw_baseline(axis, report)
     _dress(axis, [each.size_mb for each in rows] + base, report)
     draw_rings(axis, [_mark(each) for each in _in_drawing_order(rows)] + _baseline_mark(report))
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    place_labels(axis, _labels(rows))
+    figure.legend(loc="outside lower center", ncols=canvas.columns, frameon=False, fontsize=9)
+    place_labels(axis, _labels(rows if canvas.label_all else [*frontier(series), *frontier(dense)]))
     return figure
+
+
+def mark_id(row: Row) -> str:
+    """Return the group id of a row's marks: a hash of its name, because a name may hold any character."""
+    return f"mark-{hashlib.sha256(f'{row.basis} {row_name(row)}'.encode()).hexdigest()[:16]}"
 
 
 def _basis_style(basis: str) -> dict[str, Any]:
@@ -63,9 +85,9 @@ def _in_drawing_order(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
 def _mark(each: MeasuredRow) -> Mark:
     row = each.row
     if row.is_dense:
-        return Mark(each.size_mb, each.top1, _DENSE["markersize"], style.DENSE_COLOR)
+        return Mark(each.size_mb, each.top1, _DENSE["markersize"], style.DENSE_COLOR, mark_id(row))
     size = style.basis_size(row.basis) + (1 if row.has_target else 0)
-    return Mark(each.size_mb, each.top1, size, style.basis_color(row.basis))
+    return Mark(each.size_mb, each.top1, size, style.basis_color(row.basis), mark_id(row))
 
 
 def _baseline_mark(report: Report) -> list[Mark]:
@@ -76,9 +98,11 @@ def _baseline_mark(report: Report) -> list[Mark]:
 
 
 def _draw_rows(axis: "Axes", rows: Sequence[MeasuredRow], report: Report, look: dict[str, Any], name: str) -> None:
-    if rows:
-        sizes, tops = [each.size_mb for each in rows], [each.top1 for each in rows]
-        axis.errorbar(sizes, tops, yerr=_error_bars(tops, report), label=name, **look)
+    for place, each in enumerate(rows):
+        label = name if place == 0 else "_nolegend_"
+        drawn = axis.errorbar([each.size_mb], [each.top1], yerr=_error_bars(each.top1, report), label=label, **look)
+        for artist in drawn.get_children():
+            artist.set_gid(mark_id(each.row))
 
 
 def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> None:
@@ -91,15 +115,14 @@ def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> 
         basis = own[0].row.basis
         shape = {"marker": style.TARGET_MARKER, "markersize": 1 + style.basis_size(basis), "zorder": 5}
         look = _basis_style(basis) | shape
+        axis.plot([each.size_mb for each in own], [each.top1 for each in own], color=look["color"], linewidth=1.6)
         _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, name)
 
 
-def _error_bars(tops: Sequence[float], report: Report) -> tuple[list[float], list[float]] | None:
-    """Return the interval's length below and above each Top-1; None if the number of test images is not known."""
-    known = [(top1, ends) for top1 in tops if (ends := interval(report, top1))]
-    if not known:
-        return None
-    return [max(0.0, top1 - low) for top1, (low, _) in known], [max(0.0, high - top1) for top1, (_, high) in known]
+def _error_bars(top1: float, report: Report) -> tuple[list[float], list[float]] | None:
+    """Return the interval's length below and above a Top-1; None if the number of test images is not known."""
+    ends = interval(report, top1)
+    return None if ends is None else ([max(0.0, top1 - ends[0])], [max(0.0, ends[1] - top1)])
 
 
 def _draw_frontier(axis: "Axes", rows: Sequence[MeasuredRow], color: str, line: str, name: str) -> None:
@@ -116,7 +139,7 @@ def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
         return []
     if ends := interval(report, base.top1):
         axis.axhspan(*ends, color=_STAR["color"], alpha=0.13, linewidth=0, zorder=0.5)
-    bars = _error_bars([base.top1], report)
+    bars = _error_bars(base.top1, report)
     axis.errorbar([base.size_mb], [base.top1], yerr=bars, label="Baseline", **_STAR)
     return [base.size_mb]
 
@@ -132,7 +155,7 @@ def _dress(axis: "Axes", sizes: Sequence[float], report: Report) -> None:
     where = f"{data.name}, {data.test_images:,} test images" if data else "unnamed data"
     axis.set_xlabel("File size (MB, 10⁶ bytes)", color=style.INK)
     axis.set_ylabel("Top-1 (%), with its 95 % interval", color=style.INK)
-    axis.set_title(f"{model_name(report.run.model)} on {where}", fontsize=11)
+    axis.set_title(f"{model_name(report.run.model)} on {where}", fontsize=11, parse_math=False)
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -157,6 +180,7 @@ def _labels(rows: Sequence[MeasuredRow]) -> list[Label]:
             bits if each.row.has_target else f"{DENSE if each.row.is_dense else config}, {bits}",
             each.size_mb,
             each.top1,
+            mark_id(each.row),
         )
         for (config, bits), each in best.items()
     ]
