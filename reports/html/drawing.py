@@ -36,7 +36,7 @@ def size_drawings(report: Report) -> list[Markup]:
         return []
     from reports.plots.size import Canvas
 
-    canvases = {"wide": Canvas(), "narrow": Canvas(4.3, 5.4, columns=2, label_all=False)}
+    canvases = {"wide": Canvas(labels=12), "narrow": Canvas(4.3, 5.4, columns=2, labels=5)}
     return [_drawn(report, name, canvas) for name, canvas in canvases.items()]
 
 

@@ -6,6 +6,9 @@ from markupsafe import Markup
 
 Attributes = Mapping[str, str]
 
+_LONG = 24
+"""Characters from which a cell of words is broken into lines."""
+
 
 def html_table(
     headers: Sequence[str],
@@ -43,7 +46,8 @@ def _cell(text: str, words: bool, place: int, bar: float | None) -> Markup:
     if place == 0 and words:
         return Markup('<th scope="row">{}</th>').format(text)
     if bar is None:
-        return Markup("<td{}>{}</td>").format(_kind(words), text)
+        kind = Markup(' class="long"') if words and len(text) > _LONG else _kind(words)
+        return Markup("<td{}>{}</td>").format(kind, text)
     return Markup('<td class="n bar" style="--length:{:.1f}%"><span>{}</span></td>').format(100 * bar, text)
 
 

@@ -33,12 +33,12 @@ LOG_RANGE = 8
 
 
 class Canvas(NamedTuple):
-    """Size of the plot in inches, columns of its legend, and whether every row is labelled or only the frontiers."""
+    """Size of the plot in inches, columns of its legend, and the largest number of labels."""
 
     width: float = 9
     height: float = 6.2
     columns: int = 4
-    label_all: bool = True
+    labels: int | None = None
 
 
 def size_figure(report: Report, canvas: Canvas = Canvas()) -> "Figure":  # noqa: B008 - it is immutable
@@ -63,7 +63,7 @@ def size_figure(report: Report, canvas: Canvas = Canvas()) -> "Figure":  # noqa:
     _dress(axis, [each.size_mb for each in rows] + base, report)
     draw_rings(axis, [_mark(each) for each in _in_drawing_order(rows)] + _baseline_mark(report))
     figure.legend(loc="outside lower center", ncols=canvas.columns, frameon=False, fontsize=9)
-    place_labels(axis, _labels(rows if canvas.label_all else [*frontier(series), *frontier(dense)]))
+    place_labels(axis, _chosen(rows, canvas.labels))
     return figure
 
 
@@ -168,6 +168,16 @@ def _log_ticks(axis: "Axes") -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _chosen(rows: Sequence[MeasuredRow], most: int | None) -> list[Label]:
+    """Return every label if there are at most `most`, else labels spread over the frontier."""
+    every = _labels(rows)
+    if most is None or len(every) <= most:
+        return every
+    best = _labels(frontier(rows))
+    last, steps = len(best) - 1, min(most, len(best)) - 1
+    return [best[round(step * last / steps)] for step in range(steps + 1)] if steps else best[:most]
 
 
 def _labels(rows: Sequence[MeasuredRow]) -> list[Label]:
