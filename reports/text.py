@@ -144,10 +144,10 @@ def span(ends: tuple[float, float] | None) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Format a p-value with two significant digits; small ones as a bound: `0.69`, `0.0032`, `<0.0001`."""
+    """Format a p-value with two significant digits; small ones as a bound: `0.69`, `0.0032`, `< 0.0001`."""
     if value is None:
         return MISSING
-    return "<0.0001" if value < 1e-4 else f"{value:.2g}"
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def milliseconds(value: float | None) -> str:

@@ -6,8 +6,8 @@ const MISSING = "-";
 function sortKey(cell) {
   const text = cell.textContent.trim();
   if (text === MISSING) return null;
-  const number = /^<?[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/.exec(text);
-  return number && cell.classList.contains("n") ? parseFloat(number[0].replace(/[<,]/g, "")) : text;
+  const number = /^<?\s*[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/.exec(text);
+  return number && cell.classList.contains("n") ? parseFloat(number[0].replace(/[<,\s]/g, "")) : text;
 }
 
 function compare(a, b, sign) {
