@@ -54,6 +54,9 @@ class Baseline(Part):
     params: Positive = Field(description="Number of parameters without normalization layers.")
     size_mb: Megabytes | None = Field(description="Size of its float32 file (10^6 bytes).")
     artifact: str | None = Field(description="Path of its file from this file's folder.")
+    warnings: list[Text] = Field(
+        default_factory=list, description="Sentences about a Top-1 that a trained network should not have."
+    )
     top1_by_seed: dict[str, Percent | None] | None = Field(
         default=None,
         description="Only in a merged report whose seeds each trained a baseline: seed -> Top-1 (percent). "

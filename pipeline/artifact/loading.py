@@ -15,7 +15,8 @@ from pipeline.artifact.execution import check_execution, with_execution
 from pipeline.artifact.header import Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
 from pipeline.errors import DataError, OptionsError
-from pipeline.models.registry import build_model, builder_of
+from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
+from pipeline.models.registry import build_model, build_plain, builder_of
 from pipeline.runtime.randomness import RandomStream
 from reports.files import write_atomically
 
@@ -32,7 +33,8 @@ def load(
 
     Args:
         path: An artifact.
-        model: The uncompressed architecture to fill, for a network that this package cannot build.
+        model: The uncompressed architecture to fill, for a network that this package cannot build. Its wrappers are
+            removed, and its parametrized weights become plain ones.
         allow_import: True to import and call a ``module:callable`` that the file names.
         execution: ``dense`` for ordinary convolutions. ``separable`` computes every convolution of a lower order
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
@@ -41,7 +43,8 @@ def load(
         sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
-        The network in evaluation mode on the CPU.
+        The network in evaluation mode on the CPU. It returns what the architecture returns, also where that is more
+        than the logits.
 
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
@@ -64,6 +67,10 @@ def load_parts(
             _, record = decode(contents)
         if model is None:
             model = architecture(header, record, allow_import=allow_import)
+        else:
+            model = without_wrappers(model)
+            initialize_lazy_modules(model, _blank_image(header))
+            fold_parametrizations(model)
         return build_network(record, model), record, identity_of(header)
 
 
@@ -123,8 +130,7 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
     """
     _check_builder(header)
     if ":" in header.model:
-        with RandomStream(0, torch.device("cpu")).drawn_from():
-            model = build_model(header.model, header.classes, allow_import=allow_import)
+        model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
         check_shapes(record, model)
         return model
     with RandomStream(0, torch.device("cpu")).drawn_from(), torch.device("meta"):
@@ -140,6 +146,10 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
         if name.endswith("num_batches_tracked"):
             counter.zero_()
     return model
+
+
+def _blank_image(header: Header) -> Tensor:
+    return torch.zeros(1, len(header.mean), *header.image_size)
 
 
 def _check_builder(header: Header) -> None:

@@ -49,6 +49,7 @@ def merged_baseline(runs: Mapping[str, Source]) -> Baseline:
         params=baseline.params,
         size_mb=_mean([each.size_mb for each in by_seed.values()]),
         artifact=None,
+        warnings=[f"seed {seed}: {warning}" for seed, each in by_seed.items() for warning in each.warnings],
         top1_by_seed={seed: each.top1 for seed, each in by_seed.items()},
     )
 
