@@ -114,6 +114,13 @@ def test_gate_and_warnings_come_before_the_figures(page) -> None:
     assert "was rolled back" in page
 
 
+def test_warnings_about_the_baseline_are_shown_too(report, row) -> None:
+    data = report([row(COS, "3,3", 4, 98.0)])
+    data.baseline.warnings = ["the baseline's Top-1 of 11.00 is <near> chance"]
+    parsed = Page(render_page(data))
+    assert ("li", "the baseline's Top-1 of 11.00 is <near> chance") in parsed.texts
+
+
 def test_the_pickers_offer_what_differs(full, report, row) -> None:
     offered = {picker.name: picker.values for picker in pickers(full)}
     assert offered["basis"] == ["CosConv", "ChebConv"]
