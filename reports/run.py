@@ -43,6 +43,11 @@ class Stage(Part):
     key: Text = Field(description="Cache key of its result.")
     cached: bool = Field(strict=True, description="True if the result was read from the store.")
     seconds: Figure | None = Field(description="Duration when the stage was computed, in this run or before (seconds).")
+    peak_memory_mb: Figure | None = Field(
+        default=None,
+        description="Largest memory that the process had used by the end of the stage, when it was computed "
+        "(10^6 bytes).",
+    )
 
 
 class Run(Part):

@@ -24,7 +24,7 @@ from pipeline.onnx.file import OnnxExporter
 from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext, example_images
-from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.evaluate import Measurement, measured_once, top1_key
 from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
@@ -51,6 +51,7 @@ class Baseline:
         warnings: Sentences about a Top-1 that a trained network should not have.
         epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
+        measured: Its figures on the test images; None where rows are made elsewhere than reported, and in a dry run.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class Baseline:
     warnings: tuple[str, ...] = ()
     epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
+    measured: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def prepare_baseline(context: RunContext) -> Baseline:
     epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = placed(initial.model, context.device).eval()
     digest = network_digest(_name(context), model)
-    top1 = top1_once(context, model, baseline_key(context, digest))
+    measured = measured_once(context, model, baseline_key(context, digest))
+    top1 = measured.top1
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
     warnings = baseline_warnings(
         top1,
@@ -107,7 +110,8 @@ def prepare_baseline(context: RunContext) -> Baseline:
     )
     for warning in warnings if context.processes.is_main else ():
         logger.warning("warning: %s", warning)
-    return replace(make_baseline(context, model, initial.origin, top1), warnings=warnings, epoch=epoch)
+    baseline = make_baseline(context, model, initial.origin, top1)
+    return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:

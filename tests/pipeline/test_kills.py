@@ -51,7 +51,7 @@ FLAGS = [
     *("--config", "3,2,2", "--bits", "8,4", "--model", "pausing_net:make_pausing", "--data", "colours.npz"),
     *("--epochs", "2", "--qat-epochs", "1", "--batch-size", "16", "--calibration-size", "40"),
 ]
-TIMES = ("finetune_s", "qat_s")
+TIMES = ("finetune_s", "qat_s", "inference_ms", "original_inference_ms", "onnx_inference_ms")
 PATIENCE = 600
 
 
