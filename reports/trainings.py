@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from reports.model import Report, Row
 from reports.rows import unique_rows
-from reports.text import escape, row_name
+from reports.text import row_name
 
 
 class _Training(NamedTuple):
@@ -18,23 +18,22 @@ class _Training(NamedTuple):
     after: float | None
 
 
-def kept_list(report: Report) -> str:
-    """List every training whose weights were kept: a markdown list, empty without one."""
+def kept_trainings(report: Report) -> list[str]:
+    """Describe every training whose weights were kept."""
     kept = [each for each in _trainings(report) if each.epoch]
-    return "\n".join(
-        f"- {escape(row_name(each.row))}: {each.name} kept epoch {each.epoch} of {each.epochs}{_losses(each)}."
-        for each in kept
-    )
+    return [
+        f"{row_name(each.row)}: {each.name} kept epoch {each.epoch} of {each.epochs}{_losses(each)}." for each in kept
+    ]
 
 
-def rolled_back_list(report: Report) -> str:
-    """List every training that was rolled back: a markdown list, empty without one."""
-    return "\n".join(
-        f"- {escape(row_name(each.row))}: {each.name} did not lower the loss on held-out training images enough, so it "
-        f"was rolled back{_losses(each)}. The figures are of the network before it."
+def rolled_back_trainings(report: Report) -> list[str]:
+    """Describe every training that was rolled back."""
+    return [
+        f"{row_name(each.row)}: {each.name} did not lower the loss on held-out training images enough, so it was "
+        f"rolled back{_losses(each)}. The figures are of the network before it."
         for each in _trainings(report)
         if each.undone
-    )
+    ]
 
 
 def _trainings(report: Report) -> Iterator[_Training]:

@@ -13,7 +13,6 @@ MOST_TABLE_BYTES = 1 << 24
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
-Triple = tuple[float, float, float]
 Deviation = Annotated[float, Field(gt=0)]
 
 
@@ -42,8 +41,8 @@ class Header(_Strict):
     arguments: dict[str, bool | int]
     classes: Size
     class_names: tuple[str, ...] | None = None
-    mean: Triple
-    std: tuple[Deviation, Deviation, Deviation]
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[Deviation, ...] = Field(min_length=1)
     image_size: tuple[Size, Size]
     output: Name | None = None
 
@@ -114,10 +113,15 @@ class Identity:
     model: str
     classes: int
     class_names: tuple[str, ...]
-    mean: Triple
-    std: Triple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: tuple[int, int]
     output: str | None = None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the input."""
+        return len(self.mean)
 
 
 def default_names(classes: int) -> tuple[str, ...]:
@@ -146,6 +150,11 @@ def read_header(text: str) -> Header:
     if header.class_names is not None and len(header.class_names) != header.classes:
         raise CompressionError(
             f"its header has {header.classes} classes and {len(header.class_names)} names; allowed: one name per class"
+        )
+    if len(header.mean) != len(header.std):
+        raise CompressionError(
+            f"its header has {len(header.mean)} values of mean and {len(header.std)} of std; allowed: one of each per "
+            "channel"
         )
     return header
 

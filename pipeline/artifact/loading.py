@@ -40,7 +40,7 @@ def load(
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
             are faster in this form on the sample, measured on this machine. Logits of ``separable`` and ``auto``
             equal those of ``dense`` up to rounding.
-        sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
+        sample: Images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
         The network in evaluation mode on the CPU. It returns what the architecture returns, also where that is more
@@ -53,7 +53,7 @@ def load(
     """
     check_execution(execution)
     network, record, identity = load_parts(path, model=model, allow_import=allow_import)
-    images = torch.zeros(1, 3, *identity.image_size) if sample is None else sample
+    images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
     return with_execution(network, record, execution, images)
 
 
@@ -93,6 +93,7 @@ def write_artifact(record: NetworkRecord, identity: Identity, path: Path) -> Non
     """Write an artifact atomically.
 
     Raises:
+        CompressionError: See ``serialize``.
         OSError: The file cannot be written; an earlier file of that name is left unchanged.
     """
     write_atomically(path, serialize(record, identity))
@@ -126,10 +127,10 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
 
     Raises:
         DataError: The network is unknown to this version, or its shapes are not those of the record.
-        OptionsError: A ``module:callable`` is not allowed or cannot be imported.
+        OptionsError: A ``module:callable`` is not allowed or cannot be imported, or timm is not installed.
     """
     _check_builder(header)
-    if ":" in header.model:
+    if header.builder in ("import", "timm"):
         model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
         check_shapes(record, model)
         return model

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError
-from pipeline.models import cifar_resnet, torchvision_models
+from pipeline.models import cifar_resnet, timm_models, torchvision_models
 from pipeline.models.imported import import_model
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.runtime.randomness import RandomStream, python_generators
@@ -27,7 +27,7 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     """Build a network with random weights, on the current default device (`meta` too).
 
     Args:
-        name: resnet20/32/44/56/110, a torchvision classifier's name, or `module:callable`.
+        name: resnet20/32/44/56/110, a torchvision classifier's name, `timm:NAME`, or `module:callable`.
         classes: Width of the output.
         allow_import: True if `module:callable` may be imported; pass False for a name that was read from a file.
 
@@ -37,6 +37,8 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     Raises:
         OptionsError: If the name is unknown, or if `module:callable` fails or is not allowed.
     """
+    if name.startswith(timm_models.PREFIX):
+        return timm_models.build(name, classes)
     if ":" in name:
         if not allow_import:
             raise OptionsError(
@@ -88,12 +90,14 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
 
     Returns:
         The builder, and its arguments beside the name. `cifar_resnet` is He et al.'s network of 6 `blocks` + 2
-        layers. `torchvision` is `torchvision.models.get_model`. `import` is the callable that the name refers to; it
-        gets `num_classes` if its signature accepts it.
+        layers. `torchvision` is `torchvision.models.get_model`, `timm` is `timm.create_model`. `import` is the callable
+        that the name refers to; it gets `num_classes` if its signature accepts it.
 
     Raises:
         OptionsError: If the name is unknown.
     """
+    if name.startswith(timm_models.PREFIX):
+        return "timm", {"num_classes": classes}
     if ":" in name:
         return "import", {"num_classes": classes}
     if name in cifar_resnet.BLOCKS:
@@ -103,30 +107,40 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
     raise OptionsError(_unknown(name))
 
 
-def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -> None:
+def takes_images(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    """Return False if the network rejects the shape (1, channels, height, width); other errors are not of its shape."""
+    try:
+        _run_once(model, channels, image_size)
+    except Exception as error:
+        return not _is_about_shapes(error)
+    return True
+
+
+def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], channels: int = 3) -> None:
     """Check that the network maps one image to one logit per class; its modes, buffers and gradients do not change.
 
     Args:
         model: The network, on any device.
         classes: Classes of the data.
         image_size: Height and width of the data's images, in pixels.
+        channels: Number of channels of the images.
 
     Raises:
-        OptionsError: If the network rejects the shape (1, 3, height, width): by an assertion, or by a `RuntimeError`
-            or `ValueError` about shapes. Every other exception, such as out of memory, is raised unchanged.
+        OptionsError: If the network rejects the shape (1, channels, height, width): by an assertion, or by a
+            `RuntimeError` or `ValueError` about shapes. Every other exception, such as out of memory, is raised
+            unchanged.
         DataError: If the output is not a tensor of shape (1, classes).
     """
     height, width = image_size
     try:
-        output = _run_once(model, height, width)
+        output = _run_once(model, channels, image_size)
     except Exception as error:
         if not _is_about_shapes(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
-            f"with 3 channels ({reason}); choose another "
-            "model or data of another size"
+            f"with {channels} channels ({reason}); choose another model or another --image-size"
         ) from error
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != (1, classes):
@@ -136,10 +150,10 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -
         )
 
 
-def _run_once(model: nn.Module, height: int, width: int) -> Any:
+def _run_once(model: nn.Module, channels: int, image_size: tuple[int, int]) -> Any:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluation_mode(model), torch.no_grad():
-        return model(torch.zeros(1, 3, height, width, device=device))
+        return model(torch.zeros(1, channels, *image_size, device=device))
 
 
 def _is_about_shapes(error: Exception) -> bool:
@@ -152,7 +166,9 @@ def _is_about_shapes(error: Exception) -> bool:
 
 
 def _unknown(name: str) -> str:
+    if name.endswith(".py"):
+        return f"the model {name!r} names a file, but no callable in it; allowed: {name}:CALLABLE, a class or function"
     near = difflib.get_close_matches(name.lower(), model_names(), n=3)
     hint = f"did you mean {' or '.join(near)}? Allowed:" if near else "allowed:"
     ours = ", ".join(cifar_resnet.BUILDERS)
-    return f"unknown model {name!r}; {hint} {ours}, any torchvision classifier, or module:callable"
+    return f"unknown model {name!r}; {hint} {ours}, any torchvision classifier, timm:NAME, or module:callable"

@@ -14,7 +14,7 @@ class _TensorMemory(TorchDispatchMode):
     """Sums the sizes of the storages that operators create and that still exist."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
         self.now = self.peak = 0
 

@@ -1,27 +1,39 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
 import copy
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
+from pipeline.models.claims import Claim, checkpoint_claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
-from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.models.weights import (
+    default_weights_name,
+    load_torchvision_weights,
+    load_weights,
+    missing_download,
+)
 from pipeline.onnx.file import OnnxExporter
+from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext, example_images
-from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.evaluate import Measurement, measured_once, top1_key
+from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.selection import ANY_GAIN
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 BASELINE_SCHEDULE: Final = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 
@@ -36,8 +48,10 @@ class Baseline:
         origin: The source of its weights, in words for the report.
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
+        warnings: Sentences about a Top-1 that a trained network should not have.
         epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
+        measured: Its figures on the test images; None where rows are made elsewhere than reported, and in a dry run.
     """
 
     model: nn.Module
@@ -45,8 +59,10 @@ class Baseline:
     origin: str
     top1: float
     teacher: Teacher | None
+    warnings: tuple[str, ...] = ()
     epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
+    measured: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,15 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
+        download: The address and size of its weights, if they were to be downloaded first.
+        claim: The Top-1 that the source of the weights states for this kind of data, or None.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
+    download: str = ""
+    claim: Claim | None = None
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -78,9 +98,20 @@ def prepare_baseline(context: RunContext) -> Baseline:
     epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = placed(initial.model, context.device).eval()
     digest = network_digest(_name(context), model)
-    top1 = top1_once(context, model, baseline_key(context, digest))
+    measured = measured_once(context, model, baseline_key(context, digest))
+    top1 = measured.top1
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return replace(make_baseline(context, model, initial.origin, top1), epoch=epoch)
+    warnings = baseline_warnings(
+        top1,
+        len(context.data.test),
+        context.data.classes,
+        trained=initial.job is not None,
+        claim=initial.claim,
+    )
+    for warning in warnings if context.processes.is_main else ():
+        logger.warning("warning: %s", warning)
+    baseline = make_baseline(context, model, initial.origin, top1)
+    return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -101,31 +132,50 @@ def baseline_key(context: RunContext, digest: str) -> StageKey:
     return top1_key(context, "baseline", digest)
 
 
-def initial_network(context: RunContext) -> InitialNetwork:
+def initial_network(context: RunContext, *, may_download: bool = True) -> InitialNetwork:
     """Load the network's weights, or return the training that makes them.
+
+    Args:
+        context: The run.
+        may_download: False to return random weights in place of weights that are not in torch's cache.
 
     Raises:
         OptionsError: The model is unknown or does not accept the images.
         DataError: The weights are missing, damaged or do not fit.
     """
     model_name, weights, data = context.options.model, context.options.weights, context.data
+    if weights == BUILTIN:
+        model = _built_network(context)
+        if not _is_seeded_alike(context, model):
+            seed = context.options.seed
+            logger.warning("--weights builtin: %s is built with random weights, here of seed %d", model_name, seed)
+        return InitialNetwork(_with_values_of(context, model).eval(), BUILTIN)
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
         if known is None:
             return _to_train(context)
         weights = known
-    elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
-        model = _random_network(context)
-        load_weights(model, Path(weights))
-        return InitialNetwork(_with_values_of(context, model).eval(), f"checkpoint {Path(weights).name}")
+    elif names_checkpoint(weights):
+        model = _built_network(context)
+        key = load_weights(model, Path(weights), context.options.weights_key)
+        origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
+        claim = checkpoint_claim(Path(weights))
+        return InitialNetwork(_with_values_of(context, model).eval(), origin, claim=claim)
+    download = "" if may_download else missing_download(model_name, data.classes, weights)
+    if download:
+        network = _with_values_of(context, _built_network(context)).eval()
+        return InitialNetwork(network, f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
-    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
+    claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
+    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}", claim=claim)
 
 
-def _random_network(context: RunContext) -> nn.Module:
-    """Build the network with the weights of the run's seed; it takes the state dict of a checkpoint."""
+def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
+    """Build the network with the weights of a seed, by default the run's; it takes the state dict of a checkpoint."""
     options, data = context.options, context.data
-    return build_trainable(options.model, data.classes, example_images(data), seed=options.seed)
+    return build_trainable(
+        options.model, data.classes, example_images(data), seed=options.seed if seed is None else seed
+    )
 
 
 def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
@@ -136,7 +186,7 @@ def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
 
 
 def _to_train(context: RunContext) -> InitialNetwork:
-    model, name, data = _with_values_of(context, _random_network(context)), context.options.model, context.data.name
+    model, name, data = _with_values_of(context, _built_network(context)), context.options.model, context.data.name
     job = training_job(
         context,
         f"baseline: training {name} on {data}",
@@ -146,4 +196,20 @@ def _to_train(context: RunContext) -> InitialNetwork:
         margin=ANY_GAIN,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
+    if ":" in name and _is_seeded_alike(context, model):
+        logger.warning(
+            "%s returns the same weights for every seed, as a trained network does; --weights auto trains them for %d "
+            "epochs on %s, and --weights builtin keeps them",
+            name,
+            BASELINE_SCHEDULE.epochs,
+            data,
+        )
+        origin += "; --weights builtin keeps the weights that the model is built with"
     return InitialNetwork(model, origin, job)
+
+
+def _is_seeded_alike(context: RunContext, model: nn.Module) -> bool:
+    """Return True if the model has the same weights when it is built under another seed."""
+    other = _built_network(context, context.options.seed ^ 1).state_dict()
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    return all(name in other and torch.equal(value, other[name]) for name, value in own.items())

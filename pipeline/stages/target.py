@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 
 from basis.progress import Advance, reported_to
-from pipeline.artifact import serialize
+from pipeline.artifact import file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.data.dataset import Split
@@ -269,7 +269,7 @@ class TargetCompressor:
         return record_network(model, layers, normalization_error=error)
 
     def _size(self, record: NetworkRecord) -> int:
-        return len(serialize(record, self._identity))
+        return file_size(record, self._identity)
 
     @property
     def feasible_sizes(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
-from pipeline.artifact import serialize
+from pipeline.artifact import file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.errors import OptionsError
@@ -30,7 +30,7 @@ def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> t
         variant: The basis and the largest orders.
     """
     record = zero_record(series_network(model, variant), NORMALIZATION_ERROR)
-    others = len(serialize(record, network_identity(context)))
+    others = file_size(record, network_identity(context))
     values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 _NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # all other characters are valid in MLflow and TensorBoard
-_FILES = ("report.md", "report.json", "options.yaml")
+_FILES = ("report.md", "report.html", "report.json", "options.yaml")
 _IDENTITY = (
     "bits",
     "stored_bits",

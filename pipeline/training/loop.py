@@ -109,7 +109,7 @@ def train(
             checkpointer.after_step(position, _any_stop_request(stop, processes))
     if best is not None:
         position.selection = best.choose(model)
-    release(accelerator, model.eval(), prepared)
+    release(accelerator, model.eval())
     return checkpointer.timed(position)
 
 
@@ -193,7 +193,7 @@ def _input_covariance(
 
 
 def _first_image(images: Split, device: torch.device) -> Tensor:
-    """(1, 3, H, W)."""
+    """(1, C, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
 
 

@@ -27,7 +27,7 @@ class TrainingBatch:
     """The input of one step: a batch, or this rank's slice of it.
 
     Attributes:
-        images: float32, (N, 3, H, W).
+        images: float32, (N, C, H, W).
         labels: int64, (N,).
         target: Output of the teacher, or None.
         feature_weight: Weight of the feature loss.

@@ -1,0 +1,97 @@
+"""Converting users' networks to plain modules."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from pipeline.errors import OptionsError
+from pipeline.models.preparation import (
+    fold_parametrizations,
+    initialize_lazy_modules,
+    plain_copy,
+    without_wrappers,
+)
+from tests.support.networks import tiny_network
+
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def names(model):
+    return set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, lambda model: nn.DataParallel(nn.DataParallel(model)), torch.compile],
+)
+def test_wrappers_around_the_network_are_removed(wrap):
+    network = tiny_network()
+    assert without_wrappers(wrap(network)) is network
+
+
+def test_wrappers_inside_the_network_are_removed():
+    network = tiny_network()
+    expected = names(network)
+    network[1] = nn.DataParallel(torch.compile(network[1]))
+    assert names(without_wrappers(network)) == expected
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def halved(conv):
+    nn.utils.parametrize.register_parametrization(conv, "weight", Halved())
+    return conv
+
+
+def pruned(conv):
+    prune.l1_unstructured(conv, "weight", amount=0.5)
+    return conv
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        halved,
+        pruned,
+        lambda conv: pruned(nn.utils.weight_norm(conv, "bias")),
+        lambda conv: halved(parametrizations.weight_norm(conv)),
+    ],
+)
+def test_computed_weights_become_parameters_of_the_same_function(change):
+    torch.manual_seed(0)
+    network = nn.Sequential(change(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    network(IMAGES)  # in training mode: spectral normalization then iterates
+    expected = network.eval()(IMAGES)
+    folded = fold_parametrizations(network)
+    assert names(folded) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert isinstance(folded[0].weight, nn.Parameter)
+    assert torch.allclose(folded(IMAGES), expected, atol=1e-6)
+    folded.load_state_dict(plain_copy(folded).state_dict())
+
+
+def test_lazy_modules_get_their_shapes():
+    network = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(5))
+    initialize_lazy_modules(network, IMAGES)
+    assert network[0].weight.shape == (4, 3, 3, 3)
+    assert type(network[3]) is nn.Linear
+    assert network.training
+    assert float(network[1].running_mean.abs().max()) == 0
+
+
+def test_what_cannot_be_copied_is_refused():
+    network = tiny_network()
+    network.lock = threading.Lock()
+    with pytest.raises(OptionsError, match=r"Sequential.*lock"):
+        plain_copy(network)
