@@ -4,6 +4,7 @@ import re
 
 from reports.model import Report
 from reports.plots import plot_names
+from reports.rows import baseline
 from reports.sections import Block, Bullets, Code, Definitions, Heading, Paragraph, Plots, Table, sections, title
 from reports.summary import summarise
 from reports.text import escape
@@ -30,7 +31,8 @@ def render(report: Report) -> str:
     Raises:
         ValueError: If the report has no baseline, because its run failed.
     """
-    parts = [f"# {escape(title(report))}", escape(summarise(report))]
+    warnings = [f"> **Warning:** {escape(warning)}." for warning in baseline(report).warnings]
+    parts = [f"# {escape(title(report))}", *warnings, escape(summarise(report))]
     for section in sections(report, "markdown"):
         bodies = [body for block in section.blocks if (body := _body(block, report))]
         parts += [f"## {section.title}", *bodies] if bodies else []

@@ -95,7 +95,7 @@ def sections(report: Report, style: Style) -> list[Section]:
         style: Style of the tables.
     """
     found = [
-        Section(WARNINGS, _bullets([*baseline(report).warnings, *fallen_rows(report)])),
+        Section(WARNINGS, _bullets(fallen_rows(report))),
         Section(FAILURES, _bullets(report.gate.failures)),
         Section(ROLLED_BACK, _bullets(rolled_back_trainings(report))),
         Section(CHOICE, _table(choice_table(report, style))),

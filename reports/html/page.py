@@ -15,6 +15,7 @@ from reports.html import parts
 from reports.html.drawing import described, size_drawings
 from reports.html.filters import filters
 from reports.model import Report
+from reports.rows import baseline
 from reports.summary import summarise
 
 _NOTICES: Final = {sections.FAILURES: "bad", sections.WARNINGS: "warn", sections.ROLLED_BACK: "warn"}
@@ -37,6 +38,7 @@ def render_page(report: Report) -> str:
     script, found = _resource("page.js"), sections.sections(report, "html")
     page: str = _template().render(
         title=sections.title(report),
+        warnings=baseline(report).warnings,
         summary=summarise(report),
         tiles=parts.tiles(report),
         notices=[(each, _NOTICES[each.title]) for each in found if each.title in _NOTICES],

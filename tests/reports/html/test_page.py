@@ -117,8 +117,9 @@ def test_gate_and_warnings_come_before_the_figures(page) -> None:
 def test_warnings_about_the_baseline_are_shown_too(report, row) -> None:
     data = report([row(COS, "3,3", 4, 98.0)])
     data.baseline.warnings = ["the baseline's Top-1 of 11.00 is <near> chance"]
-    parsed = Page(render_page(data))
-    assert ("li", "the baseline's Top-1 of 11.00 is <near> chance") in parsed.texts
+    text = render_page(data)
+    assert ("p", "the baseline's Top-1 of 11.00 is <near> chance.") in Page(text).texts
+    assert text.index("is &lt;near&gt; chance.") < text.index('<p class="summary">')
 
 
 def test_the_pickers_offer_what_differs(full, report, row) -> None:
