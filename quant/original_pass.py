@@ -90,7 +90,7 @@ class OriginalPass:
 
     def absorbs(self, layer: nn.Module, name: str) -> bool:
         """Return True if a bias or the normalization after a layer absorbs a constant of its outputs."""
-        return cast(Tensor | None, layer.bias) is not None or name in self.outputs.norms
+        return cast("Tensor | None", layer.bias) is not None or name in self.outputs.norms
 
     def fit(self, model: nn.Module, constrain: Constrain, hessians: Mapping[str, Tensor]) -> dict[str, float]:
         """Pass the images through a network and fit its layers; see ``basis.activations.LayerwiseFit``."""
