@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from basis.errors import CompressionError
-from pipeline.artifact import Identity, load, read_artifact, serialize, write_artifact
+from pipeline.artifact import Identity, load, open_artifact, read_artifact, serialize, write_artifact
+from pipeline.artifact.header import read_header
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import layer_bits
 from pipeline.artifact.vectors import BIAS_ERROR
@@ -173,3 +174,21 @@ def test_a_module_named_by_the_file_is_imported_only_when_allowed(tmp_path):
     write_artifact(compressed(), IDENTITY, tmp_path / "a.safetensors")
     with pytest.raises(OptionsError, match="import"):
         load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 13])
+def test_other_numbers_of_channels_come_back(tmp_path, channels):
+    mean, std = (tuple((place + 1) / 20 for place in range(channels)) for _ in range(2))
+    path = tmp_path / "a.safetensors"
+    write_artifact(compressed(), replace(IDENTITY, mean=mean, std=std), path)
+    identity = read_artifact(path)[1]
+    assert (identity.mean, identity.std, identity.channels) == (mean, std, channels)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5, 0.5]), ([], []), ([0.5], [0.0]), (["a"], [1.0])])
+def test_a_normalization_that_is_none_is_refused(tmp_path, mean, std):
+    write_artifact(compressed(), IDENTITY, tmp_path / "a.safetensors")
+    header, _ = open_artifact(tmp_path / "a.safetensors")
+    text = json.dumps(header.model_dump() | {"mean": mean, "std": std})
+    with pytest.raises(CompressionError, match=r"(mean|std).*allowed"):
+        read_header(text)

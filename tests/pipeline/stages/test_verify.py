@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.artifact import Identity, write_artifact
 from pipeline.artifact.record import build_network
+from pipeline.data.dataset import Normalization
 from pipeline.data.sources import load_dataset
 from pipeline.errors import DataError
 from pipeline.models.registry import build_model
@@ -116,6 +117,7 @@ def test_whole_batches_are_compared_up_to_a_size(size, test_images, expected):
     class Facts:
         image_size = (size, size)
         test = range(test_images)
+        normalization = Normalization()
 
     assert images_to_reload(Facts()) == expected  # type: ignore[arg-type]
 

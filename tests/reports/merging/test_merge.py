@@ -157,6 +157,26 @@ def test_other_networks_and_data_are_refused(other, words) -> None:
         merge(make_run("a", A) | make_run("b", A, **other), "merge")
 
 
+def test_normalizations_are_compared_where_both_reports_have_one() -> None:
+    digits = make_dataset("digits", 10, 360) | {"train_images": 1437}
+    one, other = ({"dataset": digits | {"mean": [mean], "notes": [f"mean {mean}"]}} for mean in (0.5, 0.1))
+    with pytest.raises(MergeError, match=r"b and a.*data \(mean\).*0\.1.*0\.5"):
+        merge(make_run("a", A, **one) | make_run("b", A, **other), "merge")
+    merged = merge(make_run("a", A, **one) | make_run("b", A, dataset=digits), "merge")
+    assert [source.run.dataset.mean for source in merged.sources] == [[0.5], None]
+
+
+def test_warnings_of_every_seeds_baseline_are_kept() -> None:
+    runs = {}
+    for seed, words in enumerate(("near chance", "below chance")):
+        run = make_run(str(seed), A, seed=seed, weights=f"trained, seed {seed}")
+        (source,) = run.values()
+        source.baseline.warnings = [words]
+        runs |= run
+    warnings = merge(runs, "merge").baseline.warnings
+    assert [words in warning for words, warning in zip(("near", "below"), warnings, strict=True)] == [True, True]
+
+
 def test_other_baselines_of_the_same_seed_are_refused() -> None:
     with pytest.raises(MergeError, match=r"b and a.*top1: 90.0 and 99.17"):
         merge(make_run("a", A) | with_baseline(make_run("b", A), top1=90.0), "merge")
