@@ -148,7 +148,7 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    fitting = images_in_memory(network, data.image_size, data.channels)
+    fitting = images_in_memory(network, data.image_size, data.normalization.channels)
     count = min(_wanted_calibration(options, data), images_at_once(data.image_size), fitting)
     services = accelerator, store, progress, interruption, tracker or NullTracker()
     return RunContext(options, data, count, *services, network)

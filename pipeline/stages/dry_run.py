@@ -69,7 +69,7 @@ def plan_text(options: Options) -> str:
 
 def _memory(context: RunContext) -> str:
     """Return a line with the estimated memory of activations, beside some 0.5 GB for libraries and the weights."""
-    options, size, channels = context.options, context.data.image_size, context.data.channels
+    options, size, channels = context.options, context.data.image_size, context.data.normalization.channels
     calibration = context.calibration_count * evaluation_bytes(context.network, size, channels) / 1e9
     text = f"memory of activations: {calibration:.2f} GB for {context.calibration_count} calibration images"
     if options.epochs or options.qat_epochs:
