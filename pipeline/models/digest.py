@@ -1,16 +1,17 @@
 """Hash all that determines a network's outputs: its weights, its structure and the user's code."""
 
+import ast
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import nn
 
-from pipeline.models.imported import loaded_module
+from pipeline.models.imported import loaded_module, modules_of_networks
 from pipeline.runtime.packages import NAMES, ROOT, user_modules
 
 _VERSIONED: Final = ("torch", "torchvision")
@@ -23,8 +24,9 @@ _OURS: Final = (*(ROOT / name for name in NAMES), ROOT / "seriesquant.py", ROOT 
 def network_digest(name: str, model: nn.Module) -> str:
     """Hash a network: its name, ``repr`` (modules and settings), state dict, and the source files of user modules.
 
-    The source files are those of the modules that define the network's layers, and of every other loaded module that
-    is neither installed nor Python's own. A helper that the network's module imports is one of them.
+    The source files are those of the modules that define the network's layers, of the modules that these import, and
+    of the modules that were loaded while networks were built. Only modules that are neither installed nor Python's own
+    are followed.
 
     Args:
         name: The name that it was built by, such as ``resnet18`` or ``my_networks:small_net``.
@@ -41,16 +43,44 @@ def network_digest(name: str, model: nn.Module) -> str:
 
 
 def _source_files(name: str, model: nn.Module) -> set[tuple[str, Path]]:
-    """Return (module name, file) of all user code; the program's own `__main__` only if it defines a layer."""
+    """Return (module name, file) of the code of a network: the modules of its layers, and what they import."""
     defining = {type(module).__module__ for module in model.modules()}
     if (named := loaded_module(name)) is not None:
         defining.add(named.__name__)
-    return {
-        (module, file)
-        for module, file in _loaded_files()
-        if (module in defining and module.partition(".")[0] not in _VERSIONED)
-        or (module != "__main__" and _is_users(file))
-    }
+    files = dict(_loaded_files())
+    users = {module: file for module, file in files.items() if _is_users(file)}
+    reached = _with_imports((defining | modules_of_networks()) & users.keys(), users)
+    installed = {module for module in defining & files.keys() if module.partition(".")[0] not in _VERSIONED}
+    return {(module, files[module]) for module in reached | installed}
+
+
+def _with_imports(start: Set[str], files: Mapping[str, Path]) -> set[str]:
+    """Return modules and all that they import, directly or not, of the modules in ``files``."""
+    found, waiting = set(start), list(start)
+    while waiting:
+        module = waiting.pop()
+        new = {each for each in _imports(module, files[module]) if each in files} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _imports(module: str, file: Path) -> set[str]:
+    """Return the names that a module may import, and those of the packages around them, from its source."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # a compiled module
+        return set()
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (parent, node.module)))
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return {".".join(name.split(".")[:length]) for name in names for length in range(1, name.count(".") + 2)}
 
 
 def _loaded_files() -> Iterator[tuple[str, Path]]:

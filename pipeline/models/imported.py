@@ -19,6 +19,10 @@ from pipeline.runtime.packages import hidden_for, user_modules
 FORMS: Final = "module:callable, for example my_networks:small_net, or file.py:callable"
 
 
+_loaded: set[str] = set()
+"""Names of the modules that were loaded while a network was imported and built."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """The place of a user's network.
@@ -78,7 +82,7 @@ def import_model(name: str, classes: int) -> nn.Module:
         OptionsError: If the module cannot be imported, the callable is missing or fails, or it returns something else.
     """
     place = reference(name)
-    with _first_on_path(place.folder), hidden_for(place.folder):
+    with _first_on_path(place.folder), hidden_for(place.folder), _recorded():
         build = _find(name, place)
         arguments = {"num_classes": classes} if _accepts_classes(build) else {}
         try:
@@ -92,6 +96,20 @@ def import_model(name: str, classes: int) -> nn.Module:
             f"the model {name!r} must return a torch.nn.Module, but it returned a {type(model).__name__}"
         )
     return model
+
+
+def modules_of_networks() -> frozenset[str]:
+    """Return the names of all modules that were loaded while this process imported and built users' networks."""
+    return frozenset(_loaded)
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        _loaded.update(sys.modules.keys() - before)
 
 
 def loaded_module(name: str) -> ModuleType | None:
