@@ -33,7 +33,7 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write to a full disk does not name the file
         raise
     return path

@@ -97,7 +97,10 @@ def _fallen(report: Report) -> str:
     fallen, rows = fallen_rows(report), unique_rows(report)
     if not fallen:
         return ""
-    return fallen[0] if len(rows) == 1 else f"WARNING: {len(fallen)} of {len(rows)} rows fall apart (see Warnings)."
+    if len(rows) == 1:
+        return fallen[0]
+    verb = "falls" if len(fallen) == 1 else "fall"
+    return f"WARNING: {len(fallen)} of {len(rows)} rows {verb} apart (see Warnings)."
 
 
 def _rule(report: Report, row: Row) -> str:

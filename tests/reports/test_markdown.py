@@ -127,7 +127,7 @@ def test_rows_that_fall_apart_are_warnings_at_the_top(report, row) -> None:
     text = render(report([row(COS, "6,3,3,2,2", 4, 98.61), row(COS, "2,2,2,2,2", 2, 65.0)]))
     assert headings(text)[0] == "Warnings"
     assert "- CosConv 2,2,2,2,2 at 2 bits falls apart: its Top-1 of 65.00 is 34.17 points below" in text
-    assert "1 of 2 rows fall apart" in text
+    assert "1 of 2 rows falls apart" in text
 
 
 def test_inference_times_have_a_section(report, row) -> None:

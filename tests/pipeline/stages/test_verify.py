@@ -108,7 +108,7 @@ def test_the_measured_process_is_another_one(tmp_path, data, network_folder, mon
     def refuse(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(verify, "load", refuse)
+    monkeypatch.setattr(verify, "load_parts", refuse)
     assert reload_differences([file], data, MODEL, CPU) == [0.0]
 
 
