@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
@@ -20,8 +20,6 @@ RIDGE: Final = 1e-3
 """Ridge of the refit of each layer, a share of the mean diagonal of its Gram matrix."""
 ROUNDING_IMAGES: Final = 1024
 """Calibration images that pass the network while it is rounded; all images measure the Hessians."""
-ROUNDING_POSITIONS: Final = 2**14
-"""Output positions of a layer in that pass, if there are more images."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,9 @@ class OriginalPass:
         used, part = images, whole
         if whole.total == len(images) > rounding_images:
             used, part = images[:rounding_images], CalibrationShard.whole(rounding_images)
-        found = cls(original, used, images, OriginalOutputs({}, {}, {}), seeds, part, whole, sampling)
         with torch.no_grad():
-            outputs = original_outputs(original, seeds, used, part, found._rounding_sampling, additions=True)
-        return replace(found, outputs=outputs)
+            outputs = original_outputs(original, seeds, used, part, sampling, additions=True)
+        return cls(original, used, images, outputs, seeds, part, whole, sampling)
 
     @property
     def has_more_images(self) -> bool:
@@ -95,18 +92,11 @@ class OriginalPass:
     def fit(self, model: nn.Module, constrain: Constrain, hessians: Mapping[str, Tensor]) -> dict[str, float]:
         """Pass the images through a network and fit its layers; see ``basis.activations.LayerwiseFit``."""
         outputs = OriginalOutputs(dict(self.outputs.outputs), dict(self.outputs.shortcuts), self.outputs.norms)
-        sampling = self._rounding_sampling
         visit = LayerwiseFit(
-            model, outputs, self.seeds, self.shard, sampling, ridge=RIDGE, constrain=constrain, hessians=hessians
+            model, outputs, self.seeds, self.shard, self.sampling, ridge=RIDGE, constrain=constrain, hessians=hessians
         )
         with torch.no_grad():
             return visit.run(self.images)
-
-    @property
-    def _rounding_sampling(self) -> SamplingConfig:
-        if not self.has_more_images:
-            return self.sampling
-        return replace(self.sampling, positions=min(self.sampling.positions, ROUNDING_POSITIONS))
 
 
 def _small_layers(model: nn.Module, max_features: int) -> Iterable[str]:

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from basis.activations import GIVEN_SHARE
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
 from quant.grid import ceiling_exponents, on_grid
@@ -96,7 +97,7 @@ def round_network(
             factored.clear()
             hessian = columns_hessian(statistics, centered=absorbs)
             if name in hessians:
-                hessian = (hessian + hessians[name].to(hessian)) / 2
+                hessian.lerp_(hessians[name].to(hessian), GIVEN_SHARE)
             factored[name] = factor_hessian(hessian)
         shape = stored_values(layers[name]).shape
         rounded = round_to_steps(columns[:, :-1], factored[name], allocation.exponents(name), shape)
