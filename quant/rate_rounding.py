@@ -122,13 +122,16 @@ class OriginalPass:
             return visit.run(self.images)
 
 
-def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -> dict[str, LayerMeasurement]:
+def measure_layers(
+    model: nn.Module, original: OriginalPass, *, seed: int = 0, logits: bool = True
+) -> dict[str, LayerMeasurement]:
     """Measure sensitivities and freedoms of all layers that run, with the original's inputs.
 
     Args:
         model: The network to be rounded, with the original's values; it is left as it is.
         original: The original network's pass.
         seed: Seed of the random signs of ``output_sensitivities``.
+        logits: See ``output_sensitivities``.
 
     Returns:
         Layer name -> measurement, in the order in which the layers run.
@@ -148,7 +151,9 @@ def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -
     network = copy.deepcopy(model)
     with _mean_squares(network, [name for name in layers if name not in original.seeds], freedoms, original.shard):
         original.fit(network, keep)
-    sensitivities = output_sensitivities(model, freedoms, original.images, seed=seed, shard=original.shard)
+    sensitivities = output_sensitivities(
+        model, freedoms, original.images, seed=seed, shard=original.shard, logits=logits
+    )
     least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
     return {name: LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms[name]) for name in freedoms}
 

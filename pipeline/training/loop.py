@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim import SGD
 from basis.conv import SeriesConv2d
 from basis.errors import NumericalError
 from basis.preconditioning import preconditioned_gradients
-from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
+from pipeline.data.dataset import TrainingImages, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
@@ -41,6 +41,8 @@ COVARIANCE_IMAGES: Final = 256
 MAX_GRADIENT_NORM: Final = 20.0
 """Norm of all gradients above which they are scaled down; networks that train well stay below it."""
 _WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
+
+
 OnEpoch = Callable[[EpochFigures], None]
 
 
@@ -63,9 +65,13 @@ class TrainingBatch:
     weight: float = 1.0
 
 
+Loss: TypeAlias = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
+"""Maps (outputs, features, batch) to a scalar."""
+
+
 def train(
     model: nn.Module,
-    images: Split,
+    images: TrainingImages,
     schedule: Schedule,
     *,
     accelerator: Accelerator,
@@ -78,6 +84,7 @@ def train(
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
     rate: RateControl | None = None,
+    loss_of: Loss | None = None,
 ) -> TrainingProgress:
     """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
 
@@ -87,7 +94,7 @@ def train(
     gradients of longer trainings.
 
     Args:
-        model: The network; its outputs are logits of shape (N, classes).
+        model: The network; with ``classification_loss``, its outputs are logits of shape (N, classes).
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
@@ -100,6 +107,7 @@ def train(
         interruption: Pending stop request, checked between steps.
         on_epoch: Called after every epoch, and on resuming for every epoch before the checkpoint.
         rate: Keeps a network that is rounded to steps at its bits; None for all other networks.
+        loss_of: The loss of a batch; None for ``classification_loss``.
 
     Returns:
         The final progress, with the figures of all epochs; the network is in evaluation mode.
@@ -124,7 +132,7 @@ def train(
             if rate is not None:
                 rate.before_step(position.step, steps)
             lr = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, batch, hooks, stepping, accelerator, random)
+            loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of)
             position.count(loss, lr)
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             checkpointer.after_step(position, _any_stop_request(stop, processes))
@@ -166,7 +174,7 @@ def feature_weight(done: float) -> float:
 
 
 def _training_batches(
-    images: Split,
+    images: TrainingImages,
     schedule: Schedule,
     position: TrainingProgress,
     device: torch.device,
@@ -197,7 +205,7 @@ def _training_batches(
 
 
 def _input_covariance(
-    model: nn.Module, images: Split, teacher: Teacher | None, steps: int, seed: int, processes: Processes
+    model: nn.Module, images: TrainingImages, teacher: Teacher | None, steps: int, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
     """Invert the input covariance of each layer: the same numbers on every rank and after every resumption."""
     if teacher is None or steps < teacher.covariance_steps:
@@ -211,7 +219,7 @@ def _input_covariance(
     return teacher.inverse_input_covariance(model, shown, shard)
 
 
-def _first_image(images: Split, device: torch.device) -> Tensor:
+def _first_image(images: TrainingImages, device: torch.device) -> Tensor:
     """(1, 3, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
 
@@ -250,6 +258,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
+    loss_of: Loss | None = None,
 ) -> float:
     """Run one training step.
 
@@ -260,6 +269,7 @@ def training_step(
         optimizer: The optimizer of all parameters.
         accelerator: Precision and processes.
         random: Random stream of dropout.
+        loss_of: The loss of a batch; None for ``classification_loss``.
 
     Returns:
         The loss of the whole batch.
@@ -268,8 +278,8 @@ def training_step(
         NumericalError: The loss is NaN or infinite.
     """
     with random.drawn_from():
-        logits = model(batch.images)
-    loss = _loss(logits, hooks.take(), batch) * batch.weight
+        outputs = model(batch.images)
+    loss = (loss_of or classification_loss)(outputs, hooks.take(), batch) * batch.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
@@ -281,7 +291,14 @@ def training_step(
     return whole
 
 
-def _loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+def classification_loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+    """Return the loss of ``train`` for logits.
+
+    Args:
+        logits: Outputs of the network, (N, classes).
+        features: Its features; see ``pipeline.training.features``.
+        batch: The batch; without a target, only the labels count.
+    """
     hard, target = functional.cross_entropy(logits.float(), batch.labels), batch.target
     if target is None:
         return hard
