@@ -55,11 +55,12 @@ def _execute(
     files: list[Path], source: str, limit: int | None, device: str, workers: int, *, allow_import: bool
 ) -> int:
     from pipeline.artifact import open_artifact
+    from pipeline.artifact.loading import require_builder
     from pipeline.data import load_dataset
     from pipeline.runtime.device import make_accelerator  # only now: it imports torch
 
     for file in files:
-        open_artifact(file)  # before the data are read, which may take minutes
+        require_builder(open_artifact(file)[0])  # before the data are read, which may take minutes
     data = load_dataset(source, limit_test=limit, workers=workers)
     place = make_accelerator(device).device
     results = [_evaluated(file, data, place, allow_import) for file in files]

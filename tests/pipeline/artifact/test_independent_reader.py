@@ -59,13 +59,13 @@ def test_the_reader_needs_numpy_and_the_standard_library_only():
 @pytest.mark.parametrize("scheme", ["int", "minifloat"])
 def test_every_width_and_basis(tmp_path, scheme, basis, bits):
     write_artifact(compressed(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
-    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
 
 
 @pytest.mark.parametrize("per_term", [True, False])
 def test_steps(tmp_path, per_term):
     write_artifact(stepped(per_term=per_term), IDENTITY, tmp_path / "a.safetensors")
-    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
 
 
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
