@@ -1,14 +1,13 @@
 """Compress a network to a target: the size of its file, or the loss of Top-1 on held-out training images."""
 
 import copy
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Final
 
 from torch import nn
 
-from pipeline.artifact.record import build_network
+from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.data.dataset import Split
 from pipeline.options.grid import Target, Variant
 from pipeline.stages.baseline import Baseline
@@ -22,6 +21,7 @@ from pipeline.stages.train import (
     JUDGED_IMAGES,
     MAX_LOSS,
     TrainingJob,
+    TrainingSummary,
     replay_curve,
     train_once,
     training_job,
@@ -30,11 +30,8 @@ from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
-from quant.rate import entropy_bits
 from quant.rate_rounding import RoundedNetwork
-from quant.stepped_training import RateControl, attach_stepped_quantizers
-
-logger = logging.getLogger(__name__)
+from quant.stepped_training import RateControl
 
 TARGET_LR: Final = 0.03
 """Peak learning rate of training through the rounding; docs/training.md has the measurements."""
@@ -70,7 +67,7 @@ class TargetCompressor:
         self._context, self._baseline, self._variant = context, baseline, variant
         self._identity = network_identity(context)
         self._measured = TargetMeasurement(context, baseline, variant)
-        self._search = SizeSearch(self._measured, self._identity)
+        self._search = SizeSearch(self._measured, self._identity, variant.name)
 
     def compression(self, target: Target) -> StageKey:
         """Return the stage that makes the files of a target."""
@@ -129,34 +126,22 @@ class TargetCompressor:
 
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""
-        bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
-        model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
-        reference = self._network(plain)
-        control, job = RateControl(model, bits), self.training(size)
-        summary = train_once(self._context, model, job, rate=control, reference=reference)
-        if summary.undone:
-            return replace(plain, training=summary)
-        found = self._search.trimmed(model, rounded.layers, size)
-        if not Target(megabytes=size / 1e6).fits(found.size):
-            logger.warning(
-                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
-                "used",
-                self._variant.name,
-                found.size,
-                size,
-            )
-            return replace(plain, training=replace(summary, undone=True))
-        if self._judged(reference) - self._judged(self._network(found)) > MAX_LOSS:
-            logger.warning("%s: training lost Top-1 on training images and is undone", self._variant.name)
-            return replace(plain, training=replace(summary, undone=True))
-        return replace(found, errors=plain.errors, training=summary)
+        reference = self._network(plain.record)
+
+        def train(model: nn.Module, control: RateControl) -> TrainingSummary:
+            return train_once(self._context, model, self.training(size), rate=control, reference=reference)
+
+        def score(record: NetworkRecord) -> float:
+            return self._judged(self._network(record))
+
+        return self._search.trained(rounded, plain, size, train, score, MAX_LOSS)
 
     def _judged(self, network: nn.Module) -> float:
         """Measure Top-1 on the first training images, in percent."""
         return self._top1(network, self._context.data.train.part(0, JUDGED_IMAGES))
 
-    def _network(self, found: Compressed) -> nn.Module:
-        return build_network(found.record, copy.deepcopy(self._baseline.model))
+    def _network(self, record: NetworkRecord) -> nn.Module:
+        return build_network(record, copy.deepcopy(self._baseline.model))
 
     def _smallest_file(self, drop: float) -> tuple[Compressed, bool]:
         """Search the smallest file that loses at most so many points of Top-1 on held-out training images.
@@ -177,7 +162,7 @@ class TargetCompressor:
         allowed = self._top1(self._baseline.model, held_out) - drop
 
         def keeps(found: Compressed) -> bool:
-            return self._top1(self._network(found), held_out) >= allowed
+            return self._top1(self._network(found.record), held_out) >= allowed
 
         smallest, largest = inner.feasible_sizes
         _, best = inner._search.rounded(largest, passes=1)

@@ -1,7 +1,9 @@
 """Search the rounding whose file has a target size; knows no options and no store."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -13,11 +15,13 @@ from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
 from pipeline.stages.target_sizes import zero_record
 from pipeline.stages.train import TrainingSummary
-from quant.rate import LayerMeasurement
+from quant.rate import LayerMeasurement, entropy_bits
 from quant.rate_rounding import OriginalPass, RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
-from quant.stepped_training import stepped_layers
+from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
+
+logger = logging.getLogger(__name__)
 
 AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
@@ -72,10 +76,11 @@ class SizeSearch:
     Args:
         measured: The network and its measurements.
         identity: Its description in the file.
+        name: Its name in messages.
     """
 
-    def __init__(self, measured: Measured, identity: Identity) -> None:
-        self._measured, self._identity = measured, identity
+    def __init__(self, measured: Measured, identity: Identity, name: str) -> None:
+        self._measured, self._identity, self._name = measured, identity, name
 
     def rounded(self, size: int, passes: int = PASSES) -> tuple[RoundedNetwork, Compressed]:
         """Round to a size without training; repeat with corrected bits until the file fits, or the passes end.
@@ -108,6 +113,45 @@ class SizeSearch:
             bits = max(bits + (AIM * size - found.size) / slope, 1.0)
         assert best is not None
         return best
+
+    def trained(
+        self,
+        rounded: RoundedNetwork,
+        plain: Compressed,
+        size: int,
+        train: Callable[[nn.Module, RateControl], TrainingSummary],
+        score: Callable[[NetworkRecord], float],
+        most_loss: float,
+    ) -> Compressed:
+        """Train a rounded network through the rounding, and trim it to its size.
+
+        Args:
+            rounded: The network without training.
+            plain: The same network as a record. It is the result if training does harm.
+            size: Target size of the file, in bytes.
+            train: Trains a network with fake quantizers in place, at the bits of the control.
+            score: Scores a network on training images; higher is better.
+            most_loss: Largest loss of the score that is accepted.
+        """
+        bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
+        model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
+        summary = train(model, RateControl(model, bits))
+        if summary.undone:
+            return replace(plain, training=summary)
+        found = self.trimmed(model, rounded.layers, size)
+        if not Target(megabytes=size / 1e6).fits(found.size):
+            logger.warning(
+                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
+                "used",
+                self._name,
+                found.size,
+                size,
+            )
+            return replace(plain, training=replace(summary, undone=True))
+        if score(plain.record) - score(found.record) > most_loss:
+            logger.warning("%s: training did harm on training images and is undone", self._name)
+            return replace(plain, training=replace(summary, undone=True))
+        return replace(found, errors=plain.errors, training=summary)
 
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
         """Round a trained network with the threshold, near 0.5, at which its file has the aimed size.

@@ -1,0 +1,101 @@
+"""Compress a network in memory to the size of its file."""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from pipeline.artifact import Identity
+from pipeline.artifact.record import NetworkRecord, build_network
+from pipeline.compression.training import Trainer
+from pipeline.errors import OptionsError
+from pipeline.options.grid import Variant
+from pipeline.runtime.device import placed
+from pipeline.stages.target_measurement import MEASURED_IMAGES
+from pipeline.stages.target_search import SizeSearch
+from pipeline.stages.target_sizes import series_network
+from pipeline.stages.train import TrainingSummary
+from quant.rate import LayerMeasurement
+from quant.rate_rounding import OriginalPass, measure_layers
+from quant.stepped_training import RateControl
+
+
+@dataclass(frozen=True, eq=False)
+class _Measurement:
+    """A network to round and its measurements; see ``pipeline.stages.target_search.Measured``."""
+
+    model: nn.Module
+    original: nn.Module
+    images: Tensor
+    seed: int
+    logits: bool
+
+    @cached_property
+    def original_pass(self) -> OriginalPass:
+        return OriginalPass.record(self.model, self.original, self.images, seed=self.seed)
+
+    @cached_property
+    def layers(self) -> dict[str, LayerMeasurement]:
+        few, few_pass = self.images[:MEASURED_IMAGES], self.original_pass
+        if len(few) < len(self.images):
+            few_pass = OriginalPass.record(self.model, self.original, few, seed=self.seed)
+        return measure_layers(self.model, few_pass, seed=self.seed, logits=self.logits)
+
+
+def compress_to_size(
+    original: nn.Module,
+    images: Tensor,
+    variant: Variant,
+    identity: Identity,
+    *,
+    seed: int,
+    logits: bool,
+    trainer: Trainer | None,
+) -> tuple[NetworkRecord, dict[str, float], bool]:
+    """Round a network so that its file has a size, and train it through the rounding.
+
+    Args:
+        original: The uncompressed network, on the device; it is not changed.
+        images: Calibration images, (N, C, H, W), on the device.
+        variant: The basis, the largest orders and one target.
+        identity: The description of the network in the file.
+        seed: Seed of sampled positions and random signs.
+        logits: True if the outputs are logits, (N, classes).
+        trainer: Trains the network; None for no training.
+
+    Returns:
+        The compressed network, layer name -> relative output error of the rounding, and True if training was rolled
+        back.
+
+    Raises:
+        OptionsError: No rounding gives a file of the size.
+        NumericalError: A rounding or a training has values that are not finite.
+    """
+    (target,) = variant.targets
+    size = target.bytes
+    assert size is not None
+    model = placed(series_network(original, variant), images.device).eval()
+    search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name)
+    rounded, found = search.rounded(size)
+    if not target.fits(found.size):
+        raise OptionsError(
+            f"target_mb: got {target.megabytes:.12g}, and the nearest file has {found.size / 1e6:.12g} MB; allowed: "
+            "that or another size"
+        )
+    if trainer is not None:
+
+        def network_of(record: NetworkRecord) -> nn.Module:
+            return placed(build_network(record, copy.deepcopy(original)), images.device)
+
+        reference = network_of(found.record)
+
+        def train(model: nn.Module, control: RateControl) -> TrainingSummary:
+            return trainer.train(
+                model, f"{variant.name}: training through the rounding", rate=control, reference=reference
+            )
+
+        found = search.trained(
+            rounded, found, size, train, lambda record: trainer.score(network_of(record)), trainer.most_loss
+        )
+    return found.record, found.errors, found.training.undone
