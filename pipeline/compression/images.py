@@ -1,6 +1,6 @@
 """Read the caller's images: tensors, loaders, data sets and any other iterable of batches."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -64,10 +64,9 @@ def read_images(source: Images, *, count: int, seed: int, batch_size: int, train
         source = DataLoader(source, batch_size=batch_size, shuffle=True)
     if not isinstance(source, Iterable):
         raise DataError(f"images: got {type(source).__name__}; allowed: {ALLOWED}")
-    again = iter(source) is not source  # a generator is its own iterator
     calibration = _first_images(source, count, seed)
     training: TrainingImages = calibration
-    if train and again:
+    if train and not isinstance(source, Iterator):
         batches = _number_of_batches(source, seed)
         training = LoaderSplit(source, calibration, batches, batch_size, labelled=calibration.labels is not None)
     return CallerImages(_checked(calibration.images), calibration.labels, training)
