@@ -135,6 +135,7 @@ def compress(
             _measured(metric, result),
             baseline_metric,
             found.training_undone,
+            found.target_met,
             content,
         )
 
@@ -172,6 +173,7 @@ class _Found:
     fit_errors: dict[str, float] = field(default_factory=dict)
     rounding_errors: dict[str, float] = field(default_factory=dict)
     training_undone: bool = False
+    target_met: bool = True
     series: nn.Module | None = None
 
 
@@ -222,7 +224,8 @@ def _compressed(work: _Work) -> _Found:
     """Compress the network to a size, or approximate, train and round it."""
     variant = work.settings.variant
     if variant.targets:
-        record, errors, undone = compress_to_size(
+        (target,) = variant.targets
+        sized = compress_to_size(
             work.original,
             work.calibration,
             variant,
@@ -231,10 +234,10 @@ def _compressed(work: _Work) -> _Found:
             logits=work.logits,
             trainer=work.trainer,
         )
-        return _Found(record, {}, errors, undone)
+        return _Found(sized.record, {}, sized.errors, sized.training.undone, target.fits(sized.size))
     model, fit_errors, undone = _approximated(work)
     if work.settings.bits is None:
-        return _Found(_float_record(model), fit_errors, {}, undone, model)
+        return _Found(_float_record(model), fit_errors, {}, undone, series=model)
     options, format = work.settings.options, get_format(work.settings.options.scheme, work.settings.bits)
     backend = get_backend(options.backend)
     work.progress.stage(f"{variant.name}: round to {format}")

@@ -40,7 +40,7 @@ class CallerImages:
     training: TrainingImages
 
 
-def read_images(source: Images, *, count: int, seed: int, batch_size: int, train: bool) -> CallerImages:
+def read_images(images: Images, *, count: int, seed: int, batch_size: int, train: bool) -> CallerImages:
     """Read calibration images, and prepare training on the same source.
 
     A tensor is sampled at random. Of every other source the first images are read, at most ``count`` of them. Training
@@ -48,7 +48,7 @@ def read_images(source: Images, *, count: int, seed: int, batch_size: int, train
     images.
 
     Args:
-        source: See ``Images``. It is iterated under random generators of its own.
+        images: See ``Images``. They are iterated under random generators of its own.
         count: Most calibration images. Large images have a lower limit: ``pipeline.data.dataset.images_at_once``.
         seed: Seed of the sample, and of the source's order.
         batch_size: Images per training step, for a source without batches.
@@ -57,6 +57,7 @@ def read_images(source: Images, *, count: int, seed: int, batch_size: int, train
     Raises:
         DataError: The source is empty or of another kind, or its images are not finite floats of one shape.
     """
+    source: Any = images
     whole = _whole(source)
     if whole is not None:
         return _sampled(*whole, count=count, seed=seed)

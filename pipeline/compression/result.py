@@ -56,6 +56,7 @@ class CompressionResult:
         metric: The caller's metric of the compressed network; None without a metric.
         baseline_metric: The caller's metric of the original network; None without a metric.
         training_undone: True if training made the network worse and was rolled back.
+        target_met: False if no rounding was found whose file has 97 % to 100 % of ``target_mb``; the nearest is used.
         content: The bytes of the file; ``docs/artifact.md`` specifies them.
     """
 
@@ -66,6 +67,7 @@ class CompressionResult:
     metric: float | None
     baseline_metric: float | None
     training_undone: bool
+    target_met: bool
     content: bytes = field(repr=False)
 
     @property

@@ -1,6 +1,7 @@
 """Compress a network in memory to the size of its file."""
 
 import copy
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,16 +10,17 @@ from torch import Tensor, nn
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.compression.training import Trainer
-from pipeline.errors import OptionsError
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.stages.target_measurement import MEASURED_IMAGES
-from pipeline.stages.target_search import SizeSearch
+from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary
 from quant.rate import LayerMeasurement
 from quant.rate_rounding import OriginalPass, measure_layers
 from quant.stepped_training import RateControl
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ def compress_to_size(
     seed: int,
     logits: bool,
     trainer: Trainer | None,
-) -> tuple[NetworkRecord, dict[str, float], bool]:
+) -> Compressed:
     """Round a network so that its file has a size, and train it through the rounding.
 
     Args:
@@ -65,11 +67,9 @@ def compress_to_size(
         trainer: Trains the network; None for no training.
 
     Returns:
-        The compressed network, layer name -> relative output error of the rounding, and True if training was rolled
-        back.
+        The compressed network. If no rounding gives a file of the size, it is the nearest.
 
     Raises:
-        OptionsError: No rounding gives a file of the size.
         NumericalError: A rounding or a training has values that are not finite.
     """
     (target,) = variant.targets
@@ -78,11 +78,6 @@ def compress_to_size(
     model = placed(series_network(original, variant), images.device).eval()
     search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name)
     rounded, found = search.rounded(size)
-    if not target.fits(found.size):
-        raise OptionsError(
-            f"target_mb: got {target.megabytes:.12g}, and the nearest file has {found.size / 1e6:.12g} MB; allowed: "
-            "that or another size"
-        )
     if trainer is not None:
 
         def network_of(record: NetworkRecord) -> nn.Module:
@@ -98,4 +93,7 @@ def compress_to_size(
         found = search.trained(
             rounded, found, size, train, lambda record: trainer.score(network_of(record)), trainer.most_loss
         )
-    return found.record, found.errors, found.training.undone
+    if not target.fits(found.size):
+        words = "%s: the nearest file to the target of %d bytes has %d"
+        logger.warning(words, variant.name, size, found.size)
+    return found

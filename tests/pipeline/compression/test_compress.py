@@ -162,6 +162,7 @@ def test_training_that_does_harm_is_rolled_back(caplog):
 def test_a_target_decides_the_size(tmp_path, kind, labelled, epochs):
     network = seeded(kind)
     result = compress(network, (X, labels_of(X)) if labelled else X, target_mb=0.0018, epochs=epochs, batch_size=16)
+    assert result.target_met
     assert 0.97 * 1800 <= result.size <= 1800
     assert difference(result.network, network) < 0.2
     assert [each.order is not None for each in result.layers] == [True, True, True, False]
