@@ -13,7 +13,7 @@ from basis.swap import materialize, swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.compression.images import Images, read_images
-from pipeline.compression.network import checked_output, device_of, identity_of, private_copy
+from pipeline.compression.network import check_series, checked_output, device_of, identity_of, private_copy
 from pipeline.compression.result import CompressionResult, layer_figures
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
@@ -204,6 +204,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
     output = checked_output(model, calibration[:2])
     identity = identity_of(original, output, calibration)
+    check_series(model, orders_of(plan), variant.bases[0], output, calibration[:2], identity)
     if variant.targets:
         if not isinstance(output, Tensor):
             raise OptionsError(

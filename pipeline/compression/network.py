@@ -1,17 +1,28 @@
 """Copy and check the caller's network."""
 
 import copy
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.utils._pytree import tree_leaves
 
+from basis.errors import CompressionError
 from basis.layers import stored_tensor_name
-from pipeline.artifact import Identity
+from basis.least_squares import Size2d
+from basis.swap import materialize, swap_convolutions
+from pipeline.artifact import Identity, serialize
+from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.header import default_names
+from pipeline.artifact.record import build_network
 from pipeline.errors import OptionsError
+from pipeline.runtime.device import placed
+from pipeline.stages.target_sizes import zero_record
 
+TOLERANCE: Final = 1e-3
+"""Largest difference of the outputs of equal filters, as a share of their norm; float32 sums differ by far less."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -65,19 +76,74 @@ def device_of(network: nn.Module) -> torch.device:
     return devices.pop() if devices else torch.device("cpu")
 
 
-@torch.no_grad()
 def checked_output(network: nn.Module, images: Tensor) -> Any:
-    """Run a network on some images, and return its output.
+    """Run a network twice on some images, and return its output.
 
     Args:
         network: The network, in evaluation mode.
         images: (N, C, H, W), on its device.
 
     Raises:
-        OptionsError: The network does not take the images.
+        OptionsError: The network does not take the images, changes them in place, or is random.
     """
+    given = images.clone()
+    first, second = _output(network, given), _output(network, images.clone())
+    name = type(network).__name__
+    if not torch.equal(given, images):
+        raise OptionsError(
+            f"network: {name} changes its input in place; allowed: a network that leaves its input alone"
+        )
+    if _differs(second, first, 0.0):
+        raise OptionsError(f"network: {name} gives two outputs for equal images; allowed: no randomness after eval()")
+    return first
+
+
+def check_series(
+    network: nn.Module, orders: Mapping[str, Size2d], basis: str, output: Any, images: Tensor, identity: Identity
+) -> None:
+    """Check that series and the file can take the place of a network's layers.
+
+    Args:
+        network: The network, in evaluation mode.
+        orders: Layer name -> order of its series.
+        basis: The basis of the series.
+        output: The network's output for the images.
+        images: (N, C, H, W), on its device.
+        identity: The description of the network in the file.
+
+    Raises:
+        OptionsError: The network with series of full order, which has the same filters, gives another output; or the
+            network cannot be built from the tensors of its file.
+    """
+    name, modules = type(network).__name__, dict(network.named_modules())
+    full = {layer: cast(Size2d, cast(nn.Conv2d, modules[layer]).kernel_size) for layer in orders}
+
+    def fails(layers: Mapping[str, Size2d]) -> bool:
+        swapped = placed(swap_convolutions(copy.deepcopy(network), layers, basis), images.device).eval()
+        try:
+            return _differs(_output(swapped, images.clone()), output, TOLERANCE)
+        except OptionsError:  # for example because the network reads conv.weight, which a series lacks
+            return True
+
+    if full and fails(full):
+        layer = next((layer for layer, order in full.items() if fails({layer: order})), next(iter(full)))
+        raise OptionsError(
+            f"network: layer {layer!r} of {name} does more than convolve with its weight, such as a hook or a use of "
+            "its weight elsewhere; allowed: plain convolutions, or config='dense'"
+        )
+    swapped = swap_convolutions(copy.deepcopy(network), full, basis) if full else copy.deepcopy(network)
     try:
-        return network(images.clone())
+        record = zero_record(swapped, NORMALIZATION_ERROR)
+        build_network(record, materialize(copy.deepcopy(network)))
+        serialize(record, identity)
+    except CompressionError as error:
+        raise OptionsError(f"network: {name} cannot be stored and built again ({error})") from error
+
+
+@torch.no_grad()
+def _output(network: nn.Module, images: Tensor) -> Any:
+    try:
+        return network(images)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -102,6 +168,16 @@ def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
     nothing, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     name = f"{kind.__module__}.{kind.__qualname__}"
     return Identity(name, classes, default_names(classes), nothing, one, size, is_object=True)
+
+
+def _differs(found: Any, wanted: Any, tolerance: float) -> bool:
+    """Return True if tensors of two outputs differ by more than a share of their norm; NaN equals NaN."""
+    pairs = [
+        (a.double().nan_to_num(), b.double().nan_to_num())
+        for a, b in zip(tree_leaves(found), tree_leaves(wanted), strict=False)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not a.is_complex()
+    ]
+    return any(a.shape != b.shape or float((a - b).norm()) > tolerance * float(b.norm()) for a, b in pairs)
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:

@@ -1,7 +1,9 @@
 """Arguments and networks that ``compress`` refuses, in one sentence and before any work."""
 
+import functools
 import re
 import threading
+import warnings
 
 import pytest
 import torch
@@ -32,6 +34,31 @@ class Lazy(nn.Module):
 
     def forward(self, x):
         return self.conv(x)
+
+
+class Odd(nn.Module):
+    """One convolution, with one thing that a series or a file cannot take over."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(1, 4, 3)
+        if kind == "hook":
+            self.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
+        elif kind == "patched":
+            self.conv.forward = functools.partial(nn.functional.conv2d, weight=torch.ones(4, 1, 3, 3))
+        elif kind == "old weight norm":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                nn.utils.weight_norm(self.conv)
+        elif kind == "complex":
+            self.register_buffer("filter", torch.ones(3, dtype=torch.complex64))
+
+    def forward(self, x):
+        if self.kind == "random":
+            x = x + torch.rand_like(x)
+        if self.kind == "in place":
+            x.add_(1)
+        return nn.functional.conv2d(x, self.conv.weight) if self.kind == "functional" else self.conv(x)
 
 
 ARGUMENTS = [
@@ -97,6 +124,13 @@ NETWORKS = [
     (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), {"config": "2"}, r"does not take images of the shape \(2, 1, 10, 10\)"),
     (lambda: seeded(Named), {"epochs": 1}, "returns a dict.*epochs=0"),
     (lambda: seeded(Named), TARGET, "returns a dict.*bits"),
+    (lambda: Odd("random"), {"config": "2"}, "Odd gives two outputs"),
+    (lambda: Odd("in place"), {"config": "2"}, "Odd changes its input in place"),
+    (lambda: Odd("hook"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
+    (lambda: Odd("functional"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
+    (lambda: Odd("patched"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
+    (lambda: Odd("old weight norm"), {"config": "2"}, "Odd cannot be stored and built again.*conv.weight"),
+    (lambda: Odd("complex"), {"config": "2"}, "complex64"),
     (frozen, {"epochs": 1}, "requires a gradient"),
     (
         lambda: compress(seeded(), X, config="3,2,2").network,
