@@ -17,6 +17,7 @@ from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.registry import build_model, builder_of
+from pipeline.models.wrappers import unwrapped
 from pipeline.runtime.randomness import RandomStream
 from reports.files import write_atomically
 
@@ -71,13 +72,13 @@ def load(
 
 
 def built(network: Architecture) -> nn.Module:
-    """Return a network: itself, or the result of the class or function that makes it.
+    """Return a network without wrappers: itself, or the result of the class or function that makes it.
 
     Raises:
         OptionsError: It is neither, or calling it failed, or it returned something else.
     """
     if isinstance(network, nn.Module):
-        return network
+        return unwrapped(network)
     if not callable(network):
         raise OptionsError(
             f"load: network is of type {type(network).__name__}; allowed: an nn.Module, or a class or function that "
@@ -93,7 +94,7 @@ def built(network: Architecture) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise OptionsError(f"load: network={name} returned a {type(model).__name__}; allowed: an nn.Module")
-    return model
+    return unwrapped(model)
 
 
 def load_parts(

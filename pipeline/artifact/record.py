@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from basis.computed_weights import store_computed_weights
 from basis.conv import SeriesConv2d
 from basis.least_squares import Size2d, reconstruct
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
@@ -131,10 +131,8 @@ def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
     Raises:
         DataError: A tensor is missing in the record or in the architecture, or has two shapes.
     """
-    # The record has the computed weight of a parametrized layer, so the parametrization must not change it again.
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module) and any(layer.name == name for layer in record.layers):
-            parametrize.remove_parametrizations(module, "weight")
+    # The record has weights that the architecture may compute, for example normalized ones.
+    store_computed_weights(model, record.shapes().keys().__contains__)
     check_shapes(record, model)
     own = dict(stored_tensors(model))
     with torch.no_grad():

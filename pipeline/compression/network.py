@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves
 
+from basis.computed_weights import copied, store_computed_weights
 from basis.errors import CompressionError
 from basis.layers import stored_tensor_name
 from basis.least_squares import Size2d
@@ -18,16 +19,18 @@ from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.header import default_names
 from pipeline.artifact.record import build_network
 from pipeline.errors import OptionsError
+from pipeline.models.wrappers import unwrapped
 from pipeline.runtime.device import placed
 from pipeline.stages.target_sizes import zero_record
 
 TOLERANCE: Final = 1e-3
 """Largest difference of the outputs of equal filters, as a share of their norm; float32 sums differ by far less."""
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def private_copy(network: object) -> nn.Module:
     """Copy a network, without wrappers such as ``DataParallel`` and ``torch.compile``, in evaluation mode.
+
+    Computed weights, such as of weight normalization, become plain ones.
 
     Raises:
         OptionsError: It is no network, or it cannot be copied or compressed.
@@ -35,7 +38,7 @@ def private_copy(network: object) -> nn.Module:
     if not isinstance(network, nn.Module):
         got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
         raise OptionsError(f"network: got {got}; allowed: an instance of nn.Module")
-    inner = _unwrapped(network)
+    inner = unwrapped(network)
     name = type(inner).__name__
     if isinstance(inner, torch.jit.ScriptModule):
         raise OptionsError(f"network: got the scripted network {name}; allowed: the nn.Module that it was made from")
@@ -55,7 +58,7 @@ def private_copy(network: object) -> nn.Module:
             )
     device_of(inner)
     try:
-        return copy.deepcopy(inner).eval()
+        return store_computed_weights(copied(inner).eval())
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OptionsError(
@@ -178,13 +181,3 @@ def _differs(found: Any, wanted: Any, tolerance: float) -> bool:
         if isinstance(a, Tensor) and isinstance(b, Tensor) and not a.is_complex()
     ]
     return any(a.shape != b.shape or float((a - b).norm()) > tolerance * float(b.norm()) for a, b in pairs)
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(network, _WRAPPERS):
-            network = cast(nn.Module, network.module)
-        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):  # of torch.compile
-            network = inner
-        else:
-            return network

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from basis.computed_weights import copied
 from basis.conv import SeriesConv2d
 from pipeline import CompressionResult, Options, compress, load, run
 from pipeline.artifact import read_artifact
@@ -245,12 +246,49 @@ def test_the_callers_modes_do_not_change_the_result(mode):
     assert found.content == usual.content
 
 
-def test_wrappers_are_looked_through():
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrappers_are_looked_through(tmp_path, wrap):
     network = seeded()
-    assert (
-        compress(nn.DataParallel(network), X, config="3,2,2", bits=4).content
-        == compress(network, X, config="3,2,2", bits=4).content
-    )
+    found = compress(wrap(network), X, config="3,2,2", bits=4)
+    assert found.content == compress(network, X, config="3,2,2", bits=4).content
+    loaded = load(found.save(tmp_path / "a.safetensors"), network=lambda: wrap(seeded(seed=2)))
+    assert torch.equal(loaded(X), found.network(X))
+
+
+COMPUTED: dict[str, Callable[[nn.Module], object]] = {
+    "weight normalization": nn.utils.parametrizations.weight_norm,
+    "spectral normalization": nn.utils.parametrizations.spectral_norm,
+    "old weight normalization": nn.utils.weight_norm,
+    "old spectral normalization": nn.utils.spectral_norm,
+    "mask": lambda layer: nn.utils.prune.random_unstructured(layer, "weight", 0.3),
+}
+
+
+@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("kind", COMPUTED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_computed_weights_are_compressed_as_they_are_in_use(tmp_path, kind, bits):
+    def build(seed: int) -> Net:
+        network = seeded(seed=seed)
+        for layer in (network.stem, network.last, network.head):
+            COMPUTED[kind](layer)
+        return network
+
+    network = build(0)
+    network.train()(X)  # leaves computed weights with a graph
+    wanted = network.eval()(X).detach()
+    before = state(network)
+    result = compress(network, X, config="5,3,3", bits=bits)
+    after = state(network)
+    tensors, now = before.pop("tensors"), after.pop("tensors")
+    assert all(torch.equal(tensor, now[name]) for name, tensor in tensors.items())
+    assert after == before
+    assert torch.equal(network(X), wanted)
+    assert float((result.network(X).detach() - wanted).norm() / wanted.norm()) < 0.02
+    other = build(1)
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=copied(other))
+    assert torch.allclose(loaded(X), result.network(X), atol=1e-5)
+    assert other(X).shape == wanted.shape
 
 
 def test_the_file_holds_what_a_run_writes(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import functools
 import re
 import threading
-import warnings
 
 import pytest
 import torch
@@ -46,10 +45,6 @@ class Odd(nn.Module):
             self.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
         elif kind == "patched":
             self.conv.forward = functools.partial(nn.functional.conv2d, weight=torch.ones(4, 1, 3, 3))
-        elif kind == "old weight norm":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                nn.utils.weight_norm(self.conv)
         elif kind == "complex":
             self.register_buffer("filter", torch.ones(3, dtype=torch.complex64))
 
@@ -129,7 +124,6 @@ NETWORKS = [
     (lambda: Odd("hook"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
     (lambda: Odd("functional"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
     (lambda: Odd("patched"), {"config": "2"}, "layer 'conv' of Odd does more than convolve"),
-    (lambda: Odd("old weight norm"), {"config": "2"}, "Odd cannot be stored and built again.*conv.weight"),
     (lambda: Odd("complex"), {"config": "2"}, "complex64"),
     (frozen, {"epochs": 1}, "requires a gradient"),
     (
