@@ -89,6 +89,14 @@ def test_the_uncompressed_network(tmp_path):
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))
 
 
+def test_a_network_that_only_its_owner_has(tmp_path):
+    identity = Identity("notebook.Net", 4, NAMES[:4], (0.0,) * 3, (1.0,) * 3, (12, 12), is_object=True)
+    write_artifact(compressed(), identity, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network))
+    header, _ = independent_reader.read(tmp_path / "a.safetensors")
+    assert (header["builder"], header["arguments"], header["model"]) == ("object", {}, "notebook.Net")
+
+
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
 @pytest.mark.parametrize("taps", range(1, 33))
 def test_every_library_gives_the_same_basis(basis, taps):

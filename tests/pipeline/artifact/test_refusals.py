@@ -166,6 +166,7 @@ def test_another_architecture_is_refused(tmp_path):
     [
         ({"model": "resnet19"}, "unknown model 'resnet19'"),
         ({"model": "resnet20"}, "was built by 'import' with .* which this version uses"),
+        ({"builder": "object"}, "arguments .* for an object"),
         ({"model": "vgg16", "builder": "torchvision", "arguments": {"num_classes": 4}}, "only one of file and arch"),
     ],
 )

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -336,3 +337,31 @@ def test_frozen_parameters_stay_as_they_are():
     result = compress(network, X, config="5,3,2", epochs=2, batch_size=16)
     assert torch.equal(result.network.head.weight, kept)
     assert [p.requires_grad for p in result.network.head.parameters()] == [False, False]
+
+
+def test_progress_is_shown():
+    seen = []
+
+    class Seen:
+        def stage(self, name: str) -> None:
+            seen.append(name)
+
+        @contextmanager
+        def track(self, description: str, total: int):
+            seen.append((description, total))
+            yield lambda steps, status: None
+
+    compress(seeded(), X, config="3,2,2", bits=4, epochs=2, batch_size=16, progress=Seen())
+    assert [name for name in seen if isinstance(name, str)] == [
+        "cosine 3,2,2: approximate",
+        "cosine 3,2,2: round to 4 bits",
+    ]
+    assert ("cosine 3,2,2: fine-tuning", 6) in seen
+
+
+def test_a_target_that_no_file_meets_gives_the_nearest(monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.stages.target_search.AIM", 0.9)
+    result = compress(seeded(), X, target_mb=0.0018)
+    assert not result.target_met
+    assert result.size < 1800
+    assert "1800" in caplog.text
