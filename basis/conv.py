@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from basis.errors import CompressionError
 from basis.least_squares import Size2d, fit, reconstruct
+from basis.regular import irregularity
 from basis.series import basis_matrix
 
 
@@ -119,15 +120,11 @@ def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
 
 
 def is_compressible(module: nn.Module) -> bool:
-    """Return True if a module is a spatial convolution that a series can replace.
-
-    A subclass with a forward of its own may do anything with its weight, so only ``nn.Conv2d``'s forward counts.
-    """
+    """Return True if a module is a regular spatial convolution, which a series can replace."""
     return (
         isinstance(module, nn.Conv2d)
         and not isinstance(module, SeriesConv2d)
-        and type(module).forward is nn.Conv2d.forward
-        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and irregularity(module) is None
         and max(module.kernel_size) > 1
     )
 

@@ -1,10 +1,17 @@
-"""Treat convolutions and linear layers alike: their stored tensor, their geometry, and their inputs as maps."""
+"""Treat convolutions and linear layers alike: their stored tensor, their geometry, and their inputs as maps.
+
+A layer is *regular* if its output depends on its input and its stored tensor as in ``nn.Conv2d`` or ``nn.Linear``. Only
+then do samples of its inputs describe its outputs. Other layers are neither replaced nor fitted, and are rounded to the
+nearest.
+"""
 
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from basis.conv import SeriesConv2d
+from basis.regular import irregularity
 
 
 def stored_tensor_name(module: nn.Module) -> str | None:
@@ -16,6 +23,31 @@ def stored_tensor_name(module: nn.Module) -> str | None:
     if isinstance(module, SeriesConv2d):
         return "coefficients"
     return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
+
+
+def stored_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers with a stored tensor by name, in network order; layers that share one appear once."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if stored_tensor_name(module) is not None and (key := id(_master(module))) not in seen:
+            seen.add(key)
+            found[name] = module
+    return found
+
+
+def _master(module: nn.Module) -> Tensor:
+    """Return the tensor that is trained: the stored tensor, or the original of its parametrization."""
+    name = str(stored_tensor_name(module))
+    if parametrize.is_parametrized(module, name):
+        chain = cast(nn.ModuleDict, module.parametrizations)[name]
+        return cast(Tensor, getattr(chain, "original", chain))
+    return stored_values(module)
+
+
+def is_regular(module: nn.Module) -> bool:
+    """Return True for a series convolution, and for a convolution or linear layer without an irregularity."""
+    return isinstance(module, SeriesConv2d) or (stored_tensor_name(module) is not None and irregularity(module) is None)
 
 
 def stored_values(module: nn.Module) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
-from basis.layers import stored_tensor_name, stored_values
+from basis.layers import is_regular, stored_layers, stored_values
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -21,6 +21,8 @@ from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
+from quant.network import nearest_weights
+from quant.other_weights import set_weights
 from quant.schemes import FixedTensor, Format
 from quant.term_factors import gptq_by_terms
 
@@ -30,8 +32,9 @@ class Rounding:
     """The stored values of a network's layers, and the output errors of the rounding.
 
     Attributes:
-        layers: Layer name -> stored values, for the layers that ran and are small enough.
-        errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the same layers.
+        layers: Layer name -> stored values, for the layers that ran.
+        errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the layers among them that
+            are regular and small enough.
     """
 
     layers: dict[str, FixedTensor] = field(default_factory=dict)
@@ -55,7 +58,8 @@ def round_layers(
 
     Each layer is rounded when the images reach it, so its inputs come from the rounded layers before it. It keeps its
     rounded values for the rest of the pass. With gptq, its values are first refitted to the outputs of the float
-    network, which also compensates for the rounding before it. Integers of a series get a factor for each term.
+    network, which also compensates for the rounding before it. Integers of a series get a factor for each term. Layers
+    that are not regular, whose inputs do not describe their outputs, and large layers are rounded to nearest.
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
@@ -67,7 +71,7 @@ def round_layers(
         shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the values, and the
             errors, of all images.
         sampling: Sizes of samples and chunks.
-        max_features: Layers whose Hessian would have more rows are left out.
+        max_features: Features of the largest Hessian.
 
     Raises:
         CompressionError: The backend does not have the format.
@@ -77,13 +81,18 @@ def round_layers(
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
-    layers = {name: layer for name, layer in network.named_modules() if stored_tensor_name(layer) is not None}
-    small = {name: layer for name, layer in layers.items() if stored_values(layer)[0].numel() <= max_features}
+    layers = stored_layers(network)
+    small = {
+        name: layer
+        for name, layer in layers.items()
+        if is_regular(layer) and stored_values(layer)[0].numel() <= max_features
+    }
     whole = shard or CalibrationShard.whole(len(images))
     wanted = in_chunks(
         images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seed, part, sampling), sampling
     )
     found = Rounding()
+    set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -96,6 +105,9 @@ def round_layers(
                 found.layers[name] = rounded
                 found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
                 stored.copy_(rounded.dequantize())
+            elif name not in found.layers:
+                found.layers[name] = backend.quantize(stored.detach(), format)
+                stored.copy_(found.layers[name].dequantize())
 
         return round_layer
 

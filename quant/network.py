@@ -6,10 +6,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.layers import stored_tensor_name
+from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
+from quant.other_weights import other_weights, set_weights
 from quant.schemes import FixedTensor, Format, StoredTensor
 from quant.term_factors import TermScaledFakeQuantizer
 
@@ -17,7 +18,7 @@ from quant.term_factors import TermScaledFakeQuantizer
 def quantize_network(
     model: nn.Module, format: Format, backend: Backend, rounded: Mapping[str, FixedTensor] | None = None
 ) -> dict[str, StoredTensor]:
-    """Compute the stored values of all coefficients and remaining kernels; the network is not changed.
+    """Compute the stored values of all coefficients, kernels and other weights; the network is not changed.
 
     A layer with a fake quantizer gets exactly the values that it was trained with. Any other layer is rounded to
     nearest; the scale of integers is each output channel's absolute maximum / qmax.
@@ -29,14 +30,20 @@ def quantize_network(
         rounded: Layer name -> stored values that are known already.
 
     Returns:
-        Layer name -> stored values, in network order; a shared layer appears once.
+        Layer name -> stored values, in network order, and then parameter name -> stored values of
+        ``quant.other_weights``; what is shared appears once.
     """
     found: Mapping[str, StoredTensor] = rounded or {}
-    return {
-        name: found[name] if name in found else _stored(module, tensor_name, format, backend)
-        for name, module in model.named_modules()
-        if (tensor_name := stored_tensor_name(module)) is not None
+    layers = {
+        name: found[name] if name in found else _stored(module, str(stored_tensor_name(module)), format, backend)
+        for name, module in stored_layers(model).items()
     }
+    return layers | nearest_weights(model, format, backend)
+
+
+def nearest_weights(model: nn.Module, format: Format, backend: Backend) -> dict[str, StoredTensor]:
+    """Round the weights of ``quant.other_weights`` to nearest: parameter name -> stored values."""
+    return {name: backend.quantize(weight.detach(), format) for name, weight in other_weights(model).items()}
 
 
 def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backend) -> StoredTensor:
@@ -53,6 +60,8 @@ def attach_fake_quantizers(
 ) -> nn.Module:
     """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
+    The weights of ``quant.other_weights`` get their stored values, and are not trained.
+
     Args:
         model: The network.
         format: The number format.
@@ -62,13 +71,18 @@ def attach_fake_quantizers(
     Returns:
         The network.
     """
-    for name, module in list(model.named_modules()):
+    set_weights(model, {name: each.dequantize() for name, each in nearest_weights(model, format, backend).items()})
+    layers = stored_layers(model)
+    quantizers: dict[int, FakeQuantizer] = {}
+    for name, module in layers.items():
+        weight, start = stored_values(module), (rounded or {}).get(name)
+        if start is not None:
+            weight.data.copy_(start.dequantize())
+        quantizers[id(weight)] = _fake_quantizer(weight, format, backend, start)
+    for module in list(model.modules()):  # layers that share a weight share its quantizer
         tensor_name = stored_tensor_name(module)
         if tensor_name is not None:
-            weight, start = getattr(module, tensor_name), (rounded or {}).get(name)
-            if start is not None:
-                weight.data.copy_(start.dequantize())
-            quantizer = _fake_quantizer(weight, format, backend, start)
+            quantizer = quantizers[id(stored_values(module))]
             parametrize.register_parametrization(module, tensor_name, quantizer)
     return model
 

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from basis.activations import Constrain, LayerwiseFit, layer_seeds
 from basis.gram_statistics import GramStatistics
-from basis.layers import stored_tensor_name, stored_values
+from basis.layers import is_regular, stored_layers, stored_values
 from basis.modes import evaluation_mode
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from quant.grid import ceiling_exponents, on_grid
+from quant.other_weights import other_weights, set_weights
 from quant.rate import (
     LayerMeasurement,
     RatePlan,
@@ -54,7 +55,7 @@ class RoundedNetwork:
 
     Attributes:
         model: The network: its layers, biases and running means are those of the rounding.
-        layers: Layer name -> stored values.
+        layers: Layer name -> stored values; and parameter name -> stored values, see ``coded_weights``.
         log_steps: Layer name -> ``16 log2`` of the steps, before rounding to the grid.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y|| against the original.
     """
@@ -73,7 +74,7 @@ class OriginalPass:
         original: The uncompressed network.
         images: Training images without labels, (N, 3, H, W), on the device.
         outputs: The original's outputs at the sampled positions of each layer.
-        seeds: Layer name -> seed of its sampled positions, for the layers whose Hessian is not too large.
+        seeds: Layer name -> seed of its sampled positions, for the regular layers whose Hessian is not too large.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples and chunks.
     """
@@ -106,9 +107,14 @@ class OriginalPass:
             seed: Seed of the sampled positions of large feature maps.
             shard: None if the rank holds all images.
             sampling: See the attributes.
-            max_features: Features of the largest Hessian; layers with more are rounded to the nearest.
+            max_features: Features of the largest Hessian; layers with more, and irregular ones, are rounded to nearest.
         """
-        seeds = layer_seeds((name for name, layer in _layers(model).items() if _features(layer) <= max_features), seed)
+        small = (
+            name
+            for name, layer in stored_layers(model).items()
+            if is_regular(layer) and _features(layer) <= max_features
+        )
+        seeds = layer_seeds(small, seed)
         whole = shard or CalibrationShard.whole(len(images))
         with torch.no_grad():
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)
@@ -139,7 +145,7 @@ def measure_layers(
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
-    layers = _layers(model)
+    layers = stored_layers(model)
     freedoms: dict[str, Tensor] = {}
 
     def keep(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
@@ -178,7 +184,8 @@ def round_network(
         NumericalError: A Hessian is not positive semi-definite, or values are not finite.
     """
     network = copy.deepcopy(model)
-    layers = _layers(network)
+    layers, others = stored_layers(network), coded_weights(model)
+    set_weights(network, {name: each.dequantize() for name, each in others.items()})
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
     found: dict[str, SteppedTensor] = {}
@@ -211,7 +218,16 @@ def round_network(
         if name in used:
             values.copy_(found[name].dequantize())
             log_steps[name] = exponent.cpu().to(torch.float64)
-    return RoundedNetwork(network, {name: found[name] for name in layers}, log_steps, errors)
+    return RoundedNetwork(network, {name: found[name] for name in layers} | others, log_steps, errors)
+
+
+def coded_weights(model: nn.Module) -> dict[str, SteppedTensor]:
+    """Round the weights of ``quant.other_weights`` to nearest, with 8 bits for the largest value of each."""
+    return {name: _in_8_bits(weight.detach()) for name, weight in other_weights(model).items()}
+
+
+def _in_8_bits(values: Tensor) -> SteppedTensor:
+    return nearest_to_steps(values, ceiling_exponents(values.abs().max() / _QMAX).cpu())
 
 
 class _Allocation:
@@ -242,10 +258,6 @@ class _Allocation:
         self._spent[name] = bits
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if stored_tensor_name(module) is not None}
-
-
 def _features(layer: nn.Module) -> int:
     return stored_values(layer)[0].numel()
 
@@ -266,7 +278,7 @@ def _mean_squares(
     """Record the mean squared input of layers that are too large for a Hessian: their freedom without compensation."""
 
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in found:
+        if name not in found and inputs:
             terms = tuple(stored_values(module).shape[2:])
             x = inputs[0].double()
             total, count = shard.reduce(torch.stack([x.square().sum().cpu(), torch.tensor(float(x.numel())).double()]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from basis.layers import stored_tensor_name, stored_values
+from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
@@ -96,11 +96,15 @@ def attach_stepped_quantizers(model: nn.Module, log_steps: Mapping[str, Tensor])
     Returns:
         The network.
     """
+    quantizers: dict[int, SteppedFakeQuantizer] = {}
     for name, steps in log_steps.items():
-        module = model.get_submodule(name)
-        values = stored_values(module)
-        quantizer = SteppedFakeQuantizer(values.shape, steps).to(values.device)
-        parametrize.register_parametrization(module, str(stored_tensor_name(module)), quantizer)
+        values = stored_values(model.get_submodule(name))
+        quantizers[id(values)] = SteppedFakeQuantizer(values.shape, steps).to(values.device)
+    for module in list(model.modules()):  # layers that share a weight share its quantizer
+        tensor_name = stored_tensor_name(module)
+        quantizer = None if tensor_name is None else quantizers.get(id(stored_values(module)))
+        if tensor_name is not None and quantizer is not None:
+            parametrize.register_parametrization(module, tensor_name, quantizer)
     return model
 
 
@@ -146,9 +150,9 @@ class RateControl:
 
 def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:
     found: dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]] = {}
-    for name, module in model.named_modules():
-        tensor_name = stored_tensor_name(module)
-        if tensor_name is not None and parametrize.is_parametrized(module, tensor_name):
+    for name, module in stored_layers(model).items():
+        tensor_name = str(stored_tensor_name(module))
+        if parametrize.is_parametrized(module, tensor_name):
             chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
             quantizer = cast(parametrize.ParametrizationList, chain)[-1]
             if isinstance(quantizer, SteppedFakeQuantizer):

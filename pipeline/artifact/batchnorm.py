@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from basis.regular import irregularity
 from pipeline.artifact.vectors import step_exponent, to_steps
 from quant.grid import PER_OCTAVE
 from quant.stepped import SteppedTensor
@@ -52,8 +53,8 @@ class NormalizationRecord:
 def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) -> tuple[NormalizationRecord, ...]:
     """Return scale and shift of every batch normalization with finite weight, bias, mean and variance of its own.
 
-    Modules of subclasses and modules that share a tensor are left out, and so stay as they are. So do modules whose
-    values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error.
+    Modules of subclasses, irregular modules and modules that share a tensor are left out, and so stay as they are. So
+    do modules whose values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error.
 
     Args:
         model: The network.
@@ -63,7 +64,10 @@ def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) 
     found = (
         _record(name, module, error)
         for name, module in model.named_modules()
-        if isinstance(module, _KINDS) and type(module) in _KINDS and _is_whole(module, uses)
+        if isinstance(module, _KINDS)
+        and type(module) in _KINDS
+        and irregularity(module) is None
+        and _is_whole(module, uses)
     )
     return tuple(record for record in found if record is not None)
 

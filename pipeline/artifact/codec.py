@@ -189,6 +189,7 @@ def _layer_entry(layer: LayerRecord) -> LayerEntry:
         basis=layer.basis,
         kernel=layer.kernel,
         bias=layer.bias is not None,
+        named_tensor=layer.named_tensor,
     )
 
 

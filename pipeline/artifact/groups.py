@@ -200,6 +200,7 @@ class GroupReader:
                 None if entry.basis is None else (entry.shape[2], entry.shape[3]),
                 entry.kernel,
                 next(vectors) if entry.bias else None,
+                entry.named_tensor,
             )
             for entry, tensor in zip(table.layers, values, strict=True)
         ]

@@ -34,7 +34,8 @@ class Version(BaseModel):
 class Header(_Strict):
     """The metadata entry: the network, its builder, and the format of its inputs and outputs.
 
-    ``class_names`` is None for the names ``0``, ``1``, ... in this order.
+    ``class_names`` is None for the names ``0``, ``1``, ... in this order. ``output`` is None for a network that returns
+    its logits by default.
     """
 
     format_version: int
@@ -46,6 +47,7 @@ class Header(_Strict):
     mean: Triple
     std: tuple[Deviation, Deviation, Deviation]
     image_size: tuple[Size, Size]
+    output: Name | None = None
 
 
 class LayerEntry(_Strict):
@@ -60,16 +62,18 @@ class LayerEntry(_Strict):
         basis: A name in ``basis.families.BASES``; None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
         bias: True if the file has a coded bias of the layer.
+        named_tensor: True if ``name`` is the name of the tensor, False if the tensor is ``NAME.weight``.
     """
 
     name: Name
     scheme: Name
     bits: int | None = Field(default=None, ge=2, le=8)
-    shape: tuple[Size, ...] = Field(min_length=1, max_length=4)
+    shape: tuple[Size, ...] = Field(min_length=1, max_length=5)
     terms: bool = False
     basis: Name | None = None
     kernel: tuple[Size, Size] | None = None
     bias: bool = False
+    named_tensor: bool = False
 
 
 class NormalizationEntry(_Strict):
@@ -106,6 +110,7 @@ class Identity:
         mean: Mean of the input normalization per channel, for pixel values in 0..1.
         std: Standard deviation of the input normalization per channel, for pixel values in 0..1.
         image_size: Height and width, in pixels, of the test images.
+        output: Number or name of the network's output with the logits; None for the default.
         is_object: True for a network that no name builds: the reader must pass it.
     """
 
@@ -115,6 +120,7 @@ class Identity:
     mean: Triple
     std: Triple
     image_size: tuple[int, int]
+    output: str | None = None
     is_object: bool = False
 
 

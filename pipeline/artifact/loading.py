@@ -16,8 +16,8 @@ from pipeline.artifact.execution import check_execution, with_execution
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
 from pipeline.errors import DataError, OptionsError
-from pipeline.models.registry import build_model, builder_of
-from pipeline.models.wrappers import unwrapped
+from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
+from pipeline.models.registry import build_model, build_plain, builder_of
 from pipeline.runtime.randomness import RandomStream
 from reports.files import write_atomically
 
@@ -38,7 +38,8 @@ def load(
     Args:
         path: An artifact.
         network: The uncompressed architecture, or a class or function that returns it without arguments: for a network
-            that this package cannot build. It is filled in place, and stays on its device.
+            that this package cannot build. It is filled in place, and stays on its device. Its wrappers are removed,
+            and its parametrized weights become plain ones.
         allow_import: True to import and call a ``module:callable`` that the file names.
         execution: ``dense`` for ordinary convolutions. ``separable`` computes every convolution of a lower order
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
@@ -47,7 +48,8 @@ def load(
         sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
-        The network in evaluation mode on the CPU, or on the device of ``network``.
+        The network in evaluation mode on the CPU, or on the device of ``network``. It returns what the architecture
+        returns, also where that is more than the logits.
 
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
@@ -72,13 +74,13 @@ def load(
 
 
 def built(network: Architecture) -> nn.Module:
-    """Return a network without wrappers: itself, or the result of the class or function that makes it.
+    """Return a network: itself, or the result of the class or function that makes it.
 
     Raises:
         OptionsError: It is neither, or calling it failed, or it returned something else.
     """
     if isinstance(network, nn.Module):
-        return unwrapped(network)
+        return network
     if not callable(network):
         raise OptionsError(
             f"load: network is of type {type(network).__name__}; allowed: an nn.Module, or a class or function that "
@@ -94,7 +96,7 @@ def built(network: Architecture) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise OptionsError(f"load: network={name} returned a {type(model).__name__}; allowed: an nn.Module")
-    return unwrapped(model)
+    return model
 
 
 def load_parts(
@@ -107,6 +109,10 @@ def load_parts(
             _, record = decode(contents)
         if network is None:
             network = architecture(header, record, allow_import=allow_import)
+        else:
+            network = without_wrappers(network)
+            initialize_lazy_modules(network, _blank_image(header))
+            fold_parametrizations(network)
         return build_network(record, network), record, identity_of(header)
 
 
@@ -167,8 +173,7 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
     require_builder(header)
     _check_builder(header)
     if ":" in header.model:
-        with RandomStream(0, torch.device("cpu")).drawn_from():
-            model = build_model(header.model, header.classes, allow_import=allow_import)
+        model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
         check_shapes(record, model)
         return model
     with RandomStream(0, torch.device("cpu")).drawn_from(), torch.device("meta"):
@@ -197,6 +202,10 @@ def require_builder(header: Header) -> None:
             f"artifact: it holds a network of the class {header.model}, which only its owner can build; allowed: "
             "pipeline.load(path, network=...) with that network, or with a class or function that returns it"
         )
+
+
+def _blank_image(header: Header) -> Tensor:
+    return torch.zeros(1, len(header.mean), *header.image_size)
 
 
 def _check_builder(header: Header) -> None:

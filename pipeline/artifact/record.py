@@ -1,12 +1,12 @@
 """Record the tensors of a compressed network, and build the dense network from the record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from basis.computed_weights import store_computed_weights
 from basis.conv import SeriesConv2d
 from basis.least_squares import Size2d, reconstruct
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
@@ -14,6 +14,9 @@ from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
+
+EXACT_ERROR: Final = 2.0**-18
+"""Largest error of batch normalizations that are compared with the original; see ``NORMALIZATION_ERROR``."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class LayerRecord:
         order: Order of the series, (nh, nw); None without a series.
         kernel: Size of the kernel, (kh, kw); None without a series.
         bias: The bias, (O,), with one step; None for no bias, or for one among ``NetworkRecord.floats``.
+        named_tensor: True if ``name`` is the name of the tensor itself, False if the tensor is ``NAME.weight``.
     """
 
     name: str
@@ -35,6 +39,12 @@ class LayerRecord:
     order: Size2d | None = None
     kernel: Size2d | None = None
     bias: SteppedTensor | None = None
+    named_tensor: bool = False
+
+    @property
+    def tensor_name(self) -> str:
+        """Return the name of the dense weight in the network."""
+        return self.name if self.named_tensor else f"{self.name}.weight"
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -70,7 +80,7 @@ class NetworkRecord:
         for normalization in self.normalizations:
             yield from normalization.tensors().items()
         for layer in self.layers:
-            yield f"{layer.name}.weight", layer.weight()
+            yield layer.tensor_name, layer.weight()
             if layer.bias is not None:
                 yield f"{layer.name}.bias", layer.bias.dequantize()
 
@@ -80,7 +90,7 @@ class NetworkRecord:
         for normalization in self.normalizations:
             shapes |= {name: tuple(tensor.shape) for name, tensor in normalization.tensors().items()}
         for layer in self.layers:
-            shapes[f"{layer.name}.weight"] = layer.weight_shape
+            shapes[layer.tensor_name] = layer.weight_shape
             if layer.bias is not None:
                 shapes[f"{layer.name}.bias"] = tuple(layer.bias.integers.shape)
         return shapes
@@ -93,17 +103,36 @@ def record_network(
 
     Args:
         model: The network. The weights of quantized layers are not read from it.
-        quantized: Layer name -> stored values; empty for an artifact in float, in which no tensor is changed.
+        quantized: Layer or parameter name -> stored values; empty for an artifact in float, in which no tensor is
+            changed.
         normalization_error: Largest error of batch normalizations; see ``batchnorm.NORMALIZATION_ERROR``.
     """
+    normalizations = record_normalizations(model, normalization_error) if quantized else ()
+    return _record(model, quantized, normalizations)
+
+
+def exact_record(model: nn.Module) -> NetworkRecord:
+    """Record a network in float, but with its batch normalizations as scale and shift of small steps.
+
+    A network that is built from the record computes the same outputs, except where other code reads the statistics.
+    """
+    return _record(model, {}, record_normalizations(model, EXACT_ERROR))
+
+
+def _record(
+    model: nn.Module, quantized: Mapping[str, StoredTensor], normalizations: tuple[NormalizationRecord, ...]
+) -> NetworkRecord:
     tensors = {name: tensor.detach().cpu() for name, tensor in stored_tensors(model)}
+    modules = dict(model.named_modules())
     layers = tuple(
-        _record_layer(name, model.get_submodule(name), values, tensors.get(f"{name}.bias"))
+        _record_layer(name, modules[name], values, tensors.get(f"{name}.bias"))
+        if name in modules
+        else LayerRecord(name, values.cpu(), named_tensor=True)
         for name, values in quantized.items()
     )
-    normalizations = record_normalizations(model, normalization_error) if quantized else ()
     skipped = tuple(f"{name}.{part}" for name in quantized for part in ("weight", "coefficients", "parametrizations."))
     held = {f"{layer.name}.bias" for layer in layers if layer.bias is not None}
+    held |= {layer.name for layer in layers if layer.named_tensor}
     held |= {name for normalization in normalizations for name in normalization.tensors()}
     floats = {name: tensor for name, tensor in tensors.items() if not name.startswith(skipped) and name not in held}
     return NetworkRecord(layers, floats, normalizations)
@@ -131,8 +160,6 @@ def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
     Raises:
         DataError: A tensor is missing in the record or in the architecture, or has two shapes.
     """
-    # The record has weights that the architecture may compute, for example normalized ones.
-    store_computed_weights(model, record.shapes().keys().__contains__)
     check_shapes(record, model)
     own = dict(stored_tensors(model))
     with torch.no_grad():

@@ -81,6 +81,7 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
     from pipeline.data.dataset import Normalization
     from pipeline.errors import DataError
     from pipeline.models import check_forward
+    from pipeline.models.outputs import select_output
     from pipeline.stages.evaluate import evaluate
 
     header, _ = open_artifact(file)
@@ -91,6 +92,6 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
         )
     if class_names(header)[: data.classes] != data.class_names:
         logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
-    network = load(file, allow_import=allow_import)
+    network = select_output(load(file, allow_import=allow_import), header.output)
     check_forward(network, header.classes, data.image_size)
     return evaluate(network, data.test.normalized(Normalization(header.mean, header.std)), device=device)

@@ -13,7 +13,7 @@ from basis.swap import materialize, swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.compression.images import Images, read_images
-from pipeline.compression.network import check_series, checked_output, device_of, identity_of, private_copy
+from pipeline.compression.network import check, device_of, identity_of, private_copy
 from pipeline.compression.result import CompressionResult, layer_figures
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
@@ -25,6 +25,7 @@ from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.approximate import fit_series
+from pipeline.stages.context import CHECKED_IMAGES
 from pipeline.stages.keys import FINETUNE_LR
 from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
@@ -192,7 +193,6 @@ def _undisturbed() -> Generator[None]:
 def _prepared(original: nn.Module, images: Images, settings: Settings, progress: Progress) -> _Work:
     """Read the images, and check all that can be checked before anything is computed."""
     options, variant, device = settings.options, settings.variant, settings.device
-    plan = plan_layers(original, variant.config)
     given = read_images(
         images,
         count=options.calibration_size,
@@ -202,15 +202,16 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     )
     model = placed(copy.deepcopy(original), device).eval()
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
-    output = checked_output(model, calibration[:2])
+    plan_layers(model, variant.config)  # checks the config before a pass over the images
+    output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
+    plan = plan_layers(model, variant.config)
     identity = identity_of(original, output, calibration)
-    check_series(model, orders_of(plan), variant.bases[0], output, calibration[:2], identity)
     if variant.targets:
         if not isinstance(output, Tensor):
             raise OptionsError(
                 f"target_mb: got a network that returns a {type(output).__name__}; allowed: a tensor, or bits"
             )
-        check_sizes(variant, size_range(series_network(original, variant), identity))
+        check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None
     if options.epochs:

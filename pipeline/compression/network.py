@@ -1,30 +1,22 @@
-"""Copy and check the caller's network."""
+"""Copy, check and describe the caller's network."""
 
-import copy
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.utils._pytree import tree_leaves
 
-from basis.computed_weights import copied, store_computed_weights
 from basis.errors import CompressionError
 from basis.layers import stored_tensor_name
-from basis.least_squares import Size2d
-from basis.swap import materialize, swap_convolutions
-from pipeline.artifact import Identity, serialize
-from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
+from basis.regular import irregularity, mark_irregular
+from pipeline.artifact import Identity
+from pipeline.artifact.codec import table_of
 from pipeline.artifact.header import default_names
-from pipeline.artifact.record import build_network
-from pipeline.errors import OptionsError
-from pipeline.models.wrappers import unwrapped
-from pipeline.runtime.device import placed
-from pipeline.stages.target_sizes import zero_record
-
-TOLERANCE: Final = 1e-3
-"""Largest difference of the outputs of equal filters, as a share of their norm; float32 sums differ by far less."""
+from pipeline.artifact.record import build_network, exact_record
+from pipeline.errors import DataError, OptionsError
+from pipeline.models.network_check import check_network
+from pipeline.models.outputs import tensors_of
+from pipeline.models.preparation import fold_parametrizations, plain_copy, unwrapped, without_wrappers
 
 
 def private_copy(network: object) -> nn.Module:
@@ -57,13 +49,7 @@ def private_copy(network: object) -> nn.Module:
                 "copy.deepcopy(network).float()"
             )
     device_of(inner)
-    try:
-        return store_computed_weights(copied(inner).eval())
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise OptionsError(
-            f"network: {name} cannot be copied ({reason}); allowed: one that copy.deepcopy takes"
-        ) from error
+    return fold_parametrizations(without_wrappers(plain_copy(inner)).eval())
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -79,82 +65,63 @@ def device_of(network: nn.Module) -> torch.device:
     return devices.pop() if devices else torch.device("cpu")
 
 
-def checked_output(network: nn.Module, images: Tensor) -> Any:
-    """Run a network twice on some images, and return its output.
+def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> Any:
+    """Check a network on some images; see ``pipeline.models.network_check``. Outputs may be of any kind.
 
     Args:
-        network: The network, in evaluation mode.
+        network: The network, in evaluation mode. It gets the marks of the check, and a hook if its input needs
+            protection.
         images: (N, C, H, W), on its device.
-
-    Raises:
-        OptionsError: The network does not take the images, changes them in place, or is random.
-    """
-    given = images.clone()
-    first, second = _output(network, given), _output(network, images.clone())
-    name = type(network).__name__
-    if not torch.equal(given, images):
-        raise OptionsError(
-            f"network: {name} changes its input in place; allowed: a network that leaves its input alone"
-        )
-    if _differs(second, first, 0.0):
-        raise OptionsError(f"network: {name} gives two outputs for equal images; allowed: no randomness after eval()")
-    return first
-
-
-def check_series(
-    network: nn.Module, orders: Mapping[str, Size2d], basis: str, output: Any, images: Tensor, identity: Identity
-) -> None:
-    """Check that series and the file can take the place of a network's layers.
-
-    Args:
-        network: The network, in evaluation mode.
-        orders: Layer name -> order of its series.
         basis: The basis of the series.
-        output: The network's output for the images.
-        images: (N, C, H, W), on its device.
-        identity: The description of the network in the file.
+        trained: True if the network is trained.
+
+    Returns:
+        The output of the network for the images.
 
     Raises:
-        OptionsError: The network with series of full order, which has the same filters, gives another output; or the
-            network cannot be built from the tensors of its file.
+        OptionsError: The network does not take the images, or cannot be compressed.
     """
-    name, modules = type(network).__name__, dict(network.named_modules())
-    full = {layer: cast(Size2d, cast(nn.Conv2d, modules[layer]).kernel_size) for layer in orders}
+    probe = plain_copy(network)
+    probe.register_forward_hook(_joined)
 
-    def fails(layers: Mapping[str, Size2d]) -> bool:
-        swapped = placed(swap_convolutions(copy.deepcopy(network), layers, basis), images.device).eval()
-        try:
-            return _differs(_output(swapped, images.clone()), output, TOLERANCE)
-        except OptionsError:  # for example because the network reads conv.weight, which a series lacks
-            return True
+    def rebuild(model: nn.Module) -> nn.Module:
+        record = exact_record(model)
+        table_of(record)  # checks that a file can have the types of all tensors
+        return build_network(record, plain_copy(probe))
 
-    if full and fails(full):
-        layer = next((layer for layer, order in full.items() if fails({layer: order})), next(iter(full)))
-        raise OptionsError(
-            f"network: layer {layer!r} of {name} does more than convolve with its weight, such as a hook or a use of "
-            "its weight elsewhere; allowed: plain convolutions, or config='dense'"
+    hooks = len(probe._forward_pre_hooks)
+    try:
+        checked = check_network(
+            plain_copy(probe), images, classes=None, output=None, basis=basis, trained=trained, rebuild=rebuild
         )
-    swapped = swap_convolutions(copy.deepcopy(network), full, basis) if full else copy.deepcopy(network)
-    try:
-        record = zero_record(swapped, NORMALIZATION_ERROR)
-        build_network(record, materialize(copy.deepcopy(network)))
-        serialize(record, identity)
-    except CompressionError as error:
-        raise OptionsError(f"network: {name} cannot be stored and built again ({error})") from error
-
-
-@torch.no_grad()
-def _output(network: nn.Module, images: Tensor) -> Any:
-    try:
-        return network(images)
-    except torch.OutOfMemoryError:
+    except (OptionsError, DataError):
         raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    except CompressionError as error:
+        raise OptionsError(f"network: {type(network).__name__} cannot be compressed: {error}") from error
+    for own, other in zip(network.modules(), checked.modules(), strict=True):
+        if (reason := irregularity(other)) is not None:
+            mark_irregular(own, reason)
+    for hook in list(checked._forward_pre_hooks.values())[hooks:]:
+        network.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        return network(images.clone())
+
+
+def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
+    """Join all tensors that a network returns for N images, as rows: (N, values), float32."""
+    (images, *_) = (value for value in inputs if isinstance(value, Tensor))
+    found = [
+        tensor.detach() if tensor.is_complex() else tensor
+        for tensor in tensors_of(result)
+        if tensor.ndim and len(tensor) == len(images)
+    ]
+    if not found:
         raise OptionsError(
-            f"network: {type(network).__name__} does not take images of the shape {tuple(images.shape)} ({reason}); "
-            "allowed: images as in its training"
-        ) from error
+            f"network: {type(module).__name__} returns a {type(result).__name__} without a tensor for each image; "
+            "allowed: at least one"
+        )
+    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
+    return torch.cat([part.reshape(len(part), -1).float() for part in parts], dim=1)
 
 
 def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
@@ -171,13 +138,3 @@ def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
     nothing, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     name = f"{kind.__module__}.{kind.__qualname__}"
     return Identity(name, classes, default_names(classes), nothing, one, size, is_object=True)
-
-
-def _differs(found: Any, wanted: Any, tolerance: float) -> bool:
-    """Return True if tensors of two outputs differ by more than a share of their norm; NaN equals NaN."""
-    pairs = [
-        (a.double().nan_to_num(), b.double().nan_to_num())
-        for a, b in zip(tree_leaves(found), tree_leaves(wanted), strict=False)
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and not a.is_complex()
-    ]
-    return any(a.shape != b.shape or float((a - b).norm()) > tolerance * float(b.norm()) for a, b in pairs)

@@ -1,5 +1,6 @@
 """Compute variants in a worker process, which reads the data and rebuilds the baseline once a run."""
 
+import copy
 import logging
 import os
 import sys
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import OptionsError
-from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
@@ -155,7 +155,7 @@ def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Basel
     context = make_context(
         options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
     )
-    network = build_model(options.model, context.data.classes)
+    network = copy.deepcopy(context.network)
     network.load_state_dict(payload.baseline)
     return context, make_baseline(context, network, payload.origin, payload.top1)
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from basis.conv import SeriesConv2d
 from basis.least_squares import Size2d
+from basis.regular import irregularity
 from basis.swap import compressible_convolutions
 from pipeline.errors import OptionsError
 from pipeline.options.orders import Config
-
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+from quant.other_weights import other_weights, weights_by_kind
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class LayerPlan:
         order: Terms kept (nh, nw), or None for a kept layer.
         status: ``compressed`` (fewer terms than taps), ``full`` (as many: an exact change of basis) or ``kept``.
         reason: Explanation for the report.
+        float_bytes: Bytes of a weight that every file holds in floating point; 0 for a quantized one.
     """
 
     name: str
@@ -32,29 +33,45 @@ class LayerPlan:
     order: Size2d | None
     status: Literal["compressed", "full", "kept"]
     reason: str
+    float_bytes: int = 0
 
 
 def plan_layers(model: nn.Module, config: Config, model_name: str | None = None) -> list[LayerPlan]:
-    """Plan every convolution and linear layer of a network, in network order; a shared layer appears once.
+    """Plan every layer of a network that holds a weight, in network order; a shared layer appears once.
 
     Args:
-        model: The network. Inside ``DataParallel`` wrappers, layer names keep their prefix ``module.``.
+        model: The network.
         config: Orders per stage or per run of blocks, ``dense``, or ``auto`` for the full order of every kernel.
         model_name: Name of the network in error messages; its class by default.
 
     Returns:
-        One entry per ``nn.Conv2d`` and ``nn.Linear``.
+        One entry per ``nn.Conv2d`` and ``nn.Linear``, and then one per other weight, such as that of a transposed
+        convolution.
 
     Raises:
         OptionsError: If the number of orders or blocks does not fit the network, if an order exceeds its kernel, or
             if the network has no spatial convolution.
     """
-    orders = _orders(compressible_convolutions(model), model, config, model_name or type(model).__name__)
+    orders = _orders(model, config, model_name or type(model).__name__)
+    for name in orders.keys() - compressible_convolutions(model).keys():
+        del orders[name]
     return [
         orders[name] if name in orders else LayerPlan(name, _kernel(layer), None, "kept", _why_kept(layer, config))
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
+    ] + list(_other_plans(model))
+
+
+def _other_plans(model: nn.Module) -> Iterator[LayerPlan]:
+    """Plan the weights outside convolutions and linear layers: rounded to nearest if they are large, or kept."""
+    rounded = other_weights(model)
+    for name, weight in (rounded | weights_by_kind(model, of_layers=True)).items():
+        kind = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        if name in rounded:
+            yield LayerPlan(name, None, None, "kept", f"{kind}, {weight.numel():,} values rounded to nearest")
+        else:
+            size = weight.numel() * weight.element_size()
+            yield LayerPlan(name, None, None, "kept", f"{kind}, {size:,} bytes in floating point", size)
 
 
 def orders_of(plan: Sequence[LayerPlan]) -> dict[str, Size2d]:
@@ -74,26 +91,40 @@ def shape_text(sizes: Sequence[int] | None) -> str:
     return "x".join(map(str, sizes)) if sizes else "-"
 
 
+def spatial_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Return the convolutions with a kernel larger than 1x1 by name, in definition order; a shared one appears once."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and not isinstance(module, SeriesConv2d) and max(module.kernel_size) > 1
+    }
+
+
 def stages_of(model: nn.Module) -> dict[str, dict[str, nn.Conv2d]]:
     """Group the spatial convolutions by stage: the top-level child that contains them, in definition order.
+
+    Convolutions that cannot be replaced count, too.
 
     Returns:
         Stage name -> layer name -> convolution.
     """
-    prefix = _wrapper_prefix(model)
     stages: dict[str, dict[str, nn.Conv2d]] = {}
-    for name, conv in compressible_convolutions(model).items():
-        stage = name.removeprefix(prefix).split(".")[0] or "the convolution itself"
+    for name, conv in spatial_convolutions(model).items():
+        stage = name.split(".")[0] or "the convolution itself"
         stages.setdefault(stage, {})[name] = conv
     return stages
 
 
-def _orders(convs: Mapping[str, nn.Conv2d], model: nn.Module, config: Config, model_name: str) -> dict[str, LayerPlan]:
+def _orders(model: nn.Module, config: Config, model_name: str) -> dict[str, LayerPlan]:
+    """Plan every spatial convolution, also those that cannot be replaced: the config counts them."""
+    convs = spatial_convolutions(model)
     if config.kind == "dense":
         return {}
-    if not convs:
+    if not compressible_convolutions(model):
+        name = next(iter(convs), None)
+        reason = f" that a series can replace ({name}: {irregularity(convs[name])})" if name is not None else ""
         raise OptionsError(
-            f"config {config.text!r} compresses nothing, because {model_name} has no spatial convolution; "
+            f"config {config.text!r} compresses nothing, because {model_name} has no spatial convolution{reason}; "
             "allowed: 'dense', or a network with convolutions larger than 1x1"
         )
     if config.kind == "auto":
@@ -151,27 +182,15 @@ def _planned(name: str, kernel: Size2d, order: int, where: str) -> LayerPlan:
 def _why_kept(layer: nn.Conv2d | nn.Linear, config: Config) -> str:
     if config.kind == "dense":
         return "uncompressed row"
+    if isinstance(layer, SeriesConv2d):
+        return "already a series"
+    if reason := irregularity(layer):
+        return reason
     if isinstance(layer, nn.Linear):
         return "linear layer, no spatial kernel"
     if max(_size(layer)) == 1:
         return "1x1 kernel, nothing to leave out"
-    if isinstance(layer, SeriesConv2d):
-        return "already a series"
-    if name := _own_forward(layer):
-        return f"{name} computes its output in a way of its own"
     return "not depthwise, and the config counts depthwise blocks"
-
-
-def _own_forward(conv: nn.Conv2d) -> str | None:
-    """Return the class name of a convolution that overrides the forward of ``nn.Conv2d``, else None."""
-    return None if compressible_convolutions(conv) else type(conv).__name__
-
-
-def _wrapper_prefix(model: nn.Module) -> str:
-    prefix = ""
-    while isinstance(model, _WRAPPERS):
-        prefix, model = f"{prefix}module.", cast(nn.Module, model.module)
-    return prefix
 
 
 def _kernel(layer: nn.Conv2d | nn.Linear) -> Size2d | None:

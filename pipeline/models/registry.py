@@ -11,6 +11,8 @@ from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import cifar_resnet, torchvision_models
 from pipeline.models.imported import import_model
+from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
+from pipeline.runtime.randomness import RandomStream, python_generators
 
 # Words in the messages of PyTorch's and torchvision's shape errors. CPU allocation errors contain none of them.
 _SHAPE_WORDS: Final = re.compile(r"shape|size|dimension|channel|height|width|kernel|stride|pad", re.IGNORECASE)
@@ -41,12 +43,40 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
                 f"the model {name!r} would import code, which is not allowed here; allow it with --allow-import "
                 "(allow_import=True), or pass the network itself"
             )
-        return import_model(name, classes)
+        with python_generators():
+            return import_model(name, classes)
     if name in cifar_resnet.BUILDERS:
         return cifar_resnet.BUILDERS[name](classes)
     if name in torchvision_models.names():
         return torchvision_models.build(name, classes)
     raise OptionsError(_unknown(name))
+
+
+def build_trainable(name: str, classes: int, example: Tensor, *, seed: int = 0, allow_import: bool = True) -> nn.Module:
+    """Build a network with random weights, without wrappers and lazy parts; its parametrizations remain.
+
+    Args:
+        name: See ``build_model``.
+        classes: Width of the output.
+        example: Images of the data, (N, C, H, W), on the CPU.
+        seed: Seed of the weights.
+        allow_import: See ``build_model``.
+
+    Returns:
+        The network, in training mode. It takes the state dict of the network that the builder returns.
+
+    Raises:
+        OptionsError: See ``build_model``.
+    """
+    with RandomStream(seed, torch.device("cpu")).drawn_from():
+        model = without_wrappers(build_model(name, classes, allow_import=allow_import))
+        initialize_lazy_modules(model, example)
+    return model
+
+
+def build_plain(name: str, classes: int, example: Tensor, *, allow_import: bool = True) -> nn.Module:
+    """Build a network of plain modules, as artifacts store it; arguments and errors as in ``build_trainable``."""
+    return fold_parametrizations(build_trainable(name, classes, example, allow_import=allow_import))
 
 
 def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:

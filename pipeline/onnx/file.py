@@ -76,7 +76,7 @@ def onnx_file(
     Raises:
         OnnxError: ``onnx.checker`` rejects the file.
     """
-    layers = {f"{layer.name}.weight": layer for layer in record.layers}
+    layers = {layer.tensor_name: layer for layer in record.layers}
     proto = _copy(traced, OPSET if materialize else opset_needed(record.layers, OPSET))
     floats = dict(stored_tensors(network))
     quantized = {name: layers[tensor] for name, tensor in traced.tensors.items() if tensor in layers}

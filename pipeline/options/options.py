@@ -31,6 +31,7 @@ from pipeline.options.values import (
     parse_configs,
     parse_dense_bits,
     parse_device,
+    parse_output,
     parse_sizes,
     parse_text,
     parse_trackers,
@@ -52,6 +53,7 @@ Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
+Output = Annotated[str, BeforeValidator(parse_output)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -113,6 +115,9 @@ class Options(BaseModel):
     scheme: str = _choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
     weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
+    output: Output | None = _option(
+        None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
+    )
     data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
     limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
     limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)

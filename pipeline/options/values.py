@@ -74,6 +74,11 @@ def parse_dense_bits(value: object) -> tuple[int, ...]:
     return () if value in ((), []) else parse_bits(value, "--dense-bits")
 
 
+def parse_output(value: object) -> object:
+    """Return the number or name of an output as text; other values are left to the type's check."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else parse_text(value)
+
+
 def parse_sizes(value: object) -> tuple[float, ...]:
     """Parse the target sizes in MB (10^6 bytes), a comma list or a list of numbers; an empty list means none.
 

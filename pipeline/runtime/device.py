@@ -153,6 +153,11 @@ Network = TypeVar("Network", bound=nn.Module)
 def placed(model: Network, device: torch.device) -> Network:
     """Move a network to a device in channels_last, the memory format of the images, in place.
 
-    Always use this helper: outputs differ in their last bits between memory formats.
+    Always use this helper: outputs differ in their last bits between memory formats. Parameters of five axes have none
+    of this kind and stay as they are.
     """
-    return model.to(device).to(memory_format=torch.channels_last)
+    model.to(device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model

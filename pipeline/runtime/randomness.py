@@ -1,11 +1,13 @@
 """Random numbers of a run, drawn from torch's global generators without changing them for other code."""
 
+import random
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +36,19 @@ class RandomStream:
             finally:
                 self.state = {kind: _module(kind).get_rng_state() for kind in self.state}
                 _set(before)
+
+
+@contextmanager
+def python_generators(seed: int = 0) -> Generator[None]:
+    """Seed the global generators of Python and numpy for a user's code, and restore them afterwards."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def _set(states: Mapping[str, Tensor]) -> None:

@@ -1,20 +1,20 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
 from pipeline.models.digest import network_digest
-from pipeline.models.registry import build_model, check_forward
+from pipeline.models.preparation import fold_parametrizations
+from pipeline.models.registry import build_trainable
 from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.runtime.device import placed
-from pipeline.runtime.randomness import RandomStream
-from pipeline.stages.context import RunContext
+from pipeline.stages.context import RunContext, example_images
 from pipeline.stages.evaluate import top1_key, top1_once
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
@@ -75,7 +75,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     if initial.job is not None:
         train_once(context, initial.model, initial.job)
     model = placed(initial.model, context.device).eval()
-    digest = network_digest(context.options.model, model)
+    digest = network_digest(_name(context), model)
     top1 = top1_once(context, model, baseline_key(context, digest))
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
     return make_baseline(context, model, initial.origin, top1)
@@ -85,7 +85,13 @@ def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: floa
     """Put a network whose weights are known on the run's device, with its digest and, if wanted, its teacher."""
     model = placed(model, context.device).eval()
     teacher = Teacher(model, context.accelerator) if context.options.distill else None
-    return Baseline(model, network_digest(context.options.model, model), origin, top1, teacher)
+    return Baseline(model, network_digest(_name(context), model), origin, top1, teacher)
+
+
+def _name(context: RunContext) -> str:
+    """Return the name of the network and its selected output, which determine its logits beside its values."""
+    options = context.options
+    return options.model if options.output is None else f"{options.model}, output {options.output}"
 
 
 def baseline_key(context: RunContext, digest: str) -> StageKey:
@@ -109,26 +115,31 @@ def initial_network(context: RunContext) -> InitialNetwork:
     elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
         model = _random_network(context)
         load_weights(model, Path(weights))
-        return InitialNetwork(model.eval(), f"checkpoint {Path(weights).name}")
+        return InitialNetwork(_with_values_of(context, model).eval(), f"checkpoint {Path(weights).name}")
     model = load_torchvision_weights(model_name, data.classes, weights)
-    check_forward(model, data.classes, data.image_size)
-    return InitialNetwork(model.eval(), f"torchvision {weights}")
+    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
 
 
 def _random_network(context: RunContext) -> nn.Module:
-    with RandomStream(context.options.seed, torch.device("cpu")).drawn_from():
-        model = build_model(context.options.model, context.data.classes)
-    check_forward(model, context.data.classes, context.data.image_size)
-    return model
+    """Build the network with the weights of the run's seed; it takes the state dict of a checkpoint."""
+    options, data = context.options, context.data
+    return build_trainable(options.model, data.classes, example_images(data), seed=options.seed)
+
+
+def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
+    """Copy the values of a network into the checked architecture, with effective weights for parametrized ones."""
+    network = copy.deepcopy(context.network)
+    network.load_state_dict(fold_parametrizations(model).state_dict())
+    return network
 
 
 def _to_train(context: RunContext) -> InitialNetwork:
-    model, name, data = _random_network(context), context.options.model, context.data.name
+    model, name, data = _with_values_of(context, _random_network(context)), context.options.model, context.data.name
     job = training_job(
         context,
         f"baseline: training {name} on {data}",
         TrainingLabel("baseline", "training"),
-        network_digest(name, model),
+        network_digest(_name(context), model),
         BASELINE_SCHEDULE,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"

@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from basis.errors import CompressionError
 from basis.shard import CalibrationShard
 from pipeline.artifact import Identity
+from pipeline.artifact.codec import table_of
+from pipeline.artifact.record import build_network, exact_record
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.data.sources import load_dataset
+from pipeline.errors import DataError, OptionsError
 from pipeline.models.layer_orders import plan_layers
-from pipeline.models.registry import build_model, check_forward
+from pipeline.models.network_check import check_network
+from pipeline.models.outputs import select_output
+from pipeline.models.registry import build_plain
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
 from pipeline.store.housekeeping import store_folder
@@ -32,6 +37,8 @@ from pipeline.tracking import NullTracker, Tracker
 logger = logging.getLogger(__name__)
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
+CHECKED_IMAGES: Final = 4
+"""Training images on which the network is checked before any work."""
 # Packages whose code computes results. The rest of the program only arranges, stores and shows them.
 _COMPUTING: Final = (
     "basis",
@@ -61,6 +68,8 @@ class RunContext:
         progress: Shows stages and epochs.
         interruption: Pending stop request, checked between training steps.
         tracker: Receives the figures of every epoch.
+        network: The network's checked architecture with random weights, on the CPU. It is only copied. Its marks and
+            hooks are described in ``pipeline.models.network_check``.
     """
 
     options: Options
@@ -71,6 +80,7 @@ class RunContext:
     progress: Progress
     interruption: Interruption
     tracker: Tracker
+    network: nn.Module
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +101,7 @@ def make_context(
     interruption: Interruption,
     tracker: Tracker | None = None,
 ) -> RunContext:
-    """Load the data, open the store, and check that every config fits the network.
+    """Load the data, open the store, check the network, and check that every config fits it.
 
     Args:
         options: The validated options.
@@ -109,7 +119,9 @@ def make_context(
         data = load_dataset(
             options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
         )
-        _check_configs(options, data)
+        network = checked_network(options, data)
+        for text in options.config:
+            plan_layers(network, parse_config(text), options.model)
     store = Store(
         store_folder(options.cache_dir),
         cache_environment(accelerator),
@@ -118,7 +130,8 @@ def make_context(
         processes=processes,
     )
     count = min(_wanted_calibration(options, data), images_at_once(data.image_size))
-    return RunContext(options, data, count, accelerator, store, progress, interruption, tracker or NullTracker())
+    services = accelerator, store, progress, interruption, tracker or NullTracker()
+    return RunContext(options, data, count, *services, network)
 
 
 def log_calibration_limit(context: RunContext) -> None:
@@ -191,15 +204,51 @@ def network_identity(context: RunContext) -> Identity:
     """Return the description of the network in artifacts: its builder, classes and normalization."""
     data = context.data
     mean, std = data.normalization.mean, data.normalization.std
-    return Identity(context.options.model, data.classes, data.class_names, mean, std, data.image_size)
+    output = context.options.output
+    return Identity(context.options.model, data.classes, data.class_names, mean, std, data.image_size, output)
 
 
-def _check_configs(options: Options, data: Dataset) -> None:
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(options.model, data.classes)
-    for text in options.config:
-        plan_layers(model, parse_config(text), options.model)
-    check_forward(model, data.classes, data.image_size)
+def checked_network(options: Options, data: Dataset) -> nn.Module:
+    """Build the network of the options, and check it on some training images.
+
+    Returns:
+        The network, see ``pipeline.models.network_check.check_network``.
+
+    Raises:
+        OptionsError: The network cannot be built, does not accept the images, or cannot be compressed.
+        DataError: Its output is not one logit per class.
+    """
+    images = example_images(data)
+
+    def build() -> nn.Module:
+        return build_plain(options.model, data.classes, images)
+
+    def rebuild(model: nn.Module) -> nn.Module:
+        record = exact_record(model)
+        table_of(record)  # checks that a file can have the types of all tensors
+        rebuilt = select_output(build(), options.output)
+        return build_network(record, rebuilt)
+
+    trained = bool(options.epochs or options.qat_epochs or options.weights == "auto")
+    try:
+        return check_network(
+            build(),
+            images,
+            classes=data.classes,
+            output=options.output,
+            basis=options.basis[0],
+            trained=trained,
+            rebuild=rebuild,
+        )
+    except (OptionsError, DataError):
+        raise
+    except CompressionError as error:
+        raise OptionsError(f"the network {options.model} cannot be compressed: {error}") from error
+
+
+def example_images(data: Dataset) -> Tensor:
+    """Return some training images, float32, (N, C, H, W), normalized, on the CPU, in the default memory format."""
+    return data.train.sample(CHECKED_IMAGES, seed=0, device=torch.device("cpu")).contiguous()
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:

@@ -1,22 +1,20 @@
 """The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-import torch
 from tabulate import tabulate
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
-from pipeline.artifact.summary import layer_bits
+from pipeline.artifact.summary import LayerBits, layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
-from pipeline.models.registry import build_model
 from pipeline.options.grid import Target, Variant, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
-from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, log_calibration_limit, make_context, network_identity
@@ -80,8 +78,7 @@ def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:
 def _sizes(context: RunContext, variant: Variant) -> list[str]:
     """Return a line for every width and basis, and a table of the layers."""
     options = context.options
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(options.model, context.data.classes)
+    model = copy.deepcopy(context.network)
     plan = plan_layers(model, variant.config, options.model)
     orders = orders_of(plan)
     if orders:
@@ -105,8 +102,7 @@ def _targets(context: RunContext, variant: Variant) -> list[str]:
     """
     smallest, largest = sizes = target_range(context, variant)
     check_sizes(variant, sizes)
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        plan = plan_layers(build_model(context.options.model, context.data.classes), variant.config)
+    plan = plan_layers(context.network, variant.config)
     found = (
         f"{len(orders_of(plan))} layers as series, feasible files of {smallest / 1e6:.12g} to {largest / 1e6:.12g} MB"
     )
@@ -122,6 +118,12 @@ def _target_line(variant: Variant, target: Target) -> str:
     return f"{variant.name}: a file of {SMALLEST_SHARE * target.bytes / 1e6:.4f} to {target.bytes / 1e6:.4f} MB"
 
 
+def _layer_bytes(layer: LayerPlan, sizes: Mapping[str, LayerBits]) -> float:
+    if layer.name not in sizes:
+        return layer.float_bytes
+    return (sizes[layer.name].integers + sizes[layer.name].scales) / 8
+
+
 def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:
     """Format one line per layer. Normalization and biases are only in the size of the whole file."""
     sizes = [layer_bits(record) for record in records.values()]
@@ -130,7 +132,7 @@ def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -
             layer.name,
             shape_text(layer.kernel),
             shape_text(layer.order),
-            *(f"{(size[layer.name].integers + size[layer.name].scales) / 8e6:.6f}" for size in sizes),
+            *(f"{_layer_bytes(layer, size) / 1e6:.6f}" for size in sizes),
         )
         for layer in plan
     ]

@@ -14,6 +14,7 @@ from pipeline.artifact.loading import load_parts
 from pipeline.artifact.record import NetworkRecord
 from pipeline.data.dataset import Images, Split
 from pipeline.errors import OnnxError, OptionsError
+from pipeline.models.outputs import select_output
 from pipeline.onnx.file import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.weights import onnx_bits
@@ -42,6 +43,7 @@ def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool)
         OSError: The file cannot be written.
     """
     network, record, identity = load_parts(file, allow_import=allow_import)
+    select_output(network, identity.output)
     try:
         content = OnnxExporter().file(record, network, identity, materialize=materialize)
         difference, largest = _difference(content, network, identity.image_size)
@@ -79,7 +81,7 @@ def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
 def _difference(content: bytes, network: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
     """Return the largest difference of a logit between onnxruntime and PyTorch, and the largest logit."""
     images = torch.randn(_CHECKED_IMAGES, 3, *image_size, generator=torch.Generator().manual_seed(0))
-    logits = network(images)
+    logits = network(images.clone())
     found = run_session(open_session(content), images)
     return float((found - logits).abs().max()), float(logits.abs().max())
 

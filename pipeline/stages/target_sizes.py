@@ -6,17 +6,16 @@ import math
 import torch
 from torch import nn
 
-from basis.layers import stored_tensor_name, stored_values
+from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import orders_of, plan_layers
-from pipeline.models.registry import build_model
 from pipeline.options.grid import Variant, variants
-from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.context import RunContext, network_identity
+from quant.rate_rounding import coded_weights
 from quant.stepped import SteppedTensor
 
 
@@ -42,7 +41,7 @@ def size_range(network: nn.Module, identity: Identity) -> tuple[int, int]:
     """
     record = zero_record(network, NORMALIZATION_ERROR)
     others = len(serialize(record, identity))
-    values = sum(layer.values.integers.numel() for layer in record.layers)
+    values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
 
 
@@ -60,9 +59,7 @@ def check_targets(context: RunContext) -> None:
 
 def target_range(context: RunContext, variant: Variant) -> tuple[int, int]:
     """Return ``feasible_sizes`` of the network of the options."""
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        model = build_model(context.options.model, context.data.classes)
-    return feasible_sizes(context, model, variant)
+    return feasible_sizes(context, context.network, variant)
 
 
 def check_sizes(variant: Variant, sizes: tuple[int, int]) -> None:
@@ -91,7 +88,7 @@ def series_network(model: nn.Module, variant: Variant) -> nn.Module:
 
 
 def zero_record(model: nn.Module, error: float) -> NetworkRecord:
-    """Record a network whose stored integers are all zero.
+    """Record a network whose layers' integers are all zero; the weights of ``quant.other_weights`` are as stored.
 
     Args:
         model: The network, with series convolutions.
@@ -101,7 +98,6 @@ def zero_record(model: nn.Module, error: float) -> NetworkRecord:
         name: SteppedTensor(
             torch.zeros(stored_values(module).shape, dtype=torch.int32), torch.zeros((), dtype=torch.int16)
         )
-        for name, module in model.named_modules()
-        if stored_tensor_name(module) is not None
+        for name, module in stored_layers(model).items()
     }
-    return record_network(model, dict(zeros), normalization_error=error)
+    return record_network(model, {**zeros, **coded_weights(model)}, normalization_error=error)

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.artifact import load
+from pipeline.artifact.loading import load_parts
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
+from pipeline.models.outputs import select_output
 from pipeline.runtime.child import child_command
 from pipeline.runtime.device import placed
 from pipeline.runtime.launcher import without_launch
@@ -123,10 +124,11 @@ def answer(folder: str) -> int:
     logits = {}
     for number, path in enumerate(request["paths"]):
         try:
-            network = load(path, allow_import=True)
+            network, _, identity = load_parts(path, allow_import=True)
         except OptionsError as error:
             print(error, file=sys.stderr)
             return _NOT_POSSIBLE
+        select_output(network, identity.output)
         with torch.no_grad():
             logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
     safetensors.torch.save_file(logits, Path(folder) / _LOGITS)

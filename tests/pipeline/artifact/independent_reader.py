@@ -53,7 +53,9 @@ def coded(table: dict, stream: bytes) -> dict[str, np.ndarray]:
     present = iter(independent_stream.decode(stream, [count for count in counts if count]) if any(counts) else [])
     groups = (next(present) if count else np.zeros(0, int) for count in counts)
     exponents, factors = iter(np.cumsum(next(groups)).tolist()), iter(next(groups).tolist())
-    tensors = {f"{layer['name']}.weight": weight(layer, groups, exponents, factors) for layer in layers}
+    names = [layer["name"] if layer.get("named_tensor") else f"{layer['name']}.weight" for layer in layers]
+    weights = (weight(layer, groups, exponents, factors) for layer in layers)
+    tensors = dict(zip(names, weights, strict=True))
     steps, bases = np.cumsum(next(groups)).tolist(), np.cumsum(next(groups)).tolist()
     values = iter([to_float(next(groups) + base) * grid(step) for step, base in zip(steps, bases, strict=True)])
     tensors |= {f"{layer['name']}.bias": next(values) for layer in biased}

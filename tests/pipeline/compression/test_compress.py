@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from basis.computed_weights import copied
 from basis.conv import SeriesConv2d
 from pipeline import CompressionResult, Options, compress, load, run
 from pipeline.artifact import read_artifact
 from pipeline.data.sources import load_dataset
+from pipeline.models.preparation import plain_copy
 from pipeline.models.registry import build_model
 from tests.pipeline.compression.networks import Maps, Named, Net, images, labels_of, seeded
 from tests.support.networks import write_module, write_npz
@@ -287,7 +287,7 @@ def test_computed_weights_are_compressed_as_they_are_in_use(tmp_path, kind, bits
     assert torch.equal(network(X), wanted)
     assert float((result.network(X).detach() - wanted).norm() / wanted.norm()) < 0.02
     other = build(1)
-    loaded = load(result.save(tmp_path / "a.safetensors"), network=copied(other))
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=plain_copy(other))
     assert torch.allclose(loaded(X), result.network(X), atol=1e-5)
     assert other(X).shape == wanted.shape
 
@@ -337,6 +337,34 @@ def test_frozen_parameters_stay_as_they_are():
     result = compress(network, X, config="5,3,2", epochs=2, batch_size=16)
     assert torch.equal(result.network.head.weight, kept)
     assert [p.requires_grad for p in result.network.head.parameters()] == [False, False]
+
+
+class Odd(Net):
+    """It changes its input in place, ties two weights, and doubles the outputs of a layer by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied = nn.Conv2d(8, 12, 3, padding=1)
+        self.tied.weight = self.last.weight
+        self.stem.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.mul_(2)
+        return super().forward(x) + self.tied(self.stem(x)).mean((2, 3))[:, :4]
+
+
+def test_layers_that_no_series_can_replace_are_kept_with_their_reason(tmp_path):
+    network = seeded(Odd)
+    result = compress(network, X, config="3,2,2,2", bits=8)
+    reasons = {each.name: each.reason for each in result.layers if each.order is None}
+    assert "hooks" in reasons["stem"]
+    assert "same weight" in reasons["last"]
+    assert torch.equal(X, images())
+    with torch.no_grad():
+        wanted = network.eval()(X.clone())
+        assert float((result.network(X.clone()) - wanted).norm() / wanted.norm()) < 0.1
+        loaded = load(result.save(tmp_path / "a.safetensors"), network=Odd)
+        assert torch.equal(loaded(X.clone()), result.network(X.clone()))
 
 
 def test_progress_is_shown():

@@ -1,4 +1,4 @@
-"""Computed weights become parameters, in one network and not in its copies."""
+"""Computed weights become parameters in one network, and not in its copies."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from basis.computed_weights import copied, store_computed_weights
+from pipeline.models.preparation import fold_parametrizations, plain_copy
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 KINDS = {
@@ -29,7 +29,7 @@ def network(kind: str) -> nn.Module:
 def test_a_stored_network_computes_the_same_and_its_copies_are_left_alone(kind):
     model = network(kind)
     wanted = model(X)
-    twin, stored = copied(model), store_computed_weights(copied(model))
+    twin, stored = plain_copy(model), fold_parametrizations(plain_copy(model))
     assert torch.allclose(stored(X), wanted, atol=1e-6)
     assert {name for name, _ in stored.named_parameters()} == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert not list(stored.named_buffers())
@@ -40,16 +40,10 @@ def test_a_stored_network_computes_the_same_and_its_copies_are_left_alone(kind):
     assert not torch.equal(stored(X), model(X))
 
 
-def test_only_wanted_tensors_are_stored():
-    model = store_computed_weights(network("weight"), lambda name: name == "2.weight")
-    assert "2.weight" in dict(model.named_parameters())
-    assert "0.parametrizations.weight.original0" in dict(model.named_parameters())
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_a_network_with_a_graph_in_its_weights_is_copied():
     model = network("old weight")
     model.train()(X)
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model)
-    assert torch.equal(copied(model).eval()(X), model.eval()(X))
+    assert torch.equal(plain_copy(model).eval()(X), model.eval()(X))

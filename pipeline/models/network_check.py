@@ -1,0 +1,293 @@
+"""Check a network before any work: that it repeats its outputs, can be copied, rebuilt and replaced layer by layer.
+
+What only concerns some layers is marked on them, and they are kept as they are. Everything else is an error.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from basis.conv import is_compressible
+from basis.errors import CompressionError
+from basis.layers import is_regular, stored_tensor_name
+from basis.modes import evaluation_mode
+from basis.regular import irregularity, mark_irregular
+from basis.swap import swap_convolutions
+from pipeline.errors import DataError, OptionsError
+from pipeline.models.outputs import logits_of, select_output
+from pipeline.models.preparation import plain_copy
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE: Final = 1e-3
+"""Largest change of a logit by an exact change of the network, as a share of the largest logit."""
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def check_network(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    classes: int | None,
+    output: str | None,
+    basis: str,
+    trained: bool,
+    rebuild: Callable[[nn.Module], nn.Module],
+) -> nn.Module:
+    """Check a network on a few images, and mark the layers that must be kept as they are.
+
+    Args:
+        model: The network, without wrappers, lazy parts and parametrizations; changed in place: it gets marks, and
+            hooks that select its output and protect its input.
+        images: Some images of the data, (N, C, H, W), on the CPU. Two or more show a network that mixes them.
+        classes: Classes of the data; None for outputs of any width.
+        output: See ``pipeline.models.outputs.select_output``.
+        basis: The basis of the replaced convolutions.
+        trained: True if the run trains the network, so that it must run in training mode.
+        rebuild: Stores a network as an artifact does, and returns the network that a loader makes of the file.
+
+    Returns:
+        The network.
+
+    Raises:
+        OptionsError: The network cannot take the images or cannot be compressed. The message has the reason.
+        DataError: Its output is not one logit per class.
+    """
+    name = type(model).__name__
+    _refuse_unregistered(model, name)
+    images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    modes = (False, True) if trained else (False,)
+    results = [_run(model, images, training=training) for training in modes]
+    if output is not None or not all(isinstance(result, Tensor) for result in results):
+        for result in results:
+            logits_of(result, output, name)
+        select_output(model, output)
+    logits = logits_of(results[0], output, name)
+    if classes is not None and tuple(logits.shape) != (len(images), classes):
+        raise DataError(
+            f"the network {name} gives {tuple(logits.shape)} for {len(images)} images, but data of {classes} classes "
+            f"needs a tensor of shape ({len(images)}, {classes})"
+        )
+    _protect_input(model, images)
+    _check_repeats(model, images, name)
+    expected = _outputs(model, images)
+    used = _used_parameters(model, images)
+    duplicate = plain_copy(model)
+    if not _equal(_outputs(duplicate, images), expected) or _used_parameters(duplicate, images) != used:
+        raise OptionsError(
+            f"a copy of the network {name} does not compute with its own parameters: a replaced method or a closure "
+            "refers to the original; allowed: a network that uses its parameters through self"
+        )
+    _mark_layers(model, images, expected, basis)
+    _mark_normalizations(model, images, expected, rebuild)
+    rebuilt = rebuild(model)
+    if not _equal(_outputs(rebuilt, images), expected):
+        raise OptionsError(
+            f"the network {name}, built again with the same parameters and persistent buffers, gives other outputs: it "
+            "depends on something else, such as random attributes, files or the order of calls; allowed: a network "
+            "whose builder, parameters and persistent buffers determine its outputs"
+        )
+    return model
+
+
+def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
+    """Run a network or, in training mode, a copy of it; describe errors about the images."""
+    try:
+        if training:
+            return plain_copy(model).train()(images.clone())
+        with evaluation_mode(model), torch.no_grad():
+            return model(images.clone())
+    except CompressionError:
+        raise
+    except Exception as error:  # code of users raises anything
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        count, channels, height, width = images.shape
+        mode = "training" if training else "evaluation"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionsError(
+            f"the network {type(model).__name__} cannot take {count} images of {height}x{width} pixels with {channels} "
+            f"channels in {mode} mode ({reason}); choose another model or data of another size"
+        ) from error
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with evaluation_mode(model):
+        found: Tensor = model(images.clone())
+    return found
+
+
+def _equal(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    within = TOLERANCE * float(expected.abs().nan_to_num().max())
+    return bool(torch.allclose(found.float(), expected.float(), rtol=0.0, atol=within, equal_nan=True))
+
+
+def _check_repeats(model: nn.Module, images: Tensor, name: str) -> None:
+    first, second = _outputs(model, images), _outputs(model, images)
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()) and not _equal(first, second):
+        raise OptionsError(
+            f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
+            "images, so no figure of it can be verified; allowed: a network without randomness in evaluation mode"
+        )
+
+
+def _protect_input(model: nn.Module, images: Tensor) -> None:
+    """Let a network that changes its input in place work on a copy of it."""
+    given = images.clone()
+    with evaluation_mode(model), torch.no_grad():
+        model(given)
+    if not torch.equal(given, images):
+        model.register_forward_pre_hook(_copied_inputs)
+
+
+def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
+
+
+def _refuse_unregistered(model: nn.Module, name: str) -> None:
+    """Refuse layers and parameters in plain attributes: they would be neither trained nor stored."""
+    modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
+    for path, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") and attribute in nn.Module().__dict__:
+                continue
+            for leaf in _leaves(value):
+                hidden = isinstance(leaf, nn.Module) and leaf not in modules and any(True for _ in leaf.parameters())
+                hidden = hidden and not {id(p) for p in leaf.parameters()} <= parameters
+                if hidden or (isinstance(leaf, nn.Parameter) and id(leaf) not in parameters):
+                    where = ".".join(filter(None, (path, attribute)))
+                    raise OptionsError(
+                        f"the network {name} keeps layers or parameters in the plain attribute {where!r}, so that they "
+                        "are in no state dict and would be missing in the file; allowed: nn.ModuleList, nn.ModuleDict, "
+                        "nn.ParameterList or attributes of their own"
+                    )
+
+
+def _leaves(value: Any, depth: int = 3) -> Iterable[Any]:
+    if isinstance(value, nn.Module | Tensor):
+        yield value
+    elif depth and isinstance(value, list | tuple | set):
+        for each in value:
+            yield from _leaves(each, depth - 1)
+    elif depth and isinstance(value, dict):
+        for each in value.values():
+            yield from _leaves(each, depth - 1)
+
+
+def _used_parameters(model: nn.Module, images: Tensor) -> set[str]:
+    """Return the parameters on which the outputs depend; none if the network detaches its outputs."""
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    frozen = [p for p in parameters.values() if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with evaluation_mode(model), torch.enable_grad():
+            total = model(images.clone()).float().sum()
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except RuntimeError:
+        return set()
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, basis: str) -> None:
+    """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see."""
+    layers = {name: module for name, module in model.named_modules() if stored_tensor_name(module) is not None}
+    for name, reason in _structural_reasons(model, layers, images, expected).items():
+        mark_irregular(layers[name], reason)
+    calls = _count_calls(model, layers, images)
+    for name, layer in layers.items():
+        if calls[name] < 0 and is_regular(layer):
+            mark_irregular(layer, "its input is passed by keyword")
+    candidates = [name for name, layer in layers.items() if is_compressible(layer)]
+    for name in candidates:
+        if calls[name] == 0 and _reads_weight(model, layers[name], images):
+            mark_irregular(layers[name], "the network reads its weight without calling the layer")
+    candidates = [name for name in candidates if irregularity(layers[name]) is None]
+    if candidates and not _replaceable(model, candidates, images, expected, calls, basis):
+        for name in candidates:
+            if not _replaceable(model, [name], images, expected, calls, basis):
+                mark_irregular(layers[name], "the network does not compute the same with the layer replaced")
+    for name, layer in layers.items():
+        if (found := irregularity(layer)) is not None:
+            logger.info("%s is kept as it is: %s", name, found)
+
+
+def _structural_reasons(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, expected: Tensor
+) -> dict[str, str]:
+    reasons = {}
+    shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    for name, layer in layers.items():
+        tensor = getattr(layer, "weight", None)
+        if any(method in vars(layer) for method in ("forward", "_conv_forward")) and layer is not model:
+            reasons[name] = "its forward was replaced"
+        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images, expected):
+            reasons[name] = "it has hooks that change its inputs or outputs"
+        elif not isinstance(tensor, nn.Parameter):
+            reasons[name] = "its weight is computed"
+        elif shared[id(tensor)] > 1:
+            reasons[name] = "another layer has the same weight"
+    return reasons
+
+
+def _hooks_matter(model: nn.Module, name: str, images: Tensor, expected: Tensor) -> bool:
+    trial = plain_copy(model)
+    for hooks in _HOOKS:
+        vars(trial.get_submodule(name))[hooks].clear()
+    return not _equal(_outputs(trial, images), expected)
+
+
+def _count_calls(model: nn.Module, names: Iterable[str], images: Tensor) -> Counter[str]:
+    """Count the calls of layers with one positional input; a layer with any other call has a negative number."""
+    calls: Counter[str] = Counter()
+
+    def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls[name] += 1 if len(inputs) == 1 and calls[name] >= 0 else -1_000_000
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(on_call, name)).remove)
+        _outputs(model, images)
+    return calls
+
+
+def _reads_weight(model: nn.Module, layer: nn.Module, images: Tensor) -> bool:
+    used = _used_parameters(model, images)
+    return any(name in used for name, parameter in model.named_parameters() if parameter is layer.weight)
+
+
+def _replaceable(
+    model: nn.Module, names: list[str], images: Tensor, expected: Tensor, calls: Counter[str], basis: str
+) -> bool:
+    """Return True if series of full order in place of convolutions are called as often and change no output."""
+    trial = plain_copy(model)
+    sizes = {name: cast(nn.Conv2d, trial.get_submodule(name)).kernel_size for name in names}
+    try:
+        trial = swap_convolutions(trial, {name: (height, width) for name, (height, width) in sizes.items()}, basis)
+        return _count_calls(trial, names, images) == Counter({name: calls[name] for name in names}) and _equal(
+            _outputs(trial, images), expected
+        )
+    except Exception:  # a network that reads `weight` of a series, for example
+        return False
+
+
+def _mark_normalizations(
+    model: nn.Module, images: Tensor, expected: Tensor, rebuild: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Mark batch normalizations if scale and shift alone do not replace them, as where other code reads them."""
+    if not _equal(_outputs(rebuild(model), images), expected):
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                mark_irregular(module, "other code reads its statistics")

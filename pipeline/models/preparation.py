@@ -1,0 +1,135 @@
+"""Convert a user's network to plain modules: without wrappers, lazy parts and parametrizations."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize, prune
+
+from basis.modes import evaluation_mode
+from basis.swap import replace_modules
+from pipeline.errors import OptionsError
+
+_WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+# Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
+_OLD_HOOKS: Final = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """Return a network without ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` around any part.
+
+    Args:
+        model: The network; parts of it are replaced in place.
+    """
+    model = unwrapped(model)
+    replacements: dict[nn.Module, nn.Module] = {}
+    for module in model.modules():
+        inner = _wrapped(module)
+        while inner is not None and (further := _wrapped(inner)) is not None:
+            inner = further
+        if inner is not None:
+            replacements[module] = inner
+    return replace_modules(model, replacements)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed."""
+    while (inner := _wrapped(model)) is not None:
+        model = inner
+    return model
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, _WRAPPERS):
+        return cast(nn.Module, module.module)
+    compiled = type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo")
+    return module._modules.get("_orig_mod") if compiled else None
+
+
+def initialize_lazy_modules(model: nn.Module, example: Tensor) -> None:
+    """Give lazy modules their shapes by one forward pass in evaluation mode, in place.
+
+    Args:
+        model: The network.
+        example: Images of the data, (N, C, H, W).
+    """
+    if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
+        with evaluation_mode(model), torch.no_grad():
+            model(example)
+
+
+def fold_parametrizations(model: nn.Module) -> nn.Module:
+    """Replace every computed parameter by its effective value, in place.
+
+    These are parametrizations of ``torch.nn.utils.parametrize``, weight and spectral normalization of either style, and
+    the masks of ``torch.nn.utils.prune``.
+
+    Args:
+        model: The network with its trained values; it is set to evaluation mode meanwhile.
+
+    Returns:
+        The network.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        for module in model.modules():
+            if parametrize.is_parametrized(module):
+                for name in list(cast(Mapping[str, nn.Module], module.parametrizations)):
+                    _fold(module, name)
+            _fold_old_hooks(module)
+    return model
+
+
+def _fold(module: nn.Module, name: str) -> None:
+    trained = any(p.requires_grad for p in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
+    value = getattr(module, name).detach().clone()
+    # A copy of a parametrized module has the same class, and removing deletes a property of the class.
+    kind = type(module)
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    was_parameter = any(True for _ in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
+    parametrize.remove_parametrizations(module, name)
+    if was_parameter and not isinstance(getattr(module, name), nn.Parameter):  # two originals leave a plain tensor
+        delattr(module, name)
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
+
+
+def _fold_old_hooks(module: nn.Module) -> None:
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+        elif _is_old_hook(hook):
+            named: Any = hook
+            getattr(nn.utils, _OLD_HOOKS[type(hook).__name__])(module, named.name)
+    # torch leaves the hooks that convert state dicts of older versions, which would now ask for removed tensors.
+    for hooks in (module._state_dict_hooks, module._load_state_dict_pre_hooks):
+        for key, each in list(hooks.items()):
+            if type(getattr(each, "hook", each)).__module__ == nn.utils.spectral_norm.__module__:
+                del hooks[key]
+
+
+def _is_old_hook(hook: object) -> bool:
+    return type(hook).__module__.startswith("torch.nn.utils.") and type(hook).__name__ in _OLD_HOOKS
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Copy a network.
+
+    Raises:
+        OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
+    """
+    try:
+        return copy.deepcopy(model, _without_graphs(model))
+    except Exception as error:  # objects of users raise anything
+        raise OptionsError(
+            f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); allowed: a network that copy.deepcopy copies, without locks, files and "
+            "generators in its attributes"
+        ) from error
+
+
+def _without_graphs(model: nn.Module) -> dict[int, Any]:
+    """Return copies of computed tensors with a graph, by id: ``copy.deepcopy`` refuses these tensors themselves."""
+    tensors = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {id(value): value.detach().clone() for value in tensors if not value.is_leaf}
