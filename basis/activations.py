@@ -1,10 +1,10 @@
 """Fit coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
 """Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
 
 
+KEPT_VALUES: Final = 2**25
+"""Values of a layer's sampled rows that are kept for the addition that reads its output; more are gathered again."""
+
+
 class _FittedLayer(NamedTuple):
     """The layer that the images reached last.
 
@@ -100,6 +104,7 @@ class _FittedLayer(NamedTuple):
         x: Its input.
         version: The input's version when it was read.
         chosen: The sampled positions.
+        batches: The rows of the sampled positions; None if they are too many to keep.
         statistics: Gram statistics of its rows, with the constant of the bias as the last feature.
         start: Coefficients and bias before the fit, (groups, F, O / groups).
         columns: Coefficients and bias that the fit wants, the same shape.
@@ -111,6 +116,7 @@ class _FittedLayer(NamedTuple):
     x: Tensor
     version: int
     chosen: list[Sample]
+    batches: list[Tensor] | None
     statistics: GramStatistics
     start: Tensor
     columns: Tensor
@@ -128,6 +134,9 @@ class LayerwiseFit:
         sampling: Sizes of samples.
         ridge: Ridge of the fit, a share of the mean diagonal; None to measure the errors only.
         constrain: Rounds the columns that the fit wants; None stores them as they are.
+        hessians: Layer name -> Hessian of more images than this pass has, (groups, F, F): the covariance of the rows if
+            a bias or a mean absorbs a constant, otherwise their second moment. The fit uses its mean with the one of
+            this pass.
     """
 
     def __init__(
@@ -140,8 +149,9 @@ class LayerwiseFit:
         *,
         ridge: float | None,
         constrain: Constrain | None = None,
+        hessians: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._constrain = constrain
+        self._constrain, self._hessians = constrain, hessians or {}
         self._model, self._seeds, self._shard, self._sampling, self._ridge = model, seeds, shard, sampling, ridge
         self._targets, self._shortcuts = targets.outputs, targets.shortcuts
         self._modules = dict(model.named_modules())
@@ -176,15 +186,19 @@ class LayerwiseFit:
         norm, x, maps = self._norms.get(name), inputs[0], as_maps(module, inputs[0])
         chosen = samples(geometry(module), maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         outputs = by_sample(self._targets.pop(name), chosen)
-        statistics = GramStatistics.accumulate(_batches(module, maps, chosen), outputs, constant=True)
-        statistics = statistics.reduced(self._shard)
+        watched = name in self._shortcuts and isinstance(module, nn.Conv2d)
+        batches = _batches(module, maps, chosen)
+        kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
+        statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
         start = stored = columns = _stored_columns(module)
         if self._ridge is not None:
-            columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
+            residual = statistics.cross - statistics.gram @ start
+            columns = start + self._step(name, module, norm, statistics.gram, residual)
             stored = self._store(name, module, norm, statistics, columns, start)
         self._errors[name] = statistics.relative_error(stored)
-        if name in self._shortcuts and isinstance(module, nn.Conv2d):
-            self._last[name] = _FittedLayer(module, norm, x, version(x), chosen, statistics, start, columns, stored)
+        if watched:
+            conv = cast(nn.Conv2d, module)
+            self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, kept, statistics, start, columns, stored)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Watch for the addition of the layer's output. Watched tensors stay in memory, so others are not watched."""
@@ -196,10 +210,10 @@ class LayerwiseFit:
         layer = self._last.pop(addition.name, None)
         if layer is None or addition.normalized != (layer.norm is not None) or version(layer.x) != layer.version:
             return
-        conv, norm, x, _, chosen, statistics, start, columns, stored = layer
+        conv, norm, x, _, chosen, kept, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
-        cross = self._shard.reduce(cross_products(_batches(conv, x, chosen), missing, constant=True))
-        step = self._step(conv, norm, statistics.gram, cross)
+        cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
+        step = self._step(addition.name, conv, norm, statistics.gram, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)
         kernel = conv.filters() if isinstance(conv, SeriesConv2d) else conv.weight
@@ -208,10 +222,13 @@ class LayerwiseFit:
             addition.output.copy_(norm.forward(addition.source))
         self._errors[addition.name] = statistics.relative_error(stored)
 
-    def _step(self, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
+    def _step(self, name: str, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
         """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
         assert self._ridge is not None
-        features = cross.shape[1] if _absorbs(layer, norm) else cross.shape[1] - 1
+        absorbs = _absorbs(layer, norm)
+        features = cross.shape[1] if absorbs else cross.shape[1] - 1
+        if name in self._hessians:
+            gram = _blended(gram, self._hessians[name], centered=absorbs)
         step = torch.zeros_like(cross)
         step[:, :features] = ridge_solution(gram[:, :features, :features], cross[:, :features], self._ridge)
         return step
@@ -239,6 +256,17 @@ class LayerwiseFit:
         return columns
 
 
+def _blended(gram: Tensor, hessian: Tensor, *, centered: bool) -> Tensor:
+    """Return a Gram matrix with a constant whose second moments are the mean with those of a Hessian."""
+    count, moments = gram[:, -1:, -1:], hessian.to(gram)
+    if centered:
+        mean = gram[:, :-1, -1:] / count
+        moments = moments + mean @ mean.mT
+    blended = gram.clone()
+    blended[:, :-1, :-1] = (gram[:, :-1, :-1] + count * moments) / 2
+    return blended
+
+
 def layer_seeds(names: Iterable[str], seed: int) -> dict[str, int]:
     """Return the seed of each layer's sampled positions, which depends on its name: other layers may come or go."""
     return {name: seed + zlib.crc32(name.encode()) for name in names}
@@ -259,6 +287,12 @@ def _bias(layer: nn.Module) -> Tensor | None:
 
 def _batches(layer: nn.Module, maps: Tensor, chosen: list[Sample]) -> Iterable[Tensor]:
     return patch_batches(geometry(layer), maps.float(), chosen, layer_operator(layer))
+
+
+def _values(layer: nn.Module, chosen: list[Sample]) -> int:
+    """Return the number of values of the rows of all samples."""
+    features: int = geometry(layer).groups * stored_values(layer)[0].numel()
+    return features * sum(sample.rows for sample in chosen)
 
 
 def _stored_columns(layer: nn.Module) -> Tensor:

@@ -124,10 +124,10 @@ def missing_output(
 
     Yields:
         For each sample (groups, rows, O / groups), in units of the convolution's outputs; 0 in channels whose gain is
-        below ``MIN_GAIN``.
+        at most ``MIN_GAIN``.
     """
     gain = torch.ones(addition.other.shape[1], device=addition.other.device) if norm is None else _gain(norm)
-    gain = torch.where(gain.abs() < MIN_GAIN * gain.abs().max(), torch.inf, gain).view(groups, 1, -1)
+    gain = torch.where(gain.abs() <= MIN_GAIN * gain.abs().max(), torch.inf, gain).view(groups, 1, -1)
     for original, sample in zip(by_sample(originals, chosen), chosen, strict=True):
         yield (original - sample.of(addition.other.float(), groups)) / gain
 

@@ -35,11 +35,11 @@ def damped_cholesky(
         L, lower triangular, and the damped matrices, both (groups, F, F). None if no d succeeds, as for matrices
         that are not finite.
     """
-    identity = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
     shares, damped = torch.full_like(scale, damping), matrices
     while True:
         if bool(shares.any()):
-            damped = matrices + shares * scale * identity
+            damped = matrices.clone()
+            damped.diagonal(dim1=1, dim2=2).add_((shares * scale).squeeze(2))
         factor, failures = torch.linalg.cholesky_ex(damped)
         if not bool(failures.any()):
             return factor, damped

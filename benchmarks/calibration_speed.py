@@ -1,7 +1,8 @@
 """Fit to activations and gptq rounding of a whole network: seconds, peak memory, and where the time goes.
 
 Argument `resnet20` (1,000 images of 32x32, orders 3,3,2,2; the default) or `resnet18` (256 of 224x224, 6,3,3,2,2).
-Weights are random and images smooth noise: the work does not depend on their values.
+Weights are random and images smooth noise: the work does not depend on their values. With `--brevitas`, the dense
+network is instead rounded to 4 bits by gptq and by Brevitas' own GPTQ, with the same images and threads.
 """
 
 import copy
@@ -62,8 +63,42 @@ def calibrate(model: nn.Module, original: nn.Module, images: Tensor, backend: Ba
     return fitted - start, time.perf_counter() - fitted
 
 
+def brevitas_seconds(original: nn.Module, images: Tensor) -> float:
+    """Return the seconds of Brevitas' GPTQ at 4 bits."""
+    from brevitas.graph.gptq import gptq_mode
+    from brevitas.graph.quantize import layerwise_quantize
+    from brevitas.nn import QuantConv2d, QuantLinear
+    from brevitas.quant import Int8WeightPerChannelFloat
+
+    options = {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": 4, "return_quant_tensor": False}
+    layers = {nn.Conv2d: (QuantConv2d, options), nn.Linear: (QuantLinear, options)}
+    model = layerwise_quantize(copy.deepcopy(original), compute_layer_map=layers).eval()
+    start = time.perf_counter()
+    with torch.no_grad(), gptq_mode(model, use_quant_activations=False) as gptq:
+        for _ in range(gptq.num_layers):
+            for batch in images.split(250):
+                gptq.model(batch)
+            gptq.update()
+    return time.perf_counter() - start
+
+
+def compare_with_brevitas(name: str, original: nn.Module, images: Tensor, backend: Backend) -> None:
+    start, cpu = time.perf_counter(), time.process_time()
+    round_layers(original, images, IntFormat(4), backend, rounding="gptq")
+    ours, our_cpu = time.perf_counter() - start, time.process_time() - cpu
+    cpu = time.process_time()
+    theirs = brevitas_seconds(original, images)
+    their_cpu = time.process_time() - cpu
+    print(
+        f"calibration_speed: {name}, dense, {len(images)} images, 4 bits: gptq {ours:.1f} s, Brevitas' GPTQ "
+        f"{theirs:.1f} s, {theirs / ours:.1f} times; CPU {our_cpu:.1f} and {their_cpu:.1f} s, "
+        f"{their_cpu / our_cpu:.1f} times"
+    )
+
+
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else "resnet20"
+    names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    name = names[0] if names else "resnet20"
     if name not in JOBS:
         sys.exit(f"calibration_speed: network {name!r}; allowed: {', '.join(JOBS)}")
     job = JOBS[name]
@@ -73,6 +108,9 @@ def main() -> None:
     model, again = (swap_convolutions(copy.deepcopy(original), orders, "cosine") for _ in range(2))
     images = smooth_noise(job.images, job.size)
     backend = get_backend("brevitas")  # its import takes seconds, once in a process and whatever is rounded
+    if "--brevitas" in sys.argv:
+        compare_with_brevitas(name, original, images, backend)
+        return
     fit_seconds, rounding_seconds = calibrate(model, original, images, backend)
     total = fit_seconds + rounding_seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,5 +1,7 @@
 """Rows of a target size: seconds of the first and of a second target, as ratios to the fit and gptq of fixed widths.
 
+Each ratio is printed of seconds and of CPU seconds, which depend less on other work of the machine.
+
 Argument `resnet20` (32x32 images: 1,000 for fixed widths, 4,000 for the target; the default) or `resnet18` (256 images
 of 224x224 for both). Weights are random and images smooth noise: the work does not depend on their values. With
 `--brevitas`, the network is also rounded by Brevitas' own GPTQ with the images of the target.
@@ -9,6 +11,7 @@ import copy
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,10 +23,11 @@ from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
-from quant.rate_rounding import OriginalPass, measure_layers, round_network
+from quant.rate_rounding import round_network
 
-MEASURED_IMAGES = 1024  # as in pipeline.stages.target
 BITS_PER_VALUE = 1.5
 
 
@@ -46,38 +50,37 @@ def series(original: nn.Module, config: str) -> nn.Module:
     return swap_convolutions(copy.deepcopy(original), orders, "cosine").eval()
 
 
-def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tuple[float, float, float]:
-    """Return the seconds of the first and of the second target, and the largest memory in MB."""
+class Seconds(NamedTuple):
+    """Seconds and CPU seconds of a piece of work."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def of(cls, work: Callable[[], object]) -> "Seconds":
+        start = time.perf_counter(), time.process_time()
+        work()
+        return cls(time.perf_counter() - start[0], time.process_time() - start[1])
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s (CPU {self.cpu:.1f} s)"
+
+    def over(self, other: "Seconds") -> str:
+        """Return the ratios as text."""
+        return f"{self.wall / other.wall:.2f} (CPU {self.cpu / other.cpu:.2f})"
+
+
+def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tuple[Seconds, Seconds]:
+    """Return the seconds of the first and of the second target."""
     bits = BITS_PER_VALUE * sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
-    times = [time.perf_counter()]
-    recorded = OriginalPass.record(model, original, images)
-    few = recorded if len(images) <= MEASURED_IMAGES else OriginalPass.record(model, original, images[:MEASURED_IMAGES])
-    measured: dict[str, LayerMeasurement] = measure_layers(model, few)
-    round_network(model, recorded, measured, bits)
-    times.append(time.perf_counter())
-    round_network(model, recorded, measured, 0.7 * bits)
-    times.append(time.perf_counter())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    return times[1] - times[0], times[2] - times[1], peak
+    kept: list[tuple[OriginalPass, dict[str, LayerMeasurement]]] = []
 
+    def first() -> None:
+        recorded = OriginalPass.record(model, original, images)
+        kept.append((recorded, measure_layers(model, recorded)))
+        round_network(model, *kept[0], bits)
 
-def brevitas_seconds(original: nn.Module, images: Tensor) -> float:
-    """Return the seconds of Brevitas' GPTQ at 4 bits."""
-    from brevitas.graph.gptq import gptq_mode
-    from brevitas.graph.quantize import layerwise_quantize
-    from brevitas.nn import QuantConv2d, QuantLinear
-    from brevitas.quant import Int8WeightPerChannelFloat
-
-    options = {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": 4, "return_quant_tensor": False}
-    layers = {nn.Conv2d: (QuantConv2d, options), nn.Linear: (QuantLinear, options)}
-    model = layerwise_quantize(copy.deepcopy(original), compute_layer_map=layers).eval()
-    start = time.perf_counter()
-    with torch.no_grad(), gptq_mode(model, use_quant_activations=False) as gptq:
-        for _ in range(gptq.num_layers):
-            for batch in images.split(250):
-                gptq.model(batch)
-            gptq.update()
-    return time.perf_counter() - start
+    return Seconds.of(first), Seconds.of(lambda: round_network(model, *kept[0], 0.7 * bits))
 
 
 def main() -> None:
@@ -89,16 +92,15 @@ def main() -> None:
     original = build_model(names[0], job.classes).eval().to(memory_format=torch.channels_last)
     images = smooth_noise(job.target_images, job.size)
     backend = get_backend("brevitas")
-    widths = sum(calibrate(series(original, job.config), original, images[: job.images], backend))
+    narrow = series(original, job.config)
+    widths = Seconds.of(lambda: calibrate(narrow, original, images[: job.images], backend))
     full = ",".join(["7" if names[0] == "resnet18" else "3"] + ["3"] * (len(job.config.split(",")) - 1))
-    first, second, peak = target_seconds(series(original, full), original, images)
+    first, second = target_seconds(series(original, full), original, images)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     print(
-        f"target_speed: {names[0]}: fit and gptq {widths:.1f} s; first target {first:.1f} s, "
-        f"{first / widths:.2f} times; second {second:.1f} s, {second / first:.2f} of the first; peak {peak:.0f} MB"
+        f"target_speed: {names[0]}: fit and gptq {widths}; first target {first}, {first.over(widths)} times; second "
+        f"{second}, {second.over(first)} of the first; peak {peak:.0f} MB"
     )
-    if "--brevitas" in sys.argv:
-        seconds = brevitas_seconds(original, images)
-        print(f"target_speed: Brevitas' GPTQ {seconds:.1f} s, {seconds / first:.1f} times the first target")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from basis.swap import compressible_convolutions, swap_convolutions
 from pipeline.data.sources import load_dataset
 from pipeline.models.registry import build_model
 from pipeline.models.weights import load_weights
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
 from quant.rate import entropy_bits
-from quant.rate_rounding import OriginalPass, measure_layers, round_network
+from quant.rate_rounding import round_network
 
 KILOBYTES = (57.5, 47.5, 37.5, 27.5)
 CALIBRATION_IMAGES, JUDGED_IMAGES = 1000, 5000

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,17 +40,20 @@ DAMPING = 0.01
 _LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: its values are rounded to the nearest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """The two measurements that determine the steps of a layer.
+    """The two measurements that determine the steps of a layer, and its Hessian.
 
     Attributes:
         sensitivity: Fisher information s at the layer's outputs; above 0.
         freedoms: f_t of each term, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
+        hessian: Hessian from the original's inputs, float32, (groups, F, F), see ``columns_hessian``. None if the
+            rounding has all calibration images, or the layer has too many features.
     """
 
     sensitivity: float
     freedoms: Tensor
+    hessian: Tensor | None = None
 
     def log_steps(self, log_c: float) -> Tensor:
         """Return ``16 log2`` of the steps, before rounding to the grid: float64, the shape of ``freedoms``.
@@ -75,13 +79,21 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
         ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The diagonal of a covariance is raised to its error.
     """
     means = statistics.mean().gram
-    second, first = means[:, :-1, :-1], means[:, :-1, -1]
-    if not centered:
+    return hessian_of(means[:, :-1, :-1], means[:, :-1, -1] if centered else None)
+
+
+def hessian_of(second: Tensor, mean: Tensor | None) -> Tensor:
+    """Return a Hessian from the second moments of the inputs, (groups, F, F), and their means, (groups, F), if any.
+
+    See ``columns_hessian``.
+    """
+    if mean is None:
         return (second + second.mT) / 2
-    covariance = second - first[:, :, None] * first[:, None]
+    covariance = second - mean[:, :, None] * mean[:, None]
     noise, damped = _NOISE * _trace(second), DAMPING * _trace(covariance) / covariance.shape[1]
-    identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-    return (covariance + covariance.mT) / 2 + (noise - damped).clamp_min(0) * identity
+    symmetric: Tensor = (covariance + covariance.mT) / 2
+    symmetric.diagonal(dim1=1, dim2=2).add_((noise - damped).clamp_min(0).squeeze(2))
+    return symmetric
 
 
 def _trace(matrices: Tensor) -> Tensor:
@@ -113,12 +125,36 @@ def _freedoms(hessian: Tensor, root: Tensor, terms: tuple[int, ...]) -> Tensor:
     return by_term.exp().cpu()
 
 
-def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
+class FactoredHessian(NamedTuple):
+    """A Hessian prepared for ``round_to_steps``.
+
+    Attributes:
+        order: Its columns by falling diagonal, int64, (groups, F).
+        root: Upper Cholesky factor of the inverse of the damped Hessian in this order, float64, (groups, F, F).
+    """
+
+    order: Tensor
+    root: Tensor
+
+
+def factor_hessian(hessian: Tensor) -> FactoredHessian:
+    """Factor a Hessian, (groups, F, F), float64.
+
+    Raises:
+        NumericalError: A Hessian is not positive semi-definite.
+    """
+    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    ordered = hessian.gather(1, order[:, :, None].expand_as(hessian))
+    ordered = ordered.gather(2, order[:, None].expand_as(hessian))
+    return FactoredHessian(order, damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING)[1])
+
+
+def round_to_steps(columns: Tensor, hessian: FactoredHessian, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
     """Round stored values to multiples of their steps with error compensation, without clipping.
 
     Args:
         columns: The values, transposed: float64, (groups, F, O / groups).
-        hessian: (groups, F, F), float64.
+        hessian: See ``factor_hessian``.
         exponents: Of the steps, int16, (nh, nw) or ().
         shape: Shape of the stored values, (O, I, nh, nw) or (O, ...).
 
@@ -126,17 +162,13 @@ def round_to_steps(columns: Tensor, hessian: Tensor, exponents: Tensor, shape: t
         The integers, int32 of that shape, and the exponents.
 
     Raises:
-        NumericalError: A Hessian is not positive semi-definite, or a value is not finite.
+        NumericalError: A value is not finite.
 
     Source:
         GPTQ (Frantar et al. 2023, arXiv 2210.17323).
     """
     check_weight(columns)
-    steps = column_steps(exponents, columns.shape[1]).to(columns)
-    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    ordered = hessian.gather(1, order[:, :, None].expand_as(hessian))
-    ordered = ordered.gather(2, order[:, None].expand_as(hessian))
-    _, root = damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING)
+    steps, (order, root) = column_steps(exponents, columns.shape[1]).to(columns), hessian
     # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
     scaled = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns))
     rounded, _ = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
@@ -178,12 +210,17 @@ class RatePlan:
             self._bits[name, log_c] = self._scales[name] * bits
         return self._bits[name, log_c]
 
-    def log_c(self, names: list[str], bits: float) -> float:
+    def log_c(self, names: list[str], bits: float, within: tuple[int, int] | None = None) -> float:
         """Return the least ``16 log2(c)`` at which the layers take at most so many bits, with a fraction.
 
         The fraction is the share of the way from one grid point to the next at which the bits are met.
+
+        Args:
+            names: The layers.
+            bits: Their bits.
+            within: Range of the search; None searches all that makes a difference.
         """
-        low, high = self._bounds(names)
+        low, high = within or self._bounds(names)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._total(names, middle) > bits else (low, middle)

@@ -81,12 +81,17 @@ def output_sensitivities(
     with ExitStack() as hooks, torch.enable_grad(), evaluation_mode(model):
         for name in squares:
             hooks.callback(modules[name].register_forward_hook(hook(name)).remove)
-        at_once = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // images[0, 0].numel()))
+        at_once = images_at_once(images)
         for start in range(0, len(images), at_once):
             batch = images[start : start + at_once].detach().requires_grad_()
             outputs = model(batch).float()
             torch.autograd.grad((outputs * vector(outputs.detach(), start)).sum(), batch)  # no parameter gradients
     return {name: float(shard.reduce(total)) / shard.total for name, total in squares.items() if name in reached}
+
+
+def images_at_once(images: Tensor) -> int:
+    """Return the number of images, (N, 3, H, W), of one backward pass."""
+    return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // images[0, 0].numel()))
 
 
 def weights_in_use(model: nn.Module, names: Sequence[str], images: Tensor) -> set[str]:

@@ -49,10 +49,11 @@ class SteppedFakeQuantizer(FakeQuantizer):
 
     Args:
         shape: The weight's shape.
-        log_steps: ``16 log2`` of the step of each term, before rounding to the grid: float64, (nh, nw) or ().
+        log_steps: ``16 log2`` of the step of each term, before rounding to the grid: (nh, nw) or ().
 
     Attributes:
-        shift: Sixteenths of an octave that are added to ``log_steps``; float64, without axes.
+        shift: Sixteenths of an octave that are added to ``log_steps``; without axes. Both are float32, because MPS has
+            no float64.
     """
 
     learning_rate_share = 0.5
@@ -61,16 +62,18 @@ class SteppedFakeQuantizer(FakeQuantizer):
 
     def __init__(self, shape: torch.Size, log_steps: Tensor) -> None:
         super().__init__(shape)
-        self.register_buffer("log_steps", log_steps.to(torch.float64))
-        self.register_buffer("shift", torch.tensor(START_SHIFT, dtype=torch.float64))
+        self.register_buffer("log_steps", log_steps.to(torch.float32))
+        self.register_buffer("shift", torch.tensor(START_SHIFT))
 
     def exponents(self) -> Tensor:
-        """Return the exponents of the steps: int16, (nh, nw) or (), on the CPU."""
-        return on_grid(self.log_steps + self.shift).cpu()
+        """Return the exponents of the steps: int16, (nh, nw) or (), on the device of the weight."""
+        return on_grid(self.log_steps + self.shift)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """See ``FakeQuantizer``."""
-        rounded = self.quantized(weight).dequantize()
+        # Without the checks of a stored tensor: each waits for the device.
+        exponents = self.exponents()
+        rounded = _rounded(weight.detach(), exponents, NEAREST) * grid_values(exponents)
         return rounded + (weight - weight.detach())  # the sum is exactly the stored value
 
     def quantized(self, weight: Tensor) -> SteppedTensor:
@@ -81,9 +84,14 @@ class SteppedFakeQuantizer(FakeQuantizer):
     def rounded(self, weight: Tensor, threshold: float) -> SteppedTensor:
         """Round magnitudes up from a fraction of ``threshold`` on; 0.5 rounds to the nearest."""
         exponents = self.exponents()
-        values = check_weight(weight) / grid_values(exponents).to(weight.device)
-        magnitudes = (values.abs() + (1 - threshold)).floor().clamp_max(LARGEST_INTEGER)
-        return SteppedTensor((magnitudes * values.sign()).to(torch.int32), exponents)
+        integers = _rounded(check_weight(weight), exponents, threshold)
+        return SteppedTensor(integers.to(torch.int32), exponents.cpu())
+
+
+def _rounded(weight: Tensor, exponents: Tensor, threshold: float) -> Tensor:
+    """Return the integers of a weight as float32."""
+    values = weight / grid_values(exponents)
+    return (values.abs() + (1 - threshold)).floor().clamp_max(LARGEST_INTEGER) * values.sign()
 
 
 def attach_stepped_quantizers(model: nn.Module, log_steps: Mapping[str, Tensor]) -> nn.Module:

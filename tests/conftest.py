@@ -1,13 +1,18 @@
-"""Fixtures of all tests: the folder of the real data."""
+"""Fixtures of all tests: the folder of the real data, a store, and what makes runs in a test's process faster."""
 
+import gc
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.runtime.loggers import LOGGERS
+from tests.support.forking import run_child
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,18 +21,9 @@ pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
 LONGEST = (
-    "test_poster.py",
-    "test_kills.py",
-    "test_ray.py",
-    "test_down.py",
-    "test_mlflow.py",
-    "test_command.py",
-    "test_onnx_top1.py",
-    "test_runner.py",
-    "test_library.py",
-    "test_run.py",
-    "test_stages.py",
-    "test_repeat.py",
+    *("test_poster.py", "test_kills.py", "test_ray.py", "test_library.py", "test_command.py", "test_runner.py"),
+    *("test_results.py", "test_stages.py", "test_mlflow.py", "test_down.py", "test_onnx_top1.py", "test_repeat.py"),
+    *("test_run.py", "test_failure.py", "test_report.py"),
 )
 
 
@@ -41,6 +37,49 @@ def _logging_as_it_was() -> Iterator[None]:
         logger.setLevel(logging.NOTSET)
     yield
     root.handlers[:] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads what the tests stored another time, or writes into the user's own store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERIESQUANT_CACHE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
+_frozen = 0
+
+
+@pytest.fixture(autouse=True)
+def _libraries_are_no_garbage() -> None:
+    """Hide the libraries from the garbage collector, which would look through them after each training of a run."""
+    global _frozen
+    if len(sys.modules) > _frozen + 20:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_may_be_late() -> Iterator[None]:
+    """No test ends with a power failure, so that none waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reloads_are_forked() -> Iterator[None]:
+    """Runs in a test's process reload their artifacts in forked processes, which need not import the libraries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.stages.verify.subprocess", SimpleNamespace(run=run_child))
+        yield
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in this process reloads its artifacts in a fresh process, as users' runs do."""
+    monkeypatch.setattr("pipeline.stages.verify.subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 ``docs/artifact.md`` specifies every byte of it.
 """
 
-from pipeline.artifact.codec import decode, serialize
+from pipeline.artifact.codec import decode, file_size, serialize
 from pipeline.artifact.container import DATA_KEY, Contents
 from pipeline.artifact.header import FORMAT_VERSION, Identity
 from pipeline.artifact.loading import load, open_artifact, read_artifact, write_artifact
@@ -14,6 +14,7 @@ __all__ = [
     "Contents",
     "Identity",
     "decode",
+    "file_size",
     "load",
     "open_artifact",
     "read_artifact",

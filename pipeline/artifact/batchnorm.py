@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from basis.errors import NumericalError
 from basis.regular import irregularity
 from pipeline.artifact.vectors import step_exponent, to_steps
 from quant.grid import PER_OCTAVE
@@ -59,6 +60,9 @@ def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) 
     Args:
         model: The network.
         error: Largest error; see ``NORMALIZATION_ERROR``.
+
+    Raises:
+        NumericalError: A running variance plus epsilon is not above 0.
     """
     uses = Counter(id(tensor) for module in model.modules() for tensor in _own_tensors(module))
     found = (
@@ -91,6 +95,12 @@ def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) ->
         getattr(module, part).detach().cpu().to(torch.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
     )
+    lowest = float(var.min())
+    if lowest + module.eps <= 0:
+        raise NumericalError(
+            f"batch normalization {name!r}: running variance of {lowest:.6g}; allowed: above -{module.eps:.6g}, so "
+            "that its sum with epsilon has a root"
+        )
     deviation = (var + module.eps).sqrt()
     reach = mean.abs() + deviation
     scale = weight / deviation

@@ -55,8 +55,21 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
         identity: Its name, classes and input format.
 
     Raises:
-        CompressionError: A tensor has a type that safetensors cannot store.
+        CompressionError: A tensor has a type that safetensors cannot store, or the file would have more integers than
+            a reader accepts in its bytes.
     """
+    sections = _sections(record)
+    if CODES in sections:
+        _check_claims(table_of(record), len(sections[CODES]))
+    return join(_header(identity).model_dump_json(exclude_none=True), sections)
+
+
+def file_size(record: NetworkRecord, identity: Identity) -> int:
+    """Return the number of bytes of ``serialize``, also for a file with more integers than a reader accepts."""
+    return len(join(_header(identity).model_dump_json(exclude_none=True), _sections(record)))
+
+
+def _sections(record: NetworkRecord) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in record.floats.items():
         parts[f"{TENSORS}.{_dtype_name(name, tensor)}"].append(tensor.contiguous().flatten())
@@ -64,7 +77,7 @@ def serialize(record: NetworkRecord, identity: Identity) -> bytes:
     if groups := groups_of(record):
         sections[CODES] = _as_section(entropy.encode(groups))
     sections[TABLE] = _as_section(pack_table(table_of(record)))
-    return join(_header(identity).model_dump_json(exclude_none=True), sections)
+    return sections
 
 
 def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
@@ -129,16 +142,25 @@ def _decode_groups(table: Table, codes: Tensor | None) -> list[NDArray[np.int32]
         )
     if codes is None:
         return []
+    _check_claims(table, len(codes))
+    return entropy.decode(bytes_of(codes), [group.count for group in layout(table)])
+
+
+def _check_claims(table: Table, size: int) -> None:
+    """Check the numbers of integers and groups of a table against the bytes of the stream.
+
+    Raises:
+        CompressionError: The table claims more than a file may have.
+    """
     integers, groups = claims(table)
     for claimed, what, most in (
-        (integers, "integers", FREE_INTEGERS + INTEGERS_PER_BYTE * len(codes)),
-        (groups, "groups", GROUPS_PER_BYTE * len(codes)),
+        (integers, "integers", FREE_INTEGERS + INTEGERS_PER_BYTE * size),
+        (groups, "groups", GROUPS_PER_BYTE * size),
     ):
         if claimed > most:
             raise CompressionError(
-                f"its table claims {claimed} {what} in {len(codes)} bytes of its section {CODES!r}; allowed: {most}"
+                f"its table claims {claimed} {what} in {size} bytes of its section {CODES!r}; allowed: {most}"
             )
-    return entropy.decode(bytes_of(codes), [group.count for group in layout(table)])
 
 
 class _Reader:

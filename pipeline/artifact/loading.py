@@ -135,6 +135,7 @@ def write_artifact(record: NetworkRecord, identity: Identity, path: Path) -> Non
     """Write an artifact atomically.
 
     Raises:
+        CompressionError: See ``serialize``.
         OSError: The file cannot be written; an earlier file of that name is left unchanged.
     """
     write_atomically(path, serialize(record, identity))
@@ -168,11 +169,12 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
 
     Raises:
         DataError: The network is unknown to this version, or its shapes are not those of the record.
-        OptionsError: A ``module:callable`` is not allowed or cannot be imported, or only the caller has the network.
+        OptionsError: A ``module:callable`` is not allowed or cannot be imported, timm is not installed, or only the
+            caller has the network.
     """
     require_builder(header)
     _check_builder(header)
-    if ":" in header.model:
+    if header.builder in ("import", "timm"):
         model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
         check_shapes(record, model)
         return model

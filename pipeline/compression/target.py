@@ -12,12 +12,12 @@ from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
-from pipeline.stages.target_measurement import MEASURED_IMAGES
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
-from quant.rate_rounding import OriginalPass, measure_layers
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,7 @@ class _Measurement:
 
     @cached_property
     def layers(self) -> dict[str, LayerMeasurement]:
-        few, few_pass = self.images[:MEASURED_IMAGES], self.original_pass
-        if len(few) < len(self.images):
-            few_pass = OriginalPass.record(self.model, self.original, few, seed=self.seed)
-        return measure_layers(self.model, few_pass, seed=self.seed, logits=self.logits)
+        return measure_layers(self.model, self.original_pass, seed=self.seed, logits=self.logits)
 
 
 def compress_to_size(

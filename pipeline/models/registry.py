@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError
-from pipeline.models import cifar_resnet, torchvision_models
+from pipeline.models import cifar_resnet, timm_models, torchvision_models
 from pipeline.models.imported import import_model
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.runtime.randomness import RandomStream, python_generators
@@ -27,7 +27,7 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     """Build a network with random weights, on the current default device (`meta` too).
 
     Args:
-        name: resnet20/32/44/56/110, a torchvision classifier's name, or `module:callable`.
+        name: resnet20/32/44/56/110, a torchvision classifier's name, `timm:NAME`, or `module:callable`.
         classes: Width of the output.
         allow_import: True if `module:callable` may be imported; pass False for a name that was read from a file.
 
@@ -37,6 +37,8 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
     Raises:
         OptionsError: If the name is unknown, or if `module:callable` fails or is not allowed.
     """
+    if name.startswith(timm_models.PREFIX):
+        return timm_models.build(name, classes)
     if ":" in name:
         if not allow_import:
             raise OptionsError(
@@ -88,12 +90,14 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
 
     Returns:
         The builder, and its arguments beside the name. `cifar_resnet` is He et al.'s network of 6 `blocks` + 2
-        layers. `torchvision` is `torchvision.models.get_model`. `import` is the callable that the name refers to; it
-        gets `num_classes` if its signature accepts it.
+        layers. `torchvision` is `torchvision.models.get_model`, `timm` is `timm.create_model`. `import` is the callable
+        that the name refers to; it gets `num_classes` if its signature accepts it.
 
     Raises:
         OptionsError: If the name is unknown.
     """
+    if name.startswith(timm_models.PREFIX):
+        return "timm", {"num_classes": classes}
     if ":" in name:
         return "import", {"num_classes": classes}
     if name in cifar_resnet.BLOCKS:
@@ -155,4 +159,4 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), model_names(), n=3)
     hint = f"did you mean {' or '.join(near)}? Allowed:" if near else "allowed:"
     ours = ", ".join(cifar_resnet.BUILDERS)
-    return f"unknown model {name!r}; {hint} {ours}, any torchvision classifier, or module:callable"
+    return f"unknown model {name!r}; {hint} {ours}, any torchvision classifier, timm:NAME, or module:callable"

@@ -1,40 +1,60 @@
 """Load weights from a file or from torchvision into a network: all of them or, after an error, none."""
 
-import re
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.models import build_model
+from pipeline.models.checkpoint.entries import Content, list_entries
+from pipeline.models.checkpoint.files import read_checkpoint
+from pipeline.models.checkpoint.matching import Match, match_weights
+from pipeline.models.checkpoint.names import identity
+from pipeline.models.checkpoint.reparametrized import other_forms
+from pipeline.models.checkpoint.words import is_normalization
 from pipeline.models.torchvision_models import default_weights_name, download_weights
 
 __all__ = ["default_weights_name", "load_torchvision_weights", "load_weights"]
 
-_PREFIXES: Final = ("module.", "_orig_mod.")
-_CONTAINERS: Final = ("state_dict", "model")
-# torchvision's published DenseNets have keys with `norm.1`; the network's parameters are named `norm1`.
-_DENSENET: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+logger = logging.getLogger(__name__)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from a file into `model`, in place, without running any code that the file may hold.
+def load_weights(model: nn.Module, path: Path, key: str | None = None) -> str:
+    """Load the weights of a checkpoint into `model`, in place, without running any code that the file may hold.
+
+    The weights are found below any keys and prefixes, see `pipeline.models.checkpoint.matching`. Of several sets of
+    weights, averages (EMA) are the last choice; the choice is logged. Entries that the network does not need are
+    logged too. Any floating dtype is converted to the network's. Counters of batch normalization
+    (`num_batches_tracked`) may be missing.
 
     Args:
         model: The network, on a real device.
-        path: A `.safetensors` file, or a file that `torch.save` wrote: a state dict, or a dict that holds one as
-            `state_dict` or `model`. The prefixes `module.` and `_orig_mod.` of wrappers are removed. Any floating dtype
-            is converted to the network's. Counters of batch normalization (`num_batches_tracked`) may be missing.
+        path: See `pipeline.models.checkpoint.files.read_checkpoint`.
+        key: Path of the weights in the file, such as `model_ema` or `state_dict.student`; None finds them.
+
+    Returns:
+        The path of the weights in the file, if there were others or if it was given; else an empty text.
 
     Raises:
-        DataError: If the file is missing, damaged or not a state dict, or if names, shapes, dtypes or values do not
-            fit the network. The network is then unchanged.
+        DataError: If the file is missing, damaged or without weights, if it has no such key, or if names, shapes,
+            dtypes or values do not fit the network. The network is then unchanged.
     """
-    _copy_state(model, _state_dict(_read(path), path), f"the checkpoint {path}")
+    source = f"the checkpoint {path}"
+    content = list_entries(read_checkpoint(path))
+    if key is not None:
+        content = _chosen(content, key, source)
+        source = f"{source} at {key}"
+    if not content.entries:
+        raise DataError(f"{source} holds no weights: {_described(content)}; a state dict is needed")
+    match = _match(model, content, source)
+    _copy_weights(model, match, source)
+    _log_choice(match, source)
+    found = match.chosen if key is None else ".".join(part for part in (key, match.chosen) if part)
+    return found if match.others or key else ""
 
 
 def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -> nn.Module:
@@ -54,80 +74,74 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
     """
     state = download_weights(model_name, classes, weights_name)
     model = build_model(model_name, classes)
-    _copy_state(model, state, f"torchvision's {weights_name} of {model_name}")
+    source = f"torchvision's {weights_name} of {model_name}"
+    _copy_weights(model, match_weights(model, list_entries(dict(state)), source), source)
     return model
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(
-            f"the checkpoint {path} does not exist or is not a file; give a .safetensors, .pt, .pth or .th file"
-        )
+def _match(model: nn.Module, content: Content, source: str) -> Match:
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise anything from UnicodeDecodeError to KeyError
-        raise DataError(
-            f"the checkpoint {path} cannot be read: it is damaged, or it holds more than "
-            f"tensors and plain values ({type(error).__name__}); "
-            "a state dict saved by torch.save or safetensors is allowed"
-        ) from error
+        return match_weights(model, content, source)
+    except DataError:
+        for other in other_forms(content):
+            with suppress(DataError):
+                match = match_weights(model, other, source)
+                logger.info("%s: parts of reparametrized weights were folded or renamed", source)
+                return match
+        raise
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for key in _CONTAINERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-    if not isinstance(content, Mapping):
+def _chosen(content: Content, key: str, source: str) -> Content:
+    found = content.under(key)
+    if found.entries:
+        return found
+    keys = content.weight_keys()
+    if key in content.others:
         raise DataError(
-            f"the checkpoint {path} holds a {type(content).__name__}; a state dict, or a dict "
-            "with `state_dict`, is allowed"
+            f"--weights-key {key}: {source} has a {found.kind} there; allowed: {', '.join(keys) or 'no key'}"
         )
-    strange = [key for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if strange or not content:
-        got = f"its entry {strange[0]!r} is a {type(content[strange[0]]).__name__}" if strange else "it is empty"
-        raise DataError(f"the checkpoint {path} is not a state dict: {got}, but a dict of names and tensors is needed")
-    return dict(content)
+    raise DataError(
+        f"--weights-key {key}: {source} has no such key with weights; allowed: {', '.join(keys) or 'no key'}"
+    )
 
 
-def _copy_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _described(content: Content) -> str:
+    if not content.others:
+        return "it is empty" if content.kind == "dict" else f"it is a {content.kind}"
+    nested = sorted(content.others.items(), key=lambda other: other[0].count("."))
+    listed = [f"{path} ({kind})" for path, kind in nested]
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    return f"it is a {content.kind} of {', '.join(listed[:8])}{more}"
+
+
+def _log_choice(match: Match, source: str) -> None:
+    chosen = match.chosen or "the names at the top"
+    if match.others:
+        logger.info("%s: loaded %s; it also has %s (--weights-key)", source, chosen, ", ".join(match.others))
+    elif match.chosen:
+        logger.info("%s: loaded %s", source, chosen)
+    if match.left_out:
+        names = [entry.path for entry in match.left_out]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logger.info("%s: left out %s%s, which the network does not have", source, ", ".join(names[:5]), more)
+    applied = [entry.path for entry in match.left_out if is_normalization(entry.name, entry.tensor)]
+    if applied:
+        logger.warning("%s: %s normalized the images; check that this run does the same", source, ", ".join(applied))
+
+
+def _copy_weights(model: nn.Module, match: Match, source: str) -> None:
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    found = _without_prefixes(model, state)
-    _check_names(wanted, found, source)
+    found = {name: entry.tensor for name, entry in match.sources.items()}
     _check_shapes(model, wanted, found, source)
     converted = {name: _converted(name, tensor, wanted[name], source) for name, tensor in found.items()}
+    _check_ties(wanted, converted, source)
     with torch.no_grad():
         for name, tensor in converted.items():
             wanted[name].copy_(tensor)
 
 
-def _without_prefixes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes of wrappers, and auxiliary classifiers that the network lacks (their attributes are None)."""
-    found = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return {name: tensor for name, tensor in found.items() if getattr(model, name.split(".")[0], model) is not None}
-
-
-def _check_names(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    # Old checkpoints lack the counters of batch normalization, and evaluation does not read them.
-    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in found if name not in wanted]
-    problems = [f"{_listed(missing)} missing"] * bool(missing) + [f"{_listed(unexpected)} unexpected"] * bool(
-        unexpected
-    )
-    if problems:
-        raise DataError(
-            f"{source} does not fit the network: {' and '.join(problems)}; choose the --model it was saved from"
-        )
-
-
 def _check_shapes(model: nn.Module, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    differ = [name for name, tensor in found.items() if tensor.shape != wanted[name].shape]
+    differ = [name for name, tensor in found.items() if not _same_shape(tensor, wanted[name])]
     if not differ:
         return
     last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1:]
@@ -141,21 +155,40 @@ def _check_shapes(model: nn.Module, wanted: Mapping[str, Tensor], found: Mapping
     raise DataError(f"{source} does not fit the network: {name} has the shape {got}, but {need} is needed")
 
 
+def _same_shape(tensor: Tensor, wanted: Tensor) -> bool:
+    """Return True for equal shapes, and for single values, which old checkpoints store with a dimension."""
+    return tensor.shape == wanted.shape or (tensor.dim() + wanted.dim() == 1 and tensor.numel() == 1)
+
+
+def _check_ties(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
+    """Check that two names of one tensor of the network have the same values."""
+    first: dict[object, str] = {}
+    for name, tensor in found.items():
+        other = first.setdefault(identity(wanted[name]) or name, name)
+        if other != name and not torch.equal(tensor, found[other]):
+            raise DataError(
+                f"{source} does not fit the network: {other} and {name} differ, but are one tensor in the network"
+            )
+
+
 def _converted(name: str, tensor: Tensor, wanted: Tensor, source: str) -> Tensor:
-    kind = "floating" if wanted.is_floating_point() else "integer"
-    integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    fits = tensor.is_floating_point() if kind == "floating" else integer
-    if not fits or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    kind = _kind(wanted)
+    if _kind(tensor) != kind or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise DataError(
             f"{source} does not fit the network: {name} has the dtype {tensor.dtype}, but a "
             f"dense {kind} tensor is needed"
         )
-    converted = tensor.detach().to(wanted.dtype)
+    converted = tensor.detach().to(wanted.dtype).reshape(wanted.shape)
     if not torch.isfinite(converted).all():
         raise DataError(f"{source} is damaged: {name} holds values that are not finite in {wanted.dtype}")
+    if name.rpartition(".")[2] == "running_var" and (converted < 0).any():
+        raise DataError(
+            f"{source} is damaged: {name} holds variances down to {converted.min():.6g}; allowed: 0 or more"
+        )
     return converted
 
 
-def _listed(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more are" if len(names) > most else " is" if len(names) == 1 else " are"
-    return ", ".join(names[:most]) + more
+def _kind(tensor: Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "boolean"
+    return "complex" if tensor.is_complex() else "floating" if tensor.is_floating_point() else "integer"

@@ -25,6 +25,7 @@ from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
     flag_name,
+    names_checkpoint,
     not_bool,
     parse_bases,
     parse_bits,
@@ -114,7 +115,12 @@ class Options(BaseModel):
     backend: str = _choice("backend", "Compression", "library of the quantizers")
     scheme: str = _choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
     model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
-    weights: Text = _option("auto", "Model and data", "a checkpoint file, a torchvision weights name, or auto", "text")
+    weights: Text = _option(
+        "auto", "Model and data", "a checkpoint file, torchvision's weights, builtin (the model's own), or auto", "text"
+    )
+    weights_key: Text | None = _option(
+        None, "Model and data", "key of the weights in the checkpoint file, such as model_ema", "a key: a.b"
+    )
     output: Output | None = _option(
         None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
     )
@@ -205,6 +211,16 @@ class Options(BaseModel):
             raise OptionsError(
                 f"{flag}: got {got} with {flag_name(target)}, whose rows do not use it; allowed: without {flag}, or a "
                 "run of its own"
+            )
+        return value
+
+    @field_validator("weights_key")
+    @classmethod
+    def _needs_checkpoint(cls, value: str | None, info: ValidationInfo) -> str | None:
+        weights = info.data.get("weights")
+        if value is not None and weights is not None and not names_checkpoint(weights):
+            raise OptionsError(
+                f"--weights-key: got {value!r} with --weights {weights}; allowed: with a checkpoint file"
             )
         return value
 

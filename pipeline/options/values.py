@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from basis.families import BASES
@@ -26,6 +27,8 @@ CHOICES = {
 }
 """Option -> its allowed values, the default first."""
 BITS = range(MIN_BITS, MAX_BITS + 1)
+BUILTIN = "builtin"
+"""Value of ``--weights`` for the weights that the network's builder returns."""
 _T = TypeVar("_T")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
@@ -207,6 +210,11 @@ def parse_text(value: object) -> str:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ValueError("not text")
     return text
+
+
+def names_checkpoint(weights: str) -> bool:
+    """Return True if ``--weights`` names a file: it has a suffix or a folder, or the file exists."""
+    return bool(Path(weights).suffix) or "/" in weights or Path(weights).exists()
 
 
 def not_bool(value: object) -> object:

@@ -1,10 +1,12 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
 import copy
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
@@ -13,6 +15,7 @@ from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
 from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
+from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext, example_images
 from pipeline.stages.evaluate import top1_key, top1_once
@@ -21,6 +24,8 @@ from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 BASELINE_SCHEDULE: Final = Schedule(10, lr=0.05, batch_size=64, weight_decay=5e-4)
 
@@ -107,23 +112,32 @@ def initial_network(context: RunContext) -> InitialNetwork:
         DataError: The weights are missing, damaged or do not fit.
     """
     model_name, weights, data = context.options.model, context.options.weights, context.data
+    if weights == BUILTIN:
+        model = _built_network(context)
+        if not _is_seeded_alike(context, model):
+            seed = context.options.seed
+            logger.warning("--weights builtin: %s is built with random weights, here of seed %d", model_name, seed)
+        return InitialNetwork(_with_values_of(context, model).eval(), BUILTIN)
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
         if known is None:
             return _to_train(context)
         weights = known
-    elif Path(weights).suffix or Path(weights).exists() or "/" in weights:
-        model = _random_network(context)
-        load_weights(model, Path(weights))
-        return InitialNetwork(_with_values_of(context, model).eval(), f"checkpoint {Path(weights).name}")
+    elif names_checkpoint(weights):
+        model = _built_network(context)
+        key = load_weights(model, Path(weights), context.options.weights_key)
+        origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
+        return InitialNetwork(_with_values_of(context, model).eval(), origin)
     model = load_torchvision_weights(model_name, data.classes, weights)
     return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
 
 
-def _random_network(context: RunContext) -> nn.Module:
-    """Build the network with the weights of the run's seed; it takes the state dict of a checkpoint."""
+def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
+    """Build the network with the weights of a seed, by default the run's; it takes the state dict of a checkpoint."""
     options, data = context.options, context.data
-    return build_trainable(options.model, data.classes, example_images(data), seed=options.seed)
+    return build_trainable(
+        options.model, data.classes, example_images(data), seed=options.seed if seed is None else seed
+    )
 
 
 def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
@@ -134,7 +148,7 @@ def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
 
 
 def _to_train(context: RunContext) -> InitialNetwork:
-    model, name, data = _with_values_of(context, _random_network(context)), context.options.model, context.data.name
+    model, name, data = _with_values_of(context, _built_network(context)), context.options.model, context.data.name
     job = training_job(
         context,
         f"baseline: training {name} on {data}",
@@ -143,4 +157,20 @@ def _to_train(context: RunContext) -> InitialNetwork:
         BASELINE_SCHEDULE,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
+    if ":" in name and _is_seeded_alike(context, model):
+        logger.warning(
+            "%s returns the same weights for every seed, as a trained network does; --weights auto trains them for %d "
+            "epochs on %s, and --weights builtin keeps them",
+            name,
+            BASELINE_SCHEDULE.epochs,
+            data,
+        )
+        origin += "; --weights builtin keeps the weights that the model is built with"
     return InitialNetwork(model, origin, job)
+
+
+def _is_seeded_alike(context: RunContext, model: nn.Module) -> bool:
+    """Return True if the model has the same weights when it is built under another seed."""
+    other = _built_network(context, context.options.seed ^ 1).state_dict()
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    return all(name in other and torch.equal(value, other[name]) for name, value in own.items())

@@ -1,9 +1,9 @@
 """Measure what the rounding to every target needs of a network: once for all targets, when it is first needed."""
 
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
@@ -12,11 +12,12 @@ from pipeline.stages.context import RunContext, calibration_images, calibration_
 from pipeline.stages.target_sizes import series_network
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
-from quant.rate_rounding import OriginalPass, measure_layers
 
-MEASURED_IMAGES: Final = 1024
-"""Calibration images from which the freedoms of all layers are measured; rounding itself uses all of them."""
+FREEDOMS, HESSIAN = "freedoms.", "hessian."
+"""Prefixes of the tensors of an entry."""
 
 
 class TargetMeasurement:
@@ -49,19 +50,9 @@ class TargetMeasurement:
 
     @cached_property
     def original_pass(self) -> OriginalPass:
-        """The original's outputs for all calibration images of this rank."""
-        return self._record_original(calibration_images(self._context))
-
-    @property
-    def _measured_pass(self) -> OriginalPass:
-        """The pass of the images that are measured: all of them if they are few or shared by several ranks."""
-        images = calibration_images(self._context)
-        if calibration_shard(self._context) is not None or len(images) <= MEASURED_IMAGES:
-            return self.original_pass
-        return self._record_original(images[:MEASURED_IMAGES])
-
-    def _record_original(self, images: Tensor) -> OriginalPass:
-        seed, shard = self._context.options.seed, calibration_shard(self._context)
+        """The calibration images of this rank, and the original's outputs."""
+        images, shard = calibration_images(self._context), calibration_shard(self._context)
+        seed = self._context.options.seed
         return OriginalPass.record(self.model, self._baseline.model, images, seed=seed, shard=shard)
 
     @cached_property
@@ -69,10 +60,15 @@ class TargetMeasurement:
         """Layer name -> measurement, computed or read from the store."""
 
         def compute() -> Entry:
-            found = measure_layers(self.model, self._measured_pass, seed=self._context.options.seed)
-            freedoms = {name: each.freedoms for name, each in found.items()}
-            return Entry(freedoms, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
+            found = measure_layers(self.model, self.original_pass, seed=self._context.options.seed)
+            tensors = {f"{FREEDOMS}{name}": each.freedoms for name, each in found.items()}
+            tensors |= {f"{HESSIAN}{name}": each.hessian for name, each in found.items() if each.hessian is not None}
+            return Entry(tensors, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
 
         entry, _ = self._context.store.once(self.stage, compute)
         sensitivities: dict[str, float] = entry.metadata["sensitivities"]
-        return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
+        tensors = entry.tensors
+        return {
+            name: LayerMeasurement(each, tensors[f"{FREEDOMS}{name}"].cpu(), tensors.get(f"{HESSIAN}{name}"))
+            for name, each in sensitivities.items()
+        }

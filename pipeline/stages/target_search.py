@@ -9,14 +9,15 @@ from typing import Final, Protocol
 
 from torch import nn
 
-from pipeline.artifact import Identity, serialize
+from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
 from pipeline.stages.target_sizes import zero_record
 from pipeline.stages.train import TrainingSummary
+from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement, entropy_bits
-from quant.rate_rounding import OriginalPass, RoundedNetwork, round_network
+from quant.rate_rounding import RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
 from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
@@ -180,7 +181,7 @@ class SizeSearch:
         return record_network(model, layers, normalization_error=error)
 
     def _size(self, record: NetworkRecord) -> int:
-        return len(serialize(record, self._identity))
+        return file_size(record, self._identity)
 
     @cached_property
     def _other_bytes(self) -> int:

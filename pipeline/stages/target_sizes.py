@@ -8,7 +8,7 @@ from torch import nn
 
 from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
-from pipeline.artifact import Identity, serialize
+from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.errors import OptionsError
@@ -40,7 +40,7 @@ def size_range(network: nn.Module, identity: Identity) -> tuple[int, int]:
         identity: Its description in the file.
     """
     record = zero_record(network, NORMALIZATION_ERROR)
-    others = len(serialize(record, identity))
+    others = file_size(record, identity)
     values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
 

@@ -292,3 +292,12 @@ def test_torchvisions_blocks(name):
     else:
         assert_same(series, without)
         assert errors == before
+
+
+def test_a_normalization_that_erases_every_channel_changes_nothing():
+    original, images = Block(FORMS["x + out"]), correlated(0)
+    with torch.no_grad():
+        original.norm.weight.zero_()
+    without, _ = uncorrected(original, images)
+    series, _ = fitted(original, images)
+    assert torch.equal(series.second.coefficients, without.second.coefficients)

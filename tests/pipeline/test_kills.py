@@ -96,22 +96,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder):
-    """Figures and seconds of a run without a kill."""
-    began = time.monotonic()
+def expected(folder):
+    """Figures of a run without a kill, as users start it."""
     assert start(folder, "").wait(PATIENCE) == 0, (folder / "log").read_text()
-    return figures(folder, ""), time.monotonic() - began
+    return figures(folder, "")
 
 
-def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(folder, undisturbed):
+@pytest.fixture(scope="module")
+def counted(folder, expected):
+    """Writes to the disk, and seconds, of a forked run without a kill."""
+    began = time.monotonic()
+    assert finish(fork(folder, "-counted", count=folder / "count")) == 0, (folder / "log-counted").read_text()
+    seconds = time.monotonic() - began
+    check(folder, "-counted", expected)
+    return int((folder / "count").read_text()), seconds
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(folder, expected, counted):
     """The moments are writes to the disk, between which nothing changes that a later run could find.
 
     The first half of them is enough: a run that goes on has less to write, so that its last ones are among them.
     """
-    expected, _ = undisturbed
-    assert finish(fork(folder, "-counted", count=folder / "count")) == 0, (folder / "log-counted").read_text()
-    check(folder, "-counted", expected)
-    moments, writes = random.Random(0), int((folder / "count").read_text())
+    moments, (writes, _) = random.Random(0), counted
     kills, attempt = 0, 0
     while kills < KILLS:
         code = finish(fork(folder, attempt, last=moments.randint(1, writes // 2)))
@@ -125,16 +131,13 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(folder, 
     check(folder, attempt, expected)
 
 
-def test_the_command_that_is_killed_at_any_time_ends_like_one_that_is_not(folder, undisturbed):
-    expected, seconds = undisturbed
-    moments = random.Random(1)
+def test_the_command_that_is_killed_at_any_time_ends_like_one_that_is_not(folder, expected, counted):
+    moments, (_, seconds) = random.Random(1), counted
     for _ in range(KILLS_BY_TIME):
-        process = start(folder, "-timed")
-        try:
-            process.wait(moments.uniform(0.4, 0.9) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        assert process.wait() in (0, -signal.SIGKILL)
+        process = fork(folder, "-timed")
+        process.join(moments.uniform(0.1, 0.9) * seconds)
+        process.kill()
+        assert finish(process) in (0, -signal.SIGKILL)
     assert finish(fork(folder, "-timed")) == 0, (folder / "log-timed").read_text()
     check(folder, "-timed", expected)
 
@@ -149,7 +152,7 @@ def check(folder, attempt, expected):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, undisturbed, number, code):
+def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, expected, number, code):
     attempt = f"-{code}"
     (folder / "pause").touch()
     process = start(folder, attempt)
@@ -162,11 +165,11 @@ def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folde
     assert "run the same command again" in (folder / f"log{attempt}").read_text().splitlines()[-1]
     assert len(list((folder / f"store{attempt}").glob("*.checkpoint"))) == 1, "it ended in its training"
     assert finish(fork(folder, attempt)) == 0
-    check(folder, attempt, undisturbed[0])
+    check(folder, attempt, expected)
 
 
-def test_runs_with_the_same_store_and_output_folder_do_not_disturb_each_other(folder, undisturbed):
+def test_runs_with_the_same_store_and_output_folder_do_not_disturb_each_other(folder, expected):
     processes = [fork(folder, "-both") for _ in range(3)]
     assert [finish(process) for process in processes] == [0, 0, 0], (folder / "log-both").read_text()
-    check(folder, "-both", undisturbed[0])
+    check(folder, "-both", expected)
     assert "all " in (folder / "log-both").read_text()

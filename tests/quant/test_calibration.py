@@ -104,9 +104,9 @@ def test_both_backends_store_the_same_integers():
 
 def test_a_layer_that_is_too_large_or_never_runs_is_rounded_to_nearest():
     model, backend = series(), get_backend("brevitas")
-    rounded = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq", max_features=20).layers
-    assert "0.0" not in rounded
-    whole = quantize_network(model, IntFormat(4), backend, rounded)
+    found = round_layers(model, correlated_images(0), IntFormat(4), backend, rounding="gptq", max_features=20)
+    assert "0.0" not in found.errors
+    whole = quantize_network(model, IntFormat(4), backend, found.layers)
     nearest = quantize_network(model, IntFormat(4), backend)
     assert torch.equal(whole["0.0"].integers, nearest["0.0"].integers)
     assert whole.keys() == nearest.keys()

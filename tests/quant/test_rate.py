@@ -18,6 +18,7 @@ from quant.rate import (
     RatePlan,
     columns_hessian,
     entropy_bits,
+    factor_hessian,
     measure_freedoms,
     nearest_to_steps,
     round_to_steps,
@@ -88,7 +89,7 @@ def test_nearly_constant_inputs_have_a_hessian_that_can_be_factored(features, no
     assert not hessian[1].any()
     zero = torch.tensor(0, dtype=torch.int16)
     assert measure_freedoms(hessian, ()).isfinite()
-    assert round_to_steps(columns, hessian, zero, torch.Size((12, features))).integers.any()
+    assert round_to_steps(columns, factor_hessian(hessian), zero, torch.Size((12, features))).integers.any()
 
 
 def gptq_reference(columns: np.ndarray, hessian: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -115,8 +116,10 @@ def test_rounding_to_steps_is_gptq(groups, shape):
     columns = generator.normal(size=(groups, features, shape[0] // groups))
     exponents = generator.integers(-30, -10, size=terms).astype(np.int16)
     steps = np.tile(2.0 ** (exponents.astype(float).ravel() / 16), features // exponents.size)
-    given = torch.from_numpy(columns), torch.from_numpy(hessian), torch.from_numpy(np.asarray(exponents))
-    rounded = round_to_steps(*given, torch.Size(shape))
+    factored = factor_hessian(torch.from_numpy(hessian))
+    rounded = round_to_steps(
+        torch.from_numpy(columns), factored, torch.from_numpy(np.asarray(exponents)), torch.Size(shape)
+    )
     references = [gptq_reference(each, matrix, steps).T for each, matrix in zip(columns, hessian, strict=True)]
     np.testing.assert_array_equal(rounded.integers.numpy(), np.concatenate(references).reshape(shape))
     assert rounded.exponents.shape == terms
@@ -126,7 +129,11 @@ def test_compensation_lowers_the_output_error():
     hessian = torch.from_numpy(hessian_of(1, 30))
     values = torch.randn(8, 30, generator=torch.Generator().manual_seed(0))
     exponent = torch.tensor(0, dtype=torch.int16)
-    found = round_to_steps(values.T[None].double(), hessian, exponent, values.shape), nearest_to_steps(values, exponent)
+    factored = factor_hessian(hessian)
+    found = (
+        round_to_steps(values.T[None].double(), factored, exponent, values.shape),
+        nearest_to_steps(values, exponent),
+    )
     compensated, nearest = (
         float(((error := (each.dequantize() - values).double()) @ hessian[0] * error).sum()) for each in found
     )
@@ -137,7 +144,8 @@ def test_independent_columns_are_rounded_to_the_nearest():
     hessian = torch.diag(torch.rand(12, dtype=torch.float64) + 0.5)[None]
     values = torch.randn(4, 3, 2, 2)
     exponents = torch.tensor([[-9, 3], [0, -40]], dtype=torch.int16)
-    rounded = round_to_steps(values.flatten(1).T[None].double(), hessian, exponents, values.shape)
+    factored = factor_hessian(hessian)
+    rounded = round_to_steps(values.flatten(1).T[None].double(), factored, exponents, values.shape)
     assert torch.equal(rounded.integers, nearest_to_steps(values, exponents).integers)
 
 
@@ -145,8 +153,9 @@ def test_values_must_be_finite_and_a_hessian_without_a_factor_rounds_to_nearest(
     good, exponent = torch.ones(1, 2, 1, dtype=torch.float64), torch.tensor(0, dtype=torch.int16)
     indefinite = torch.tensor([[[1.0, 3.0], [3.0, 1.0]]], dtype=torch.float64)
     with pytest.raises(NumericalError):
-        round_to_steps(good * torch.nan, torch.eye(2).double()[None], exponent, torch.Size((1, 2)))
-    assert round_to_steps(good, indefinite, exponent, torch.Size((1, 2))).integers.tolist() == [[1, 1]]  # to nearest
+        round_to_steps(good * torch.nan, factor_hessian(torch.eye(2).double()[None]), exponent, torch.Size((1, 2)))
+    rounded = round_to_steps(good, factor_hessian(indefinite), exponent, torch.Size((1, 2)))
+    assert rounded.integers.tolist() == [[1, 1]]  # to nearest
 
 
 WEIGHTS = st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=8, max_size=8)
@@ -158,10 +167,10 @@ EXPONENTS = st.lists(st.integers(-1600, 1600), min_size=4, max_size=4)
 def test_any_weights_are_rounded_at_any_steps(weights, exponents):
     values = torch.tensor(weights, dtype=torch.float32).view(2, 1, 2, 2)
     grid = torch.tensor(exponents, dtype=torch.int16).view(2, 2)
-    hessian = torch.eye(4, dtype=torch.float64)[None]
+    factored = factor_hessian(torch.eye(4, dtype=torch.float64)[None])
     for found in (
         nearest_to_steps(values, grid),
-        round_to_steps(values.flatten(1).T[None].double(), hessian, grid, values.shape),
+        round_to_steps(values.flatten(1).T[None].double(), factored, grid, values.shape),
     ):
         inside = found.integers.abs() < 2**24 - 1
         difference = (found.dequantize() - values).double().abs()
@@ -244,5 +253,5 @@ def test_inputs_that_hardly_vary_have_finite_freedoms_and_are_rounded():
     freedoms = measure_freedoms(hessian, ())
     assert bool(torch.isfinite(freedoms) & (freedoms > 0))
     columns, exponent = torch.linspace(-1, 1, 64, dtype=torch.float64).view(1, 32, 2), torch.tensor(-64).short()
-    rounded = round_to_steps(columns, hessian, exponent, torch.Size((2, 32)))
+    rounded = round_to_steps(columns, factor_hessian(hessian), exponent, torch.Size((2, 32)))
     assert float((rounded.dequantize() - columns[0].T).norm()) < 0.3

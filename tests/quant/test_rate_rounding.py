@@ -12,8 +12,10 @@ from basis.original_outputs import original_outputs
 from basis.sampling import DEFAULT_SAMPLING
 from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
+from quant.measurement import measure_layers
+from quant.original_pass import OriginalPass
 from quant.rate import entropy_bits
-from quant.rate_rounding import OriginalPass, RoundedNetwork, measure_layers, round_network
+from quant.rate_rounding import RoundedNetwork, round_network
 from tests.support.lockstep import in_shares
 
 

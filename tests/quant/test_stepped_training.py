@@ -153,7 +153,7 @@ def test_the_control_changes_steps_little_at_a_time_and_not_at_the_end(steps, in
     assert moved == measured[: len(moved)]  # the rest if no bits are left
     assert len(moved) == len(measured) or taken(model) < 2
     largest = max(MAX_CHANGE, -START_SHIFT / (FALL_PHASE * steps / interval - 1))
-    assert max(abs(b - a) for a, b in itertools.pairwise(shifts)) <= largest + 1e-9
+    assert max(abs(b - a) for a, b in itertools.pairwise(shifts)) <= largest + 1e-5  # float32
 
 
 @pytest.mark.parametrize("steps", [55, 391, 2000])

@@ -1,49 +1,54 @@
-"""The command in a process that is forked from one with all libraries imported, and that can kill itself.
+"""The command in a forked process, which can kill itself.
 
 A kill while Python imports its libraries has nothing to interrupt, and importing takes most of a small run's time.
 """
 
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from tests.support.forking import fork
+
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock", "fcntl.lockf", "subprocess.Popen"}
-_LIBRARIES = ["pipeline.runner", "pipeline.cli.run", "matplotlib.figure", "onnxscript", "brevitas", "torch.export"]
 
 
 def begin(
-    folder: Path, words: Sequence[str], *, log: Path, last: int = 0, count: Path | None = None
-) -> multiprocessing.process.BaseProcess:
-    """Start the command in a folder.
+    folder: Path,
+    words: Sequence[str],
+    *,
+    log: Path,
+    errors: Path | None = None,
+    last: int = 0,
+    count: Path | None = None,
+) -> BaseProcess:
+    """Start the command in a folder; it reloads its artifacts in its own process.
 
     Args:
         folder: The working folder.
         words: The command line after the program's name.
         log: Where its output goes.
+        errors: Where its stderr goes; None for ``log``.
         last: It kills itself by SIGKILL just before it writes to the disk for the ``last``-th time; 0 is never.
         count: The file that receives the number of writes to the disk of a run that ended.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LIBRARIES)
-    process = context.Process(target=_work, args=(folder, list(words), log, last, count))
-    process.start()
-    return process
+    return fork(_work, folder, list(words), (log, errors or log), last, count)
 
 
-def _work(folder: Path, words: list[str], log: Path, last: int, count: Path | None) -> None:
-    import torch
-
+def _work(folder: Path, words: list[str], streams: tuple[Path, Path], last: int, count: Path | None) -> None:
     from pipeline.cli.entry import program
+    from pipeline.stages import verify
 
-    torch.set_num_threads(1)
     os.chdir(folder)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, stream in enumerate(streams, start=1):
+        with stream.open("ab") as file:
+            os.dup2(file.fileno(), number)
+    verify.subprocess = SimpleNamespace(run=_answer)  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = _Watch(last)
     sys.addaudithook(watch)
@@ -51,6 +56,13 @@ def _work(folder: Path, words: list[str], log: Path, last: int, count: Path | No
     if count is not None:
         count.write_text(str(watch.writes))
     sys.exit(code)
+
+
+def _answer(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+    from pipeline.stages.verify import answer
+
+    _, _, _, _, _, _, folder, *_ = command  # python -P -c code target 1 folder
+    return subprocess.CompletedProcess(command, answer(folder), "", "")
 
 
 def _program(words: list[str], program: Any) -> int:

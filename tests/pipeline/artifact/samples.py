@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from basis.layers import stored_tensor_name, stored_values
 from basis.swap import swap_convolutions
@@ -31,9 +32,11 @@ IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (
 ORDERS = {"0.0": (3, 3), "1.0": (2, 2), "2.0": (3, 3)}
 
 
-def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int") -> NetworkRecord:
+def compressed(
+    bits: int = 4, basis: str = "cosine", scheme: str = "int", network: Callable[[], nn.Module] = tiny_network
+) -> NetworkRecord:
     """A small network's record; integers of series have a factor for each term."""
-    model = swap_convolutions(tiny_network(), ORDERS, basis)
+    model = swap_convolutions(network(), ORDERS, basis)
     values = quantize_network(model, get_format(scheme, bits), get_backend("brevitas"))
     for name, (height, width) in ORDERS.items():
         if isinstance(stored := values[name], QuantizedTensor):
@@ -42,9 +45,9 @@ def compressed(bits: int = 4, basis: str = "cosine", scheme: str = "int") -> Net
     return record_network(model, values)
 
 
-def stepped(*, per_term: bool = True) -> NetworkRecord:
+def stepped(*, per_term: bool = True, network: Callable[[], nn.Module] = tiny_network) -> NetworkRecord:
     """A small network's record of integers of any size; with outliers, and a layer and a term of zeros."""
-    model = swap_convolutions(tiny_network(), ORDERS, "chebyshev")
+    model = swap_convolutions(network(), ORDERS, "chebyshev")
     values: dict[str, StoredTensor] = {}
     for number, (name, module) in enumerate(model.named_modules()):
         if stored_tensor_name(module) is None:

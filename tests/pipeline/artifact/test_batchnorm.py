@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from basis.errors import NumericalError
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, record_normalizations
 
 
@@ -117,3 +118,10 @@ def test_statistics_that_are_not_finite_are_left_alone():
     module = trained()
     module.running_mean[0] = float("nan")
     assert record_normalizations(nn.Sequential(module)) == ()
+
+
+def test_a_negative_running_variance_is_refused():
+    module = trained()
+    module.running_var[3] = -0.5
+    with pytest.raises(NumericalError, match=r"'0'.*-0\.5"):
+        record_normalizations(nn.Sequential(module))

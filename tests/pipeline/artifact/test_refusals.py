@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from basis.errors import CompressionError
-from pipeline.artifact import load, open_artifact, read_artifact, serialize, write_artifact
+from pipeline.artifact import file_size, load, open_artifact, read_artifact, serialize, write_artifact
 from pipeline.artifact.container import join, split
 from pipeline.errors import DataError
 from tests.pipeline.artifact.samples import IDENTITY, compressed, edited, recoded, section, stepped
@@ -50,6 +50,17 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", denied)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):
         read_artifact(path)
+
+
+def test_a_file_that_no_reader_accepts_is_not_written(tmp_path, monkeypatch):
+    record = stepped()
+    monkeypatch.setattr("pipeline.artifact.codec.FREE_INTEGERS", 1)
+    monkeypatch.setattr("pipeline.artifact.codec.INTEGERS_PER_BYTE", 1)
+    with pytest.raises(CompressionError, match=r"integers in .* bytes"):
+        write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert file_size(record, IDENTITY) == len(serialize(record, IDENTITY))
 
 
 def test_every_flipped_bit_is_found():

@@ -64,18 +64,19 @@ def _raise(error: BaseException) -> Callable[[Options], Any]:
         (["--config", "3,3,3,2", "run"], "unexpected extra argument"),
     ],
 )
-def test_wrong_options_exit_2_with_one_sentence(argv: list[str], words: str) -> None:
-    done = _process(*argv)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
+def test_wrong_options_exit_2_with_one_sentence(capsys: Any, argv: list[str], words: str) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
 
 
 def test_an_unknown_key_in_the_options_file(tmp_path: Path) -> None:
     (tmp_path / "o.yaml").write_text("config: 3,3,3,2\nepoch: 3\n")
     done = _process("--options", str(tmp_path / "o.yaml"))
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.endswith("unknown option 'epoch'; did you mean 'epochs'?\n")
 
 

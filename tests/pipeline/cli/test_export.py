@@ -52,7 +52,8 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
     assert done.stdout.startswith(f"{path}: {path.stat().st_size / 1e6:.3f} MB; largest difference of a logit")
     torch.testing.assert_close(run(path.read_bytes(), IMAGES), expected, rtol=1e-4, atol=1e-5)
 
-    done = command(artifact.parent, artifact, "--format", "torch", "--allow-import", "--out", "new/net.safetensors")
+    words = ("export", str(artifact), "--format", "torch", "--allow-import", "--out", "new/net.safetensors")
+    done = call_program(artifact.parent, *words)
     assert done.returncode == 0, done.stderr
     network = tiny_network(seed=5)
     network.load_state_dict(safetensors.torch.load_file(artifact.parent / "new" / "net.safetensors"))

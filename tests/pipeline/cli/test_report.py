@@ -139,7 +139,7 @@ def test_a_missed_gate_is_exit_code_3(here):
     }
     (here / "gated").mkdir(exist_ok=True)
     (here / "gated" / "report.json").write_text(json.dumps(report(here / "a") | {"gate": gate, "exit_code": 3}))
-    done = run_program(here, "report", "gated", "--out", "regated")
+    done = call_program(here, "report", "gated", "--out", "regated")
     assert done.returncode == 3
     assert report(here / "regated")["gate"] == gate
 

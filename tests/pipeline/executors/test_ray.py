@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.executors import executor
 from pipeline.options.options import Options
 from pipeline.runtime.signals import Interruption
+from tests.support.attempts import begin
 from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[3]
@@ -60,25 +62,34 @@ SMALL = ("--config", "3,2,2", "--bits", "4", "--epochs", "1")
 NETWORK = ("--model", "pausing_net:make_pausing", "--data", "colours.npz", "--workers", "0")
 
 
-def start(folder: Path, out: str, *words: str) -> subprocess.Popen[str]:
-    """The command, with a store of its own, so that nothing is read that another run has computed."""
+class Run:
+    """The command in a forked process, with a store of its own, so that it reads nothing that another run computed."""
+
+    def __init__(self, folder: Path, out: str, *words: str) -> None:
+        self._streams = tuple(folder / f"{out}.{name}" for name in ("stdout", "stderr"))
+        for stream in self._streams:
+            stream.unlink(missing_ok=True)
+        words = (*NETWORK, "--out", out, "--cache-dir", f"cache-{out}", *words)
+        self.process = begin(folder, words, log=self._streams[0], errors=self._streams[1])
+
+    def finish(self) -> tuple[int | None, str, str]:
+        self.process.join(PATIENCE)
+        out, error = (stream.read_text() for stream in self._streams)
+        return self.process.exitcode, out, error
+
+
+def start(folder: Path, out: str, *words: str) -> subprocess.Popen[bytes]:
+    """The command as users start it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SERIESQUANT_CACHE": str(folder / f"cache-{out}")}
-    environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *NETWORK, "--out", out, *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=environment)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, error = process.communicate(timeout=PATIENCE)
-    return process.returncode, out, error
-
-
-def paused(folder: Path, process: subprocess.Popen[str]) -> tuple[int, int]:
+def paused(folder: Path, ended: Callable[[], object]) -> tuple[int, int]:
     """The ids of a worker in the middle of its task and of what started it."""
     until = time.monotonic() + PATIENCE
     while not (folder / "paused").exists():
-        assert process.poll() is None, process.communicate()
+        assert ended() is None
         assert time.monotonic() < until
         time.sleep(0.05)
     worker, parent = map(int, (folder / "paused").read_text().split())
@@ -106,9 +117,14 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "pausing_net.py").write_text(PAUSING)
     write_npz(folder / "colours.npz")
-    code, _, error = finish(start(folder, "local", *GRID))
+    code, _, error = Run(folder, "local", *GRID).finish()
     assert code == 0, error
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_address(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +137,7 @@ def cluster():
 
 
 def test_the_grid_gives_the_same_report(here, cluster):
-    code, out, error = finish(start(here, "ray", *GRID, "--executor", "ray", "--ray-address", cluster))
+    code, out, error = Run(here, "ray", *GRID, "--executor", "ray", "--ray-address", cluster).finish()
     assert code == 0, error
     assert report(here, "ray") == report(here, "local")
     digests = [[row["sha256"] for row in report(here, name)["rows"]] for name in ("ray", "local")]
@@ -136,27 +152,27 @@ def test_the_grid_gives_the_same_report(here, cluster):
 
 def test_a_killed_worker_is_replaced_and_the_report_is_the_same(here, cluster):
     (here / "pause").touch()
-    process = start(here, "killed", *GRID, "--executor", "ray", "--ray-address", cluster)
-    worker, _ = paused(here, process)
+    run = Run(here, "killed", *GRID, "--executor", "ray", "--ray-address", cluster)
+    worker, _ = paused(here, lambda: run.process.exitcode)
     os.kill(worker, signal.SIGKILL)
-    code, _, error = finish(process)
+    code, _, error = run.finish()
     assert code == 0, error
     assert report(here, "killed") == report(here, "local")
 
 
 def test_an_error_of_a_variant_ends_the_run_as_it_does_without_ray(here, cluster):
     words = (*SMALL, "--lr", "1e30", "--batch-size", "16")
-    code, out, error = finish(start(here, "diverged", *words, "--executor", "ray", "--ray-address", cluster))
+    code, out, error = Run(here, "diverged", *words, "--executor", "ray", "--ray-address", cluster).finish()
     assert (code, out) == (5, "")
     assert error.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in error
-    without = finish(start(here, "diverged-local", *words))
+    without = Run(here, "diverged-local", *words).finish()
     assert (without[0], without[2].splitlines()[-1]) == (5, error.splitlines()[-1])
 
 
 def test_a_bug_on_a_worker_is_logged_with_the_traceback_of_the_worker(here, cluster):
     (here / "broken").touch()
-    code, out, error = finish(start(here, "bug", *SMALL, "--executor", "ray", "--ray-address", cluster))
+    code, out, error = Run(here, "bug", *SMALL, "--executor", "ray", "--ray-address", cluster).finish()
     (here / "broken").unlink()
     assert (code, out) == (1, "")
     assert "ZeroDivisionError: a bug on a worker" in error
@@ -168,9 +184,9 @@ def test_a_bug_on_a_worker_is_logged_with_the_traceback_of_the_worker(here, clus
 def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, code):
     (here / "pause").touch()
     process = start(here, f"signal{code}", *SMALL, "--executor", "ray")
-    pids = paused(here, process)
+    pids = paused(here, process.poll)
     process.send_signal(number)
-    assert finish(process)[0] == code, "it does not wait for the worker, which would end well in the end"
+    assert process.wait(PATIENCE) == code, "it does not wait for the worker, which would end well in the end"
     until = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < until
@@ -190,7 +206,7 @@ def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, cod
     ],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence_before_any_work(here, words, code, sentence):
-    found, out, error = finish(start(here, "none", *GRID, "--executor", "ray", *words))
+    found, out, error = Run(here, "none", *GRID, "--executor", "ray", *words).finish()
     assert (found, out) == (code, "")
     assert error.startswith(f"error: {sentence}")
     assert error.count("\n") == 1

@@ -124,15 +124,6 @@ def test_a_shared_convolution_counts_once() -> None:
     assert list(_plan(model, "2,3")) == ["first", "other.1"]
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: nn.DataParallel(nn.DataParallel(model))])
-def test_data_parallel_has_the_stages_of_what_it_wraps(wrap: type[nn.DataParallel]) -> None:
-    wrapped = wrap(_small())
-    assert list(stages_of(wrapped)) == ["conv1", "mixed"]
-    plan = plan_layers(wrapped, parse_config("2,4"))
-    assert plan[0].name.endswith("module.conv1")
-    swap_convolutions(wrapped, orders_of(plan), "cosine")
-
-
 def test_a_bare_convolution_is_one_stage() -> None:
     assert _plan(nn.Conv2d(3, 4, 3), "2")[""].reason == "order 2 of stage the convolution itself"
 
@@ -144,6 +135,10 @@ def test_other_kinds_of_convolution_are_kept() -> None:
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Standardized(4, 4, 3), nn.Conv2d(4, 4, 3))
     swap_convolutions(model, {"2": (2, 2)}, "cosine")
-    plan = _plan(model, "2")
+    with pytest.raises(OptionsError, match="no spatial convolution"):
+        _plan(model[1:], "2")
+    plan = _plan(model, "2,3")
+    assert plan["0"].order == (2, 2)
+    assert plan["1"].order is None
     assert plan["1"].reason == "Standardized computes its output in a way of its own"
     assert plan["2"].reason == "already a series"

@@ -1,15 +1,104 @@
-"""Computed weights become parameters in one network, and not in its copies."""
+"""Converting users' networks to plain modules."""
 
 import copy
+import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from pipeline.models.preparation import fold_parametrizations, plain_copy
+from pipeline.errors import OptionsError
+from pipeline.models.preparation import (
+    fold_parametrizations,
+    initialize_lazy_modules,
+    plain_copy,
+    without_wrappers,
+)
+from tests.support.networks import tiny_network
 
-X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def names(model):
+    return set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, lambda model: nn.DataParallel(nn.DataParallel(model)), torch.compile],
+)
+def test_wrappers_around_the_network_are_removed(wrap):
+    network = tiny_network()
+    assert without_wrappers(wrap(network)) is network
+
+
+def test_wrappers_inside_the_network_are_removed():
+    network = tiny_network()
+    expected = names(network)
+    network[1] = nn.DataParallel(torch.compile(network[1]))
+    assert names(without_wrappers(network)) == expected
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def halved(conv):
+    nn.utils.parametrize.register_parametrization(conv, "weight", Halved())
+    return conv
+
+
+def pruned(conv):
+    prune.l1_unstructured(conv, "weight", amount=0.5)
+    return conv
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        halved,
+        pruned,
+        lambda conv: pruned(nn.utils.weight_norm(conv, "bias")),
+        lambda conv: halved(parametrizations.weight_norm(conv)),
+    ],
+)
+def test_computed_weights_become_parameters_of_the_same_function(change):
+    torch.manual_seed(0)
+    network = nn.Sequential(change(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    network(IMAGES)  # in training mode: spectral normalization then iterates
+    expected = network.eval()(IMAGES)
+    folded = fold_parametrizations(network)
+    assert names(folded) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert isinstance(folded[0].weight, nn.Parameter)
+    assert torch.allclose(folded(IMAGES), expected, atol=1e-6)
+    folded.load_state_dict(plain_copy(folded).state_dict())
+
+
+def test_lazy_modules_get_their_shapes():
+    network = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(5))
+    initialize_lazy_modules(network, IMAGES)
+    assert network[0].weight.shape == (4, 3, 3, 3)
+    assert type(network[3]) is nn.Linear
+    assert network.training
+    assert float(network[1].running_mean.abs().max()) == 0
+
+
+def test_what_cannot_be_copied_is_refused():
+    network = tiny_network()
+    network.lock = threading.Lock()
+    with pytest.raises(OptionsError, match=r"Sequential.*lock"):
+        plain_copy(network)
+
+
+COLOURS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 KINDS = {
     "weight": parametrizations.weight_norm,
     "spectral": parametrizations.spectral_norm,
@@ -28,22 +117,22 @@ def network(kind: str) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_a_stored_network_computes_the_same_and_its_copies_are_left_alone(kind):
     model = network(kind)
-    wanted = model(X)
+    wanted = model(COLOURS)
     twin, stored = plain_copy(model), fold_parametrizations(plain_copy(model))
-    assert torch.allclose(stored(X), wanted, atol=1e-6)
+    assert torch.allclose(stored(COLOURS), wanted, atol=1e-6)
     assert {name for name, _ in stored.named_parameters()} == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert not list(stored.named_buffers())
-    assert torch.equal(model(X), wanted)
-    assert torch.equal(twin(X), wanted)
+    assert torch.equal(model(COLOURS), wanted)
+    assert torch.equal(twin(COLOURS), wanted)
     with torch.no_grad():
         stored[0].weight.zero_()
-    assert not torch.equal(stored(X), model(X))
+    assert not torch.equal(stored(COLOURS), model(COLOURS))
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 def test_a_network_with_a_graph_in_its_weights_is_copied():
     model = network("old weight")
-    model.train()(X)
+    model.train()(COLOURS)
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model)
-    assert torch.equal(plain_copy(model).eval()(X), model.eval()(X))
+    assert torch.equal(plain_copy(model).eval()(COLOURS), model.eval()(COLOURS))

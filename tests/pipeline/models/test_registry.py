@@ -89,6 +89,14 @@ class Failing(nn.Module):
         raise self.error
 
 
+def test_timm_networks_are_built_by_their_names():
+    model = build_model("timm:mobilenetv3_small_100", 5).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert builder_of("timm:mobilenetv3_small_100", 5) == ("timm", {"num_classes": 5})
+    with pytest.raises(OptionsError, match=r"mobilenetv3_smal.*mobilenetv3_small"):
+        build_model("timm:mobilenetv3_smal", 5)
+
+
 def test_check_forward_keeps_modes_and_buffers():
     model = build_model("resnet20", 10)
     model.bn1.eval()

@@ -91,8 +91,7 @@ def _without(state, name):
             "bn1.bias.*torch.int64.*floating",
         ),
         (lambda s: {**s, "bn1.num_batches_tracked": torch.tensor(1.5)}, "num_batches_tracked.*torch.float32.*integer"),
-        (lambda s: {**s, "lr": 3}, "state dict.*'lr'.*int"),
-        (lambda _: {}, "state dict.*empty"),
+        (lambda _: {}, "empty.*state dict"),
         (lambda _: [1, 2], "list.*state dict"),
     ],
 )
@@ -126,12 +125,6 @@ def test_damaged_files(tmp_path, state, suffix, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"c\.(pt|safetensors).*damaged"):
         load_weights(build_model("resnet20", 10), path)
-
-
-def test_a_pickled_network_is_not_run(tmp_path):
-    torch.save(nn.Linear(1, 1), tmp_path / "c.pt")
-    with pytest.raises(DataError, match=r"c\.pt.*tensors"):
-        load_weights(nn.Linear(1, 1), tmp_path / "c.pt")
 
 
 def test_default_weights():
@@ -174,6 +167,15 @@ def test_poster_baselines_load(data_folder):
     load_weights(model, data_folder / "resnet20-12fca82f.th")
     data = load_dataset(str(data_folder / "cifar10.npz"), limit_train=1)
     with torch.no_grad():
-        batches = data.test.batches(500, device=torch.device("cpu"))
+        batches = data.test.head(2000).batches(500, device=torch.device("cpu"))
         right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
-    assert right == 9173
+    assert right == 1820  # tests/test_poster.py has all images
+
+
+def test_a_negative_running_variance_is_refused(tmp_path, state):
+    torch.save({**state, "bn1.running_var": state["bn1.running_var"] - 1.5}, tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError, match=r"bn1\.running_var.*-0\.5.*0 or more"):
+        load_weights(model, tmp_path / "c.pt")
+    assert _same(model, before)

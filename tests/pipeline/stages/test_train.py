@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 def context(data, tmp_path):
     options = Options(config="3,2,2", model="tiny_net:make", seed=0)
     services = make_accelerator("cpu"), Store(tmp_path), SilentProgress(), Interruption(), RecordingTracker()
-    return RunContext(options, data, 16, *services)
+    return RunContext(options, data, 16, *services, tiny_network())
 
 
 def with_store(context, store) -> RunContext:

@@ -56,12 +56,14 @@ def measured(folder: Path, data, bits: int) -> tuple[Path, Tensor]:
     return path, result.logits[: images_to_reload(data)]
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_files_give_exactly_the_logits_that_were_measured(tmp_path, data, network_folder):
     files = [measured(tmp_path, data, bits) for bits in (4, 8)]
     assert len(files[0][1]) == 300
     assert reload_differences(files, data, MODEL, CPU) == [0.0, 0.0]
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_a_module_is_found_again_from_where_it_was_imported(tmp_path, data, network_folder, monkeypatch):
     files = [measured(tmp_path, data, 4)]
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(network_folder)])
@@ -81,6 +83,7 @@ def test_logits_that_do_not_compare_differ_without_bound(tmp_path, data, network
     assert reload_differences([(path, wrong)], data, MODEL, CPU) == [float("inf")]
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_a_damaged_file_is_an_error(tmp_path, data, network_folder):
     path, logits = measured(tmp_path, data, 4)
     path.write_bytes(path.read_bytes()[:-1])
@@ -88,6 +91,7 @@ def test_a_damaged_file_is_an_error(tmp_path, data, network_folder):
         reload_differences([(path, logits)], data, MODEL, CPU)
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_a_network_that_only_this_process_has_is_no_figure(tmp_path, data, network_folder, caplog):
     file = measured(tmp_path, data, 4)
     (network_folder / "nets" / "tiny_net.py").unlink()

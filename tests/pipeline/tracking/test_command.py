@@ -1,6 +1,7 @@
 """The command that users run, with a tracker."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.pipeline.tracking.conftest import free_port
 from tests.support.networks import write_module, write_npz
-from tests.support.program import call_program, run_program
+from tests.support.program import ROOT, call_program, fork_program
 
 TRAININGS = {"baseline/training": 10, "cosine-5.3.3/finetune": 2, "cosine-5.3.3-4/qat": 1}
 
@@ -20,7 +21,7 @@ def command(tmp_path, monkeypatch):
     """Runs the command on a small network and data, with more flags, as a process or in this one."""
     write_npz(tmp_path / "colours.npz")
     write_module(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
 
     def run(*flags: str, program=call_program) -> subprocess.CompletedProcess[str]:
         words = ["--config", "5,3,3", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz"]
@@ -58,7 +59,7 @@ def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tm
 
 
 def test_epochs_of_another_process_are_told_too(command, tmp_path) -> None:
-    done = command("--track", "tensorboard", "--executor", "ray", program=run_program)
+    done = command("--track", "tensorboard", "--executor", "ray", program=fork_program)
     assert done.returncode == 0, done.stderr
     (events,) = (tmp_path / "out" / "tensorboard").iterdir()
     found = EventAccumulator(str(events)).Reload()

@@ -1,0 +1,173 @@
+"""Measure the layers of a network for rounding to steps: sensitivities, freedoms and Hessians.
+
+Images pass through the network once, in batches, with the original's values. The first of them are also passed back for
+the sensitivities. Hooks add up the Gram matrices of the layers' inputs at sampled positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from basis.gram_statistics import self_products
+from basis.layers import as_maps, geometry, layer_operator, stored_layers, stored_values
+from basis.modes import evaluation_mode
+from basis.patches import patch_batches, samples
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
+from quant.original_pass import OriginalPass
+from quant.rate import LayerMeasurement, hessian_of, measure_freedoms
+from quant.sensitivity import images_at_once, output_sensitivities
+
+FREEDOM_IMAGES: Final = 512
+"""Images from which freedoms are measured, if one rank holds all images and Hessians are not needed."""
+SENSITIVITY_PIXELS: Final = 2**22
+"""Pixels of the images from which sensitivities are measured, if one rank holds all images. At most
+``FREEDOM_IMAGES`` images; of large images, 64 suffice: a factor that all layers share has no effect.
+"""
+FREEDOM_POSITIONS: Final = 2**14
+"""Output positions of a layer from which its freedoms are measured, if its Hessian is not needed."""
+MIN_SENSITIVITY: Final = 1e-12
+"""Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
+
+
+def measure_layers(
+    model: nn.Module, original: OriginalPass, *, seed: int = 0, logits: bool = True
+) -> dict[str, LayerMeasurement]:
+    """Measure sensitivities and freedoms of all layers that run, and Hessians if the rounding has fewer images.
+
+    Args:
+        model: The network to be rounded, with the original's values; it is left as it is.
+        original: The original network's pass.
+        seed: Seed of the random signs of ``output_sensitivities``.
+        logits: See ``output_sensitivities``.
+
+    Returns:
+        Layer name -> measurement, in the order in which the layers run.
+
+    Raises:
+        NumericalError: A Hessian is not positive semi-definite.
+    """
+    sampling, keep = original.sampling, original.has_more_images
+    if not keep:
+        sampling = replace(sampling, positions=min(sampling.positions, FREEDOM_POSITIONS))
+    names = list(stored_layers(model))
+    shard, images = original.all_images_shard, original.all_images
+    several = shard.total > len(images)
+    if not several and not keep:
+        images = images[:FREEDOM_IMAGES]
+        shard = CalibrationShard.whole(len(images))
+    judged = images if several else images[: _judged_count(images)]
+    inputs = _Inputs(model, original.seeds, shard, sampling)
+    with inputs.recorded(names):
+        part = shard if several else CalibrationShard.whole(len(judged))
+        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part, logits=logits)
+        with torch.no_grad(), evaluation_mode(model):
+            for start in range(len(judged), len(images), images_at_once(images)):
+                model(images[start : start + images_at_once(images)])
+    least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
+    found = {}
+    for name in inputs.reached:
+        hessian = inputs.hessian(name, absorbs=original.absorbs(model.get_submodule(name), name))
+        freedoms = measure_freedoms(hessian, inputs.terms(name)) if name in original.seeds else hessian
+        kept = hessian.to(torch.float32) if keep and name in original.seeds else None
+        found[name] = LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms, kept)
+    return found
+
+
+def _judged_count(images: Tensor) -> int:
+    return min(FREEDOM_IMAGES, max(64, SENSITIVITY_PIXELS // images[0, 0].numel()))
+
+
+class _Inputs:
+    """Sums over the inputs of each layer at its first run in a pass.
+
+    Sums are float32: they are large, and their errors are far below the damping of a Hessian.
+
+    Args:
+        model: The network.
+        seeds: Layer name -> seed of its sampled positions. Other layers get the mean square of their inputs.
+        shard: Calibration shard of this rank.
+        sampling: Sizes of samples.
+    """
+
+    def __init__(
+        self, model: nn.Module, seeds: Mapping[str, int], shard: CalibrationShard, sampling: SamplingConfig
+    ) -> None:
+        self._model, self._seeds, self._shard, self._sampling = model, seeds, shard, sampling
+        self._part = shard
+        self._seen = 0
+        self._passed: set[str] = set()
+        self._grams: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, float] = {}
+
+    @property
+    def reached(self) -> list[str]:
+        """The layers that ran, in the order of their first runs."""
+        return list(self._counts)
+
+    def recorded(self, names: list[str]) -> ExitStack:
+        """Add the hooks until the end of a block."""
+        hooks, modules = ExitStack(), dict(self._model.named_modules())
+        hooks.callback(self._model.register_forward_pre_hook(self._on_pass).remove)
+        for name in names:
+            on_input = self._add if name in self._seeds else self._add_squares
+            hooks.callback(modules[name].register_forward_pre_hook(partial(self._on_input, name, on_input)).remove)
+        return hooks
+
+    def terms(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a layer's steps."""
+        return tuple(stored_values(self._model.get_submodule(name)).shape[2:])
+
+    def hessian(self, name: str, *, absorbs: bool) -> Tensor:
+        """Return the Hessian of a layer, float64, and release its sums; the mean square of its inputs if it has none.
+
+        Args:
+            name: A layer in ``reached``.
+            absorbs: True if a bias or a mean absorbs a constant of the outputs.
+
+        Returns:
+            (groups, F, F), or the mean square for each term of a layer that is not in ``seeds``.
+        """
+        reduce = self._shard.reduce
+        count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
+        second = reduce(self._grams.pop(name).to(torch.float64)).div_(count)
+        if name not in self._seeds:
+            return second.cpu().expand(self.terms(name)).clone()
+        mean = reduce(self._sums.pop(name)).div_(count)
+        return hessian_of(second, mean if absorbs else None)
+
+    def _on_pass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._part = replace(self._shard, first=self._shard.first + self._seen, count=len(inputs[0]))
+        self._seen += len(inputs[0])
+        self._passed.clear()
+
+    @torch.no_grad()
+    def _on_input(self, name: str, add: Any, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if name not in self._passed and inputs:
+            self._passed.add(name)
+            self._counts.setdefault(name, 0.0)
+            add(name, module, inputs[0].detach().float())
+
+    def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
+        conv, maps = geometry(module), as_maps(module, x)
+        chosen = samples(conv, maps, seed=self._seeds[name], shard=self._part, sampling=self._sampling)
+        for rows in patch_batches(conv, maps, chosen, layer_operator(module)):
+            if name not in self._grams:
+                self._grams[name] = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
+                self._sums[name] = rows.new_zeros(len(rows), rows.shape[2], dtype=torch.float64)
+            self._grams[name] += self_products(rows)
+            self._sums[name] += rows.sum(1)
+            self._counts[name] += rows.shape[1]
+
+    def _add_squares(self, name: str, module: nn.Module, x: Tensor) -> None:
+        total = x.double().square().sum()
+        self._grams[name] = self._grams[name] + total if name in self._grams else total
+        self._counts[name] += x.numel()

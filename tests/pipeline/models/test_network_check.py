@@ -1,0 +1,248 @@
+"""The check of a network before any work: what it refuses, and what it marks to be kept."""
+
+import copy
+import itertools
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from basis.regular import irregularity
+from basis.swap import compressible_convolutions
+from pipeline.artifact.record import build_network, exact_record
+from pipeline.errors import DataError, OptionsError
+from pipeline.models.network_check import check_network
+from tests.support.networks import tiny_network, with_statistics
+
+IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Base(nn.Module):
+    """Two convolutions and a classifier; subclasses change one thing."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 4)
+
+    def features(self, x):
+        return functional.relu(self.norm(self.conv2(functional.relu(self.conv1(x)))))
+
+    def forward(self, x):
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def check(make, *, trained=True, output=None, classes=4):
+    def rebuild(model):
+        return build_network(exact_record(model), make())
+
+    torch.manual_seed(7)
+    return check_network(
+        make(), IMAGES, classes=classes, output=output, basis="cosine", trained=trained, rebuild=rebuild
+    )
+
+
+def kept(model):
+    return {name: reason for name, module in model.named_modules() if (reason := irregularity(module)) is not None}
+
+
+@pytest.mark.parametrize("make", [Base, lambda: with_statistics(tiny_network()).train()])
+def test_a_plain_network_passes_unmarked_and_unchanged(make):
+    model = check(make)
+    assert kept(model) == {}
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    for name, value in make().state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+class OwnPadding(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(functional.pad(x, (1, 1, 1, 1)))
+
+
+class Functional(Base):
+    def forward(self, x):
+        x = functional.conv2d(x, self.conv1.weight, self.conv1.bias, padding=1)
+        return self.fc(self.norm(self.conv2(x)).mean((2, 3)))
+
+
+class Alias(Base):
+    def __init__(self):
+        super().__init__()
+        self.order = [self.conv1, {"second": self.conv2}]
+
+    def features(self, x):
+        return functional.relu(self.norm(self.order[1]["second"](self.order[0](x))))
+
+
+class Tied(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv3 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv3.weight = self.conv2.weight
+
+    def features(self, x):
+        return self.conv3(super().features(x))
+
+
+class Hooked(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv1.register_forward_hook(lambda module, inputs, output: 2 * output)
+        self.seen = []
+        self.conv2.register_forward_hook(self.see)
+
+    def see(self, module, inputs, output):
+        self.seen[:] = [output.shape]
+
+
+class Patched(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv1.forward = types.MethodType(lambda conv, x: nn.Conv2d.forward(conv, x) + 1, self.conv1)
+
+
+class Keyword(Base):
+    def features(self, x):
+        return self.norm(self.conv2(input=self.conv1(x)))
+
+
+class ReadWeight(Base):
+    def features(self, x):
+        return super().features(x) / self.conv2.weight.square().sum()
+
+
+class Subclass(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv2 = OwnPadding(4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (Functional, {"conv1"}),
+        (Alias, {"conv1", "conv2"}),
+        (Tied, {"conv2", "conv3"}),
+        (Hooked, {"conv1"}),
+        (Patched, {"conv1"}),
+        (Keyword, {"conv2"}),
+        (ReadWeight, {"conv2"}),
+        (Subclass, {"conv2"}),
+    ],
+)
+def test_layers_that_cannot_be_replaced_are_kept_with_a_reason(make, names):
+    model = check(make)
+    assert kept(model).keys() == names
+    assert (
+        set(compressible_convolutions(copy.deepcopy(model)))
+        == set(dict(make().named_modules()))
+        & {
+            "conv1",
+            "conv2",
+            "conv3",
+        }
+        - names
+    )
+
+
+def test_statistics_that_other_code_reads_are_kept():
+    class Reader(Base):
+        def features(self, x):
+            return super().features(x) * self.norm.running_var.mean()
+
+    def make():
+        model = Reader()
+        model.norm.running_var.fill_(3.0)
+        return model
+
+    assert kept(check(make)).keys() == {"norm"}
+
+
+class RandomEval(Base):
+    def features(self, x):
+        return functional.dropout(super().features(x), 0.5, training=True)
+
+
+class PlainList(Base):
+    def __init__(self):
+        super().__init__()
+        self.more = [nn.Conv2d(4, 4, 3, padding=1)]
+
+    def features(self, x):
+        return self.more[0](super().features(x))
+
+
+COUNTER = itertools.count(1)
+
+
+class ChangingAttribute(Base):
+    def __init__(self):
+        super().__init__()
+        self.factor = next(COUNTER)
+
+    def features(self, x):
+        return super().features(x) * self.factor
+
+
+class Closure(Base):
+    def __init__(self):
+        super().__init__()
+        own = self
+        self.forward = lambda x: Base.forward(own, x)
+
+
+class TrainingOnly(Base):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("size mismatch")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (RandomEval, "RandomEval is not deterministic"),
+        (PlainList, "'more'.*ModuleList"),
+        (ChangingAttribute, "built again"),
+        (Closure, "copy of the network Closure"),
+        (TrainingOnly, "training mode.*size mismatch"),
+    ],
+)
+def test_what_gives_wrong_figures_is_refused(make, words):
+    with pytest.raises(OptionsError, match=words):
+        check(make)
+
+
+def test_training_mode_is_checked_only_for_a_run_that_trains():
+    check(TrainingOnly, trained=False)
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(DataError, match=r"\(3, 4\).*5 classes"):
+        check(Base, classes=5)
+
+
+def test_a_network_that_changes_its_input_gets_a_copy():
+    class InPlace(Base):
+        def forward(self, x):
+            return super().forward(x.relu_())
+
+    model, images = check(InPlace), IMAGES.clone()
+    copy.deepcopy(model)(images)
+    assert torch.equal(images, IMAGES)
+
+
+def test_the_output_of_training_may_be_a_tuple():
+    class Auxiliary(Base):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    model = check(Auxiliary)
+    assert model.train()(IMAGES).shape == (3, 4)
