@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.cli import program
+from seriesquant import program
 
 if __name__ == "__main__":
     sys.exit(program())

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from basis import progress
 from basis.additions import Addition, Additions, missing_output, version
 from basis.cholesky import RIDGE, ridge_solution
 from basis.conv import SeriesConv2d
@@ -180,10 +181,13 @@ class LayerwiseFit:
 
     def on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Fit the layer to the original's outputs, at its first run."""
-        if name not in self._targets:
-            return
+        if name in self._targets:
+            with progress.layer(name):
+                self._fit(name, module, inputs[0])
+
+    def _fit(self, name: str, module: nn.Module, x: Tensor) -> None:
         self._last.clear()
-        norm, x, maps = self._norms.get(name), inputs[0], as_maps(module, inputs[0])
+        norm, maps = self._norms.get(name), as_maps(module, x)
         chosen = samples(geometry(module), maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         outputs = by_sample(self._targets.pop(name), chosen)
         watched = name in self._shortcuts and isinstance(module, nn.Conv2d)

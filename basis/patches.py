@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from basis import progress
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 
@@ -116,6 +117,7 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
         if operator is not None:  # as a batched product: a single product of long, thin matrices would be slow
             patches = operator.T.to(patches).expand(len(patches), -1, -1).bmm(patches)
         yield _grouped(patches.mT, conv.groups)
+        progress.step()
 
 
 def _output_size(conv: nn.Conv2d, size: torch.Size) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from pipeline.options.orders import parse_config
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.features import FeatureHooks
-from pipeline.training.loop import FEATURE_WEIGHT, TrainingBatch, training_step
+from pipeline.training.loop import FEATURE_WEIGHT
+from pipeline.training.step import TrainingBatch, training_step
 from pipeline.training.teacher import Teacher
 
 BATCH, STEPS, BOUND = 128, 12, 1.6

@@ -2,7 +2,8 @@
 
     python onnx_top1.py runs/example/artifacts/cosine-3,3,2,2-4.onnx cifar10.npz [IMAGES]
 
-The data are the .npz that the report was made with: x_test, uint8 (N, H, W, 3), and y_test (N,). IMAGES limits the
+The data are the .npz that the report was made with: x_test, uint8 (N, H, W, C) or (N, H, W), and y_test (N,), with the
+network's number of channels or one. IMAGES limits the
 evaluation to the first images of the file. The report's --limit-test takes a random sample instead. The
 two figures are equal only without IMAGES and without --limit-test.
 """
@@ -24,6 +25,7 @@ def main(network: str, data: str, limit: int | None = None) -> None:
     mean, std = (np.array(facts[name], dtype=np.float32) * 255 for name in ("mean", "std"))
     arrays = np.load(data)
     images, labels = arrays["x_test"][:limit], arrays["y_test"][:limit].reshape(-1)
+    images = images[..., None] if images.ndim == 3 else images  # gray; numpy repeats it for a network of 3 channels
     right = 0
     for start in range(0, len(images), BATCH):
         x = (images[start : start + BATCH].astype(np.float32) - mean) / std

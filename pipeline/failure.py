@@ -15,6 +15,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.signals import HungUp, Terminated
+from pipeline.runtime.workers import lost_worker
 from reports.fields import to_json
 from reports.files import write_atomically
 from reports.gate import judge
@@ -85,6 +86,7 @@ def failure_of(error: BaseException) -> Failure:
 
     A ``CompressionError`` of no more specific class is an argument that cannot be used: ``EXIT_OPTIONS``.
     """
+    error = lost_worker(error) or error
     name = type(error).__name__
     code = next((_CODE_OF[kind] for kind in type(error).__mro__ if kind in _CODE_OF), None)
     sentence = f"internal error: {name}: {error}" if code is None else _sentence(error)

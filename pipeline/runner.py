@@ -21,9 +21,10 @@ from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
+from pipeline.runtime.threads import load_hint, thread_count
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, make_context
+from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
 from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import kernel_figure, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
@@ -72,7 +73,7 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
     """
     reporter = FailureReporter(options)
     tracker_of_run = tracking(options) if launched().is_main else nullcontext(NullTracker())
-    with reporter.watching(), tracker_of_run as tracker:
+    with reporter.watching(), tracker_of_run as tracker, thread_count(options.threads):
         shown = YieldingProgress(progress or SilentProgress())
         with TURNS.computing(), deterministic_algorithms():
             report, path = _run_stages(options, shown, interruption or Interruption(), tracker, reporter)
@@ -85,8 +86,12 @@ def _run_stages(
     options: Options, progress: Progress, interruption: Interruption, tracker: Tracker, reporter: FailureReporter
 ) -> tuple[Report, Path]:
     started = time.monotonic()
-    context = make_context(options, make_accelerator(options.device), progress, interruption, tracker)
-    log_calibration_limit(context)
+    accelerator = make_accelerator(options.device, options.precision)
+    context = make_context(options, accelerator, progress, interruption, tracker)
+    log_data_notes(context)
+    log_precision(context)
+    if options.threads is None and (hint := load_hint()):
+        logger.info("%s", hint)
     check_targets(context)
     on_main = context.processes.on_main
     with _output_folder(context), reporter.watching(holding=True), executor(options, interruption) as compute:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from basis import progress
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
@@ -97,16 +98,17 @@ def round_layers(
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             stored = stored_values(module)
-            if name in wanted:
-                layer_seed = seed + zlib.crc32(name.encode())
-                hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
-                series = isinstance(module, SeriesConv2d)
-                rounded = _round(stored.detach(), hessian, format, backend, rounding, series)
-                found.layers[name] = rounded
-                found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
-                stored.copy_(rounded.dequantize())
-            elif name not in found.layers:
-                found.layers[name] = backend.quantize(stored.detach(), format)
+            if name in found.layers:
+                return
+            with progress.layer(name):
+                if name not in wanted:
+                    found.layers[name] = backend.quantize(stored.detach(), format)
+                else:
+                    layer_seed = seed + zlib.crc32(name.encode())
+                    hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
+                    series = isinstance(module, SeriesConv2d)
+                    rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
+                    found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
                 stored.copy_(found.layers[name].dequantize())
 
         return round_layer

@@ -251,22 +251,21 @@ def entropy_bits(tensor: SteppedTensor) -> float:
 
     The price is half of ``log2(n)`` bits for each distinct integer but one (Rissanen 1986), n being the term's values.
     """
-    integers = tensor.integers.flatten(0, 1).flatten(1).T if tensor.exponents.ndim else tensor.integers.reshape(1, -1)
-    total = 0.0
-    for values in integers:
-        counts = _counts(values).to(torch.float64)
-        share = counts / counts.sum()
-        total -= float((counts * share.log2()).sum())
-        total += 0.5 * (len(counts) - 1) * float(counts.sum().log2())
-    return total
+    integers = tensor.integers.flatten(0, 1).flatten(1) if tensor.exponents.ndim else tensor.integers.reshape(-1, 1)
+    values, terms = integers.shape
+    low, high = (int(bound) for bound in integers.aminmax())
+    # All terms are counted at once: each gets a range of keys of its own.
+    keys = integers.to(torch.int64) + (high - low + 1) * torch.arange(terms, device=integers.device)
+    counts = _counts(keys.flatten() - low).to(torch.float64)
+    table = 0.5 * (len(counts) - terms) * math.log2(values)
+    return table - float((counts * (counts / values).log2()).sum())
 
 
 def _counts(values: Tensor) -> Tensor:
-    """Return how often each distinct integer occurs; sorts only if the integers are far apart."""
-    low, high = (int(bound) for bound in values.aminmax())
-    if high - low > values.numel():
+    """Return how often each distinct integer of 0 or more occurs; sorts only if the integers are far apart."""
+    if int(values.max()) > 4 * values.numel():
         distinct: Tensor = values.unique(return_counts=True)[1]
         return distinct
-    counts = torch.bincount(values - low)
+    counts = torch.bincount(values)
     present: Tensor = counts[counts > 0]
     return present

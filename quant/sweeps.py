@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from basis import progress
 from basis.cholesky import damped_cholesky
 from basis.errors import NumericalError
 
@@ -40,6 +41,7 @@ def compensated_rounding(columns: Tensor, nearest: Callable[[Tensor], Tensor], r
         block, later = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
         _compensate_block(remaining[:, block], nearest, feedback[:, block, block], rounded[:, block], errors[:, block])
         remaining[:, later].baddbmm_(feedback[:, block, later].mT, errors[:, block], alpha=-1)
+        progress.step()
     # The error that remains of each column after the optimal update of all later ones adds up to the whole error
     # (paper, equation 2).
     return rounded, (diagonal[:, None] ** -2 @ errors.square_()).squeeze(1)
@@ -116,6 +118,7 @@ def descend(
         before = integers.clone()
         for start in range(0, slope.shape[1], _BLOCK):
             _descend_block(slice(start, start + _BLOCK), integers, slope, scale, hessian, qmax)
+            progress.step()
         if torch.equal(before, integers):
             break
     return integers, slope

@@ -1,4 +1,4 @@
-"""Reports: the typed content of report.json, and its markdown, tables and plots beside the poster's figures.
+"""Reports: the typed content of report.json, and its page, markdown, tables and plots beside the poster's figures.
 
 The package reads results only and imports none of the other packages.
 """

@@ -5,6 +5,7 @@ from reports.model import Report, Row
 from reports.rows import baseline, unique_rows
 from reports.run import Run
 from reports.text import MISSING, model_name, row_name, settings_name
+from reports.verdict import interval
 
 _ONNX_HEADERS = (
     "Row",
@@ -18,12 +19,13 @@ _ONNX_HEADERS = (
 
 
 def baseline_table(report: Report, style: text.Style = "markdown") -> str:
-    """Draw the uncompressed network's Top-1, number of parameters and file size."""
+    """Draw the uncompressed network's Top-1 with its interval, number of parameters and file size."""
     base, run = baseline(report), report.run
-    headers = ["Model", "Weights", "Top1", "#Params", "Model size (MB)", "File"]
-    figures = [text.points(base.top1), text.count(base.params), text.megabytes(base.size_mb)]
+    headers = ["Model", "Weights", "Top1", "95 % interval", "#Params", "Model size (MB)", "File"]
+    top1 = [text.points(base.top1), text.span(interval(report, base.top1))]
+    figures = [*top1, text.count(base.params), text.megabytes(base.size_mb)]
     row = [model_name(run.model), text.plain(run.weights), *figures, text.plain(base.artifact)]
-    return text.draw(headers, [row], (0, 1, 5), style)
+    return text.draw(headers, [row], (0, 1, 6), style)
 
 
 def artifact_table(report: Report, style: text.Style = "markdown") -> str:
@@ -47,6 +49,7 @@ def environment_table(report: Report, style: text.Style = "markdown") -> str:
     run = report.run
     facts = [
         ("Data", _dataset(run)),
+        *_images(run),
         ("Calibration images", text.count(run.calibration_images)),
         ("Seed", text.plain(run.seed)),
         ("Device", text.plain(run.device)),
@@ -60,9 +63,13 @@ def environment_table(report: Report, style: text.Style = "markdown") -> str:
 
 
 def stages_table(report: Report, style: text.Style = "markdown") -> str:
-    """Draw the duration of every stage, and whether it was read from the store; empty for a merged report."""
-    lines = [[stage.name, text.seconds(stage.seconds), "yes" if stage.cached else "no"] for stage in report.run.stages]
-    return text.draw(["Stage", "Duration", "From the store"], lines, (0, 2), style) if lines else ""
+    """Draw each stage's duration, the peak memory by its end, and its origin; empty for a merged report."""
+    lines = [
+        [stage.name, text.seconds(stage.seconds), _memory(stage.peak_memory_mb), "yes" if stage.cached else "no"]
+        for stage in report.run.stages
+    ]
+    headers = ["Stage", "Duration", "Peak memory so far", "From the store"]
+    return text.draw(headers, lines, (0, 3), style) if lines else ""
 
 
 def runs_table(report: Report, style: text.Style = "markdown") -> str:
@@ -112,6 +119,21 @@ def _dataset(run: Run) -> str:
         return MISSING
     train, test, classes = (text.count(number) for number in (data.train_images, data.test_images, data.classes))
     return f"{data.name}: {train} training and {test} test images, {classes} classes"
+
+
+def _images(run: Run) -> list[tuple[str, str]]:
+    """Return size and normalization of the images, and the choices made when they were read, where they are known."""
+    data = run.dataset
+    if data is None:
+        return []
+    size = [("Image size", "x".join(map(str, data.image_size)))] if data.image_size else []
+    statistics = [("Mean of the inputs", data.mean), ("Standard deviation of the inputs", data.std)]
+    shown = [(name, ", ".join(f"{value:.4g}" for value in values)) for name, values in statistics if values]
+    return [*size, *shown, *(("Note on the data", note) for note in data.notes or [])]
+
+
+def _memory(megabytes: float | None) -> str:
+    return MISSING if megabytes is None else f"{megabytes:,.0f} MB"
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:

@@ -73,6 +73,7 @@ Figure = Annotated[float, Field(strict=True, ge=0)]
 """A figure that cannot be negative: seconds, errors, percent of parameters."""
 Megabytes = Annotated[float, Field(strict=True, gt=0)]
 Percent = Annotated[float, Field(strict=True, ge=0, le=100)]
+Probability = Annotated[float, Field(strict=True, ge=0, le=1)]
 Change = Annotated[float, Field(strict=True, ge=-100, le=100)]
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Matrix = Annotated[
@@ -91,6 +92,7 @@ Versions = Annotated[dict[str, Text], Keys(required=("python", "seriesquant", "t
 CODED: Final = "coded"
 """Key of the rounding error of a row of a target, whose integers have no fixed width."""
 RoundingErrors = Annotated[dict[str, Figure | None], Keys(rf"^([2-8]|{CODED})$")]
+LayerBytes = Annotated[dict[str, Count], Keys(rf"^([2-8]|{CODED})$")]
 
 
 class Part(BaseModel):

@@ -1,6 +1,7 @@
 """Atomic writing of files: a reader sees either the old file or the complete new one."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Final
@@ -30,16 +31,21 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write to a full disk does not name the file
         raise
     return path
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files that killed processes left in a folder and its subfolders.
+    """Remove the unfinished files and folders that killed processes left in a folder and its subfolders.
 
     No other process may be writing there.
     """
-    for part in folder.rglob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+    for part in list(folder.rglob(f".*{PART}")):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)

@@ -84,11 +84,6 @@ def gate_words(report: Report) -> str:
     return f"The gate FAILED: {'; '.join(part for part in (allowed, _failed(report)) if part)}."
 
 
-def gate_list(report: Report) -> str:
-    """Return every failure as a markdown list; empty if there is none."""
-    return "\n".join(f"- {text.escape(failure)}" for failure in report.gate.failures)
-
-
 class _Miss(NamedTuple):
     """One reason why a row fails, as the report's sentence and in short for the summary."""
 

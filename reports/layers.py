@@ -90,12 +90,18 @@ def _size(pair: Sequence[int] | None) -> str:
     return MISSING if pair is None else "x".join(str(side) for side in pair)
 
 
-def _table(group: Group, style: text.Style) -> str:
+def layer_table(group: Group) -> tuple[list[str], list[list[str]]]:
+    """Return the titles and the cells of a group's table; the first five columns are words."""
     headers = ["Layer", "Kernel", "Order", "Status", "Why"]
     rows = [_description(layer) for layer in group.layers[0]]
     for errors in _error_columns(group):
         headers += errors.titles
         rows = [row + list(cells) for row, cells in zip(rows, errors.cells, strict=True)]
+    return headers, rows
+
+
+def _table(group: Group, style: text.Style) -> str:
+    headers, rows = layer_table(group)
     return text.draw(headers, rows, 5, style)
 
 

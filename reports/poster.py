@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from reports import text
 from reports.model import Report, Row
-from reports.rows import unique_rows
+from reports.rows import baseline, fine_tuned, unique_rows
 from reports.text import basis_name, config_name, with_settings
+from reports.verdict import interval
 
 SOURCE = "Costain and Prisacariu, BMVC 2022, arXiv 2210.08951"
 
@@ -63,6 +64,11 @@ POSTER_IMAGENET: dict[str, dict[str, _BothBases]] = {
     },
 }
 
+POSTER_BASELINES = {"resnet20": 91.73, "resnet32": 92.78, "resnet18": 69.76, "convnext_tiny": 82.10}
+"""Top-1 of the uncompressed networks, in percent."""
+BASELINE_TOLERANCE = 2.0
+"""Points of Top-1 by which a run's baseline may differ from the poster's for their rows to be compared."""
+
 POSTER_EXTRA_BITS = 8
 """Sign and exponent bits of the poster's floats: 1 + 7."""
 
@@ -110,15 +116,23 @@ def poster_row(model: str, dataset_name: str, classes: int, basis: str, config: 
 
 
 def poster_table(report: Report, style: text.Style = "markdown") -> str:
-    """Draw this run's Top-1 and the poster's, one line per config and basis that both have; empty if there is none."""
+    """Draw this run's Top-1 and the poster's, one line per config and basis that both have; empty if there is none.
+
+    A run without fine-tuning is compared with the poster's Top-1 after the fit only. A run whose baseline is not the
+    poster's has no table.
+    """
+    if not has_posters_baseline(report):
+        return ""
+    tuned = fine_tuned(report)
     found: dict[tuple[str, ...], None] = {}
     for row in unique_rows(report):
         printed = None if row.is_dense or row.has_target else _poster_row_of(report, row)
         if printed is not None:
             pre = [text.points(printed.pre_top1), text.points(row.top1_pre)]
-            post = [text.points(printed.post_top1), text.points(row.top1_post)]
+            post = [text.points(printed.post_top1), text.points(row.top1_post)] if tuned else []
             found[(with_settings(row.config, row), basis_name(row.basis), *pre, *post)] = None
-    headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1", "Poster, Post Top1", "Here, Post Top1"]
+    headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1"]
+    headers += ["Poster, Post Top1", "Here, Post Top1"] if tuned else []
     return text.draw(headers, list(found), 2, style) if found else ""
 
 
@@ -134,6 +148,15 @@ def poster_quantization_table(report: Report, style: text.Style = "markdown") ->
     headers += ["Poster, Quant. Top1", "Here, Quant. Top1", "Poster, size (MB)", "Here, size (MB)"]
     lines = [_quantized_line(row, printed) for row, printed in minifloats or pairs]
     return text.draw(headers, lines, (1, 2), style) if lines else ""
+
+
+def has_posters_baseline(report: Report) -> bool:
+    """Return True if the baseline is as good as the poster's, up to `BASELINE_TOLERANCE` or the test images' chance."""
+    top1, printed = baseline(report).top1, POSTER_BASELINES.get(report.run.model or "")
+    if top1 is None or printed is None:
+        return False
+    low, high = interval(report, top1) or (top1, top1)
+    return abs(top1 - printed) <= BASELINE_TOLERANCE or low <= printed <= high
 
 
 def is_imagenet(dataset_name: str, classes: int) -> bool:
@@ -170,6 +193,8 @@ def _quantized_pairs(report: Report) -> list[tuple[Row, PosterQuantization]]:
     """Return the rows of the poster's quantization table, each with its published figures."""
     data = report.run.dataset
     if report.run.model != "resnet18" or data is None or not is_imagenet(data.name, data.classes):
+        return []
+    if not has_posters_baseline(report):
         return []
     found = [(row, POSTER_QUANTIZATION.get((row.bits or 0, row.config))) for row in unique_rows(report)]
     return [(row, printed) for row, printed in found if printed is not None]

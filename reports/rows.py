@@ -124,6 +124,11 @@ def frontier(rows: Sequence[MeasuredRow]) -> list[MeasuredRow]:
     return [row for row, before in zip(ordered, best, strict=False) if row.top1 > before]
 
 
+def fine_tuned(report: Report) -> bool:
+    """Return True if a row was fine-tuned, or trained through the rounding for a target."""
+    return any(row.epochs for row in report.rows)
+
+
 def loss(report: Report, row: Row) -> float | None:
     """Return the points of Top-1 lost against the baseline; None if either Top-1 was not measured.
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reports.fields import Figure, Megabytes, Options, Part, Positive, Text, Versions
+from reports.fields import Figure, Megabytes, Options, Pair, Part, Positive, Text, Versions
 
 
 class Dataset(Part):
@@ -14,6 +14,14 @@ class Dataset(Part):
     train_images: Positive = Field(description="Number of training images used.")
     test_images: Positive = Field(description="Number of test images used.")
     classes: Positive = Field(description="Number of classes of the network.")
+    mean: list[Figure] | None = Field(
+        default=None, description="Mean per channel of the input's normalization, for values in 0..1."
+    )
+    std: list[Figure] | None = Field(
+        default=None, description="Standard deviation per channel of the input's normalization, for values in 0..1."
+    )
+    image_size: Pair | None = Field(default=None, description="Height and width of the images (pixels).")
+    notes: list[Text] | None = Field(default=None, description="Choices that were made when the data were read.")
 
 
 class Hardware(Part):
@@ -35,6 +43,11 @@ class Stage(Part):
     key: Text = Field(description="Cache key of its result.")
     cached: bool = Field(strict=True, description="True if the result was read from the store.")
     seconds: Figure | None = Field(description="Duration when the stage was computed, in this run or before (seconds).")
+    peak_memory_mb: Figure | None = Field(
+        default=None,
+        description="Largest memory that the process had used by the end of the stage, when it was computed "
+        "(10^6 bytes).",
+    )
 
 
 class Run(Part):

@@ -9,9 +9,13 @@ from reports.model import DENSE, Report, Row
 from reports.rows import MeasuredRow, baseline, baseline_top1, frontier, loss, measured, unique_rows
 from reports.text import LISTED, basis_name, listed, model_name, row_name, with_settings
 from reports.verdict import Outcome, Verdict, verdicts
+from reports.warnings import fallen_rows
 
 ALLOWED_LOSS = 1.0
 """Points of Top-1 that the row named in the summary may lose against the baseline."""
+
+SIGNIFICANT = 0.05
+"""Level of McNemar's test below which the summary calls two networks different."""
 
 _PHRASES = {
     Outcome.WINS: "series wins",
@@ -32,8 +36,9 @@ def summarise(report: Report) -> str:
     if chosen is None:
         parts = ["No row has both a written file and a measured Top-1."]
     else:
-        parts = [_headline(report, chosen), _rule(report, chosen.row)]
-    return " ".join(part for part in [*parts, gate_words(report), _by_size(report), _against_dense(report)] if part)
+        parts = [_headline(report, chosen), _paired(report, chosen.row), _rule(report, chosen.row)]
+    parts += [gate_words(report), _fallen(report), _by_size(report), _against_dense(report)]
+    return " ".join(part for part in parts if part)
 
 
 def chosen_row(report: Report) -> MeasuredRow | None:
@@ -73,6 +78,26 @@ def _top1_words(report: Report, chosen: MeasuredRow) -> str:
 
 def _ratio(before: float, after: float) -> str:
     return f" ({before / after:.1f} times smaller)" if before >= after else f" ({after / before:.1f} times larger)"
+
+
+def _paired(report: Report, row: Row) -> str:
+    """Describe the paired test of the row against the original on the same test images."""
+    data = report.run.dataset
+    if data is None or row.mcnemar_p is None or row.agreement is None:
+        return ""
+    images = f"On {data.test_images:,} test images it loses {row.images_lost:,} and gains {row.images_gained:,}"
+    verdict = "a difference" if row.mcnemar_p < SIGNIFICANT else "no clear difference"
+    p = text.probability(row.mcnemar_p)
+    equation = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return f"{images} against the original: {verdict} by McNemar's paired test ({equation})."
+
+
+def _fallen(report: Report) -> str:
+    """Count the rows that fall apart; the report lists them."""
+    fallen, rows = fallen_rows(report), unique_rows(report)
+    if not fallen:
+        return ""
+    return fallen[0] if len(rows) == 1 else f"WARNING: {len(fallen)} of {len(rows)} rows fall apart (see Warnings)."
 
 
 def _rule(report: Report, row: Row) -> str:

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 from tabulate import tabulate
 
 from reports.fields import Settings
+from reports.html.table import html_table
 from reports.model import DENSE, Layer, Row
 
-Style = Literal["markdown", "plain"]
+Style = Literal["markdown", "plain", "html"]
 
 MISSING: Final = "-"
 LISTED: Final = 3
@@ -132,6 +133,28 @@ def megabytes(value: float | None) -> str:
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(rounded)))}f}"
 
 
+def ratio(value: float | None) -> str:
+    """Format a ratio of sizes with two decimals, from 10 on with one: `1.04`, `21.4`."""
+    return MISSING if value is None else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """Format an interval of percentages: `91.18 to 92.25`."""
+    return MISSING if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
+def probability(value: float | None) -> str:
+    """Format a p-value with two significant digits; small ones as a bound: `0.69`, `0.0032`, `< 0.0001`."""
+    if value is None:
+        return MISSING
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Format a duration in milliseconds with three significant digits: `0.412`, `12.3`, `1530`."""
+    return MISSING if value is None else f"{float(f'{value:.3g}'):.12g}"
+
+
 def count(value: int | None) -> str:
     """Format a whole number with commas between thousands: `11,172,032`."""
     return MISSING if value is None else f"{value:,}"
@@ -179,13 +202,15 @@ def draw(
         rows: The cells, formatted by the functions above.
         text_columns: Number of leading columns that are left-aligned, or their positions; the other columns are
             right-aligned figures.
-        style: `markdown` escapes the cells; `plain` is for a terminal.
+        style: `markdown` and `html` escape the cells; `plain` is for a terminal.
 
     Returns:
         The table, without a final newline.
     """
     left = range(text_columns) if isinstance(text_columns, int) else text_columns
     align = ["left" if column in left else "right" for column in range(len(headers))]
+    if style == "html":
+        return html_table(headers, rows, left)
     if style == "plain":
         return tabulate(rows, list(headers), "simple", disable_numparse=True, colalign=align if rows else None)
     escaped = [[escape(cell) for cell in row] for row in rows]

@@ -72,7 +72,7 @@ def verdict_table(report: Report, style: text.Style = "markdown") -> str:
             row_name(verdict.series.row),
             text.megabytes(verdict.series.size_mb),
             text.points(verdict.series.top1),
-            text.MISSING if verdict.interval is None else "{:.2f} to {:.2f}".format(*verdict.interval),
+            text.span(verdict.interval),
             _against(verdict.smaller, verdict.series),
             _against(verdict.larger, verdict.series),
             verdict.outcome.value,
@@ -105,6 +105,12 @@ def wilson(top1: float, images: int, z: float = Z_95) -> tuple[float, float]:
     centre = (share + z * z / (2 * images)) / scale
     half = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images)) / scale
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+def interval(report: Report, top1: float | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of a Top-1 on the report's test images; None if one of both is not known."""
+    data = report.run.dataset
+    return None if data is None or top1 is None else wilson(top1, data.test_images)
 
 
 def _same_seed(row: Row, other: Row) -> bool:

@@ -76,7 +76,7 @@ def with_execution(
         record: The record, with the coefficients of the layers.
         execution: ``dense`` replaces nothing, ``separable`` every convolution of a lower order than its kernel, and
             ``auto`` only convolutions that are faster in this form on the sample.
-        sample: Images, (N, 3, H, W), on the network's device. Batch size and memory format affect the choice.
+        sample: Images, (N, C, H, W), on the network's device. Batch size and memory format affect the choice.
         measure_ratio: Returns the time of the separable form divided by that of the dense form, on a layer's input.
 
     Returns:

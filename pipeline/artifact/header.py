@@ -15,7 +15,6 @@ OBJECT = "object"
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
-Triple = tuple[float, float, float]
 Deviation = Annotated[float, Field(gt=0)]
 
 
@@ -44,8 +43,8 @@ class Header(_Strict):
     arguments: dict[str, bool | int]
     classes: Size
     class_names: tuple[str, ...] | None = None
-    mean: Triple
-    std: tuple[Deviation, Deviation, Deviation]
+    mean: tuple[float, ...] = Field(min_length=1)
+    std: tuple[Deviation, ...] = Field(min_length=1)
     image_size: tuple[Size, Size]
     output: Name | None = None
 
@@ -117,11 +116,16 @@ class Identity:
     model: str
     classes: int
     class_names: tuple[str, ...]
-    mean: Triple
-    std: Triple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: tuple[int, int]
     output: str | None = None
     is_object: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the input."""
+        return len(self.mean)
 
 
 def default_names(classes: int) -> tuple[str, ...]:
@@ -152,6 +156,11 @@ def read_header(text: str) -> Header:
     if header.class_names is not None and len(header.class_names) != header.classes:
         raise CompressionError(
             f"its header has {header.classes} classes and {len(header.class_names)} names; allowed: one name per class"
+        )
+    if len(header.mean) != len(header.std):
+        raise CompressionError(
+            f"its header has {len(header.mean)} values of mean and {len(header.std)} of std; allowed: one of each per "
+            "channel"
         )
     return header
 

@@ -45,7 +45,7 @@ def load(
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
             are faster in this form on the sample, measured on this machine. Logits of ``separable`` and ``auto``
             equal those of ``dense`` up to rounding.
-        sample: Images for ``auto``, (N, 3, H, W), float32; one image of zeros of the file's size by default.
+        sample: Images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
         The network in evaluation mode on the CPU, or on the device of ``network``. It returns what the architecture
@@ -64,12 +64,7 @@ def load(
     if network is not None:
         network = built(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
-    if sample is None and identity.is_object and execution == "auto":
-        raise OptionsError(
-            f"load: execution 'auto' got no sample for {path}, whose input channels are unknown; allowed: sample= with "
-            "images, (N, C, H, W)"
-        )
-    images = torch.zeros(1, 3, *identity.image_size) if sample is None else sample
+    images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
     return with_execution(loaded, record, execution, images)
 
 

@@ -1,5 +1,6 @@
 """Account for the bits of an artifact by layer, by term and by kind of content."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifact.codec import CODES, TABLE, TENSORS, decode, table_of
-from pipeline.artifact.container import Contents
+from pipeline.artifact.container import Contents, split
 from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, Group, groups_of, layout
 from pipeline.artifact.header import Header
 from pipeline.artifact.loading import naming, open_artifact
@@ -66,20 +67,35 @@ def summarize(path: Path) -> Summary:
     """
     header, contents = open_artifact(path)
     with naming(path):
-        table, record = decode(contents)
-    groups, stream = layout(table), contents.sections.get(CODES)
-    sizes = np.array(entropy.coded_sizes(groups_of(record)))
-    if stream is not None:
-        sizes *= 8 * len(stream) / sizes.sum()
-    return Summary(
-        header, record, _layer_bits(record, groups, sizes.tolist()), _kinds(contents, groups, sizes.tolist())
-    )
+        _, record = decode(contents)
+    return Summary(header, record, *_account(record, contents))
+
+
+def account(record: NetworkRecord, content: bytes) -> tuple[dict[str, LayerBits], dict[str, int]]:
+    """Account for the bytes of an artifact that was made of a known record, without decoding it.
+
+    Args:
+        record: The tensors of the network.
+        content: The artifact.
+
+    Returns:
+        Layer name -> bits, and kind of content -> number of bytes; see ``Summary``.
+    """
+    return _account(record, split(io.BytesIO(content)))
 
 
 def layer_bits(record: NetworkRecord) -> dict[str, LayerBits]:
     """Return the bits that each layer has in an artifact, by name, without writing it."""
     groups = groups_of(record)
     return _layer_bits(record, layout(table_of(record)), entropy.coded_sizes(groups))
+
+
+def _account(record: NetworkRecord, contents: Contents) -> tuple[dict[str, LayerBits], dict[str, int]]:
+    groups, stream = layout(table_of(record)), contents.sections.get(CODES)
+    sizes = np.array(entropy.coded_sizes(groups_of(record)))
+    if stream is not None:
+        sizes *= 8 * len(stream) / sizes.sum()
+    return _layer_bits(record, groups, sizes.tolist()), _kinds(contents, groups, sizes.tolist())
 
 
 def _layer_bits(record: NetworkRecord, groups: Sequence[Group], sizes: Sequence[float]) -> dict[str, LayerBits]:

@@ -18,8 +18,8 @@ SUMMARY = f"""Compress a trained CNN by series approximation and quantization, a
 Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits.
 
 Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}."""
-_METAVARS = {"config": "ORDERS", "out": "FOLDER"} | dict.fromkeys(
-    ("bits", "target_mb", "dense_bits", "basis", "track"), "LIST"
+_METAVARS = {"config": "ORDERS", "out": "FOLDER", "image_size": "H[,W]"} | dict.fromkeys(
+    ("bits", "target_mb", "dense_bits", "basis", "track", "mean", "std"), "LIST"
 )
 
 
@@ -184,6 +184,8 @@ def read_arguments(
         given = typer.main.get_command(app).main(argv, prog_name=program, standalone_mode=False)
     except typer.TyperException as error:
         raise OptionsError(_sentence(error, allowed)) from None
+    except SystemExit:  # the reader of --help has closed the pipe
+        return None
     return None if isinstance(given, int) else given  # typer returns the exit code of --help
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
-from pipeline.cli.output import log_to_stderr
+from pipeline.cli.output import flush_streams, log_to_stderr, prepare_streams
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
@@ -18,6 +18,7 @@ from pipeline.options.options import PROGRAM
 from pipeline.options.values import CHOICES, flag_name, parse_text
 from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
+from pipeline.runtime.threads import prepare_threads
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,11 @@ def program() -> int:
     Returns:
         The exit code.
     """
+    prepare_streams()
+    prepare_threads()
     code = main()
     ignore_signals()
+    flush_streams()
     return code
 
 

@@ -59,12 +59,16 @@ def _execute(
     from pipeline.data import load_dataset
     from pipeline.runtime.device import make_accelerator  # only now: it imports torch
 
-    for file in files:
-        require_builder(open_artifact(file)[0])  # before the data are read, which may take minutes
-    data = load_dataset(source, limit_test=limit, workers=workers)
+    headers = [open_artifact(file)[0] for file in files]  # before the data are read, which may take minutes
+    for header in headers:
+        require_builder(header)
+    sizes = [header.image_size for header in headers]
+    read = {size: load_dataset(source, limit_test=limit, workers=workers, image_size=size) for size in set(sizes)}
     place = make_accelerator(device).device
-    results = [_evaluated(file, data, place, allow_import) for file in files]
-    count = len(data.test)
+    results = [_evaluated(file, read[size], place, allow_import) for file, size in zip(files, sizes, strict=True)]
+    for note in dict.fromkeys(note for data in read.values() for note in data.notes):
+        logger.info("data: %s", note)
+    count = results[0].total
     rows = [(file, f"{each.top1:.2f}", each.correct, each.total) for file, each in zip(files, results, strict=True)]
     lines = [tabulate(rows, ("File", "Top-1 (%)", "Right", "Images"), floatfmt=".2f")]
     if len(results) > 1:
@@ -83,6 +87,7 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
     from pipeline.models import check_forward
     from pipeline.models.outputs import select_output
     from pipeline.stages.evaluate import evaluate
+    from pipeline.stages.inputs import check_channels
 
     header, _ = open_artifact(file)
     if data.classes > header.classes:
@@ -92,6 +97,8 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
         )
     if class_names(header)[: data.classes] != data.class_names:
         logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
+    normalization = Normalization(header.mean, header.std)
+    check_channels(data, normalization.channels, header.model)
     network = select_output(load(file, allow_import=allow_import), header.output)
-    check_forward(network, header.classes, data.image_size)
-    return evaluate(network, data.test.normalized(Normalization(header.mean, header.std)), device=device)
+    check_forward(network, header.classes, data.image_size, normalization.channels)
+    return evaluate(network, data.test.normalized(normalization), device=device)

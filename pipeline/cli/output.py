@@ -5,7 +5,10 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
+from pathlib import Path
 from typing import TextIO
 
 from pipeline.runtime.launcher import launched, rank_prefix
@@ -87,12 +90,45 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def prepare_streams() -> None:
+    """Make stdout and stderr take every text: a character that the encoding lacks is replaced.
+
+    A closed stream is replaced by the null device.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 # open until the end
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def flush_streams() -> None:
+    """Flush stdout and stderr; else Python would report a closed pipe at exit, with an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
+
+
 def print_result(text: str) -> None:
-    """Print to stdout, in the main rank only; a closed pipe, as in ``| head``, is no error."""
+    """Print to stdout, in the main rank only; a closed pipe, as in ``| head``, is no error.
+
+    Raises:
+        OSError: Stdout cannot be written for another reason, such as a full disk.
+    """
     if not launched().is_main:
         return
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout again at exit, which would raise the error a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def _silence(stream: TextIO) -> None:
+    """Redirect a stream that cannot be written to the null device, because Python flushes it again at exit."""
+    with suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -10,6 +10,7 @@ from pipeline.options.options import Options, options_from
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import make_progress
 from pipeline.runtime.signals import on_signals
+from pipeline.runtime.threads import thread_count
 
 
 def read(argv: list[str], program: str) -> Action | None:
@@ -37,7 +38,8 @@ def _execute(options: Options, *, dry_run: bool) -> int:
 def _plan(options: Options) -> int:
     from pipeline.stages.dry_run import plan_text
 
-    print_result(plan_text(options))
+    with thread_count(options.threads):
+        print_result(plan_text(options))
     return EXIT_DONE
 
 

@@ -235,6 +235,7 @@ def _compressed(work: _Work) -> _Found:
             seed=work.settings.options.seed,
             logits=work.logits,
             trainer=work.trainer,
+            progress=work.progress,
         )
         return _Found(sized.record, {}, sized.errors, sized.training.undone, target.fits(sized.size))
     model, fit_errors, undone = _approximated(work)

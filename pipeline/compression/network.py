@@ -135,6 +135,6 @@ def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
     kind = type(network)
     classes = output.shape[1] if isinstance(output, Tensor) and output.ndim > 1 else 1
     size = (images.shape[2], images.shape[3])
-    nothing, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    nothing, one = (0.0,) * images.shape[1], (1.0,) * images.shape[1]
     name = f"{kind.__module__}.{kind.__qualname__}"
     return Identity(name, classes, default_names(classes), nothing, one, size, is_object=True)

@@ -12,6 +12,7 @@ from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
+from pipeline.runtime.progress import Progress
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary
@@ -51,6 +52,7 @@ def compress_to_size(
     seed: int,
     logits: bool,
     trainer: Trainer | None,
+    progress: Progress,
 ) -> Compressed:
     """Round a network so that its file has a size, and train it through the rounding.
 
@@ -62,6 +64,7 @@ def compress_to_size(
         seed: Seed of sampled positions and random signs.
         logits: True if the outputs are logits, (N, classes).
         trainer: Trains the network; None for no training.
+        progress: Shows the layers of a rounding.
 
     Returns:
         The compressed network. If no rounding gives a file of the size, it is the nearest.
@@ -73,7 +76,7 @@ def compress_to_size(
     size = target.bytes
     assert size is not None
     model = placed(series_network(original, variant), images.device).eval()
-    search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name)
+    search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name, progress)
     rounded, found = search.rounded(size)
     if trainer is not None:
 

@@ -16,16 +16,20 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate
-from pipeline.stages.train import JUDGED_IMAGES, MAX_LOSS, TrainingSummary
+from pipeline.stages.target import MAX_LOSS
+from pipeline.stages.train import TrainingSummary
 from pipeline.store.entry import state_of
 from pipeline.training.features import feature_loss
-from pipeline.training.loop import TrainingBatch, train
+from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.step import TrainingBatch
 from pipeline.training.teacher import Teacher
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
 
+JUDGED_IMAGES: Final = 500
+"""Training images on which a network is judged before and after its training."""
 IMITATION_WEIGHT: Final = 10.0
 """Weight of the squared difference from the teacher's outputs, as a share of their variance."""
 MANY_STEPS: Final = 2000
@@ -121,7 +125,7 @@ class Trainer:
         Raises:
             NumericalError: The loss became NaN or infinite.
         """
-        accelerator = SingleProcess(self.device)
+        accelerator: Any = SingleProcess(self.device)  # it has what training uses of accelerate's class
         start, before = state_of(model), self.score(reference or model)
         end = train(
             model,
@@ -140,7 +144,7 @@ class Trainer:
             model.load_state_dict(start)
             words = "%s did harm on training images and is undone; try another lr, or more epochs"
             logger.warning(words, title)
-        return TrainingSummary(end.seconds, undone)
+        return TrainingSummary(end.seconds, 0 if undone else self.schedule.epochs)
 
     def score(self, model: nn.Module) -> float:
         """Score a network on the first training images; higher is better.

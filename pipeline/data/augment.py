@@ -86,7 +86,7 @@ def random_resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 0, 2] = wide / width, (2 * left + wide) / width - 1
     theta[:, 1, 1], theta[:, 1, 2] = tall / height, (2 * top + tall) / height - 1
-    grid = functional.affine_grid(theta, [count, 3, height, width], align_corners=False)
+    grid = functional.affine_grid(theta, [count, images.shape[3], height, width], align_corners=False)
     values = images.permute(0, 3, 1, 2).to(torch.float32)
     cut = functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return cut.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

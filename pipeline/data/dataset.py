@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import torch
@@ -13,31 +13,61 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.share import WHOLE, RankSlice
 
 IMAGENET_CLASSES: Final = 1000
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+LUMA: Final = (19595, 38470, 7471)
+"""Weights of red, green and blue in a gray value, times 2^16 (ITU-R BT.601), as in Pillow's ``convert("L")``."""
 PIXELS_AT_ONCE: Final = 256 * 224 * 224
 """Pixels of one measured batch: with 256 images of 224 x 224, ResNet-18 needs less than 4 GB."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation per channel of values in 0..1; ImageNet's by default, for all data sets."""
+    """Mean and standard deviation per channel of the network's input, for values in 0..1; ImageNet's by default."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, C, of the network's input."""
+        return len(self.mean)
 
     def apply(self, images: Tensor, device: torch.device) -> Tensor:
         """Convert stored images to a network's input.
 
         Args:
-            images: uint8, (N, H, W, 3).
+            images: uint8, (N, H, W, S). S is C, or 1 (repeated), or 3 for a C of 1 (converted to gray).
             device: Device of the result. The images are moved as bytes, a quarter of the size of floats.
 
         Returns:
-            float32, (N, 3, H, W), channels_last.
+            float32, (N, C, H, W), channels_last.
         """
-        values = images.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
+        stored = _with_channels(images.to(device), self.channels)
+        values = stored.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
         return values.sub_(mean * 255).div_(std * 255)
+
+
+def default_normalization(
+    channels: int, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Normalization:
+    """Return a normalization for a number of channels; if the values are not as many, every channel gets their mean."""
+    if len(mean) == len(std) == channels:
+        return Normalization(mean, std)
+    return Normalization((sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels)
+
+
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    """Repeat gray images, or convert RGB images to gray: (N, H, W, S) -> (N, H, W, channels)."""
+    stored = images.shape[3]
+    if stored == 3 and channels == 1:
+        weights = torch.tensor(LUMA, dtype=torch.int32, device=images.device)
+        return ((images.to(torch.int32) * weights).sum(3, keepdim=True, dtype=torch.int32) + 2**15 >> 16).to(
+            torch.uint8
+        )
+    return images if stored == channels else images.expand(-1, -1, -1, channels)
 
 
 class Images(Protocol):
@@ -63,12 +93,12 @@ class Images(Protocol):
             device: Device of the batches.
             seed: Seed of the shuffle and of augmentation; None keeps the order of the split.
             augment: True for random crops, and flips where the data allows them. A smaller last batch is then dropped
-                if there are two or more full ones.
+                if there are two or more full ones, or if it is a single image after a full one.
             start: Index of the first batch to yield. The batches from there on are the same as with 0.
             share: Part of every batch to yield. Its images are the same as in the whole batch.
 
         Returns:
-            Pairs of normalized images, float32 (N, 3, H, W) in channels_last, and labels, int64 (N,).
+            Pairs of normalized images, float32 (N, C, H, W) in channels_last, and labels, int64 (N,).
 
         Raises:
             OptionsError: If the batch size is below 1, or if `augment` comes without a seed.
@@ -95,7 +125,7 @@ class TrainingImages(Images, Protocol):
             share: Part of the drawn images to return; the others are not read.
 
         Returns:
-            float32, (N, 3, H, W), normalized.
+            float32, (N, C, H, W), normalized.
         """
 
 
@@ -114,7 +144,7 @@ class Split(TrainingImages, Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set of RGB images in classes.
+    """A data set of images in classes.
 
     Attributes:
         name: Short name for reports.
@@ -124,6 +154,8 @@ class Dataset:
         train: Images for fitting, training and every choice.
         test: Images for reporting.
         normalization: Conversion from bytes to the network's input.
+        channels: Number of channels of the stored images.
+        notes: Sentences for the user about choices that the loader made.
     """
 
     name: str
@@ -133,6 +165,18 @@ class Dataset:
     train: Split
     test: Split
     normalization: Normalization
+    channels: int = 3
+    notes: tuple[str, ...] = ()
+
+    def normalized(self, normalization: Normalization, *notes: str) -> "Dataset":
+        """Return the same images for a network with another normalization, and with more notes."""
+        return replace(
+            self,
+            train=self.train.normalized(normalization),
+            test=self.test.normalized(normalization),
+            normalization=normalization,
+            notes=(*self.notes, *notes),
+        )
 
     @property
     def digest(self) -> str:
@@ -152,7 +196,7 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
         count: Number of images.
         batch_size: Images per batch.
         generator: Source of the shuffle; None keeps the order.
-        augment: True drops a smaller last batch if there are two or more full ones.
+        augment: True drops a smaller last batch; see `batches_of_epoch`.
 
     Returns:
         int64 indices, one tensor per batch.
@@ -170,9 +214,13 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
 
 
 def batches_of_epoch(count: int, batch_size: int) -> int:
-    """Return the number of augmented batches; a smaller last one is dropped if there are two or more full ones."""
+    """Return the number of augmented batches of an epoch.
+
+    A smaller last batch is dropped if there are two or more full ones. A single last image is dropped after one full
+    batch too: batch normalization cannot be trained on one value per channel.
+    """
     full, rest = divmod(count, batch_size)
-    return full if full > 1 else full + (rest > 0)
+    return full if full > 1 or (full == 1 and rest == 1) else full + (rest > 0)
 
 
 def seeded(seed: int) -> torch.Generator:

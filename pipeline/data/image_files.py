@@ -3,16 +3,24 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.data.dataset import mixed_order
 from pipeline.errors import DataError
 
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+Array = npt.NDArray[Any]
+SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+_ORIENTATION: Final = 0x0112  # EXIF tag
+_TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
+_MOST_16_BIT: Final = 65535
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def class_folders(split: Path) -> tuple[str, ...]:
     """
     names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
-        raise DataError(f"{split} must hold 2 class folders or more, got {len(names)}")
+        raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(names)}")
     return tuple(names)
 
 
@@ -60,39 +68,96 @@ def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
 
 
 def decode(path: str) -> Image.Image:
-    """Read a file as an RGB image.
+    """Read a file as an RGB image, upright by its EXIF orientation; of an animation, the first frame.
+
+    The conversion is Pillow's ``convert("RGB")``, as in torchvision. It drops transparency. Gray values of 16 bits are
+    divided by 257.
 
     Raises:
-        DataError: If the file is not a complete image.
+        DataError: If the file is not a complete image, or if its values are floats or integers of 32 bits.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            _check_mode(image, path)
+            return _as_rgb(_upright(image), path)
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path} cannot be read as an image ({reason}): it is damaged or of an unknown format"
-        ) from error
+        raise _damaged(path, error) from error
 
 
 def header_size(path: str) -> tuple[int, int]:
-    """Read an image's height and width in pixels from its header alone.
+    """Read an image's height and width in pixels from its header alone, as `decode` returns them.
 
     Raises:
-        DataError: If the file is not an image.
+        DataError: If the file is not an image, or if its values are floats.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            _check_mode(image, path)
+            turned = _orientation(image) in _TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except DataError:
+        raise
     except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({' '.join(str(error).split())}): it is damaged or of an unknown format"
-        ) from error
+        raise _damaged(path, error) from error
 
 
 def to_bytes(image: Image.Image) -> torch.Tensor:
     """Convert an RGB image to its pixels: uint8, (H, W, 3)."""
     return torch.from_numpy(np.array(image, dtype=np.uint8))
+
+
+def readable(name: str | Path) -> str:
+    r"""Return a name of a file as valid text: bytes that are not UTF-8 become ``\xNN``."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def _damaged(path: str, error: Exception) -> DataError:
+    reason = " ".join(readable(str(error)).split())
+    return DataError(f"{readable(path)} cannot be read as an image ({reason}): it is damaged or of an unknown format")
+
+
+def _check_mode(image: Image.Image, path: str) -> None:
+    if image.mode == "F":
+        raise DataError(
+            f"{readable(path)} has pixels of type float (mode F), whose range is unknown; allowed: images of 8 bits, "
+            "or gray images of 16 bits"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 (upright) without EXIF data or with damaged ones."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as with decoders, of any type
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def _as_rgb(image: Image.Image, path: str) -> Image.Image:
+    if image.mode.startswith(
+        "I"
+    ):  # gray: I;16 and its byte orders, or I, as which Pillow reads 16 bits of some formats
+        return Image.fromarray(_scaled(np.asarray(image), path)).convert("RGB")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        return image.convert("RGBA").convert("RGB")  # the same colours, without Pillow's warning
+    return image.convert("RGB")
+
+
+def _scaled(values: Array, path: str) -> Array:
+    """Scale gray values of 0 to 65535 to bytes."""
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _MOST_16_BIT:
+        raise DataError(
+            f"{readable(path)} has gray values of {least} to {most}; allowed: images of 8 bits, or gray images of 16 "
+            f"bits, 0 to {_MOST_16_BIT}"
+        )
+    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def _images_below(folder: Path) -> list[str]:
@@ -103,5 +168,7 @@ def _images_below(folder: Path) -> list[str]:
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
     if not paths:
-        raise DataError(f"{folder} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none")
+        raise DataError(
+            f"{readable(folder)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none"
+        )
     return sorted(paths)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.data.augment import random_crop, random_flip, random_resized_crop
 from pipeline.data.dataset import Dataset, Normalization, batch_indices, check_limit, seeded
+from pipeline.data.sizes import covered
 from pipeline.runtime.share import WHOLE, RankSlice
 
 PADDED_SIDE: Final = 96
@@ -29,11 +30,12 @@ class MemorySplit:
     kept images as they are stored, so that they do not depend on that sequence.
 
     Attributes:
-        images: uint8, (M, H, W, 3), as stored.
+        images: uint8, (M, H, W, C), as stored.
         labels: int64, (M,), as stored.
         normalization: Conversion from bytes to the network's input.
         flip: True if augmentation mirrors images; False for digits and letters.
         order: int64, (N,): positions of the N kept images among the M stored ones; None keeps all, as stored.
+        size: Height and width of the images in batches; None for the stored ones. Resizing follows augmentation.
     """
 
     images: Tensor
@@ -41,6 +43,7 @@ class MemorySplit:
     normalization: Normalization
     flip: bool
     order: Tensor | None = None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """Return the number of kept images."""
@@ -66,13 +69,13 @@ class MemorySplit:
                 images = self._augmented(images, generator)  # skipped batches too: they advance the generator
             if batch >= start:
                 mine = share.of_batch(len(index))
-                yield self.normalization.apply(images[mine], device), self.labels[picked[mine]].to(device)
+                yield self._input(images[mine], device), self.labels[picked[mine]].to(device)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of the kept pixels and labels, their order, the normalization and the flips."""
+        """SHA-256 in hex of the kept pixels and labels, their order, the normalization, the flips and the size."""
         shape = (len(self), *self.images.shape[1:])
-        digest = hashlib.sha256(repr((shape, self.normalization, self.flip)).encode())
+        digest = hashlib.sha256(repr((shape, self.normalization, self.flip, self.size)).encode())
         for positions in self._positions.split(HASHED_IMAGES):
             digest.update(self.images[positions].numpy().data)
         digest.update(self.labels[self._positions].numpy().data)
@@ -99,7 +102,11 @@ class MemorySplit:
         """Draw `count` images; see `Split.sample`."""
         drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         picked = self._stored_positions[drawn[share.of(len(drawn))]]
-        return self.normalization.apply(self.images[picked], device)
+        return self._input(self.images[picked], device)
+
+    def _input(self, images: Tensor, device: torch.device) -> Tensor:
+        sized = images if self.size is None else covered(images, self.size)
+        return self.normalization.apply(sized, device)
 
     @cached_property
     def _positions(self) -> Tensor:
@@ -116,14 +123,38 @@ class MemorySplit:
         return random_flip(cropped, generator) if self.flip else cropped
 
 
-def memory_dataset(name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit) -> Dataset:
+def memory_dataset(
+    name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit, notes: tuple[str, ...] = ()
+) -> Dataset:
     """Build a data set from two splits in memory.
 
     Args:
         name: Short name for reports.
         class_names: One name per class.
         train: Training images.
-        test: Test images, of the same height and width.
+        test: Test images, of the same height, width and channels.
+        notes: See ``Dataset``.
     """
-    height, width = train.images.shape[1:3]
-    return Dataset(name, len(class_names), class_names, (height, width), train, test, train.normalization)
+    height, width, channels = train.images.shape[1:]
+    size = train.size or (height, width)
+    return Dataset(
+        name, len(class_names), class_names, size, train, test, train.normalization, channels=channels, notes=notes
+    )
+
+
+def resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:
+    """Return a data set in memory whose batches have another height and width; see ``pipeline.data.sizes``."""
+    if size == dataset.image_size:
+        return dataset
+    before = "x".join(map(str, dataset.image_size))
+    note = f"images of {before} pixels are resized to {size[0]}x{size[1]}"
+    train, test = dataset.train, dataset.test
+    if not isinstance(train, MemorySplit) or not isinstance(test, MemorySplit):
+        raise TypeError("only data in memory is resized after loading")
+    return replace(
+        dataset,
+        image_size=size,
+        train=replace(train, size=size),
+        test=replace(test, size=size),
+        notes=(*dataset.notes, note),
+    )

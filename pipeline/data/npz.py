@@ -1,21 +1,29 @@
 """Read images and labels from one `.npz` file."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from pipeline.data.dataset import Dataset, Normalization, mixed_order
+from pipeline.data.arrays import Array, image_bytes, label_indices, with_channels_last
+from pipeline.data.dataset import Dataset, default_normalization, mixed_order
+from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset
 from pipeline.errors import DataError
 
-Array = npt.NDArray[Any]
-REQUIRED: Final = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES: Final = 100_000
 """Labels from here on are taken for damage, if the file has no class names."""
+HALVES: Final = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
+"""Half -> its names in arrays, in the order in which they are looked for."""
+_IMAGES: Final = ("x_{}", "{}_images", "{}_x", "images_{}", "{}_data")
+_LABELS: Final = ("y_{}", "{}_labels", "{}_y", "labels_{}", "{}_label")
+_ALLOWED: Final = (
+    "x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels (val instead of "
+    "test is allowed)"
+)
 
 
 def load_npz(path: Path) -> Dataset:
@@ -24,9 +32,9 @@ def load_npz(path: Path) -> Dataset:
     The first N images are a random sample even if the file is sorted by class: see `mixed_order`.
 
     Args:
-        path: The file. It holds x_train and x_test, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); y_train
-            and y_test, integers of shape (N,) or (N, 1); and optionally class_names, strings of shape (classes,).
-            Images of one channel are repeated to three channels and never mirrored.
+        path: The file, with the arrays of `HALVES` under Keras' names (x_train, y_train, ...) or MedMNIST's
+            (train_images, train_labels, ...). See `pipeline.data.arrays` for their dtypes and shapes. `class_names`,
+            strings of shape (classes,), is optional. Images of three channels are mirrored in training, others never.
 
     Returns:
         The data set, named after the file.
@@ -34,84 +42,104 @@ def load_npz(path: Path) -> Dataset:
     Raises:
         DataError: If the file is damaged or incomplete, or if an array has the wrong dtype, shape or values.
     """
-    arrays = _read(path)
-    missing = [name for name in REQUIRED if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}, "
-            f"and {', '.join(REQUIRED)} are needed"
-        )
-    images = {half: _images(arrays[f"x_{half}"], f"x_{half} of {path}") for half in ("train", "test")}
-    labels = {
-        half: _labels(arrays[f"y_{half}"], len(images[half]), f"y_{half} of {path}") for half in ("train", "test")
-    }
+    shown = readable(path)
+    arrays = _read(path, shown)
+    names = _names(arrays, shown)
+    notes = _unused(arrays, names)
+    images = {half: with_channels_last(arrays[pair[0]], f"{pair[0]} of {shown}", notes) for half, pair in names.items()}
     sizes = [array.shape[1:] for array in images.values()]
     if sizes[0] != sizes[1]:
-        raise DataError(f"x_train and x_test of {path} must hold images of one shape, got {sizes[0]} and {sizes[1]}")
-    names = _class_names(arrays.get("class_names"), max(int(array.max()) for array in labels.values()), path)
-    splits = [_split(images[half], labels[half]) for half in ("train", "test")]
-    return memory_dataset(path.stem, names, *splits)
+        first, second = (pair[0] for pair in names.values())
+        raise DataError(f"{first} and {second} of {shown} must hold images of one shape, got {sizes[0]} and {sizes[1]}")
+    pixels = image_bytes(images, f"the images of {shown}", notes)
+    given = _given_names(arrays, shown)
+    labels, classes = label_indices(
+        {f"{pair[1]} of {shown}": arrays[pair[1]] for pair in names.values()},
+        [len(array) for array in images.values()],
+        given,
+        notes,
+    )
+    class_names = _class_names(classes or given, max(int(array.max()) for array in labels), shown)
+    splits = [_split(array, own) for array, own in zip(pixels.values(), labels, strict=True)]
+    return memory_dataset(readable(path.stem), class_names, splits[0], splits[1], tuple(dict.fromkeys(notes)))
 
 
-def _read(path: Path) -> Mapping[str, Array]:
+def _read(path: Path, shown: str) -> Mapping[str, Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in (*REQUIRED, "class_names")}
+            wanted = _wanted(archive.files)
+            return {name: archive[name] if name in wanted else np.empty(0) for name in archive.files}
     except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(readable(str(error)).split()) or type(error).__name__
         raise DataError(
-            f"{path} cannot be read as an .npz file ({reason}): it is damaged, truncated, or holds Python objects"
+            f"{shown} cannot be read as an .npz file ({reason}): it is damaged, truncated, or holds Python objects"
         ) from error
 
 
-def _images(array: Array, what: str) -> Array:
-    if array.dtype != np.uint8:
-        raise DataError(f"{what} must be uint8 with values 0 to 255, got {array.dtype}")
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3):
-        raise DataError(f"{what} must have the shape (N, H, W, 3), (N, H, W, 1) or (N, H, W), got {array.shape}")
-    if 0 in array.shape:
-        raise DataError(f"{what} must hold 1 image or more, got the shape {array.shape}")
-    return array
+def _found(names: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the pairs of images and labels that an archive holds for each half, in the order of `HALVES`."""
+    by_name = {name.lower(): name for name in names}
+    return {
+        half: [
+            (by_name[images.format(word)], by_name[labels.format(word)])
+            for word in words
+            for images, labels in product(_IMAGES, _LABELS)
+            if images.format(word) in by_name and labels.format(word) in by_name
+        ]
+        for half, words in HALVES.items()
+    }
 
 
-def _labels(array: Array, count: int, what: str) -> Array:
-    if not np.issubdtype(array.dtype, np.integer):
-        raise DataError(f"{what} must hold integers, got {array.dtype}")
-    if array.shape not in ((count,), (count, 1)):
-        raise DataError(f"{what} must have one label for each of the {count} images, got the shape {array.shape}")
-    if array.min() < 0:
-        raise DataError(f"{what} must hold labels of 0 or more, got {array.min()}")
-    return array.reshape(-1)
+def _wanted(names: list[str]) -> set[str]:
+    firsts = [pairs[0] for pairs in _found(names).values() if pairs]
+    return {name for pair in firsts for name in pair} | {"class_names"}
 
 
-def _class_names(array: Array | None, largest: int, path: Path) -> tuple[str, ...]:
-    if array is not None and (array.ndim != 1 or array.dtype.kind not in "US"):
-        raise DataError(f"class_names of {path} must be a list of strings, got {array.dtype} of shape {array.shape}")
-    if array is None and largest >= MOST_CLASSES:
-        raise DataError(f"the labels of {path} must be below {MOST_CLASSES}, got {largest}")
-    names = tuple(map(str, range(largest + 1))) if array is None else tuple(map(_text, array.tolist()))
+def _names(arrays: Mapping[str, Array], shown: str) -> dict[str, tuple[str, str]]:
+    found = _found(list(arrays))
+    missing = [half for half, pairs in found.items() if not pairs]
+    if missing:
+        lacking = " and ".join(f"{half} images with labels" for half in missing)
+        listed = ", ".join(map(readable, list(arrays)[:20])) or "nothing"
+        raise DataError(f"{shown} lacks {lacking}; it holds {listed}; allowed: {_ALLOWED}")
+    return {half: pairs[0] for half, pairs in found.items()}
+
+
+def _unused(arrays: Mapping[str, Array], names: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return a note about further test images."""
+    others = [images for images, _ in _found(list(arrays))["test"][1:]]
+    used = names["test"][0]
+    return [f"the test images are those in {used}; not used: {', '.join(others)}"] if others else []
+
+
+def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | None:
+    array = arrays.get("class_names")
+    if array is None:
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise DataError(f"class_names of {shown} must be a list of strings, got {array.dtype} of shape {array.shape}")
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else name for name in array.tolist())
+
+
+def _class_names(given: tuple[str, ...] | None, largest: int, shown: str) -> tuple[str, ...]:
+    if given is None and largest >= MOST_CLASSES:
+        raise DataError(f"the labels of {shown} must be below {MOST_CLASSES}, got {largest}")
+    names = tuple(map(str, range(largest + 1))) if given is None else given
     if largest >= len(names):
         raise DataError(
-            f"the labels of {path} must be below {len(names)}, the number of its class_names, got {largest}"
+            f"the labels of {shown} must be below {len(names)}, the number of its class_names, got {largest}"
         )
     if len(names) < 2:
-        raise DataError(f"{path} must have 2 classes or more, got {len(names)}")
+        raise DataError(f"{shown} must have 2 classes or more, got {len(names)}")
     return names
 
 
-def _text(name: str | bytes) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name
-
-
-def _split(images: Array, labels: Array) -> MemorySplit:
-    colour = images.shape[3] == 3
-    pixels = np.ascontiguousarray(images if colour else np.repeat(images, 3, axis=3))
+def _split(pixels: Array, labels: Array) -> MemorySplit:
+    channels = pixels.shape[3]
     return MemorySplit(
-        torch.from_numpy(pixels),
+        torch.from_numpy(np.ascontiguousarray(pixels)),
         torch.from_numpy(labels.astype(np.int64)),
-        Normalization(),
-        flip=colour,
+        default_normalization(3 if channels == 1 else channels),
+        flip=channels == 3,
         order=mixed_order(len(labels)),
     )

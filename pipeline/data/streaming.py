@@ -6,29 +6,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from pipeline.data.augment import random_boxes
 from pipeline.data.dataset import Normalization, batch_indices, check_limit, seeded
 from pipeline.data.image_files import ImageFiles, decode, to_bytes
+from pipeline.data.loading import Item, load_batches
+from pipeline.data.sizes import MARGIN, fitted
 from pipeline.errors import DataError
 from pipeline.runtime.share import WHOLE, RankSlice
 
-RESIZE: Final = 256
-"""Shorter side in pixels before the centre crop, as in torchvision's ImageNet evaluation."""
 CROP: Final = 224
-"""Side in pixels of the network's input."""
+"""Side in pixels of the network's input, without another size."""
 
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Images on disk, read at 224x224 pixels; see `pipeline.data.dataset.Split`.
+    """Images on disk, read as RGB at one size; see `pipeline.data.dataset.Split`.
 
     Each image is augmented by a generator seeded with the seed and the image's index, so the batches do not depend on
     the number of workers.
@@ -37,11 +36,13 @@ class FolderSplit:
         files: Paths and labels.
         normalization: Conversion from bytes to the network's input.
         workers: Number of processes that decode; 0 decodes in the calling process.
+        size: Height and width of the images in batches, in pixels.
     """
 
     files: ImageFiles
     normalization: Normalization
     workers: int
+    size: tuple[int, int] = (CROP, CROP)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,7 +74,7 @@ class FolderSplit:
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex of the files' names, labels, sizes and modification times, and of their preprocessing."""
-        digest = hashlib.sha256(repr((RESIZE, CROP, self.normalization)).encode())
+        digest = hashlib.sha256(repr((MARGIN, self.size, self.normalization)).encode())
         root = os.path.commonpath(self.files.paths)
         for path, label in zip(self.files.paths, self.files.labels, strict=True):
             entry = Path(path).stat()
@@ -108,64 +109,41 @@ class FolderSplit:
         return torch.cat([self.normalization.apply(images, device) for images, _ in self._read(batches, None)])
 
     def _read(self, batches: Sequence[list[int]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        loader: DataLoader[Any] = DataLoader(
-            _Files(self.files, seed),
-            batch_sampler=batches,
-            num_workers=min(self.workers, len(batches)),
-            collate_fn=_stack,
-            generator=seeded(0),  # otherwise the loader draws from torch's global generator
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise DataError(batch)
-            yield batch
+        largest = max(map(len, batches), default=0) * self.size[0] * self.size[1] * 3
+        return load_batches(_Files(self.files, self.size, seed), batches, workers=self.workers, batch_bytes=largest)
 
 
-class _Files(TorchDataset[tuple[Tensor, int] | str]):
+class _Files(TorchDataset[Item]):
     """Decode images by index.
 
     A damaged image is returned as its error message, because an exception from a worker would carry a traceback.
     """
 
-    def __init__(self, files: ImageFiles, seed: int | None) -> None:
+    def __init__(self, files: ImageFiles, size: tuple[int, int], seed: int | None) -> None:
         self.files = files
+        self.size = size
         self.seed = seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+    def __getitem__(self, index: int) -> Item:
         try:
             image = decode(self.files.paths[index])
         except DataError as error:
             return str(error)
-        cropped = _centre(image) if self.seed is None else _random(image, _image_seed(self.seed, index))
+        if self.seed is None:
+            cropped = fitted(image, self.size, MARGIN)
+        else:
+            cropped = _random(image, self.size, _image_seed(self.seed, index))
         return to_bytes(cropped), self.files.labels[index]
-
-
-def _stack(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
-    read: list[tuple[Tensor, int]] = []
-    for item in items:
-        if isinstance(item, str):
-            return item
-        read.append(item)
-    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
 
 
 def _image_seed(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index) % 2**63
 
 
-def _centre(image: Image.Image) -> Image.Image:
-    """Resize the shorter side to 256 pixels and return the centre 224x224."""
-    scale = RESIZE / min(image.size)
-    width, height = (max(RESIZE, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - CROP) // 2, (height - CROP) // 2
-    return resized.crop((left, top, left + CROP, top + CROP))
-
-
-def _random(image: Image.Image, seed: int) -> Image.Image:
-    """Resize a random box to 224x224 pixels, mirrored with probability one half."""
+def _random(image: Image.Image, size: tuple[int, int], seed: int) -> Image.Image:
+    """Resize a random box to a height and width in pixels, mirrored with probability one half."""
     generator = seeded(seed)
     top, left, tall, wide = random_boxes(1, image.height, image.width, generator)[0].tolist()
-    cut = image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))
+    cut = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))
     mirrored = bool(torch.rand(1, generator=generator) < 0.5)
     return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut

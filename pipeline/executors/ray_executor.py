@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -21,6 +22,7 @@ from pipeline.executors.worker import WorkerPayload, WorkerResult, compute, make
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.forwarding import replay
+from pipeline.runtime.packages import ROOT, clashing
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
@@ -180,7 +182,11 @@ def _log_lines(board: Any, context: RunContext) -> None:
 def _connect(address: str, options: Options) -> None:
     resources: dict[str, Any] = {}
     if address == LOCAL:
+        # The workers of a cluster that starts here inherit it. They import our packages by their names.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         resources = {"num_cpus": cpus()}
+        if clashing(Path.cwd()):
+            resources["runtime_env"] = {"worker_process_setup_hook": "seriesquant.install"}
         if options.ray_cpus > cpus():
             raise OptionsError(f"--ray-cpus: got {options.ray_cpus}; allowed: 1 to {cpus()}, the CPUs of this machine")
     else:
@@ -210,13 +216,18 @@ def _unusable(address: str, error: object) -> str:
 
 @contextmanager
 def _ray_side_effects_undone() -> Iterator[None]:
-    """Silence Ray's hints, and restore the SIGTERM handler: Ray installs one that ends the process."""
+    """Silence Ray's hints, and restore the SIGTERM handler and PYTHONPATH: Ray's handler ends the process."""
     logger, handler = logging.getLogger("ray"), signal.getsignal(signal.SIGTERM)
+    path = os.environ.get("PYTHONPATH")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
+        if path is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = path
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

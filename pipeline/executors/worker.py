@@ -146,7 +146,7 @@ def _log_to(stream: TextIO) -> None:
 
 def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Baseline]:
     options = payload.options.model_copy(update={"cache_dir": payload.store})
-    accelerator = make_accelerator(options.device)
+    accelerator = make_accelerator(options.device, options.precision)
     if accelerator.device.type != payload.device:
         raise OptionsError(
             f"--executor: a worker computes on {accelerator.device.type}, but the driver on {payload.device}; allowed: "

@@ -1,4 +1,4 @@
-"""Import and build a user's network, named `module:callable`."""
+"""Import and build a user's network, named `module:callable` or `file.py:callable`."""
 
 import contextlib
 import importlib
@@ -6,19 +6,69 @@ import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 from torch import nn
 
 from pipeline.errors import OptionsError
+from pipeline.runtime.packages import hidden_for, user_modules
+
+FORMS: Final = "module:callable, for example my_networks:small_net, or file.py:callable"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The place of a user's network.
+
+    Attributes:
+        module: Dotted name of the module.
+        attribute: Name of the callable in the module.
+        folder: The folder that the module is imported from.
+        file: The module's file, if the name is a path; None for a module's name.
+    """
+
+    module: str
+    attribute: str
+    folder: Path
+    file: Path | None = None
+
+
+def reference(name: str) -> Reference:
+    """Parse the name of a user's network.
+
+    Args:
+        name: `package.module:callable`, from the current folder or the search path, or `path/file.py:callable`. A file
+            in a package, whose folder has an `__init__.py`, is imported as a part of the package.
+
+    Raises:
+        OptionsError: If the module or the callable is missing in the name, or if the file does not exist.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module or not attribute:
+        raise OptionsError(f"the model {name!r} must be written {FORMS}")
+    path = Path(module).expanduser()
+    is_path = "/" in module or (path.suffix == ".py" and path.is_file())
+    if not is_path:
+        return Reference(module, attribute, Path.cwd())
+    file = (path if path.suffix == ".py" else path.with_name(f"{path.name}.py")).absolute()
+    if not file.is_file():
+        raise OptionsError(f"the model {name!r} could not be imported: there is no file {file}; allowed: {FORMS}")
+    words, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        words, folder = [folder.name, *words], folder.parent
+    return Reference(".".join(words), attribute, folder, file)
 
 
 def import_model(name: str, classes: int) -> nn.Module:
-    """Import `module:callable` with the current folder on the path and call it.
+    """Import a user's module, with its folder on the search path, and call the callable.
+
+    The folder stays on the search path, as the last one, because the network may import modules when it runs.
 
     Args:
-        name: `package.module:callable`. The callable gets `num_classes` if its signature accepts it.
+        name: See `reference`. The callable gets `num_classes` if its signature accepts it.
         classes: Number of classes of the data.
 
     Returns:
@@ -27,8 +77,9 @@ def import_model(name: str, classes: int) -> nn.Module:
     Raises:
         OptionsError: If the module cannot be imported, the callable is missing or fails, or it returns something else.
     """
-    with _current_folder_on_path():
-        build = _find(name)
+    place = reference(name)
+    with _first_on_path(place.folder), hidden_for(place.folder):
+        build = _find(name, place)
         arguments = {"num_classes": classes} if _accepts_classes(build) else {}
         try:
             model = build(**arguments)
@@ -43,15 +94,36 @@ def import_model(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _find(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise OptionsError(f"the model {name!r} must be written module:callable, for example my_networks:small_net")
+def loaded_module(name: str) -> ModuleType | None:
+    """Return the loaded module of a network's name; None for another name, or if it is not loaded.
+
+    Raises:
+        OptionsError: See `reference`.
+    """
+    if ":" not in name:
+        return None
+    module = reference(name).module
+    return user_modules().get(module) or sys.modules.get(module)
+
+
+def import_folder(name: str) -> Path | None:
+    """Return the folder that a network's module was imported from; None if it has no file or is not loaded."""
+    module = loaded_module(name)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None:
+        return None
+    levels = module.__name__.count(".") + (Path(file).stem == "__init__")
+    return Path(file).absolute().parents[levels]
+
+
+def _find(name: str, place: Reference) -> Callable[..., Any]:
     try:
-        found = operator.attrgetter(attribute)(importlib.import_module(module_name))
+        _forget_namesake(place)
+        found = operator.attrgetter(place.attribute)(importlib.import_module(place.module))
     except Exception as error:
+        hint = f"; allowed: {FORMS}" if place.module.endswith(".py") else ""
         raise OptionsError(
-            f"the model {name!r} could not be imported from the current folder: {_describe(error)}"
+            f"the model {name!r} could not be imported from the current folder: {_describe(error)}{hint}"
         ) from error
     if isinstance(found, nn.Module) or not callable(found):
         raise OptionsError(
@@ -61,16 +133,29 @@ def _find(name: str) -> Callable[..., Any]:
     return builder
 
 
+def _forget_namesake(place: Reference) -> None:
+    """Drop a loaded module of the same name as a file's module that was read from another file."""
+    loaded = sys.modules.get(place.module)
+    if place.file is None or loaded is None or getattr(loaded, "__file__", None) is None:
+        return
+    if Path(str(loaded.__file__)).resolve() != place.file.resolve():
+        del sys.modules[place.module]
+
+
 @contextlib.contextmanager
-def _current_folder_on_path() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Put a folder first on the search path; afterwards it is the last one, or where it was before."""
+    first = str(folder)
+    before = first in sys.path
+    sys.path.insert(0, first)
     importlib.invalidate_caches()
     try:
         yield
     finally:
         with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+            sys.path.remove(first)
+        if not before:
+            sys.path.append(first)
 
 
 def _accepts_classes(build: Callable[..., Any]) -> bool:

@@ -107,30 +107,40 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
     raise OptionsError(_unknown(name))
 
 
-def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -> None:
+def takes_images(model: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    """Return False if the network rejects the shape (1, channels, height, width); other errors are not of its shape."""
+    try:
+        _run_once(model, channels, image_size)
+    except Exception as error:
+        return not _is_about_shapes(error)
+    return True
+
+
+def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], channels: int = 3) -> None:
     """Check that the network maps one image to one logit per class; its modes, buffers and gradients do not change.
 
     Args:
         model: The network, on any device.
         classes: Classes of the data.
         image_size: Height and width of the data's images, in pixels.
+        channels: Number of channels of the images.
 
     Raises:
-        OptionsError: If the network rejects the shape (1, 3, height, width): by an assertion, or by a `RuntimeError`
-            or `ValueError` about shapes. Every other exception, such as out of memory, is raised unchanged.
+        OptionsError: If the network rejects the shape (1, channels, height, width): by an assertion, or by a
+            `RuntimeError` or `ValueError` about shapes. Every other exception, such as out of memory, is raised
+            unchanged.
         DataError: If the output is not a tensor of shape (1, classes).
     """
     height, width = image_size
     try:
-        output = _run_once(model, height, width)
+        output = _run_once(model, channels, image_size)
     except Exception as error:
         if not _is_about_shapes(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
-            f"with 3 channels ({reason}); choose another "
-            "model or data of another size"
+            f"with {channels} channels ({reason}); choose another model or another --image-size"
         ) from error
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != (1, classes):
@@ -140,10 +150,10 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int]) -
         )
 
 
-def _run_once(model: nn.Module, height: int, width: int) -> Any:
+def _run_once(model: nn.Module, channels: int, image_size: tuple[int, int]) -> Any:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluation_mode(model), torch.no_grad():
-        return model(torch.zeros(1, 3, height, width, device=device))
+        return model(torch.zeros(1, channels, *image_size, device=device))
 
 
 def _is_about_shapes(error: Exception) -> bool:
@@ -156,6 +166,8 @@ def _is_about_shapes(error: Exception) -> bool:
 
 
 def _unknown(name: str) -> str:
+    if name.endswith(".py"):
+        return f"the model {name!r} names a file, but no callable in it; allowed: {name}:CALLABLE, a class or function"
     near = difflib.get_close_matches(name.lower(), model_names(), n=3)
     hint = f"did you mean {' or '.join(near)}? Allowed:" if near else "allowed:"
     ours = ", ".join(cifar_resnet.BUILDERS)

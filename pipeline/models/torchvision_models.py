@@ -1,9 +1,12 @@
 """Build torchvision's classification networks and download their weights; no other module does."""
 
+import math
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, cast
 from urllib.error import URLError
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +71,26 @@ def default_weights_name(name: str) -> str | None:
     return None if default is None else str(default.name)
 
 
+def statistics(name: str, weights_name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and standard deviation per channel of the inputs for which weights were trained.
+
+    Args:
+        name: A name in `names()`.
+        weights_name: A member of the network's weights; for any other text, the default weights count.
+    """
+    weights = _published(name, weights_name)
+    transforms = None if weights is None else weights.transforms()
+    mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    return None if not mean or not std else (tuple(mean), tuple(std))
+
+
+def published_top1(name: str, weights_name: str) -> float | None:
+    """Return the Top-1 on ImageNet's validation images, in percent, that torchvision publishes for weights."""
+    metrics = getattr(_published(name, weights_name), "meta", {}).get("_metrics", {})
+    top1 = metrics.get("ImageNet-1K", {}).get("acc@1")
+    return None if top1 is None or math.isnan(top1) else float(top1)  # NaN for features without a classifier
+
+
 def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Tensor]:
     """Download torchvision's weights, or read them from torch's cache.
 
@@ -83,10 +106,7 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
         OptionsError: If torchvision has no such weights.
         DataError: If the weights have another number of classes or cannot be downloaded.
     """
-    weights = _find(name, weights_name)
-    published = len(weights.meta["categories"])
-    if published != classes:
-        raise DataError(f"the weights {weights_name} of {name} have {published} classes, but the data has {classes}")
+    weights = _fitting(name, classes, weights_name)
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, EOFError) as error:
@@ -97,6 +117,41 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
             "put that file in torch's cache, or give --weights a checkpoint file"
         ) from error
     return state
+
+
+def missing_download(name: str, classes: int, weights_name: str) -> str:
+    """Return the address and size of the file that `download_weights` would download; empty if it is in torch's cache.
+
+    Args:
+        name: A name in `names()`.
+        classes: Classes of the data.
+        weights_name: A member of the network's weights.
+
+    Raises:
+        OptionsError: If torchvision has no such weights.
+        DataError: If the weights have another number of classes.
+    """
+    weights = _fitting(name, classes, weights_name)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    if file.is_file():
+        return ""
+    size = weights.meta.get("_file_size")
+    return f"{weights.url}{'' if size is None else f' ({size:.1f} MB)'}"
+
+
+def _fitting(name: str, classes: int, weights_name: str) -> Any:
+    """Return torchvision's description of weights that have the number of classes."""
+    weights = _find(name, weights_name)
+    published = len(weights.meta["categories"])
+    if published != classes:
+        raise DataError(f"the weights {weights_name} of {name} have {published} classes, but the data has {classes}")
+    return weights
+
+
+def _published(name: str, weights_name: str) -> Any:
+    """Return the weights of that name, else the default weights, else None."""
+    kinds = _zoo().get_model_weights(name)
+    return kinds.__members__.get(weights_name) or getattr(kinds, "DEFAULT", None)
 
 
 def _find(name: str, weights_name: str) -> Any:

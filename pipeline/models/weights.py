@@ -16,9 +16,9 @@ from pipeline.models.checkpoint.matching import Match, match_weights
 from pipeline.models.checkpoint.names import identity
 from pipeline.models.checkpoint.reparametrized import other_forms
 from pipeline.models.checkpoint.words import is_normalization
-from pipeline.models.torchvision_models import default_weights_name, download_weights
+from pipeline.models.torchvision_models import default_weights_name, download_weights, missing_download
 
-__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights"]
+__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights", "missing_download"]
 
 logger = logging.getLogger(__name__)
 

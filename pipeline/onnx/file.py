@@ -42,7 +42,7 @@ class OnnxExporter:
         """
         if self._traced is None:
             try:
-                self._traced = trace(network, identity.image_size)
+                self._traced = trace(network, identity.image_size, identity.channels)
             except OnnxError as error:
                 self._traced = error
         if isinstance(self._traced, OnnxError):

@@ -43,7 +43,7 @@ def run_session(session: onnxruntime.InferenceSession, images: Tensor) -> Tensor
 
     Args:
         session: An open session.
-        images: (N, 3, H, W), float32, normalized, on the CPU.
+        images: (N, C, H, W), float32, normalized, on the CPU.
 
     Returns:
         (N, classes), float32.

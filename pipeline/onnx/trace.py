@@ -29,7 +29,7 @@ class TracedNetwork:
     """A graph without values.
 
     Attributes:
-        proto: Model with input ``input`` (batch, 3, H, W), output ``logits`` (batch, classes), both float32, and one
+        proto: Model with input ``input`` (batch, C, H, W), output ``logits`` (batch, classes), both float32, and one
             more input for every stored tensor.
         tensors: Name of a tensor's input -> name of the tensor in the network.
     """
@@ -49,7 +49,7 @@ class _Functional(nn.Module):
         return cast(Tensor, functional_call(self._model[0], tensors, (x,)))
 
 
-def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
+def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> TracedNetwork:
     """Export a network's graph for batches of any size.
 
     The exporter uses ``torch.export``. Unlike the TorchScript exporter it is maintained, supports opsets above 20 and
@@ -58,6 +58,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     Args:
         model: The network with dense convolutions; a copy of it is traced.
         image_size: Height and width of its images, in pixels.
+        channels: Number of channels of its images, C.
 
     Raises:
         OnnxError: The network cannot be exported; the message ends with the exporter's reason.
@@ -65,7 +66,7 @@ def trace(model: nn.Module, image_size: tuple[int, int]) -> TracedNetwork:
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     tensors = {name: tensor.detach() for name, tensor in stored_tensors(model)}
     # Two images, because torch.export treats a dimension of size 1 as a constant.
-    example = torch.zeros(2, 3, *image_size)
+    example = torch.zeros(2, channels, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
         with TURNS.exclusive(), torch.no_grad(), _exporter_silenced():

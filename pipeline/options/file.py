@@ -1,14 +1,19 @@
 """Read and write options as YAML or TOML, under the names of the flags."""
 
+import codecs
 import difflib
 import tomllib
 from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import OptionsError
 from reports.files import write_atomically
 
+_MARKS: Final = (  # UTF-32 first: its mark begins with the one of UTF-16
+    ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+)
 ALLOWED = "a .yaml, .yml or .toml file that maps option names to values"
 
 
@@ -72,10 +77,15 @@ def parse_options_file(path: Path) -> dict[Any, object]:
     if path.suffix.lower() not in (".yaml", ".yml", ".toml"):
         raise OptionsError(f"options file {str(path)!r} has the suffix {path.suffix!r}; allowed: {ALLOWED}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(path.read_bytes())
         content = tomllib.loads(text) if path.suffix.lower() == ".toml" else _load_yaml(text)
     except OSError as error:
         raise OptionsError(f"options file {str(path)!r} cannot be read: {error.strerror}; allowed: {ALLOWED}") from None
+    except UnicodeDecodeError as error:
+        raise OptionsError(
+            f"options file {str(path)!r} cannot be parsed ({error.reason} at byte {error.start}); allowed: {ALLOWED}, "
+            "in UTF-8, or in UTF-16 or UTF-32 with a byte order mark"
+        ) from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise OptionsError(f"options file {str(path)!r} cannot be parsed ({why}); allowed: {ALLOWED}") from None
@@ -84,6 +94,12 @@ def parse_options_file(path: Path) -> dict[Any, object]:
     if not isinstance(content, dict):
         raise OptionsError(f"options file {str(path)!r} holds a {type(content).__name__}; allowed: {ALLOWED}")
     return dict(content)
+
+
+def _decoded(content: bytes) -> str:
+    """Decode UTF-8, or the encoding of a byte order mark, which editors on Windows write; line ends become one LF."""
+    marked = next((name for marks, name in _MARKS if content.startswith(marks)), "utf-8-sig")
+    return content.decode(marked).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _yaml_value(value: object) -> str:

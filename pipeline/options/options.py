@@ -19,6 +19,7 @@ from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
 from pipeline.options.file import read_options_file, unknown_option
+from pipeline.options.images import parse_image_size, parse_mean, parse_std
 from pipeline.options.naming import default_out, flag_words
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
@@ -33,6 +34,7 @@ from pipeline.options.values import (
     parse_dense_bits,
     parse_device,
     parse_output,
+    parse_precision,
     parse_sizes,
     parse_text,
     parse_trackers,
@@ -53,8 +55,12 @@ DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
 Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
 Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
 Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
+Precision = Annotated[str, BeforeValidator(parse_precision)]
 TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
 Output = Annotated[str, BeforeValidator(parse_output)]
+Mean = Annotated[tuple[float, ...], BeforeValidator(parse_mean)]
+Std = Annotated[tuple[float, ...], BeforeValidator(parse_std)]
+ImageSize = Annotated[tuple[int, int], BeforeValidator(parse_image_size)]
 Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
 
 
@@ -125,6 +131,13 @@ class Options(BaseModel):
         None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
     )
     data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    mean: Mean = _option(
+        (), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers"
+    )
+    std: Std = _option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
+    image_size: ImageSize | None = _option(
+        None, "Model and data", "height and width of the images; by default the data's", "1 to 16384, or two of them"
+    )
     limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
     limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)
     epochs: Integer = _option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)
@@ -141,6 +154,15 @@ class Options(BaseModel):
     )
     seed: Integer = _option(0, "Run", "seed of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
     device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    precision: Precision = _choice("precision", "Training", "of training; auto is bf16 where it is faster and works")
+    threads: Integer | None = _option(
+        None,
+        "Run",
+        "CPU threads; by default OMP_NUM_THREADS, or the cores within a CPU quota",
+        "1 to 1024",
+        gt=0,
+        le=1024,
+    )
     log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
     track: Tracked = _option((), "Run", f"comma list of {_TRACKERS}", f"{_TRACKERS}, none")
     tracking_uri: TrackingUri | None = _option(

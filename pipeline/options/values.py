@@ -21,6 +21,7 @@ CHOICES = {
     "rounding": ("gptq", "nearest"),
     "backend": tuple(BACKENDS),
     "scheme": tuple(SCHEMES),
+    "precision": ("auto", "bf16", "fp32"),
     "log_format": ("text", "json"),
     "track": tuple(TRACKERS),
     "executor": tuple(EXECUTORS),
@@ -60,10 +61,10 @@ def parse_bits(value: object, flag: str = "--bits") -> tuple[int, ...]:
     Raises:
         OptionsError: A width is not a whole number in ``BITS``, or is given twice.
     """
-    tokens = _items(value)
+    tokens = items(value)
     if not tokens or not all(re.fullmatch(r"[0-9]{1,3}", token) and int(token) in BITS for token in tokens):
         raise OptionsError(
-            f"{flag}: got {_shown(value)}; allowed: {BITS[0]} to {BITS[-1]}, several with commas as in 8,4"
+            f"{flag}: got {shown(value)}; allowed: {BITS[0]} to {BITS[-1]}, several with commas as in 8,4"
         )
     return _without_repeats(flag, [int(token) for token in tokens])
 
@@ -90,10 +91,10 @@ def parse_sizes(value: object) -> tuple[float, ...]:
     """
     if value in ((), []):
         return ()
-    sizes = [_megabytes(token) for token in _items(value)]
+    sizes = [_megabytes(token) for token in items(value)]
     if None in sizes:
         raise OptionsError(
-            f"--target-mb: got {_shown(value)}; allowed: MB (10^6 bytes) above 0, several with commas as in 0.06,0.04"
+            f"--target-mb: got {shown(value)}; allowed: MB (10^6 bytes) above 0, several with commas as in 0.06,0.04"
         )
     return _without_repeats("--target-mb", [size for size in sizes if size is not None])
 
@@ -113,9 +114,9 @@ def parse_bases(value: object) -> tuple[str, ...]:
     Raises:
         OptionsError: A name is unknown or given twice.
     """
-    tokens = _items(value)
+    tokens = items(value)
     if not tokens or not set(tokens) <= set(CHOICES["basis"]):
-        raise OptionsError(f"--basis: got {_shown(value)}; allowed: {', '.join(CHOICES['basis'])}, several with commas")
+        raise OptionsError(f"--basis: got {shown(value)}; allowed: {', '.join(CHOICES['basis'])}, several with commas")
     return _without_repeats("--basis", tokens)
 
 
@@ -125,12 +126,12 @@ def parse_trackers(value: object) -> tuple[str, ...]:
     Raises:
         OptionsError: A tracker is unknown, given twice, or not installed.
     """
-    tokens = _items(value)
+    tokens = items(value)
     if tokens in ([], ["none"]):
         return ()
     if not set(tokens) <= set(CHOICES["track"]):
         allowed = f"{', '.join(CHOICES['track'])}, both with a comma, or none"
-        raise OptionsError(f"--track: got {_shown(value)}; allowed: {allowed}")
+        raise OptionsError(f"--track: got {shown(value)}; allowed: {allowed}")
     for name in tokens:
         require_installed("--track", name, TRACKERS[name])
     return _without_repeats("--track", tokens)
@@ -200,6 +201,11 @@ def refuse_network(value: object) -> None:
         )
 
 
+def parse_precision(value: object) -> object:
+    """Return a precision under its short name; another value is returned unchanged."""
+    return {"bfloat16": "bf16", "float32": "fp32"}.get(value, value) if isinstance(value, str) else value
+
+
 def parse_text(value: object) -> str:
     """Return text or a path as text.
 
@@ -228,13 +234,15 @@ def not_bool(value: object) -> object:
     return value
 
 
-def _items(value: object) -> list[str]:
+def items(value: object) -> list[str]:
+    """Split a comma list, or return the texts of a list's entries."""
     if isinstance(value, str):
         return [token.strip() for token in value.split(",")]
     return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as error messages show it."""
     return repr(value) if isinstance(value, str) else str(value)
 
 

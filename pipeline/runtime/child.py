@@ -4,10 +4,15 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.runtime.packages import ROOT
+
+# seriesquant.py makes the project's packages importable, whatever modules the search path leads to.
 _CODE: Final = """
 import sys
 from importlib import import_module
-target, count, *words = sys.argv[1:]
+root, target, count, *words = sys.argv[1:]
+sys.path.insert(0, root)
+import seriesquant
 sys.path[:] = words[int(count):]
 module, _, function = target.partition(":")
 sys.exit(getattr(import_module(module), function)(*words[:int(count)]))
@@ -20,11 +25,12 @@ def child_command(target: str, *arguments: str, folders: Sequence[str] = ()) -> 
     The process gets this one's search path for modules, so that it imports the same modules from any folder.
 
     Args:
-        target: ``module:function``; the function takes texts and returns an exit code or None.
+        target: ``module:function`` in the project; the function takes texts and returns an exit code or None.
         arguments: The function's arguments.
         folders: Folders to append to the search path.
 
     Example:
         >>> subprocess.run(child_command("pipeline.stages.verify:answer", "exchange"))
     """
-    return [sys.executable, "-P", "-c", _CODE, target, str(len(arguments)), *arguments, *sys.path, *folders]
+    words = [str(ROOT), target, str(len(arguments)), *arguments, *sys.path, *folders]
+    return [sys.executable, "-P", "-c", _CODE, *words]

@@ -4,11 +4,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
+import accelerate
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, convert_to_fp32
 from torch import Tensor, nn
 
 from basis.modes import evaluation_mode
@@ -23,15 +23,34 @@ __all__ = ["Accelerator", "make_accelerator", "prepare", "processes_of", "quiet_
 TIMEOUT = timedelta(hours=6)
 
 
-def make_accelerator(device: str) -> Accelerator:
+class Accelerator(accelerate.Accelerator):  # type: ignore[misc] # accelerate has no types
+    """Device, precision and ranks of a run.
+
+    accelerate keeps one mixed precision for the whole process, so that two runs could not differ in it. Its own is
+    therefore float32, and training applies ``autocast``.
+
+    Attributes:
+        precision: ``bf16``, or ``no`` for float32.
+        fallback: The reason for float32 on a device that has bf16 instructions; empty without one.
+    """
+
+    precision: Literal["no", "bf16"] = "no"
+    fallback: str = ""
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in the precision of training."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+
+def make_accelerator(device: str, precision: str = "auto") -> Accelerator:
     """Choose the device and the precision of training, and connect to the other ranks.
 
     Args:
         device: ``auto`` (the best available), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. With several ranks on CUDA,
             each takes the device of its local rank.
-
-    Returns:
-        An accelerator whose mixed precision is bf16 if the device has bf16 instructions.
+        precision: ``bf16``, ``fp32``, or ``auto``: bf16 if the device has bf16 instructions.
 
     Raises:
         OptionsError: The machine lacks the device, or has too few for its ranks; or the launcher's variables are wrong.
@@ -46,8 +65,10 @@ def make_accelerator(device: str) -> Accelerator:
     mps = torch.backends.mps.is_available() and launch.count == 1
     on_cpu = device == "cpu" or not (torch.cuda.is_available() or mps)
     settings = [DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=TIMEOUT)]
-    precision = "bf16" if _gains_from_bf16(on_cpu) else "no"
-    return Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=settings)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=settings)
+    if precision == "bf16" or (precision == "auto" and _gains_from_bf16(on_cpu)):
+        accelerator.precision = "bf16"
+    return accelerator
 
 
 def processes_of(accelerator: Accelerator) -> Processes:
@@ -67,7 +88,7 @@ def prepare(
         accelerator: Device, precision and ranks.
         model: The network, in training mode.
         optimizer: The optimizer of its parameters.
-        example: Returns an image, (1, 3, H, W), on the device; called only with several ranks.
+        example: Returns an image, (1, C, H, W), on the device; called only with several ranks.
 
     Returns:
         The wrapped network and the wrapped optimizer.
@@ -75,8 +96,24 @@ def prepare(
     if accelerator.num_processes > 1:
         # Parameters that no output depends on get no gradient, as with one rank; DDP must search for them.
         accelerator.ddp_handler.find_unused_parameters = _has_idle_parameters(model, example())
-    prepared, stepping = accelerator.prepare(model, optimizer)
+    prepared, stepping = accelerator.prepare(_MixedPrecision(model, accelerator), optimizer)
     return prepared, stepping
+
+
+class _MixedPrecision(nn.Module):
+    """A network that computes in the precision of training and returns float32.
+
+    It, and not the network, gets the marks that accelerate sets on a prepared module.
+    """
+
+    def __init__(self, network: nn.Module, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.network = network
+        self._autocast = accelerator.autocast
+
+    def forward(self, images: Tensor) -> Any:
+        with self._autocast():
+            return convert_to_fp32(self.network(images))
 
 
 @contextmanager
@@ -90,23 +127,15 @@ def quiet_backward(accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def release(accelerator: Accelerator, model: nn.Module, prepared: nn.Module) -> None:
-    """Undo ``prepare`` after training; the network keeps its trained values, and all ranks get rank 0's statistics.
-
-    accelerate marks the networks that it prepared. A marked network, or a copy of it, would train without mixed
-    precision next time, so the mark is removed.
+def release(accelerator: Accelerator, model: nn.Module) -> None:
+    """Free what ``prepare`` holds; the network keeps its trained values, and all ranks get rank 0's statistics.
 
     Args:
         accelerator: The accelerator that prepared the network.
         model: The network.
-        prepared: The wrapped network from ``prepare``.
     """
     processes_of(accelerator).share_buffers(model)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
     accelerator.free_memory()
-    vars(model).pop("_is_accelerate_prepared", None)
-    if getattr(vars(model).get("forward"), "__func__", None) is type(model).forward:
-        del model.forward  # an instance attribute equal to the class's method
 
 
 def _has_idle_parameters(model: nn.Module, image: Tensor) -> bool:

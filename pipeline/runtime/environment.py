@@ -75,6 +75,16 @@ def hardware(device: str | None = None, cpuinfo: Path = CPUINFO) -> dict[str, An
     }
 
 
+def peak_memory_mb() -> float | None:
+    """Return the largest resident memory of this process so far, in 10^6 bytes; None if it is not counted."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

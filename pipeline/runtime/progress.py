@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -147,8 +147,9 @@ class LineProgress:
         write(self._clock(), True)
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        with suppress(OSError):  # a log whose reader or disk is gone must not end the run
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
 
 class BarProgress:

@@ -1,12 +1,10 @@
 """Train in this process alone, in float32, without the process-wide state of accelerate."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-
-Network = TypeVar("Network")
 
 
 class SingleProcess:
@@ -43,10 +41,6 @@ class SingleProcess:
     def clip_grad_norm_(self, parameters: list[nn.Parameter], most: float) -> Tensor:
         """Scale all gradients down to a norm, and return the norm before."""
         return nn.utils.clip_grad_norm_(parameters, most)
-
-    def unwrap_model(self, model: Network, keep_fp32_wrapper: bool = True) -> Network:
-        """Return the network as it is."""
-        return model
 
     def free_memory(self) -> None:
         """Do nothing: no reference is kept."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
+from basis.conv import SeriesConv2d
+from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
@@ -88,8 +90,9 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
 
     def compute() -> Entry:
         images, shard = calibration_images(context), calibration_shard(context)
-        options = context.options
-        errors = fit_series(model, baseline.model, images, fit=options.fit, seed=options.seed, shard=shard)
+        options, layers = context.options, sum(isinstance(module, SeriesConv2d) for module in model.modules())
+        with context.progress.track(stage.name, layers) as advance, reported_to(advance):
+            errors = fit_series(model, baseline.model, images, fit=options.fit, seed=options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
     entry, cached = context.store.once(stage, compute)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -10,18 +10,26 @@ import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
+from pipeline.models.claims import Claim, checkpoint_claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
-from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.models.weights import (
+    default_weights_name,
+    load_torchvision_weights,
+    load_weights,
+    missing_download,
+)
 from pipeline.onnx.file import OnnxExporter
 from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext, example_images
-from pipeline.stages.evaluate import top1_key, top1_once
+from pipeline.stages.evaluate import Measurement, measured_once, top1_key
+from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 
@@ -40,7 +48,10 @@ class Baseline:
         origin: The source of its weights, in words for the report.
         top1: Top-1 on the test images, in percent; NaN in a dry run, which does not measure it.
         teacher: The same network as a teacher; None if training uses labels only.
+        warnings: Sentences about a Top-1 that a trained network should not have.
+        epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
+        measured: Its figures on the test images; None where rows are made elsewhere than reported, and in a dry run.
     """
 
     model: nn.Module
@@ -48,7 +59,10 @@ class Baseline:
     origin: str
     top1: float
     teacher: Teacher | None
+    warnings: tuple[str, ...] = ()
+    epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
+    measured: Measurement | None = None
 
 
 @dataclass(frozen=True)
@@ -59,11 +73,15 @@ class InitialNetwork:
         model: The network, with its weights if they are loaded.
         origin: See ``Baseline``.
         job: Its training; None if its weights are loaded.
+        download: The address and size of its weights, if they were to be downloaded first.
+        claim: The Top-1 that the source of the weights states for this kind of data, or None.
     """
 
     model: nn.Module
     origin: str
     job: TrainingJob | None = None
+    download: str = ""
+    claim: Claim | None = None
 
 
 def prepare_baseline(context: RunContext) -> Baseline:
@@ -77,13 +95,23 @@ def prepare_baseline(context: RunContext) -> Baseline:
     context.progress.stage(f"baseline: {context.options.model} on {context.data.name}")
     with context.processes.together():
         initial = initial_network(context)
-    if initial.job is not None:
-        train_once(context, initial.model, initial.job)
+    epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = placed(initial.model, context.device).eval()
     digest = network_digest(_name(context), model)
-    top1 = top1_once(context, model, baseline_key(context, digest))
+    measured = measured_once(context, model, baseline_key(context, digest))
+    top1 = measured.top1
     context.progress.result(f"baseline: Top-1 {top1:.2f}")
-    return make_baseline(context, model, initial.origin, top1)
+    warnings = baseline_warnings(
+        top1,
+        len(context.data.test),
+        context.data.classes,
+        trained=initial.job is not None,
+        claim=initial.claim,
+    )
+    for warning in warnings if context.processes.is_main else ():
+        logger.warning("warning: %s", warning)
+    baseline = make_baseline(context, model, initial.origin, top1)
+    return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
@@ -104,8 +132,12 @@ def baseline_key(context: RunContext, digest: str) -> StageKey:
     return top1_key(context, "baseline", digest)
 
 
-def initial_network(context: RunContext) -> InitialNetwork:
+def initial_network(context: RunContext, *, may_download: bool = True) -> InitialNetwork:
     """Load the network's weights, or return the training that makes them.
+
+    Args:
+        context: The run.
+        may_download: False to return random weights in place of weights that are not in torch's cache.
 
     Raises:
         OptionsError: The model is unknown or does not accept the images.
@@ -127,9 +159,15 @@ def initial_network(context: RunContext) -> InitialNetwork:
         model = _built_network(context)
         key = load_weights(model, Path(weights), context.options.weights_key)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
-        return InitialNetwork(_with_values_of(context, model).eval(), origin)
+        claim = checkpoint_claim(Path(weights))
+        return InitialNetwork(_with_values_of(context, model).eval(), origin, claim=claim)
+    download = "" if may_download else missing_download(model_name, data.classes, weights)
+    if download:
+        network = _with_values_of(context, _built_network(context)).eval()
+        return InitialNetwork(network, f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
-    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}")
+    claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
+    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}", claim=claim)
 
 
 def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
@@ -155,6 +193,7 @@ def _to_train(context: RunContext) -> InitialNetwork:
         TrainingLabel("baseline", "training"),
         network_digest(_name(context), model),
         BASELINE_SCHEDULE,
+        margin=ANY_GAIN,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
     if ":" in name and _is_seeded_alike(context, model):

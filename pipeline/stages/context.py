@@ -1,9 +1,10 @@
 """The context of a run: everything that its stages share."""
 
+import copy
 import hashlib
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +22,24 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.models.layer_orders import plan_layers
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import select_output
-from pipeline.models.registry import build_plain
+from pipeline.models.preparation import without_wrappers
+from pipeline.models.registry import build_model, build_plain
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
+from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.inputs import matched
+from pipeline.stages.memory import images_in_memory
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
+from pipeline.training.selection import HoldOut, hold_out
+from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,11 @@ class RunContext:
         device: torch.device = self.accelerator.device
         return device
 
+    @cached_property
+    def images(self) -> HoldOut:
+        """Training images that are trained on, and those held out."""
+        return hold_out(self.data.train)
+
     @property
     def processes(self) -> Processes:
         """The ranks of the run."""
@@ -111,17 +123,24 @@ def make_context(
         tracker: See ``RunContext``; None tracks nothing.
 
     Raises:
-        OptionsError: A config does not fit the network, or the network does not accept the images.
+        OptionsError: A config does not fit the network, the network does not accept the images, or it cannot be trained
+            on batches of one image or in the precision of the options.
         DataError: The data are missing or damaged, or the network's output is not one logit per class.
     """
     processes = processes_of(accelerator)
     with processes.together():
         data = load_dataset(
-            options.data, limit_train=options.limit_train, limit_test=options.limit_test, workers=options.workers
+            options.data,
+            limit_train=options.limit_train,
+            limit_test=options.limit_test,
+            workers=options.workers,
+            image_size=options.image_size,
         )
+        data = _matched_to_network(options, data)
         network = checked_network(options, data)
         for text in options.config:
             plan_layers(network, parse_config(text), options.model)
+        _check_training(options, data, accelerator, network)
     store = Store(
         store_folder(options.cache_dir),
         cache_environment(accelerator),
@@ -129,17 +148,31 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    count = min(_wanted_calibration(options, data), images_at_once(data.image_size))
+    fitting = images_in_memory(network, data.image_size, data.channels)
+    count = min(_wanted_calibration(options, data), images_at_once(data.image_size), fitting)
     services = accelerator, store, progress, interruption, tracker or NullTracker()
     return RunContext(options, data, count, *services, network)
 
 
-def log_calibration_limit(context: RunContext) -> None:
-    """Log if a run has fewer calibration images than wanted. Call it in the driver only, not in its workers."""
+def log_data_notes(context: RunContext) -> None:
+    """Log the choices that loading made, and if a run has fewer calibration images than wanted.
+
+    Call it in the driver only, not in its workers.
+    """
+    for note in context.data.notes:
+        logger.info("data: %s", note)
     wanted, (height, width) = _wanted_calibration(context.options, context.data), context.data.image_size
     if context.calibration_count < wanted:
-        words = "calibration: %d images instead of %d, because all %dx%d images are in memory at once"
+        words = (
+            "calibration: %d images instead of %d, because the activations of all %dx%d images are in memory at once"
+        )
         logger.info(words, context.calibration_count, wanted, height, width)
+
+
+def log_precision(context: RunContext) -> None:
+    """Log if the network cannot be trained in bf16. Call it in the driver only, not in its workers."""
+    if context.accelerator.fallback:
+        logger.info("precision: float32 instead of bf16, because of %s", context.accelerator.fallback)
 
 
 def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
@@ -154,7 +187,7 @@ def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
         "source": source_digest(),
         "versions": library_versions(),
         "device": [device.type, name],
-        "precision": accelerator.mixed_precision,
+        "precision": accelerator.precision,
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }
@@ -187,7 +220,7 @@ def calibration_images(context: RunContext) -> Tensor:
     """Draw this rank's training images for the fit and for rounding.
 
     Returns:
-        float32, (N, 3, H, W), normalized, on the device; the same images at every call.
+        float32, (N, C, H, W), normalized, on the device; the same images at every call.
     """
     share = context.processes.share if calibration_shard(context) else WHOLE
     count, seed = context.calibration_count, context.options.seed
@@ -249,6 +282,32 @@ def checked_network(options: Options, data: Dataset) -> nn.Module:
 def example_images(data: Dataset) -> Tensor:
     """Return some training images, float32, (N, C, H, W), normalized, on the CPU, in the default memory format."""
     return data.train.sample(CHECKED_IMAGES, seed=0, device=torch.device("cpu")).contiguous()
+
+
+def _check_training(options: Options, data: Dataset, accelerator: Accelerator, network: nn.Module) -> None:
+    """Set the precision to one in which the network can be trained, and refuse batches of one image where they fail."""
+    single = _cause_of_single_images(options, data)
+    if accelerator.precision == "no" and not single:
+        return
+    images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
+    model = copy.deepcopy(network)
+    settle_precision(accelerator, model, images, options.precision)
+    if single:
+        check_single_image(model, images[:1], single)
+
+
+def _cause_of_single_images(options: Options, data: Dataset) -> str:
+    """Return the reason why the run trains on batches of one image; empty if it does not."""
+    tunes = bool(options.epochs or options.qat_epochs)
+    if len(data.train) == 1 and (tunes or options.weights == "auto"):
+        return "--data: got 1 training image"
+    return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
+
+
+def _matched_to_network(options: Options, data: Dataset) -> Dataset:
+    """Return the data with the channels and the normalization that the network takes."""
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        return matched(data, without_wrappers(build_model(options.model, data.classes)), options)
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:

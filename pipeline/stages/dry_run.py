@@ -17,8 +17,9 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
-from pipeline.stages.context import RunContext, log_calibration_limit, make_context, network_identity
+from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
+from pipeline.stages.memory import evaluation_bytes, training_bytes
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
 from pipeline.store.store import StageKey
@@ -35,6 +36,8 @@ _WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint",
 def plan_text(options: Options) -> str:
     """Describe a run without doing it: every stage with its state in the store, and the size of every layer and file.
 
+    Nothing is downloaded.
+
     Sizes are estimates: random weights are rounded and coded. Integers of other weights take more or fewer bits.
 
     Raises:
@@ -42,12 +45,16 @@ def plan_text(options: Options) -> str:
         DataError: Data or weights are missing or damaged.
     """
     alone = options.model_copy(update={"workers": 0})
-    context = make_context(alone, make_accelerator(options.device), SilentProgress(), Interruption())
-    log_calibration_limit(context)
-    initial = initial_network(context)
+    context = make_context(alone, make_accelerator(options.device, options.precision), SilentProgress(), Interruption())
+    log_data_notes(context)
+    log_precision(context)
+    initial = initial_network(context, may_download=False)
     baseline = _as_stored(context, initial)
     data = context.data
     lines = [f"{options.model} on {data.name}: {len(data.train)} training and {len(data.test)} test images"]
+    if initial.download:
+        lines.append(f"the run will download {options.model}'s weights from {initial.download}")
+    lines.append(_memory(context))
     for variant in variants(options):
         lines += ["", *(_targets(context, variant) if variant.targets else _sizes(context, variant))]
     stages = [initial.job.stage] if initial.job else []
@@ -58,6 +65,18 @@ def plan_text(options: Options) -> str:
         if not variant.targets:
             stages += variant_keys(context, baseline, variant)
     return "\n".join([*lines, "", *_states(context, stages)])
+
+
+def _memory(context: RunContext) -> str:
+    """Return a line with the estimated memory of activations, beside some 0.5 GB for libraries and the weights."""
+    options, size, channels = context.options, context.data.image_size, context.data.channels
+    calibration = context.calibration_count * evaluation_bytes(context.network, size, channels) / 1e9
+    text = f"memory of activations: {calibration:.2f} GB for {context.calibration_count} calibration images"
+    if options.epochs or options.qat_epochs:
+        narrow = 0.5 if context.accelerator.mixed_precision == "bf16" else 1.0
+        training = narrow * options.batch_size * training_bytes(context.network, size, channels) / 1e9
+        text += f", {training:.2f} GB for a training step of {options.batch_size} images (--batch-size)"
+    return text
 
 
 def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:

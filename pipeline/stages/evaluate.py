@@ -1,4 +1,4 @@
-"""Measure Top-1 in float32, without autocast."""
+"""Measure Top-1, Top-5 and predictions in float32, without autocast."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pipeline.data.dataset import Dataset, Images, Split
 from pipeline.runtime.device import placed
 from pipeline.runtime.processes import Processes
 from pipeline.stages.context import RunContext
+from pipeline.stages.predictions import Predictions
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 
@@ -18,6 +19,7 @@ EVALUATION_BATCH: Final = 250
 # Limits of the images whose logits are compared after a reload: batches of EVALUATION_BATCH, and bytes.
 MAX_RELOADED_BATCHES: Final = 2
 MAX_RELOADED_BYTES: Final = 100_000_000
+MOST_CLASSES_WITHOUT_TOP5: Final = 20  # with few classes, nearly every network has a high Top-5
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,59 @@ class Evaluation:
     """The outputs of a network on a set of labelled images.
 
     Attributes:
-        correct: Number of correct predictions.
-        total: Number of images.
         logits: float32, (images, classes), on the CPU.
+        labels: int64, (images,), on the CPU.
     """
 
-    correct: int
-    total: int
     logits: Tensor
+    labels: Tensor
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def correct(self) -> int:
+        """Number of correct predictions."""
+        return int(self.predictions.right.sum())
+
+    @property
+    def predictions(self) -> Predictions:
+        """The class with the largest logit for each image, and whether it is the label."""
+        classes = self.logits.argmax(dim=1)
+        return Predictions(classes.int(), classes == self.labels)
 
     @property
     def top1(self) -> float:
         """Correct predictions in percent."""
         return 100 * self.correct / self.total
+
+    @property
+    def top5(self) -> float | None:
+        """Images whose label is among the five largest logits, in percent; None if the classes are few."""
+        if self.logits.shape[1] <= MOST_CLASSES_WITHOUT_TOP5:
+            return None
+        best = self.logits.topk(5, dim=1).indices
+        return 100 * int((best == self.labels[:, None]).any(dim=1).sum()) / self.total
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The figures of a network on the test images.
+
+    Attributes:
+        top1: Correct predictions in percent.
+        top5: See ``Evaluation``.
+        predictions: See ``Evaluation``.
+    """
+
+    top1: float
+    top5: float | None
+    predictions: Predictions
+
+
+_NO_IMAGES: Final = Evaluation(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
 
 
 @torch.no_grad()
@@ -56,16 +98,14 @@ def measure(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     """Compare the predictions of any function with the labels.
 
     Args:
-        predict: Images, (N, 3, H, W) -> logits, (N, classes).
+        predict: Images, (N, C, H, W) -> logits, (N, classes).
         batches: Pairs of images and labels, (N,).
     """
-    outputs, correct, total = [], 0, 0
+    outputs, known = [], []
     for x, labels in batches:
-        logits = predict(x).float()
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        total += len(x)
-        outputs.append(logits.cpu())
-    return Evaluation(correct, total, torch.cat(outputs) if outputs else torch.empty(0))
+        outputs.append(predict(x).float().cpu())
+        known.append(labels.cpu())
+    return Evaluation(torch.cat(outputs), torch.cat(known)) if outputs else _NO_IMAGES
 
 
 def evaluate_together(model: nn.Module, images: Split, processes: Processes) -> Evaluation:
@@ -90,9 +130,8 @@ def measure_together(measure_part: Callable[[Split], Evaluation], images: Split,
     mine = processes.share.of(batches)
     part = images.part(mine.start * EVALUATION_BATCH, mine.stop * EVALUATION_BATCH)
     with processes.together():
-        own = measure_part(part) if len(part) else Evaluation(0, 0, torch.empty(0))
-    correct = int(processes.sum(torch.tensor(own.correct)))
-    return Evaluation(correct, len(images), processes.gather(own.logits))
+        own = measure_part(part) if len(part) else _NO_IMAGES
+    return Evaluation(processes.gather(own.logits), processes.gather(own.labels))
 
 
 def top1_key(context: RunContext, name: str, network: str) -> StageKey:
@@ -108,17 +147,22 @@ def top1_key(context: RunContext, name: str, network: str) -> StageKey:
 
 def top1_once(context: RunContext, model: nn.Module, stage: StageKey) -> float:
     """Measure Top-1 on the test images, in percent, or read it from the store."""
+    return measured_once(context, model, stage).top1
+
+
+def measured_once(context: RunContext, model: nn.Module, stage: StageKey) -> Measurement:
+    """Measure a network on the test images, or read its figures from the store."""
 
     def compute() -> Entry:
-        return Entry(metadata={"top1": evaluate_together(model, context.data.test, context.processes).top1})
+        found = evaluate_together(model, context.data.test, context.processes)
+        return Entry(found.predictions.tensors(), {"top1": found.top1, "top5": found.top5})
 
     entry, _ = context.store.once(stage, compute)
-    top1: float = entry.metadata["top1"]
-    return top1
+    return Measurement(entry.metadata["top1"], entry.metadata["top5"], Predictions.of(entry.tensors))
 
 
 def images_to_reload(data: Dataset) -> int:
     """Return how many test images are compared after a reload: whole batches, two unless the images are large."""
     height, width = data.image_size
-    batches = MAX_RELOADED_BYTES // (EVALUATION_BATCH * 3 * height * width * 4)
+    batches = MAX_RELOADED_BYTES // (EVALUATION_BATCH * data.normalization.channels * height * width * 4)
     return min(len(data.test), EVALUATION_BATCH * max(1, min(MAX_RELOADED_BATCHES, batches)))

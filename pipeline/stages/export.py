@@ -46,7 +46,7 @@ def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool)
     select_output(network, identity.output)
     try:
         content = OnnxExporter().file(record, network, identity, materialize=materialize)
-        difference, largest = _difference(content, network, identity.image_size)
+        difference, largest = _difference(content, network, identity)
     except OnnxError as error:
         raise OptionsError(f"export: {error}; allowed here: --format torch") from error
     write_atomically(out, content)
@@ -78,9 +78,10 @@ def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
 
 
 @torch.no_grad()
-def _difference(content: bytes, network: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
+def _difference(content: bytes, network: nn.Module, identity: Identity) -> tuple[float, float]:
     """Return the largest difference of a logit between onnxruntime and PyTorch, and the largest logit."""
-    images = torch.randn(_CHECKED_IMAGES, 3, *image_size, generator=torch.Generator().manual_seed(0))
+    shape = (_CHECKED_IMAGES, identity.channels, *identity.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     logits = network(images.clone())
     found = run_session(open_session(content), images)
     return float((found - logits).abs().max()), float(logits.abs().max())

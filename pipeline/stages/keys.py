@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pipeline.data.dataset import batches_of_epoch
+from pipeline.data.sources import is_imagenet
 from pipeline.options.grid import Variant
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_inputs, network_identity
 from pipeline.stages.evaluate import top1_key
 from pipeline.stages.train import TrainingJob, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.schedule import Schedule
+from pipeline.training.schedule import FULL_RATE_STEPS, Schedule, suited_rate
+from pipeline.training.selection import CERTAIN_GAIN, NO_HARM, Margin
 from pipeline.training.state import TrainingLabel
 from quant.schemes import Format, get_format
 
@@ -73,18 +76,37 @@ def variant_keys(context: RunContext, baseline: Baseline, variant: Variant) -> V
         key = context.store.key("fit", network=network, calibration=calibration_inputs(context), **planned)
         fit, fitted, network = StageKey(f"{name}: fit", key), top1_key(context, f"{name}, fitted", key), key
     if variant.epochs:
+        schedule = _schedule(context, variant.epochs, options.lr, FINETUNE_LR)
         training = training_job(
             context,
             f"{name}: fine-tuning",
             TrainingLabel(name, "finetune"),
             network,
-            Schedule(variant.epochs, options.lr or FINETUNE_LR, options.batch_size),
+            schedule,
             teacher=baseline.teacher,
+            margin=_margin(context, schedule),
         )
         network = training.stage.key
     tuned = top1_key(context, f"{name}, fine-tuned" if training else name, network)
     widths = {bits: _width(context, baseline, variant, bits, network) for bits in variant.bits}
     return VariantKeys(fit, fitted, training, tuned, widths)
+
+
+def _margin(context: RunContext, schedule: Schedule) -> Margin:
+    """Return the least gain of a training: lenient if it is long and the network was not trained in this run.
+
+    The network's own training may have seen the held-out images, and long training gives up what it knows of them.
+    """
+    loaded = context.options.weights != "auto" or is_imagenet(context.data)
+    steps = schedule.epochs * batches_of_epoch(len(context.images.trained), schedule.batch_size)
+    return NO_HARM if loaded and steps >= FULL_RATE_STEPS else CERTAIN_GAIN
+
+
+def _schedule(context: RunContext, epochs: int, chosen: float | None, default: float) -> Schedule:
+    """Return a schedule with the chosen learning rate, or with the default that suits the number of steps."""
+    size = context.options.batch_size
+    steps = epochs * batches_of_epoch(len(context.images.trained), size)
+    return Schedule(epochs, chosen or suited_rate(default, steps), size)
 
 
 def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int, network: str) -> WidthKeys:
@@ -95,13 +117,15 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
     source = store.key("rounding", network=network, calibration=calibration_inputs(context), **how)
     training = None
     if options.qat_epochs:
+        schedule = _schedule(context, options.qat_epochs, None, QAT_LR)
         training = training_job(
             context,
             f"{name}: quantization-aware training",
             TrainingLabel(variant.name, "qat", bits),
             source,
-            Schedule(options.qat_epochs, QAT_LR, options.batch_size),
+            schedule,
             teacher=baseline.teacher,
+            margin=_margin(context, schedule),
             first_epoch=variant.epochs,
         )
         source = training.stage.key

@@ -38,7 +38,8 @@ def merged_layers(layers: Iterable[Layer]) -> list[Layer]:
         key = (layer.basis, layer.config, layer.target_mb, layer.target_drop, layer.name)
         known = merged.get(key)
         errors = {**((known and known.rounding_error) or {}), **(layer.rounding_error or {})}
-        merged[key] = (known or layer).model_copy(update={"rounding_error": errors})
+        sizes = {**((known and known.file_bytes) or {}), **(layer.file_bytes or {})}
+        merged[key] = (known or layer).model_copy(update={"rounding_error": errors, "file_bytes": sizes or None})
     return list(merged.values())
 
 
@@ -67,6 +68,12 @@ def _width_row(layer: LayerPlan, result: VariantResult) -> dict[str, object]:
         "rounding_error": {
             str(bits): _error(each.rounding_errors.get(layer.name)) for bits, each in result.quantized.items()
         },
+        "file_bytes": {
+            str(bits): each.layer_bytes[layer.name]
+            for bits, each in result.quantized.items()
+            if layer.name in each.layer_bytes
+        }
+        or None,
     }
 
 
@@ -84,6 +91,7 @@ def _target_row(layer: LayerPlan, target: Target, quantized: QuantizedNetwork) -
         "kernel": _sizes(layer.kernel),
         **_kept(layer, quantized.terms.get(layer.name)),
         "rounding_error": {CODED: _error(quantized.rounding_errors.get(layer.name))},
+        "file_bytes": {CODED: quantized.layer_bytes[layer.name]} if layer.name in quantized.layer_bytes else None,
     }
 
 

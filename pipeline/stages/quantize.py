@@ -3,20 +3,24 @@
 import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
 
+from basis.layers import stored_layers
+from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from basis.swap import materialize_full
 from pipeline.artifact import serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
-from pipeline.artifact.summary import layer_bits
+from pipeline.artifact.summary import account, layer_bits
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_shard, network_identity
-from pipeline.stages.evaluate import evaluate_together, images_to_reload
+from pipeline.stages.evaluate import Measurement, evaluate_together, images_to_reload
 from pipeline.stages.export import OnnxFigures, measured_onnx
 from pipeline.stages.keys import WidthKeys
+from pipeline.stages.predictions import Predictions
+from pipeline.stages.timing import InferenceTimes, inference_times
 from pipeline.stages.train import TrainingSummary, replay_curve, train_once
 from pipeline.store.entry import Entry, as_bytes, as_tensor
 from quant.backends import Backend, get_backend
@@ -41,6 +45,10 @@ class QuantizedNetwork:
         bits_per_value: Bits that the file spends on a value of the layers, without scales and table.
         terms: Layer name -> kept terms of its series, see ``kept_terms``; layers without series are left out.
         target_met: False if the target could not be met; True for a fixed width.
+        measured: Figures of the network on all test images.
+        inference: Times for one image.
+        layer_bytes: Layer name -> bytes of its integers and scales in the artifact.
+        file_bytes: Kind of content -> bytes in the artifact.
     """
 
     artifact: bytes
@@ -53,6 +61,10 @@ class QuantizedNetwork:
     bits_per_value: float
     terms: dict[str, tuple[int, int, int]]
     target_met: bool = True
+    measured: Measurement | None = None
+    inference: InferenceTimes = field(default_factory=InferenceTimes)
+    layer_bytes: dict[str, int] = field(default_factory=dict)
+    file_bytes: dict[str, int] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -89,6 +101,10 @@ def quantized_network(entry: Entry) -> QuantizedNetwork:
         entry.metadata["bits_per_value"],
         {name: (rows, columns, count) for name, (rows, columns, count) in entry.metadata["terms"].items()},
         entry.metadata["target_met"],
+        Measurement(entry.metadata["top1"], entry.metadata["top5"], Predictions.of(entry.tensors)),
+        InferenceTimes(**entry.metadata["inference"]),
+        entry.metadata["layer_bytes"],
+        entry.metadata["file_bytes"],
     )
 
 
@@ -96,9 +112,11 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     options = context.options
     training, backend = TrainingSummary(), get_backend(options.backend)
     images, shard = calibration_images(context), calibration_shard(context)
-    model, found = rounded_network(
-        original, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
-    )
+    layers = len(stored_layers(original))
+    with context.progress.track(f"{keys.name}: rounding", layers) as advance, reported_to(advance):
+        model, found = rounded_network(
+            original, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
+        )
     rounded = found.layers
     if keys.training is not None:
         attach_fake_quantizers(model, keys.format, backend, rounded)
@@ -171,14 +189,21 @@ def measured_entry(
         measured=measured,
         processes=context.processes,
     )
+    artifact = serialize(record, identity)
+    layers, kinds = account(record, artifact)
     tensors = {
-        "artifact": as_tensor(serialize(record, identity)),
+        "artifact": as_tensor(artifact),
         "logits": measured.logits[: images_to_reload(context.data)].clone(),
+        **measured.predictions.tensors(),
     }
     if portable is not None:
         tensors["portable"] = as_tensor(portable)
     metadata = {
         "top1": measured.top1,
+        "top5": measured.top5,
+        "inference": asdict(inference_times(baseline.model, network, portable, _one_image(context))),
+        "layer_bytes": {name: round((bits.integers + bits.scales) / 8) for name, bits in layers.items()},
+        "file_bytes": kinds,
         "rounding_errors": dict(rounding_errors),
         "training": asdict(training),
         "onnx": asdict(figures),
@@ -187,6 +212,11 @@ def measured_entry(
         "target_met": target_met,
     }
     return Entry(tensors, metadata)
+
+
+def _one_image(context: RunContext) -> Tensor:
+    image, _ = next(iter(context.data.test.head(1).batches(1, device=context.device)))
+    return image
 
 
 def bits_per_value(record: NetworkRecord) -> float:

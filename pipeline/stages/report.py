@@ -5,9 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, cast
 
 import torch
+from torch import nn
 
 from basis.families import BASES
 from basis.least_squares import fit, reconstruct
@@ -16,13 +17,17 @@ from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
 from pipeline.failure import run_header
+from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.grid import Target, Variant
 from pipeline.options.orders import DENSE
 from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
+from pipeline.stages.evaluate import Measurement
 from pipeline.stages.layers import count_kept, merged_layers
+from pipeline.stages.predictions import compare
 from pipeline.stages.quantize import QuantizedNetwork
+from pipeline.stages.train import TrainingSummary
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params, poster_size_mb
 from quant.schemes import get_format
@@ -31,12 +36,15 @@ from reports import write_report
 from reports.files import write_atomically
 from reports.gate import judge
 from reports.model import Baseline as BaselineFigures
-from reports.model import Kernels, Layer, Report, Row
+from reports.model import Kernels, Layer, Report, Row, Slice
+from reports.paired import mcnemar
 from reports.run import Dataset, Hardware, Run, Stage
+from reports.warnings import fallen_rows
 
 logger = logging.getLogger(__name__)
 
 BASELINE_PATH: Final = "artifacts/baseline.safetensors"
+_SHOWN_SLICES: Final = 6
 _DIGITS: Final = 4  # of Top-1 in percent, and of bits per value
 
 
@@ -66,20 +74,34 @@ def artifact_path(variant: Variant, basis: str, width: int | Target) -> str:
 
 
 def kernel_figure(baseline: Baseline, result: VariantResult) -> Kernels | None:
-    """Reconstruct one filter slice in every basis: the largest of the first compressed layer.
+    """Reconstruct a few filter slices in every basis: the largest of the first compressed layer, and of other layers.
 
     Returns:
-        The slice and its fits; None if no layer is a series.
+        The slices and their fits; None if no layer is a series.
     """
     planned = [layer for layer in result.network.layers if layer.order is not None]
-    chosen = next((layer for layer in planned if layer.status == "compressed"), next(iter(planned), None))
-    if chosen is None or chosen.order is None:
+    compressed = [layer for layer in planned if layer.status == "compressed"] or planned
+    if not compressed:
         return None
-    slices = compressible_convolutions(baseline.model)[chosen.name].weight.detach().cpu().float().flatten(0, 1)
+    convolutions = compressible_convolutions(baseline.model)
+    first, *others = (_slice(convolutions[layer.name], layer) for layer in _spread(compressed, _SHOWN_SLICES))
+    return Kernels(**first.model_dump(), further=others)
+
+
+def _spread(layers: Sequence[LayerPlan], count: int) -> list[LayerPlan]:
+    """Return at most `count` layers, evenly spread from the first to the last."""
+    last, steps = len(layers) - 1, max(1, min(count, len(layers)) - 1)
+    return [layers[place] for place in sorted({round(step * last / steps) for step in range(steps + 1)})]
+
+
+def _slice(convolution: nn.Conv2d, layer: LayerPlan) -> Slice:
+    """Return the slice of largest norm of a layer with an order, and its fits."""
+    order = cast(tuple[int, int], layer.order)
+    slices = convolution.weight.detach().cpu().float().flatten(0, 1)
     kernel = slices[int(torch.linalg.vector_norm(slices, dim=(1, 2)).argmax())]
     size = (kernel.shape[0], kernel.shape[1])
-    fits = {basis: reconstruct(fit(kernel, basis, chosen.order), basis, size).tolist() for basis in BASES}
-    return Kernels(layer=chosen.name, original=kernel.tolist(), fits=fits, orders=list(chosen.order))
+    fits = {basis: reconstruct(fit(kernel, basis, order), basis, size).tolist() for basis in BASES}
+    return Slice(layer=layer.name, original=kernel.tolist(), fits=fits, orders=list(order))
 
 
 def write_run_report(
@@ -117,13 +139,21 @@ def write_run_report(
         exit_code=gate.exit_code,
         run=_run_header(context, baseline, started),
         baseline=BaselineFigures(
-            top1=top1, params=count_params(baseline.model), size_mb=_size_mb(path), artifact=BASELINE_PATH
+            top1=top1,
+            top5=_points(baseline.measured.top5) if baseline.measured else None,
+            params=count_params(baseline.model),
+            size_mb=_size_mb(path),
+            artifact=BASELINE_PATH,
+            warnings=list(baseline.warnings),
+            epoch=baseline.epoch,
         ),
         rows=list(rows),
         layers=merged_layers(layers),
         gate=gate,
         kernels=kernels,
     )
+    for warning in fallen_rows(report):
+        logger.warning("%s", warning)
     return report, write_report(report, options.out)
 
 
@@ -148,12 +178,17 @@ def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: 
             "top1_quant": _points(quantized.top1),
             "delta_baseline": _points(quantized.top1 - baseline.top1),
             "size_mb": _size_mb(options.out / path),
+            "file_bytes": quantized.file_bytes or None,
+            "inference_ms": quantized.inference.artifact,
+            "original_inference_ms": quantized.inference.original,
+            "onnx_inference_ms": quantized.inference.onnx,
             "artifact": path,
             "sha256": quantized.sha256,
             "onnx": onnx,
             "onnx_size_mb": None if onnx is None else _size_mb(options.out / onnx),
             **figures,
             **_onnx_figures(quantized),
+            **_paired_figures(baseline.measured, quantized.measured),
         }
     )
 
@@ -167,10 +202,8 @@ def _width_figures(context: RunContext, baseline: Baseline, result: VariantResul
         "scheme": options.scheme,
         "stored_bits": get_format(options.scheme, bits).stored_bits,
         "backend": options.backend,
-        "finetune_s": round(network.training.seconds, 1),
-        "finetune_undone": network.training.undone,
-        "qat_s": round(quantized.training.seconds, 1),
-        "qat_undone": quantized.training.undone,
+        **_training_figures("finetune", network.training),
+        **_training_figures("qat", quantized.training),
         "top1_pre": _points(network.top1_pre),
         "top1_post": _points(top1),
         "delta_post": _points(top1 - baseline.top1),
@@ -191,10 +224,33 @@ def _target_figures(baseline: Baseline, target: Target, quantized: QuantizedNetw
         "scheme": SteppedFormat.scheme,
         "stored_bits": None,
         "backend": None,
-        "finetune_s": round(quantized.training.seconds, 1),
-        "finetune_undone": quantized.training.undone,
+        **_training_figures("finetune", quantized.training),
         **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
         **_params(count_kept(baseline.model, quantized.terms), baseline),
+    }
+
+
+def _training_figures(name: str, training: TrainingSummary) -> dict[str, object]:
+    return {
+        f"{name}_s": round(training.seconds, 1),
+        f"{name}_undone": training.undone,
+        f"{name}_epoch": training.epoch,
+        f"{name}_loss_before": training.loss_before,
+        f"{name}_loss_after": training.loss_after,
+    }
+
+
+def _paired_figures(original: Measurement | None, measured: Measurement | None) -> dict[str, object]:
+    """Return the fields that compare the predictions of two networks; none if one of them was not measured."""
+    if original is None or measured is None:
+        return {}
+    found = compare(original.predictions, measured.predictions)
+    return {
+        "top5_quant": _points(measured.top5),
+        "agreement": _points(found.agreement),
+        "images_lost": found.lost,
+        "images_gained": found.gained,
+        "mcnemar_p": mcnemar(found.lost, found.gained),
     }
 
 
@@ -221,9 +277,13 @@ def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
             train_images=len(data.train),
             test_images=len(data.test),
             classes=data.classes,
+            mean=list(data.normalization.mean),
+            std=list(data.normalization.std),
+            image_size=list(data.image_size),
+            notes=list(data.notes),
         ),
         "device": device.type if device.type == "cpu" else str(device),
-        "precision": context.accelerator.mixed_precision,
+        "precision": context.accelerator.precision,
         "processes": context.processes.count,
         "hardware": Hardware(**hardware(str(device))),
         "calibration_images": context.calibration_count,

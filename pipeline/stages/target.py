@@ -17,26 +17,23 @@ from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized
 from pipeline.stages.target_measurement import TargetMeasurement
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import feasible_sizes
-from pipeline.stages.train import (
-    JUDGED_IMAGES,
-    MAX_LOSS,
-    TrainingJob,
-    TrainingSummary,
-    replay_curve,
-    train_once,
-    training_job,
-)
+from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import hold_out
 from pipeline.training.state import TrainingLabel
 from quant.rate_rounding import RoundedNetwork
 from quant.stepped_training import RateControl
 
 TARGET_LR: Final = 0.03
 """Peak learning rate of training through the rounding; docs/training.md has the measurements."""
-HELD_OUT_IMAGES: Final = 5000
-"""Most training images that are held out to judge the loss of Top-1; at most a fifth of all."""
+MAX_LOSS: Final = 1.0
+"""Points of Top-1 on held-out training images that training through the rounding may lose; more rolls it back."""
+LOSS_SHARE: Final = 5
+"""One of this many training images is held out to limit the loss of Top-1, which needs many images."""
+LOSS_IMAGES: Final = 5000
+"""Most of these images."""
 SIZE_STEPS: Final = 6
 """Bisections of the size for a loss of Top-1."""
 TRAINED_SHARES: Final = (0.8, 0.65)
@@ -67,7 +64,7 @@ class TargetCompressor:
         self._context, self._baseline, self._variant = context, baseline, variant
         self._identity = network_identity(context)
         self._measured = TargetMeasurement(context, baseline, variant)
-        self._search = SizeSearch(self._measured, self._identity, variant.name)
+        self._search = SizeSearch(self._measured, self._identity, variant.name, context.progress)
 
     def compression(self, target: Target) -> StageKey:
         """Return the stage that makes the files of a target."""
@@ -126,19 +123,14 @@ class TargetCompressor:
 
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""
-        reference = self._network(plain.record)
 
         def train(model: nn.Module, control: RateControl) -> TrainingSummary:
-            return train_once(self._context, model, self.training(size), rate=control, reference=reference)
+            return train_once(self._context, model, self.training(size), rate=control)
 
         def score(record: NetworkRecord) -> float:
-            return self._judged(self._network(record))
+            return self._top1(self._network(record), self._context.images.held_out)
 
         return self._search.trained(rounded, plain, size, train, score, MAX_LOSS)
-
-    def _judged(self, network: nn.Module) -> float:
-        """Measure Top-1 on the first training images, in percent."""
-        return self._top1(network, self._context.data.train.part(0, JUDGED_IMAGES))
 
     def _network(self, record: NetworkRecord) -> nn.Module:
         return build_network(record, copy.deepcopy(self._baseline.model))
@@ -152,11 +144,9 @@ class TargetCompressor:
         Returns:
             The network, and True if it keeps to the loss. If none does, it is the one of the largest size.
         """
-        train = self._context.data.train
-        first = len(train) - max(1, min(HELD_OUT_IMAGES, len(train) // 5))
-        held_out = train.part(first, len(train))
-        data = replace(self._context.data, train=train.part(0, first))
-        count = min(self._context.calibration_count, first)
+        train, held_out = hold_out(self._context.data.train, LOSS_SHARE, LOSS_IMAGES)
+        data = replace(self._context.data, train=train)
+        count = min(self._context.calibration_count, len(train))
         context = replace(self._context, data=data, calibration_count=count)
         inner = TargetCompressor(context, self._baseline, self._variant)
         allowed = self._top1(self._baseline.model, held_out) - drop

@@ -9,10 +9,12 @@ from typing import Final, Protocol
 
 from torch import nn
 
+from basis.progress import Advance, reported_to
 from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
+from pipeline.runtime.progress import Progress
 from pipeline.stages.target_sizes import zero_record
 from pipeline.stages.train import TrainingSummary
 from quant.original_pass import OriginalPass
@@ -78,10 +80,11 @@ class SizeSearch:
         measured: The network and its measurements.
         identity: Its description in the file.
         name: Its name in messages.
+        progress: Shows the layers of a rounding.
     """
 
-    def __init__(self, measured: Measured, identity: Identity, name: str) -> None:
-        self._measured, self._identity, self._name = measured, identity, name
+    def __init__(self, measured: Measured, identity: Identity, name: str, progress: Progress) -> None:
+        self._measured, self._identity, self._name, self._progress = measured, identity, name, progress
 
     def rounded(self, size: int, passes: int = PASSES) -> tuple[RoundedNetwork, Compressed]:
         """Round to a size without training; repeat with corrected bits until the file fits, or the passes end.
@@ -100,7 +103,8 @@ class SizeSearch:
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
         for _ in range(passes):
-            rounded = round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
+            with self._progress.track(f"{self._name}: rounding", len(self._measured.layers)) as advance:
+                rounded = self._round(bits, advance)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size) < _misses(best[1].size, size):
@@ -114,6 +118,10 @@ class SizeSearch:
             bits = max(bits + (AIM * size - found.size) / slope, 1.0)
         assert best is not None
         return best
+
+    def _round(self, bits: float, advance: Advance) -> RoundedNetwork:
+        with reported_to(advance):
+            return round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
 
     def trained(
         self,
@@ -148,10 +156,10 @@ class SizeSearch:
                 found.size,
                 size,
             )
-            return replace(plain, training=replace(summary, undone=True))
+            return replace(plain, training=summary.rolled_back())
         if score(plain.record) - score(found.record) > most_loss:
             logger.warning("%s: training did harm on training images and is undone", self._name)
-            return replace(plain, training=replace(summary, undone=True))
+            return replace(plain, training=summary.rolled_back())
         return replace(found, errors=plain.errors, training=summary)
 
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:

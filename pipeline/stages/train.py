@@ -1,29 +1,27 @@
-"""Fine-tuning and quantization-aware training: run once, resume from checkpoints, roll back training that does harm."""
+"""Fine-tuning and quantization-aware training: run once, resume from checkpoints, keep the best weights."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.evaluate import evaluate_together
 from pipeline.store.entry import Entry, state_of
 from pipeline.store.store import StageKey
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import CERTAIN_GAIN, BestWeights, Margin
 from pipeline.training.state import EpochFigures, TrainingLabel
 from pipeline.training.teacher import Teacher
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
-
-# Training is rolled back if Top-1 on the first JUDGED_IMAGES training images falls by more than MAX_LOSS points.
-MAX_LOSS: Final = 1.0
-JUDGED_IMAGES: Final = 500
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,25 @@ class TrainingSummary:
 
     Attributes:
         seconds: Duration when it was computed, in this run or before.
-        undone: True if it was rolled back.
+        epoch: Epoch whose weights were kept, 0 for the weights before it; None without training.
+        loss_before: Mean loss on held-out training images before it, see ``held_out_losses``; None without training,
+            and for a network that is rounded to steps.
+        loss_after: The same of the kept weights.
     """
 
     seconds: float = 0.0
-    undone: bool = False
+    epoch: int | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+    @property
+    def undone(self) -> bool:
+        """True if it was rolled back, because no epoch gained enough."""
+        return self.epoch == 0
+
+    def rolled_back(self) -> "TrainingSummary":
+        """Return the summary of the same training without its weights."""
+        return replace(self, epoch=0, loss_after=self.loss_before)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class TrainingJob:
         schedule: Epochs, learning rate, batch size.
         teacher: The uncompressed network; None trains on labels only.
         first_epoch: Number of the first epoch, which decides the order and augmentation of the batches.
+        margin: Least gain over the start.
     """
 
     stage: StageKey
@@ -56,6 +69,7 @@ class TrainingJob:
     schedule: Schedule
     teacher: Teacher | None = None
     first_epoch: int = 0
+    margin: Margin = CERTAIN_GAIN
 
 
 def training_job(
@@ -67,6 +81,7 @@ def training_job(
     *,
     teacher: Teacher | None = None,
     first_epoch: int = 0,
+    margin: Margin = CERTAIN_GAIN,
 ) -> TrainingJob:
     """Return a training with its cache key.
 
@@ -78,6 +93,7 @@ def training_job(
         schedule: Epochs, learning rate, batch size.
         teacher: See ``TrainingJob``.
         first_epoch: See ``TrainingJob``.
+        margin: See ``TrainingJob``.
     """
     key = context.store.key(
         "training",
@@ -86,9 +102,10 @@ def training_job(
         schedule=asdict(schedule),
         seed=context.options.seed,
         first_epoch=first_epoch,
+        margin=asdict(margin),
         teacher=None if teacher is None else teacher.digest,
     )
-    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch)
+    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, margin)
 
 
 def train_once(
@@ -97,19 +114,18 @@ def train_once(
     job: TrainingJob,
     *,
     rate: RateControl | None = None,
-    reference: nn.Module | None = None,
 ) -> TrainingSummary:
     """Train a network in place, or load the stored result of the same training.
 
-    Training resumes from its last checkpoint. Training that loses more than ``MAX_LOSS`` points of Top-1 on training
-    images is rolled back with a warning.
+    Training resumes from its last checkpoint. The weights of the epoch with the least loss on held-out training images
+    are kept. If they gain too little, training is rolled back. A network that is rounded to steps has its size only
+    after the last epoch, so the caller must choose.
 
     Args:
         context: The run.
         model: The initial network; it is trained, on the run's device and in evaluation mode afterwards.
         job: The training, of one epoch or more.
         rate: See ``pipeline.training.loop.train``.
-        reference: The network whose Top-1 the trained one must not fall behind; None for the initial network.
 
     Raises:
         NumericalError: The loss became NaN or infinite.
@@ -118,10 +134,10 @@ def train_once(
     """
 
     def compute() -> Entry:
-        start, before = state_of(model), _training_top1(context, reference or model)
+        best = BestWeights(model, partial(held_out_losses, context), job.margin) if rate is None else None
         end = train(
             model,
-            context.data.train,
+            context.images.trained,
             job.schedule,
             accelerator=context.accelerator,
             seed=context.options.seed,
@@ -133,9 +149,11 @@ def train_once(
             interruption=context.interruption,
             on_epoch=partial(context.tracker.epoch, job.label),
             rate=rate,
+            best=best,
         )
-        undone = _roll_back_harm(context, model, job.stage.name, start, before)
-        return Entry(state_of(model), {"undone": undone, "curve": [asdict(each) for each in end.curve]}, end.seconds)
+        chosen = asdict(end.selection) if end.selection else {"epoch": job.schedule.epochs}
+        curve = [asdict(each) for each in end.curve]
+        return Entry(state_of(model), {"chosen": chosen, "curve": curve}, end.seconds)
 
     entry, cached = context.store.once(job.stage, compute)
     if cached or context.processes.count > 1:
@@ -143,7 +161,7 @@ def train_once(
     if cached:
         _replay(context, job, entry)
     placed(model, context.device).eval()
-    return TrainingSummary(entry.seconds, entry.metadata["undone"])
+    return _summary(context, job, entry)
 
 
 def replay_curve(context: RunContext, job: TrainingJob) -> None:
@@ -162,18 +180,21 @@ def _replay(context: RunContext, job: TrainingJob, entry: Entry) -> None:
         context.tracker.epoch(job.label, EpochFigures(**figures))
 
 
-def _training_top1(context: RunContext, model: nn.Module) -> float:
-    """Measure Top-1 on the first training images, in percent."""
-    return evaluate(model, context.data.train.part(0, JUDGED_IMAGES), device=context.device).top1
+def held_out_losses(context: RunContext, model: nn.Module) -> Tensor:
+    """Measure a network on the held-out training images; it is moved to the run's device and set to evaluation mode.
+
+    Returns:
+        Cross-entropy of every image with its label, in nats: float64, (images,), the same on every rank.
+    """
+    context.processes.share_buffers(placed(model, context.device))
+    found = evaluate_together(model, context.images.held_out, context.processes)
+    return functional.cross_entropy(found.logits.to(torch.float64), found.labels, reduction="none")
 
 
-def _roll_back_harm(
-    context: RunContext, model: nn.Module, name: str, start: Mapping[str, Tensor], before: float
-) -> bool:
-    """Restore the initial weights if Top-1 on training images fell; return True if so."""
-    lost = before - _training_top1(context, model)
-    if lost > MAX_LOSS:
-        model.load_state_dict(start)
-        words = "%s lost %.1f points of Top-1 on training images and is undone; try another --lr, or more --epochs"
-        logger.warning(words, name, lost)
-    return lost > MAX_LOSS
+def _summary(context: RunContext, job: TrainingJob, entry: Entry) -> TrainingSummary:
+    chosen: dict[str, Any] = entry.metadata["chosen"]
+    summary = TrainingSummary(entry.seconds, chosen["epoch"], chosen.get("before"), chosen.get("after"))
+    if summary.undone:
+        words = "%s: no epoch lowered the loss on %d held-out training images enough; the weights before it are kept"
+        logger.info(words, job.stage.name, len(context.images.held_out))
+    return summary

@@ -48,7 +48,7 @@ def _run_widths(context: RunContext, baseline: Baseline, variant: Variant) -> Va
     context.progress.stage(f"{variant.name}: approximate")
     keys = variant_keys(context, baseline, variant)
     model, network = approximate(context, baseline, variant, keys)
-    context.progress.result(f"{variant.name}: {_top1_words(network)}")
+    context.progress.result(f"{variant.name}: {_top1_words(network, variant)}")
     quantized: dict[int | Target, QuantizedNetwork] = {}
     for bits, width in keys.widths.items():
         each = quantized[bits] = quantize(context, baseline, model, width)
@@ -70,7 +70,10 @@ def _run_targets(context: RunContext, baseline: Baseline, variant: Variant) -> V
     return VariantResult(variant, network, quantized)
 
 
-def _top1_words(network: FloatFigures) -> str:
+def _top1_words(network: FloatFigures, variant: Variant) -> str:
     if network.top1_pre is None:
         return f"no series, Top-1 {network.top1_post:.2f}"
-    return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning"
+    if not variant.epochs:
+        return f"Top-1 {network.top1_pre:.2f} after the fit"
+    kept = "" if network.training.epoch is None else f", epoch {network.training.epoch} kept"
+    return f"Top-1 {network.top1_pre:.2f} before and {network.top1_post:.2f} after fine-tuning{kept}"

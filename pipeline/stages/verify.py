@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.artifact.loading import load_parts
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
+from pipeline.models.imported import import_folder
 from pipeline.models.outputs import select_output
 from pipeline.runtime.child import child_command
 from pipeline.runtime.device import placed
@@ -30,12 +31,13 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import EVALUATION_BATCH, images_to_reload, measure
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
+from reports.files import PART
 from reports.model import Row
 
 logger = logging.getLogger(__name__)
 
 _REQUEST, _IMAGES, _LOGITS = "request.json", "images.safetensors", "logits.safetensors"
-_NOT_POSSIBLE = 2
+_NOT_POSSIBLE, _NO_ACCESS = 2, 3
 
 
 def verify_artifacts(
@@ -96,15 +98,21 @@ def reload_differences(
 
     Raises:
         DataError: A file cannot be loaded.
+        OSError: The folder of the artifacts cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="seriesquant-") as folder:
+    # Beside the artifacts: the folder for temporary files may be full, and a later run removes a file with this ending.
+    with tempfile.TemporaryDirectory(prefix=".reload-", suffix=PART, dir=measured[0][0].parent) as folder:
         _write_request(Path(folder), [path.resolve() for path, _ in measured], data, device)
-        command = child_command("pipeline.stages.verify:answer", folder, folders=_module_folder(model_name))
+        source = import_folder(model_name)  # it may have left the search path
+        folders = [] if source is None else [str(source)]
+        command = child_command("pipeline.stages.verify:answer", folder, folders=folders)
         environment = without_launch(os.environ)
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode == _NOT_POSSIBLE:
             logger.warning("the artifacts were not reloaded in a fresh process: %s", _last_line(done.stderr))
             return None
+        if done.returncode == _NO_ACCESS:
+            raise OSError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
         if done.returncode:
             raise DataError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
         found = safetensors.torch.load_file(Path(folder) / _LOGITS)
@@ -115,30 +123,39 @@ def answer(folder: str) -> int:
     """Load the artifacts of a request, run them, and write their logits: the program of the fresh process.
 
     Returns:
-        The exit code: 0, or 2 if the network cannot be built, with the reason on stderr.
+        The exit code: 0, 2 if the network cannot be built, 3 if a file cannot be read or written; the reason is on
+        stderr.
     """
-    request = json.loads((Path(folder) / _REQUEST).read_text(encoding="utf-8"))
+    try:
+        _answer(Path(folder))
+    except OptionsError as error:
+        print(error, file=sys.stderr)
+        return _NOT_POSSIBLE
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return _NO_ACCESS
+    return 0
+
+
+def _answer(folder: Path) -> None:
+    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
     torch.set_deterministic_debug_mode("warn" if request["deterministic"] else "default")
-    images, device = safetensors.torch.load_file(Path(folder) / _IMAGES), torch.device(request["device"])
+    images, device = safetensors.torch.load_file(folder / _IMAGES), torch.device(request["device"])
     logits = {}
     for number, path in enumerate(request["paths"]):
-        try:
-            network, _, identity = load_parts(path, allow_import=True)
-        except OptionsError as error:
-            print(error, file=sys.stderr)
-            return _NOT_POSSIBLE
+        network, _, identity = load_parts(path, allow_import=True)
         select_output(network, identity.output)
         with torch.no_grad():
             logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
-    safetensors.torch.save_file(logits, Path(folder) / _LOGITS)
-    return 0
+    # Not save_file, whose error for a full disk is no OSError.
+    (folder / _LOGITS).write_bytes(safetensors.torch.save(logits))
 
 
 def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.device) -> None:
     batches = data.test.head(images_to_reload(data)).batches(EVALUATION_BATCH, device=device)
     images = {str(number): x.contiguous().cpu() for number, (x, _) in enumerate(batches)}
-    safetensors.torch.save_file(images, folder / _IMAGES)
+    (folder / _IMAGES).write_bytes(safetensors.torch.save(images))
     request = {
         "paths": list(map(str, paths)),
         "device": str(device),
@@ -149,9 +166,14 @@ def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: t
 
 
 def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over saved batches, with labels of zero in place of the unknown ones."""
+    """Iterate over saved batches, with labels of zero in place of the unknown ones.
+
+    The strides are the measured batches' too. Of images with one channel, `Tensor.to` would keep the strides, and other
+    strides can choose another kernel.
+    """
     for number in range(len(images)):
-        x = images[str(number)].to(device, memory_format=torch.channels_last)
+        saved = images[str(number)].to(device)
+        x = torch.empty_like(saved, memory_format=torch.channels_last).copy_(saved)
         yield x, torch.zeros(len(x), device=device)
 
 
@@ -162,16 +184,6 @@ def _difference(found: Tensor, measured: Tensor) -> float:
         return 0.0  # equal values that are not finite are no difference
     largest = float((found - measured).abs().max())
     return largest if largest == largest else float("inf")  # NaN compares with nothing
-
-
-def _module_folder(model_name: str) -> list[str]:
-    """Find the folder that ``module:callable`` was imported from, which may have left the search path."""
-    module_name, colon, _ = model_name.partition(":")
-    file = getattr(sys.modules.get(module_name), "__file__", None) if colon else None
-    if file is None:
-        return []
-    levels = module_name.count(".") + (Path(file).stem == "__init__")
-    return [str(Path(file).absolute().parents[levels])]
 
 
 def _last_line(text: str) -> str:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-_METADATA, _STAGE, _SECONDS = "metadata", "stage", "seconds"
+_METADATA, _STAGE, _SECONDS, _PEAK = "metadata", "stage", "seconds", "peak_memory_mb"
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Entry:
         tensors: Name -> tensor, on the CPU.
         metadata: Name -> value that JSON can hold.
         seconds: Time that the stage took; 0 until the entry is stored.
+        peak_memory_mb: Largest memory of the process by the end of the stage, in 10^6 bytes; 0 if it is not known.
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_memory_mb: float = 0.0
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +55,12 @@ def as_bytes(tensor: Tensor) -> bytes:
 
 def to_bytes(entry: Entry, stage: str) -> bytes:
     """Serialize an entry; ``stage`` is the name that ``seriesquant cache ls`` lists."""
-    metadata = {_STAGE: stage, _SECONDS: f"{entry.seconds:.3f}", _METADATA: json.dumps(entry.metadata)}
+    metadata = {
+        _STAGE: stage,
+        _SECONDS: f"{entry.seconds:.3f}",
+        _PEAK: f"{entry.peak_memory_mb:.1f}",
+        _METADATA: json.dumps(entry.metadata),
+    }
     return safetensors.torch.save(dict(entry.tensors), metadata)
 
 
@@ -68,6 +75,6 @@ def read_entry(path: Path) -> Entry:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]))
+        return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]), float(metadata[_PEAK]))
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"no stored result: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from pipeline.runtime.environment import peak_memory_mb
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
 from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT
@@ -38,12 +39,14 @@ class StageRecord:
         key: See ``StageKey``.
         cached: True if the result was read from the store.
         seconds: Time that the computation took, in this run or in the run that stored the result.
+        peak_memory_mb: Largest memory of the process by the end of the computation, in 10^6 bytes; None if unknown.
     """
 
     name: str
     key: str
     cached: bool
     seconds: float
+    peak_memory_mb: float | None = None
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Store:
                 entry = self.find(stage.key)
                 if entry is None:
                     entry, cached = self._compute(stage, compute), False
-        self.stages.append(StageRecord(stage.name, stage.key, cached, entry.seconds))
+        self.stages.append(StageRecord(stage.name, stage.key, cached, entry.seconds, entry.peak_memory_mb or None))
         return entry, cached
 
     def find(self, key: str) -> Entry | None:
@@ -145,7 +148,8 @@ class Store:
             self._remove(stage.key, CHECKPOINT)
         started = time.monotonic()
         made = self.processes.broadcast(compute())
-        entry = replace(made, seconds=round(made.seconds or time.monotonic() - started, 3))
+        seconds, peak = made.seconds or time.monotonic() - started, peak_memory_mb() or 0.0
+        entry = replace(made, seconds=round(seconds, 3), peak_memory_mb=peak)
         if self.processes.on_main(lambda: self.write(stage, RESULT, entry)):
             self._made.add(stage.key)
             self._remove(stage.key, CHECKPOINT)

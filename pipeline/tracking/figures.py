@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 _NOT_IN_NAMES = re.compile(r"[^\w./-]+", re.ASCII)  # all other characters are valid in MLflow and TensorBoard
-_FILES = ("report.md", "report.json", "options.yaml")
+_FILES = ("report.md", "report.html", "report.json", "options.yaml")
 _IDENTITY = (
     "bits",
     "stored_bits",
@@ -33,7 +33,7 @@ def parameters(options: Mapping[str, Any]) -> dict[str, str | int | float | bool
 
 
 def curve_point(label: "TrainingLabel", figures: "EpochFigures") -> Metrics:
-    """Return the metrics of an epoch, named ``NETWORK[-BITS]/STAGE/loss`` and ``.../lr``.
+    """Return an epoch's metrics ``NETWORK[-BITS]/STAGE/loss``, ``.../lr`` and, if measured, ``.../held_out_loss``.
 
     Args:
         label: The training.
@@ -45,7 +45,8 @@ def curve_point(label: "TrainingLabel", figures: "EpochFigures") -> Metrics:
     """
     network = label.network if label.bits is None else f"{label.network}-{label.bits}"  # as in the name of a row
     name = f"{_name(network)}/{_name(label.stage)}"
-    return {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
+    point = {f"{name}/loss": figures.loss, f"{name}/lr": figures.lr}
+    return point if figures.held_out is None else point | {f"{name}/held_out_loss": figures.held_out}
 
 
 def final_metrics(report: Mapping[str, Any]) -> Iterator[Metrics]:

@@ -1,18 +1,14 @@
 """The training loop of the baseline, of fine-tuning and of quantization-aware training."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import SGD
 
 from basis.conv import SeriesConv2d
-from basis.errors import NumericalError
 from basis.preconditioning import preconditioned_gradients
 from pipeline.data.dataset import TrainingImages, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
@@ -21,52 +17,24 @@ from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
 from pipeline.runtime.signals import Interruption, Terminated
-from pipeline.training.features import FeatureHooks, feature_loss
+from pipeline.training.features import FeatureHooks
 from pipeline.training.schedule import PEAK, Schedule
+from pipeline.training.selection import BestWeights
 from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
-from pipeline.training.teacher import Teacher, TeacherOutput
+from pipeline.training.step import Loss, TrainingBatch, training_step
+from pipeline.training.teacher import Teacher
 from quant.fake_quantizer import FakeQuantizer
 from quant.stepped_training import RateControl
 
 # Constants of distilled training, measured in docs/training.md.
-TEMPERATURE: Final = 4.0
-LABEL_SHARE: Final = 0.4
-"""Weight of the labels' cross-entropy; the teacher's softened outputs have the rest."""
 FEATURE_WEIGHT: Final = 30.0
 """Initial weight of the feature loss. It decreases linearly to zero at ``FEATURE_PHASE``."""
 FEATURE_PHASE: Final = 0.6
 """Share of all steps after which the feature loss has no weight."""
 COVARIANCE_IMAGES: Final = 256
 """Number of training images from which the input covariance of each layer is computed."""
-MAX_GRADIENT_NORM: Final = 20.0
-"""Norm of all gradients above which they are scaled down; networks that train well stay below it."""
 _WEIGHTED: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, SeriesConv2d)
-
-
 OnEpoch = Callable[[EpochFigures], None]
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """The input of one step: a batch, or this rank's slice of it.
-
-    Attributes:
-        images: float32, (N, 3, H, W).
-        labels: int64, (N,).
-        target: Output of the teacher, or None.
-        feature_weight: Weight of the feature loss.
-        weight: Weight of this slice's mean loss in the mean loss of the whole batch.
-    """
-
-    images: Tensor
-    labels: Tensor
-    target: TeacherOutput | None = None
-    feature_weight: float = 0.0
-    weight: float = 1.0
-
-
-Loss: TypeAlias = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
-"""Maps (outputs, features, batch) to a scalar."""
 
 
 def train(
@@ -84,6 +52,7 @@ def train(
     interruption: Interruption | None = None,
     on_epoch: OnEpoch | None = None,
     rate: RateControl | None = None,
+    best: BestWeights | None = None,
     loss_of: Loss | None = None,
 ) -> TrainingProgress:
     """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
@@ -94,7 +63,7 @@ def train(
     gradients of longer trainings.
 
     Args:
-        model: The network; with ``classification_loss``, its outputs are logits of shape (N, classes).
+        model: The network; its outputs are logits of shape (N, classes).
         images: Training images and labels.
         schedule: Epochs, learning rate, batch size.
         accelerator: Device and precision.
@@ -107,10 +76,12 @@ def train(
         interruption: Pending stop request, checked between steps.
         on_epoch: Called after every epoch, and on resuming for every epoch before the checkpoint.
         rate: Keeps a network that is rounded to steps at its bits; None for all other networks.
-        loss_of: The loss of a batch; None for ``classification_loss``.
+        best: Chooses the final weights, after a measurement of every epoch; it is new and holds this network's start.
+            None leaves the weights of the last epoch.
+        loss_of: The loss of a batch; None for ``pipeline.training.step.classification_loss``.
 
     Returns:
-        The final progress, with the figures of all epochs; the network is in evaluation mode.
+        The final progress, with the figures of all epochs and the choice; the network is in evaluation mode.
 
     Raises:
         NumericalError: The loss became NaN or infinite.
@@ -119,7 +90,7 @@ def train(
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
     optimizer = SGD(parameter_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
     random = RandomStream(seed, device)
-    checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore)
+    checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore, best)
     position = checkpointer.resume(batches_of_epoch(len(images), schedule.batch_size))
     prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
     batches = _training_batches(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
@@ -134,9 +105,13 @@ def train(
             lr = schedule.set_rates(optimizer, position.step, steps)
             loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of)
             position.count(loss, lr)
+            if best is not None and position.batch == 0:
+                position.judge(best.after_epoch(position.epoch, model))
             advance(1, f"epoch {position.epoch_of_last_step}/{schedule.epochs}, loss {loss:.3f}")
             checkpointer.after_step(position, _any_stop_request(stop, processes))
-    release(accelerator, model.eval(), prepared)
+    if best is not None:
+        position.selection = best.choose(model)
+    release(accelerator, model.eval())
     return checkpointer.timed(position)
 
 
@@ -220,7 +195,7 @@ def _input_covariance(
 
 
 def _first_image(images: TrainingImages, device: torch.device) -> Tensor:
-    """(1, 3, H, W)."""
+    """(1, C, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
 
 
@@ -249,66 +224,3 @@ def _rounded_share(module: nn.Module) -> float | None:
     """Return the share of the learning rate for a float weight and its fake quantizer; None for another module."""
     quantizer = module[-1] if isinstance(module, parametrize.ParametrizationList) else None
     return quantizer.learning_rate_share if isinstance(quantizer, FakeQuantizer) else None
-
-
-def training_step(
-    model: nn.Module,
-    batch: TrainingBatch,
-    hooks: FeatureHooks,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    random: RandomStream,
-    loss_of: Loss | None = None,
-) -> float:
-    """Run one training step.
-
-    Args:
-        model: The network, prepared by the accelerator.
-        batch: The input of the step.
-        hooks: Feature hooks on the network, at the teacher's points.
-        optimizer: The optimizer of all parameters.
-        accelerator: Precision and processes.
-        random: Random stream of dropout.
-        loss_of: The loss of a batch; None for ``classification_loss``.
-
-    Returns:
-        The loss of the whole batch.
-
-    Raises:
-        NumericalError: The loss is NaN or infinite.
-    """
-    with random.drawn_from():
-        outputs = model(batch.images)
-    loss = (loss_of or classification_loss)(outputs, hooks.take(), batch) * batch.weight
-    processes = processes_of(accelerator)
-    whole = float(processes.sum(loss.detach())) / processes.count
-    if not math.isfinite(whole):
-        raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return whole
-
-
-def classification_loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
-    """Return the loss of ``train`` for logits.
-
-    Args:
-        logits: Outputs of the network, (N, classes).
-        features: Its features; see ``pipeline.training.features``.
-        batch: The batch; without a target, only the labels count.
-    """
-    hard, target = functional.cross_entropy(logits.float(), batch.labels), batch.target
-    if target is None:
-        return hard
-    soft = functional.kl_div(
-        functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(target.logits.float() / TEMPERATURE, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    loss = LABEL_SHARE * hard + (1 - LABEL_SHARE) * TEMPERATURE**2 * soft
-    if not batch.feature_weight:
-        return loss
-    return loss + batch.feature_weight * feature_loss(features, target.features)

@@ -2,10 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 PEAK = "peak"  # key of a parameter group: its peak learning rate
+
+FULL_RATE_STEPS: Final = 300
+"""Steps from which a training has its full learning rate; docs/training.md has the measurements."""
+
+
+def suited_rate(lr: float, steps: int) -> float:
+    """Return the peak learning rate for a number of steps: proportional to it below ``FULL_RATE_STEPS``."""
+    return lr * min(1.0, steps / FULL_RATE_STEPS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Protocol
 
 import torch
@@ -12,22 +12,31 @@ from torch import Tensor, nn
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
 from pipeline.store.entry import Entry, fits, state_of
+from pipeline.training.selection import BestWeights, Selection
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN: Final = 120.0
 """Seconds between two checkpoints within an epoch."""
-_MODEL, _MOMENTUM, _RANDOM = "model.", "momentum.", "random."
+_MODEL, _MOMENTUM, _RANDOM, _BEST = "model.", "momentum.", "random.", "best."
 _BUFFER = "momentum_buffer"
 
 
 @dataclass(frozen=True)
 class EpochFigures:
-    """The figures of an epoch: its number from 1, its mean loss, and the learning rate of its last step."""
+    """The figures of an epoch.
+
+    Attributes:
+        epoch: Its number, from 1.
+        loss: Mean loss of its steps.
+        lr: Learning rate of its last step.
+        held_out: Mean loss on held-out images after it; None if none are held out.
+    """
 
     epoch: int
     loss: float
     lr: float
+    held_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class TrainingProgress:
         loss: Sum of the losses of the finished batches of the current epoch.
         curve: The figures of the finished epochs.
         seconds: Duration so far, interruptions excluded.
+        selection: The chosen weights of a finished training; None without a choice.
     """
 
     epoch: int = 0
@@ -64,6 +74,7 @@ class TrainingProgress:
     loss: float = 0.0
     curve: list[EpochFigures] = field(default_factory=list)
     seconds: float = 0.0
+    selection: Selection | None = None
 
     @property
     def step(self) -> int:
@@ -82,6 +93,10 @@ class TrainingProgress:
             self.epoch += 1
             self.curve.append(EpochFigures(self.epoch, self.loss / self.per_epoch, lr))
             self.batch, self.loss = 0, 0.0
+
+    def judge(self, held_out: float) -> None:
+        """Add the mean held-out loss to the figures of the epoch that just ended."""
+        self.curve[-1] = replace(self.curve[-1], held_out=held_out)
 
 
 class Checkpoint(Protocol):
@@ -104,6 +119,7 @@ class Checkpointer:
         random: Its state is part of the checkpoint.
         title: Name of the training in messages.
         on_epoch: Called once with the figures of every epoch, on resuming for all epochs before the checkpoint.
+        best: The best weights so far are part of the checkpoint; None if the last epoch's weights are kept.
     """
 
     def __init__(
@@ -114,17 +130,18 @@ class Checkpointer:
         random: RandomStream,
         title: str,
         on_epoch: Callable[[EpochFigures], None],
+        best: BestWeights | None = None,
     ) -> None:
         """Start the clock; nothing is read or written."""
         self._checkpoint, self._title, self._on_epoch = checkpoint, title, on_epoch
-        self._state = (model, optimizer, random)
+        self._state, self._best = (model, optimizer, random), best
         self._before, self._started = 0.0, time.monotonic()
         self._saved = self._started
 
     def resume(self, per_epoch: int) -> TrainingProgress:
         """Restore the last checkpoint; without one, return the progress of a new training."""
         entry = self._checkpoint.read() if self._checkpoint else None
-        position = restore(entry, *self._state) if entry else None
+        position = restore(entry, *self._state, self._best) if entry else None
         if position is None:
             return TrainingProgress(per_epoch=per_epoch)
         logger.info("%s: goes on after %d epochs and %d batches", self._title, position.epoch, position.batch)
@@ -153,25 +170,34 @@ class Checkpointer:
 
     def _save(self, position: TrainingProgress) -> None:
         if self._checkpoint is not None:
-            self._checkpoint.save(capture(*self._state, self.timed(position)))
+            self._checkpoint.save(capture(*self._state, self.timed(position), self._best))
             self._saved = time.monotonic()
 
 
 def capture(
-    model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream, position: TrainingProgress
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: RandomStream,
+    position: TrainingProgress,
+    best: BestWeights | None = None,
 ) -> Entry:
-    """Copy the state of training: weights, buffers, momentum, random states and progress."""
+    """Copy the state of training: weights, buffers, momentum, random states, progress and the best weights so far."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in state_of(model).items()}
     for name, parameter in _trained(model):
         buffer = optimizer.state[parameter].get(_BUFFER)
         if buffer is not None:
             tensors[f"{_MOMENTUM}{name}"] = buffer.detach().cpu().clone().contiguous()
     tensors |= {f"{_RANDOM}{kind}": state.cpu() for kind, state in random.state.items()}
+    tensors |= {f"{_BEST}{name}": tensor for name, tensor in (best.tensors() if best else {}).items()}
     return Entry(tensors, asdict(position))
 
 
 def restore(
-    entry: Entry, model: nn.Module, optimizer: torch.optim.Optimizer, random: RandomStream
+    entry: Entry,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: RandomStream,
+    best: BestWeights | None = None,
 ) -> TrainingProgress | None:
     """Restore the state that ``capture`` copied.
 
@@ -186,6 +212,8 @@ def restore(
         if name in momentum:
             optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])
     random.state = generators
+    if best is not None:
+        best.restore(_part(entry, _BEST))
     position = TrainingProgress(**entry.metadata)
     position.curve = [EpochFigures(**figures) for figures in entry.metadata["curve"]]
     return position

@@ -84,7 +84,7 @@ class Teacher:
         """Return the teacher's output for one batch of the training images.
 
         Args:
-            images: The batch, (N, 3, H, W), augmented, on the device.
+            images: The batch, (N, C, H, W), augmented, on the device.
             data: Digest of the training images.
             epoch_seed: The seed of the epoch's order and augmentation.
             batch_size: Images of a full batch.

@@ -49,6 +49,7 @@ def merged_baseline(runs: Mapping[str, Source]) -> Baseline:
         params=baseline.params,
         size_mb=_mean([each.size_mb for each in by_seed.values()]),
         artifact=None,
+        warnings=[f"seed {seed}: {warning}" for seed, each in by_seed.items() for warning in each.warnings],
         top1_by_seed={seed: each.top1 for seed, each in by_seed.items()},
     )
 
@@ -63,7 +64,9 @@ def _facts(first: Source, other: Source) -> list[tuple[str, Any, Any]]:
     """Return the name and both values of each fact that must be equal in two runs."""
     data, before = (source.run.dataset.model_dump() if source.run.dataset else {} for source in (other, first))
     facts: list[tuple[str, Any, Any]] = [("the model", first.run.model, other.run.model)]
-    facts += [(f"the data ({key})", before[key], data[key]) for key in before if key in data]
+    # Reports of earlier versions do not have every fact, and notes are no facts.
+    known = [key for key in before if key != "notes" and None not in (before[key], data.get(key))]
+    facts += [(f"the data ({key})", before[key], data[key]) for key in known]
     facts.append(("the weights", _origin(first), _origin(other)))
     facts.append(("the baseline's params", first.baseline.params, other.baseline.params))
     if first.run.weights == other.run.weights:

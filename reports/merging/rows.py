@@ -118,10 +118,11 @@ class _Block:
 
 
 def _joined(layer: Layer, other: Layer) -> Layer:
-    """Return the layer with the other's rounding errors added; its own errors take precedence."""
+    """Return the layer with the other's rounding errors and sizes added; its own take precedence."""
     known = [each.rounding_error for each in (other, layer) if each.rounding_error is not None]
     errors: RoundingErrors | None = {width: value for each in known for width, value in each.items()} if known else None
-    return layer.model_copy(update={"rounding_error": errors})
+    sizes = {**(other.file_bytes or {}), **(layer.file_bytes or {})}
+    return layer.model_copy(update={"rounding_error": errors, "file_bytes": sizes or None})
 
 
 def _by_network(layers: Sequence[Layer]) -> dict[tuple[str, str, str], list[Layer]]:

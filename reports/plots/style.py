@@ -12,6 +12,7 @@ MUTED = "#8a8a8a"
 GRID = "#e4e4e4"
 
 DENSE_COLOR = "#6b6b6b"
+BASELINE_COLOR = "#e0a800"
 BASIS_COLORS = {"cosine": "#0072b2", "chebyshev": "#d55e00"}
 BASIS_MARKERS = {"cosine": "o", "chebyshev": "s"}
 BASIS_SIZES = {"cosine": 9.5, "chebyshev": 5.5}

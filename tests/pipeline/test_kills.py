@@ -51,7 +51,7 @@ FLAGS = [
     *("--config", "3,2,2", "--bits", "8,4", "--model", "pausing_net:make_pausing", "--data", "colours.npz"),
     *("--epochs", "2", "--qat-epochs", "1", "--batch-size", "16", "--calibration-size", "40"),
 ]
-TIMES = ("finetune_s", "qat_s")
+TIMES = ("finetune_s", "qat_s", "inference_ms", "original_inference_ms", "onnx_inference_ms")
 PATIENCE = 600
 
 
@@ -151,7 +151,7 @@ def check(folder, attempt, expected):
         assert hashlib.sha256((run / row["artifact"]).read_bytes()).hexdigest() == row["sha256"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, expected, number, code):
     attempt = f"-{code}"
     (folder / "pause").touch()

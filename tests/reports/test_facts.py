@@ -1,4 +1,4 @@
-from reports.facts import onnx_notes, onnx_table, stages_table
+from reports.facts import baseline_table, onnx_notes, onnx_table, stages_table
 from reports.markdown import render
 from tests.support.report_schema import mistakes
 
@@ -33,10 +33,15 @@ def test_a_report_of_a_run_without_onnx_has_no_section(report, row) -> None:
     assert "## ONNX" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61, onnx=None, onnx_reason=None)]))
 
 
-def test_every_stage_has_its_duration(report, row, parse) -> None:
+def test_the_baseline_has_its_interval(report, row, parse) -> None:
+    headers, (line,) = parse(baseline_table(report([row(COS, "a", 4, 98.61)])))
+    assert line[headers.index("95 % interval")] == "97.58 to 99.72"
+
+
+def test_every_stage_has_its_duration_and_memory(report, row, parse) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     assert mistakes(data.model_dump()) == []
     headers, lines = parse(stages_table(data))
-    assert headers == ["Stage", "Duration", "From the store"]
-    assert lines == [["baseline: Top-1", "3.5 s", "yes"], ["cosine 6,3,3,2,2: fit", "2.2 s", "no"]]
+    assert headers == ["Stage", "Duration", "Peak memory so far", "From the store"]
+    assert lines == [["baseline: Top-1", "3.5 s", "1,240 MB", "yes"], ["cosine 6,3,3,2,2: fit", "2.2 s", "-", "no"]]
     assert stages_table(data) in render(data)

@@ -22,7 +22,16 @@ def test_the_summary_comes_first(report, row) -> None:
 def test_sections_without_figures_are_left_out(report, row) -> None:
     text = render(report([row(COS, "6,3,3,2,2", 4, 98.61)]).model_copy(update={"layers": [], "kernels": None}))
     assert headings(text) == [
-        *["Quantization", "Before and after fine-tuning", "Plots", "Baseline", "Files", "ONNX", "Stages"],
+        *[
+            "Which file to take",
+            "Quantization",
+            "Before and after fine-tuning",
+            "Plots",
+            "Baseline",
+            "Files",
+            "ONNX",
+            "Stages",
+        ],
         *["Environment", "Options", "Reproduce", "How to read this"],
     ]
 
@@ -32,6 +41,7 @@ def test_a_full_report_has_every_section(report, many) -> None:
     for each in rows:
         each.config = each.config.replace("6,3,3,3,2", "3,3,3,2")
     data = report(rows, errors=True, model="resnet20", dataset=make_dataset("cifar10", 10))
+    data.baseline.top1 = 91.73
     text = render(data)
     assert {"Series against dense at equal bytes", "Beside the poster", "Layers"} < set(headings(text))
     assert "arXiv 2210.08951" in text
@@ -100,13 +110,69 @@ def test_the_environment_shows_the_machine_and_the_commit(report, row) -> None:
     assert re.search(r"\| Processes +\| 2 +\|", text)
 
 
+def test_without_fine_tuning_it_is_not_mentioned(report, row) -> None:
+    fitted = {"top1_pre": 90.0, "top1_post": 90.0, "epochs": 0, "finetune_s": 0.0}
+    rows = [row(COS, "3,3,3,2", 4, 90.0, **fitted), row(COS, "dense", 4, 91.0, epochs=0, top1_post=91.73)]
+    facts = {"model": "resnet20", "dataset": make_dataset("cifar10", 10), "options": OPTIONS | {"epochs": 0}}
+    data = report(rows, **facts)
+    data.baseline.top1 = 91.73
+    text = render(data)
+    assert "## After the fit" in text
+    assert "## Beside the poster" in text
+    assert not re.search(r"fine-tun|\bPost\b", text)
+    assert re.search(r"fine-tun", render(report([row(COS, "3,3,3,2", 4, 90.0)])))
+
+
+def test_rows_that_fall_apart_are_warnings_at_the_top(report, row) -> None:
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61), row(COS, "2,2,2,2,2", 2, 65.0)]))
+    assert headings(text)[0] == "Warnings"
+    assert "- CosConv 2,2,2,2,2 at 2 bits falls apart: its Top-1 of 65.00 is 34.17 points below" in text
+    assert "1 of 2 rows fall apart" in text
+
+
+def test_inference_times_have_a_section(report, row) -> None:
+    times = {"inference_ms": 12.34, "original_inference_ms": 12.1, "onnx_inference_ms": None}
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, **times)]))
+    assert re.search(r"CosConv 6,3,3,2,2 at 4 bits +\| +12.1 \| +12.3 \| +- \|", text)
+    assert "Inference time" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61)]))
+
+
 def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61, finetune_undone=True, qat_undone=bits == 4) for bits in (8, 4)]
     text = render(report(rows))
     assert "## Training that was rolled back" in text
-    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning lowered Top-1") == 1
-    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning lowered Top-1") == 1
-    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training lowered Top-1" in text
+    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning") == 1
+    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning") == 1
+    assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training" in text
+    assert "## Kept epochs" not in text
     assert "rolled back" not in render(
         report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)])
     )
+
+
+def test_a_warning_of_the_baseline_comes_before_the_summary(report, row) -> None:
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
+    assert data.baseline is not None
+    data.baseline.warnings = ["the baseline is near chance", "and *odd*"]
+    lines = [line for line in render(data).splitlines() if line]
+    assert lines[1] == "> **Warning:** the baseline is near chance."
+    assert "\\*odd\\*" in lines[2]
+    assert lines[3] == summarise(data)
+
+
+def test_size_normalization_and_notes_are_in_the_environment(report, row) -> None:
+    images = {"mean": [0.5], "std": [0.25], "image_size": [20, 30], "notes": ["brought to 20x30"]}
+    data = report([row(COS, "6,3,3,2,2", 4, 98.61)], dataset=make_dataset("cells", 3) | images)
+    text = render(data).partition("## Environment")[2]
+    for words in (r"Image size +\| 20x30 ", r"Mean of the inputs +\| 0\.5 ", r"\| 0\.25 ", r"\| brought to 20x30 "):
+        assert re.search(words, text)
+
+
+def test_kept_epochs_are_listed_with_the_held_out_losses(report, row) -> None:
+    losses = {"finetune_loss_before": 0.05, "finetune_loss_after": 0.03125}
+    kept = row(COS, "6,3,3,2,2", 4, 98.61, epochs=5, finetune_epoch=3, **losses)
+    text = render(report([kept]))
+    (line,) = (line for line in text.splitlines() if line.startswith("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning"))
+    for words in ("epoch 3 of 5", "0.0500 before", "0.0312 after"):
+        assert words in line
+    assert "rolled back" not in text

@@ -55,9 +55,30 @@ def test_the_table_has_the_rows_that_both_have(report, row, parse) -> None:
     same = {"top1_pre": 87.22, "top1_post": 91.46}
     rows = [row("cosine", "3,3,3,2", bits, 90.0, **same) for bits in (8, 4)] + [row("cosine", "3,3,3,1", 4, 80.0)]
     data = report(rows, model="resnet20", dataset=make_dataset("cifar10", 10))
+    data.baseline.top1 = 90.5
     _, lines = parse(poster_table(data))
     assert lines == [["3,3,3,2", "CosConv", "87.22", "87.22", "90.75", "91.46"]]
     assert poster_table(report(rows)) == ""
+
+
+@pytest.mark.parametrize(
+    ("top1", "images", "shown"), [(91.73, 10_000, True), (89.8, 10_000, True), (89.0, 10_000, False), (88.0, 100, True)]
+)
+def test_only_a_run_with_a_baseline_like_the_posters_is_compared(report, row, top1, images, shown) -> None:
+    data = report([row("cosine", "3,3,3,2", 4, 80.0)], model="resnet20", dataset=make_dataset("cifar10", 10, images))
+    data.baseline.top1 = top1
+    assert bool(poster_table(data)) is shown
+    data.baseline.top1 = None
+    assert poster_table(data) == ""
+
+
+def test_a_run_without_fine_tuning_is_compared_after_the_fit(report, row, parse) -> None:
+    rows = [row("cosine", "3,3,3,2", 4, 80.0, epochs=0, top1_pre=87.22, top1_post=87.22)]
+    data = report(rows, model="resnet20", dataset=make_dataset("cifar10", 10))
+    data.baseline.top1 = 91.73
+    headers, lines = parse(poster_table(data))
+    assert headers == ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1"]
+    assert lines == [["3,3,3,2", "CosConv", "87.22", "87.22"]]
 
 
 def printed_rows(tables: dict) -> dict:
@@ -98,10 +119,22 @@ IMAGENET = {"dataset": make_dataset("imagenet", 1000, 50_000)}
 MINIFLOAT = {"scheme": "minifloat", "stored_bits": 12}
 
 
-def test_minifloats_stand_beside_the_poster_like_for_like(report, row, parse) -> None:
+@pytest.fixture
+def imagenet(report):
+    """Make a report of ResNet-18 with the poster's baseline."""
+
+    def make(rows):
+        data = report(rows, **IMAGENET)
+        data.baseline.top1 = 69.76
+        return data
+
+    return make
+
+
+def test_minifloats_stand_beside_the_poster_like_for_like(imagenet, row, parse) -> None:
     rows = [row(COS, "6,3,3,2,2", 4, 65.0), row(COS, "6,3,3,2,2", 4, 64.5, size_mb=9.0, **MINIFLOAT)]
     rows += [row(CHEB, "6,3,3,2,2", 4, 64.25, size_mb=9.0, **MINIFLOAT), row(COS, "2,2,2,2,2", 4, 60.0, **MINIFLOAT)]
-    titles, lines = parse(poster_quantization_table(report(rows, **IMAGENET)))
+    titles, lines = parse(poster_quantization_table(imagenet(rows)))
     assert titles[:5] == ["Bits", "Config", "Basis", "Poster, stored bits", "Here, stored bits"]
     assert lines == [
         ["4", "6,3,3,2,2", "CosConv", "12", "12", "64.10", "64.50", "8.90", "9.00"],
@@ -109,11 +142,11 @@ def test_minifloats_stand_beside_the_poster_like_for_like(report, row, parse) ->
     ]
 
 
-def test_integers_alone_show_that_they_store_fewer_bits(report, row, parse) -> None:
+def test_integers_alone_show_that_they_store_fewer_bits(imagenet, row, parse) -> None:
     rows = [row(COS, "dense", 8, 69.5, size_mb=11.8), row(CHEB, "dense", 8, 69.5, size_mb=11.8)]
-    _, lines = parse(poster_quantization_table(report(rows, **IMAGENET)))
+    _, lines = parse(poster_quantization_table(imagenet(rows)))
     assert lines == [["8", "Conv2D", "-", "16", "8", "69.74", "69.50", "23.4", "11.8"]]
-    assert "Poster, stored bits" in render(report(rows, **IMAGENET))
+    assert "Poster, stored bits" in render(imagenet(rows))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +157,14 @@ def test_integers_alone_show_that_they_store_fewer_bits(report, row, parse) -> N
         {"dataset": make_dataset("digits", 1000)},
     ],
 )
-def test_it_is_empty_for_other_rows(report, row, run) -> None:
-    assert poster_quantization_table(report([row(COS, "6,3,3,2,2", 4, 65.0)], **run)) == ""
-    assert poster_quantization_table(report([row(COS, "6,3,3,2,2", 3, 65.0)], **IMAGENET)) == ""
+def test_it_is_empty_for_other_rows(report, imagenet, row, run) -> None:
+    other = report([row(COS, "6,3,3,2,2", 4, 65.0)], **run)
+    other.baseline.top1 = 69.76
+    assert poster_quantization_table(other) == ""
+    assert poster_quantization_table(imagenet([row(COS, "6,3,3,2,2", 3, 65.0)])) == ""
+    assert (
+        poster_quantization_table(report([row(COS, "6,3,3,2,2", 4, 65.0)], **IMAGENET)) == ""
+    )  # its baseline is 99.17
 
 
 @pytest.mark.real

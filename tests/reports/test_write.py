@@ -9,6 +9,7 @@ from reports.files import write_atomically
 from reports.write import write_report
 
 COS = "cosine"
+REPORTS = ["report.html", "report.json", "report.md"]
 
 
 def files(folder: Path) -> list[str]:
@@ -18,7 +19,7 @@ def files(folder: Path) -> list[str]:
 def test_the_folder_holds_the_report_and_nothing_else(report, row, tmp_path) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     assert write_report(data, tmp_path / "out") == tmp_path / "out" / "report.md"
-    assert files(tmp_path / "out") == ["plots/kernels.png", "plots/size_top1.png", "report.json", "report.md"]
+    assert files(tmp_path / "out") == ["plots/kernels.png", "plots/size_top1.png", *REPORTS]
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == data.model_dump()
 
 

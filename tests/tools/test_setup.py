@@ -123,7 +123,7 @@ def test_the_hooks_run_the_pinned_checkers() -> None:
 def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "seriesquant.py"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_x.py").touch()
@@ -138,7 +138,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, info}
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, "seriesquant.py", info}
     sources = {str(path.relative_to(tmp_path)) for package in PACKAGES for path in (tmp_path / package).rglob("*.py")}
     assert sources | {f"{package}/py.typed" for package in PACKAGES} <= names
     assert f"{info}/licenses/LICENSE" in names

@@ -78,6 +78,7 @@ def test_merging_into_a_merged_report_adds_to_it(here):
 def test_one_run_is_rendered_again(here):
     before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
     (here / "a" / "report.md").unlink()
+    (here / "a" / "report.html").unlink()
     done = call_program(here, "report", "a")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "a/report.md")
     assert {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()} == before

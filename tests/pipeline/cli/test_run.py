@@ -25,7 +25,24 @@ def test_the_command_writes_a_report_and_prints_only_the_result(here):
     assert "epoch" not in done.stdout
     assert "fine-tuning" in done.stderr
     written = {path.name for path in (here / "command").iterdir()}
-    assert written == {"report.md", "report.json", "options.yaml", "plots", "artifacts", ".seriesquant.lock"}
+    reports = {"report.md", "report.html", "report.json"}
+    assert written == reports | {"options.yaml", "plots", "artifacts", ".seriesquant.lock"}
+
+
+def test_rows_are_compared_with_the_original_and_their_bytes_are_accounted_for(here):
+    assert call_program(here, *GRID, "--out", "figures").returncode == 0
+    report = read_report(here / "figures")
+    images, (row,) = report["run"]["dataset"]["test_images"], report["rows"]
+    change = 100 * (row["images_gained"] - row["images_lost"]) / images
+    assert row["delta_baseline"] == pytest.approx(change, abs=1e-3)
+    assert row["agreement"] <= 100 - 100 * (row["images_gained"] + row["images_lost"]) / images + 1e-3
+    assert 0 < row["mcnemar_p"] <= 1
+    assert min(row["inference_ms"], row["original_inference_ms"], row["onnx_inference_ms"]) > 0
+    assert sum(row["file_bytes"].values()) == (here / "figures" / row["artifact"]).stat().st_size
+    of_layers, kinds = sum(layer["file_bytes"]["4"] for layer in report["layers"]), row["file_bytes"]
+    rounding = len(report["layers"])  # each is rounded to whole bytes
+    assert kinds["integers"] - rounding <= of_layers <= kinds["integers"] + kinds["scales and steps"] + rounding
+    assert all(stage["peak_memory_mb"] > 50 for stage in report["run"]["stages"])
 
 
 def write_stripes(path: Path) -> None:

@@ -32,7 +32,7 @@ def test_small_images_are_in_memory(tmp_path, second):
     assert sorted(data.train.labels.tolist()) == [0] * 5 + [1] * 5
 
 
-def test_odd_sizes_and_modes_are_brought_to_the_first(tmp_path):
+def test_odd_sizes_and_modes_are_brought_to_the_common_size(tmp_path):
     root = make(tmp_path / "pets")
     Image.new("L", (30, 30), 100).save(root / "val" / "cat" / "odd.png")
     assert load_dataset(str(root)).test.images.shape[1:] == (16, 20, 3)

@@ -37,7 +37,9 @@ def test_whole_file(tmp_path):
 def test_grey_images_and_column_labels(tmp_path):
     grey = {"x_train": np.full((6, 8, 8), 9, np.uint8), "x_test": np.full((3, 8, 8, 1), 9, np.uint8)}
     data = load(tmp_path, **grey, y_test=np.array([[0], [1], [2]]))
-    assert data.train.images.shape == (6, 8, 8, 3)
+    assert data.train.images.shape == (6, 8, 8, 1)
+    assert data.channels == 1
+    assert next(data.train.batches(6, device=torch.device("cpu")))[0].shape == (6, 3, 8, 8)
     assert data.train.flip is False
     assert sorted(data.test.labels.tolist()) == [0, 1, 2]
 
@@ -107,12 +109,12 @@ def test_limits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"y_test": None}, "lacks y_test.*x_train"),
-        ({"x_train": np.zeros((6, 8, 8, 3), np.float32)}, "x_train.*uint8.*float32"),
-        ({"x_train": np.zeros((6, 3, 8, 8), np.uint8)}, r"x_train.*\(N, H, W, 3\).*\(6, 3, 8, 8\)"),
+        ({"y_test": None}, "test images with labels.*x_train.*x_test.*test_images"),
+        ({"x_train": np.full((6, 8, 8, 3), -0.5, np.float32)}, "0 to 255.*0 to 1.*-0.5.*float32"),
+        ({"x_train": np.zeros((6, 192), np.uint8)}, r"x_train.*\(N, H, W, C\).*\(6, 192\)"),
         ({"x_train": np.zeros((0, 8, 8, 3), np.uint8)}, r"1 image or more.*\(0, 8, 8, 3\)"),
         ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, r"one shape.*\(8, 8, 3\).*\(4, 4, 3\)"),
-        ({"y_train": np.zeros(6)}, "y_train.*integers.*float64"),
+        ({"y_train": np.full(6, 0.5)}, "y_train.*integers.*float64"),
         ({"y_train": np.zeros(5, int)}, r"y_train.* 6 images.*\(5,\)"),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "y_train.* 0 or more.* -1"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "2 classes or more.* 1$"),

@@ -13,6 +13,7 @@ def test_digits():
     assert (len(data.train), len(data.test)) == (1437, 360)
     assert data.digest == load_dataset("digits").digest
     assert data.train.flip is False
+    assert data.channels == 1
     assert torch.bincount(data.test.labels).min() >= 34
 
 

@@ -105,9 +105,10 @@ def report(folder: Path, out: str):
     for each in found["run"]["stages"]:
         each.pop("seconds")
         each.pop("cached")
+        each.pop("peak_memory_mb")
     for row in found["rows"]:
-        row.pop("finetune_s")
-        row.pop("qat_s")
+        for name in ("finetune_s", "qat_s", "inference_ms", "original_inference_ms", "onnx_inference_ms"):
+            row.pop(name)
     return found
 
 

@@ -71,6 +71,24 @@ def test_wrong_files(tmp_path, name, content, words) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["o.yaml", "o.toml"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_editors_of_other_systems_write_is_read(tmp_path, name, encoding, end) -> None:
+    lines = ["epochs: 3", "experiment: 'Größe 7×3'"] if name == "o.yaml" else ["epochs = 3", "experiment = 'Größe 7×3'"]
+    (tmp_path / name).write_bytes("".join(f"{line}{end}" for line in lines).encode(encoding))
+    assert load_options_file(tmp_path / name) == {"epochs": 3, "experiment": "Größe 7×3"}
+
+
+@pytest.mark.parametrize("name", ["o.yaml", "o.toml"])
+@pytest.mark.parametrize("content", ["epochs: 3".encode("utf-16-le"), b"data: caf\xe9\n", b"\xff\xfee"])
+def test_a_file_that_is_no_text_is_refused(tmp_path, name, content) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OptionsError, match=name) as caught:
+        load_options_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_yaml_anchors_are_no_repetition(tmp_path) -> None:
     (tmp_path / "o.yaml").write_text("epochs: &n 3\nqat_epochs: *n\n")
     assert load_options_file(tmp_path / "o.yaml") == {"epochs": 3, "qat_epochs": 3}

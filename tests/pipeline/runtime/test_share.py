@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.data.sources import load_folder
+from pipeline.data.folders import load_folder
 from pipeline.runtime.share import WHOLE, RankSlice
 from tests.pipeline.data.test_folder import make as make_folder
 from tests.pipeline.data.test_memory import make as make_split

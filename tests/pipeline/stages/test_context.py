@@ -7,7 +7,7 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages import context as module
-from pipeline.stages.context import cache_environment, log_calibration_limit, make_context, source_digest
+from pipeline.stages.context import cache_environment, log_data_notes, make_context, source_digest
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_a_limit_of_the_calibration_images_is_logged(here, monkeypatch, caplog):
     context = make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption())
     assert context.calibration_count == 40
     assert "calibration" not in caplog.text, "the driver logs it, and not each of its workers"
-    log_calibration_limit(context)
+    log_data_notes(context)
     assert "40 images instead of 50" in caplog.text
 
 
 def test_no_limit_of_the_calibration_images_is_not_logged(here, caplog):
     caplog.set_level("INFO")
     options = Options(config="3,2,2", model="tiny_net:make", data="colours.npz", calibration_size=50)
-    log_calibration_limit(make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption()))
+    log_data_notes(make_context(options, make_accelerator("cpu"), SilentProgress(), Interruption()))
     assert "calibration" not in caplog.text

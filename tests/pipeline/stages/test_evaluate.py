@@ -1,5 +1,6 @@
 """Top-1 of known predictions."""
 
+import pytest
 import torch
 
 from pipeline.stages.evaluate import measure
@@ -16,3 +17,19 @@ def test_top1_counts_the_predictions_that_equal_their_label():
 def test_no_images_are_no_predictions():
     found = measure(lambda x: x, [])
     assert (found.correct, found.total, found.logits.numel()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(20, None), (21, 75.0)])
+def test_top5_is_measured_for_more_than_20_classes(classes, expected):
+    rows = torch.arange(float(classes)).repeat(4, 1)  # the last class has the largest logit
+    labels = torch.tensor([classes - 1, classes - 3, classes - 5, classes - 6])
+    found = measure(lambda x: x, [(rows, labels)])
+    assert found.top5 == expected
+    assert found.top1 == 25.0
+
+
+def test_predictions_name_the_class_and_whether_it_is_right():
+    rows = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
+    found = measure(lambda x: x, [(rows, torch.tensor([0, 2, 2]))]).predictions
+    assert found.classes.tolist() == [0, 1, 2]
+    assert found.right.tolist() == [True, False, True]

@@ -35,7 +35,7 @@ def test_differing_predictions_are_counted():
     other = found.logits.clone()
     other[:7] = -other[:7]
     _, figures = measured_onnx(
-        OnnxExporter(), record, network, IDENTITY, images=images(), measured=Evaluation(0, len(other), other)
+        OnnxExporter(), record, network, IDENTITY, images=images(), measured=Evaluation(other, torch.zeros(len(other)))
     )
     assert figures.differing_predictions == 7
 

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import logging
+import re
 
 import pytest
 
@@ -12,16 +14,17 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.context import RunContext
-from pipeline.stages.train import TrainingJob, train_once, training_job
+from pipeline.stages.train import TrainingJob, held_out_losses, train_once, training_job
 from pipeline.store.store import Store
 from pipeline.tracking import RecordingTracker
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN, NO_HARM
 from pipeline.training.state import TrainingLabel
 from pipeline.training.teacher import Teacher
 from tests.support.networks import tiny_network, write_npz
 
-SCHEDULE = Schedule(2, lr=0.02, batch_size=16)
+SCHEDULE = Schedule(2, lr=0.05, batch_size=8)
 LABEL = TrainingLabel("tiny", "training")
 
 
@@ -47,7 +50,7 @@ def job_of(context, start="tiny", schedule=SCHEDULE, name="fine-tuning", **chang
 
 def trained(context):
     model = tiny_network()
-    return model, train_once(context, model, job_of(context))
+    return model, train_once(context, model, job_of(context, margin=ANY_GAIN))
 
 
 def test_a_second_training_reads_the_first_ones_result(context, tmp_path, monkeypatch):
@@ -78,6 +81,7 @@ def test_whatever_training_depends_on_is_in_the_key(context, tmp_path):
         job_of(context),
         job_of(context, start="other"),
         job_of(context, first_epoch=1),
+        job_of(context, margin=NO_HARM),
         *(job_of(context, teacher=teacher) for teacher in teachers),
         *(job_of(context, schedule=dataclasses.replace(SCHEDULE, **change)) for change in SCHEDULES),
         job_of(dataclasses.replace(context, data=fewer)),
@@ -89,7 +93,7 @@ def test_whatever_training_depends_on_is_in_the_key(context, tmp_path):
     assert job_of(context, name="another name").stage.key == keys[0]
 
 
-SCHEDULES = ({"epochs": 3}, {"lr": 0.1}, {"batch_size": 8}, {"weight_decay": 0.0}, {"warmup": 0.2})
+SCHEDULES = ({"epochs": 3}, {"lr": 0.1}, {"batch_size": 16}, {"weight_decay": 0.0}, {"warmup": 0.2})
 
 
 def test_the_test_images_are_not_in_the_key(context):
@@ -102,11 +106,28 @@ def test_training_that_does_harm_is_rolled_back(context, tmp_path, caplog):
     schedule = Schedule(30, lr=0.05, batch_size=16)
     train(good, context.data.train, schedule, accelerator=context.accelerator, seed=0)
     model = copy.deepcopy(good)
+    caplog.set_level(logging.INFO)
     for _ in range(2):  # trained, then read
         later = with_store(context, Store(tmp_path))
         harmful = job_of(later, start="good", schedule=Schedule(1, lr=3.0, batch_size=16))
         assert train_once(later, model, harmful).undone
+        assert re.search(r"fine-tuning.*held-out", caplog.text)
+        caplog.clear()
     assert state_digest(model) == state_digest(good)
-    assert "fine-tuning lost" in caplog.text
-    assert "--lr" in caplog.text
     assert not model.training
+
+
+def test_the_held_out_images_are_not_trained_on_and_the_losses_are_theirs(context, tmp_path):
+    model, summary = trained(context)
+    assert summary.loss_before == pytest.approx(float(held_out_losses(context, tiny_network()).mean()))
+    assert summary.loss_after == pytest.approx(float(held_out_losses(context, model).mean()))
+    assert summary.loss_after <= summary.loss_before
+    images = context.data.train
+    blank = images.images.clone()
+    blank[images.part(len(images) - 5, len(images))._positions] = 0
+    data = dataclasses.replace(context.data, train=dataclasses.replace(images, images=blank))
+    other = dataclasses.replace(with_store(context, Store(tmp_path / "other")), data=data)
+    _, blind = trained(other)
+    losses = [[figures.loss for _, figures in each.tracker.epochs] for each in (context, other)]
+    assert losses[0] == losses[1]
+    assert blind.loss_before != summary.loss_before

@@ -6,16 +6,19 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
 from pipeline.models.digest import state_digest
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.evaluate import evaluate
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey, Store
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import ANY_GAIN, BestWeights
 from pipeline.training.state import EpochFigures
 from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
@@ -71,13 +74,20 @@ def teaching():
     return tiny_network(seed=1)
 
 
-def trained(data, model, store=None, end_after=None, curve=None):
+def trained(data, model, store=None, end_after=None, curve=None, choose=False):
     accelerator, interruption = make_accelerator("cpu"), Interruption()
     model = copy.deepcopy(model)
     progress = Asking(interruption, end_after) if end_after else None
     arguments = {"accelerator": accelerator, "seed": 3, "teacher": Teacher(teaching(), accelerator)}
     checkpoint = store.checkpoint(STEP) if store else None
+
+    def judge(some):
+        found = evaluate(some, data.test, device=accelerator.device)
+        return functional.cross_entropy(found.logits.double(), found.labels, reduction="none")
+
+    best = BestWeights(model, judge, ANY_GAIN)
     rest = {"progress": progress, "interruption": interruption, "checkpoint": checkpoint}
+    rest |= {"best": best} if choose else {}
     end = train(model, data.train, SCHEDULE, **arguments, **rest, on_epoch=None if curve is None else curve.append)
     return model, end
 
@@ -103,6 +113,30 @@ def test_training_goes_on_where_it_ended(tmp_path, data, undisturbed, kind, end_
     assert end.curve == expected.curve == curve
     assert [figures.epoch for figures in curve] == [1, 2, 3]
     assert not again.training
+
+
+@pytest.mark.parametrize("kind", ["dropout", "rounded"])
+@pytest.mark.parametrize("end_after", [2, 3, 4, STEPS])
+def test_training_that_goes_on_keeps_the_same_epoch(tmp_path, data, kind, end_after):
+    model, store = networks()[kind], Store(tmp_path)
+    torch.manual_seed(11)
+    whole, expected = trained(data, model, choose=True)
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, model, store, end_after, choose=True)
+    again, end = trained(data, model, store, choose=True)
+    assert state_digest(again) == state_digest(whole)
+    assert end.selection == expected.selection
+    assert end.curve == expected.curve
+    assert all(figures.held_out is not None for figures in end.curve)
+
+
+def test_the_choice_does_not_change_the_training(data, undisturbed):
+    model, end = trained(data, networks()["dropout"], choose=True)
+    last, expected = undisturbed["dropout"]
+    assert [figures.loss for figures in end.curve] == [figures.loss for figures in expected.curve]
+    losses = [figures.held_out for figures in end.curve]
+    assert end.selection.epoch == 1 + losses.index(min(losses))
+    assert (state_digest(model) == state_digest(last)) == (end.selection.epoch == 3)
 
 
 def test_training_that_is_interrupted_again_and_again_ends_the_same(tmp_path, data, undisturbed):

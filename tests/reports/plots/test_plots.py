@@ -44,6 +44,41 @@ def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
     assert [path.name for path in write_plots(data, tmp_path)] == ALL
 
 
+def rings(figure) -> list[float]:
+    (axis,) = figure.axes
+    drawn = [line for line in axis.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
+    return [line.get_markersize() for line in drawn]
+
+
+def test_coinciding_marks_have_a_ring_each(report, row) -> None:
+    from reports.plots.size import size_figure
+
+    apart = [row(COS, "a", 4, 90.0, size_mb=1.0), row(COS, "b", 4, 95.0, size_mb=2.0)]
+    assert rings(size_figure(report(apart))) == []
+    alike = [row(COS, name, 4, 90.0, size_mb=1.0) for name in "cde"]
+    found = rings(size_figure(report([*apart, *alike])))
+    assert len(set(found)) == len(found) == 3  # the fourth of them, drawn last, is visible
+    figure = size_figure(report([*apart, *alike]))
+    assert any("Ring" in text.get_text() for text in figure.legends[0].get_texts())
+
+
+def test_a_smaller_mark_on_a_larger_one_needs_no_ring(report, row) -> None:
+    from reports.plots.size import size_figure
+
+    assert rings(size_figure(report([row(basis, "a", 4, 90.0, size_mb=1.0) for basis in (COS, CHEB)]))) == []
+
+
+def test_the_baseline_has_its_interval(report, row) -> None:
+    from reports.plots.size import size_figure
+
+    data = report([row(COS, "a", 4, 90.0)])
+    (axis,) = size_figure(data).axes
+    low, high = axis.patches[0].get_extents().transformed(axis.transData.inverted()).get_points()[:, 1]
+    assert (low, high) == pytest.approx((97.58, 99.72), abs=0.01)
+    data.run.dataset = None
+    assert not size_figure(data).axes[0].patches
+
+
 def test_labels_stay_inside_and_apart(report, many) -> None:
     from matplotlib.text import Text
 

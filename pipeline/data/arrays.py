@@ -1,0 +1,143 @@
+"""Convert arrays of images to bytes with the channels last, and arrays of labels to class indices.
+
+Images may be of any integer type with values of 0 to 255, or of 0 to 65535, which are divided by 257. Floats of 0 to 1
+are multiplied by 255.
+Labels may be whole numbers from 0 or from 1, one-hot rows, or strings.
+"""
+
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError
+
+Array = npt.NDArray[Any]
+_COLOURS: Final = (1, 3)  # numbers of channels that are recognised at any place
+_MOST_8_BIT, _MOST_16_BIT = 255, 65535
+_RANGES: Final = "whole numbers of 0 to 255 or 0 to 65535, or floats of 0 to 1"
+
+
+def with_channels_last(array: Array, what: str, notes: MutableSequence[str]) -> Array:
+    """Return images as (N, H, W, C).
+
+    Images are taken for channels first, (N, C, H, W), in two cases. The second axis is 1 or 3 and the last is not, or
+    the images are square and have fewer channels than rows.
+
+    Args:
+        array: Images, (N, H, W), (N, H, W, C) or (N, C, H, W).
+        what: The array's name in messages.
+        notes: Gets a sentence if axes are moved.
+
+    Raises:
+        DataError: The shape is another, or the array is empty.
+    """
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.dtype.kind not in "buif":
+        raise DataError(
+            f"{what} must be images of the shape (N, H, W, C), (N, C, H, W) or (N, H, W), got {array.shape} of "
+            f"{array.dtype}"
+        )
+    if 0 in array.shape:
+        raise DataError(f"{what} must hold 1 image or more, got the shape {array.shape}")
+    _, second, third, last = array.shape
+    if (second in _COLOURS and last not in _COLOURS) or second < third == last:
+        notes.append(f"{what} has the channels first, (N, C, H, W): {array.shape} is read as {second} channels")
+        return array.transpose(0, 2, 3, 1)
+    return array
+
+
+def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[str]) -> dict[str, Array]:
+    """Convert the images of all halves alike.
+
+    Args:
+        images: Half -> images of any numeric type.
+        what: Their name in messages.
+        notes: Gets a sentence if values are scaled.
+
+    Returns:
+        Half -> uint8 of the same shape.
+
+    Raises:
+        DataError: The values have no known range.
+    """
+    if all(array.dtype == np.uint8 for array in images.values()):
+        return dict(images)
+    if all(array.dtype == np.bool_ for array in images.values()):
+        return {half: array.astype(np.uint8) * np.uint8(_MOST_8_BIT) for half, array in images.items()}
+    least, most = (float(find([find(a) for a in images.values()])) for find in (np.min, np.max))
+    whole = all(array.dtype.kind in "bui" or bool((array == np.rint(array)).all()) for array in images.values())
+    floats = any(array.dtype.kind == "f" for array in images.values())
+    whole = whole and least >= 0 and (most > 1 or not floats)  # floats of 0 and 1 are black and white
+    if whole and most <= _MOST_8_BIT:
+        return {half: array.astype(np.uint8) for half, array in images.items()}
+    if whole and most <= _MOST_16_BIT:
+        notes.append(f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257")
+        return {half: ((array.astype(np.int32) + 128) // 257).astype(np.uint8) for half, array in images.items()}
+    if floats and least >= 0 and most <= 1:
+        notes.append(f"{what} are floats of 0 to 1: they are multiplied by 255 and rounded")
+        return {
+            half: np.rint(array.astype(np.float32) * _MOST_8_BIT).astype(np.uint8) for half, array in images.items()
+        }
+    types = " and ".join(sorted({str(array.dtype) for array in images.values()}))
+    raise DataError(f"{what} must hold {_RANGES}, before normalization, got {least:.7g} to {most:.7g} of {types}")
+
+
+def label_indices(
+    arrays: Mapping[str, Array], counts: Sequence[int], names: tuple[str, ...] | None, notes: MutableSequence[str]
+) -> tuple[list[Array], tuple[str, ...] | None]:
+    """Convert the labels of all halves alike to indices of classes from 0.
+
+    Args:
+        arrays: Name in messages -> labels, (N,) or (N, 1), or one-hot rows, (N, classes).
+        counts: Number of images of each half.
+        names: The file's class names, or None.
+        notes: Gets a sentence if labels are shifted.
+
+    Returns:
+        Indices of each half, (N,), and the names of the classes if the labels are strings.
+
+    Raises:
+        DataError: The labels are of another shape or type, negative, or not one per image.
+    """
+    flat = [_flat(array, count, what) for (what, array), count in zip(arrays.items(), counts, strict=True)]
+    if all(array.dtype.kind in "US" for array in flat):
+        return _named(flat, names, list(arrays))
+    for what, array in zip(arrays, flat, strict=True):
+        if array.dtype.kind not in "bui" and not (array.dtype.kind == "f" and bool((array == np.rint(array)).all())):
+            raise DataError(f"{what} must hold integers, got {array.dtype}")
+        if array.min() < 0:
+            raise DataError(f"{what} must hold labels of 0 or more, got {array.min()}")
+    indices = [array.astype(np.int64) for array in flat]
+    least, most = (int(find([find(array) for array in indices])) for find in (np.min, np.max))
+    if least == 1 and (names is None or most == len(names)):
+        notes.append(f"the labels begin with 1: they are shifted from 1..{most} to 0..{most - 1}")
+        indices = [array - 1 for array in indices]
+    return indices, None
+
+
+def _flat(array: Array, count: int, what: str) -> Array:
+    if array.ndim == 2 and len(array) == count and array.shape[1] > 1 and array.dtype.kind in "buif":
+        if bool(((array == 0) | (array == 1)).all()) and bool((array.sum(axis=1) == 1).all()):
+            return np.asarray(array.argmax(axis=1))
+        raise DataError(
+            f"{what} has the shape {array.shape} without exactly one 1 in each row; allowed: one label for each image"
+        )
+    if array.shape not in ((count,), (count, 1)):
+        raise DataError(f"{what} must have one label for each of the {count} images, got the shape {array.shape}")
+    return array.reshape(-1)
+
+
+def _named(
+    flat: Sequence[Array], names: tuple[str, ...] | None, whats: Sequence[str]
+) -> tuple[list[Array], tuple[str, ...]]:
+    """Convert strings to their places in the class names, which are sorted unless the file has an order."""
+    texts = [[t.decode(errors="replace") if isinstance(t, bytes) else t for t in array.tolist()] for array in flat]
+    known = names or tuple(sorted({text for own in texts for text in own}))
+    places = {name: place for place, name in enumerate(known)}
+    for what, own in zip(whats, texts, strict=True):
+        if strange := [text for text in own if text not in places]:
+            raise DataError(f"{what} has the label {strange[0]!r}; allowed: a label in class_names")
+    return [np.array([places[text] for text in own], dtype=np.int64) for own in texts], known

@@ -1,0 +1,119 @@
+"""Load image folders: find the two halves, choose the common size, and decode into memory or stream."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from pipeline.data.dataset import Dataset, Normalization
+from pipeline.data.image_files import ImageFiles, class_folders, decode, header_size, list_files, readable, to_bytes
+from pipeline.data.memory import PADDED_SIDE, MemorySplit, memory_dataset, resized
+from pipeline.data.sizes import Size, common_size, fitted
+from pipeline.data.streaming import CROP, FolderSplit
+from pipeline.errors import DataError
+
+TRAIN: Final = ("train", "training")
+"""Names of the folder of training images, in the order in which they are looked for; case does not matter."""
+TEST: Final = ("val", "valid", "validation", "test", "testing")
+"""Names of the folder of test images, in the order in which they are looked for; case does not matter."""
+MEMORY_BYTES: Final = 1_000_000_000
+"""Largest size of a data set that is decoded into memory."""
+HEADERS: Final = 256
+"""Files of a split, a random sample, whose headers decide the common size."""
+
+
+def is_image_folder(root: Path) -> bool:
+    """Return True if `root` holds a folder of training images and one of test images; see `TRAIN` and `TEST`."""
+    return bool(_halves(root, TRAIN)) and bool(_halves(root, TEST))
+
+
+def load_folder(
+    root: Path,
+    *,
+    limit_train: int | None,
+    limit_test: int | None,
+    workers: int,
+    image_size: Size | None = None,
+) -> Dataset:
+    """Load an image folder into memory if its images are small and fit, else stream it.
+
+    Images have the size that most of them have, or 224x224 if that is larger than 96 pixels.
+
+    Args:
+        root: Folder of `train/` and of `val/`, `valid/`, `validation/` or `test/`, each with the same class folders.
+        limit_train: Training images to keep; None keeps all.
+        limit_test: Test images to keep; None keeps all.
+        workers: Number of processes (streamed) or threads (in memory) that decode.
+        image_size: Another height and width of the images, in pixels.
+
+    Returns:
+        The data set, named after the folder.
+
+    Raises:
+        DataError: If the class folders of the splits differ, if a class is empty, or if an image is damaged.
+    """
+    train_folder, (test_folder, *others) = _halves(root, TRAIN)[0], _halves(root, TEST)
+    notes = []
+    if others:
+        unused = ", ".join(f"{other.name}/" for other in others)
+        notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
+    classes = _same_classes(train_folder, test_folder)
+    lists = [list_files(half, classes) for half in (train_folder, test_folder)]
+    found = [header_size(path) for files in lists for path in files.paths[:HEADERS]]
+    size = common_size(found)
+    train, test = (
+        files.head(limit or len(files.paths)) for files, limit in zip(lists, (limit_train, limit_test), strict=True)
+    )
+    name, names, normalization = readable(root.resolve().name), tuple(map(readable, classes)), Normalization()
+    total = (len(train.paths) + len(test.paths)) * size[0] * size[1] * 3
+    if total > MEMORY_BYTES or max(size) > PADDED_SIDE:
+        size = image_size or (CROP, CROP)
+        splits = [FolderSplit(files, normalization, workers, size) for files in (train, test)]
+        return Dataset(name, len(names), names, size, splits[0], splits[1], normalization, notes=tuple(notes))
+    if image_size is None:
+        notes += _mixed_note(found, size)
+    decoded = [_in_memory(files, size, normalization, workers) for files in (train, test)]
+    data = memory_dataset(name, names, decoded[0], decoded[1], tuple(notes))
+    return data if image_size is None else resized(data, image_size)
+
+
+def _halves(root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the folders in `root` with one of the names, in the order of the names."""
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    return [folder for name in names for folder in folders if folder.name.lower() == name]
+
+
+def _same_classes(train: Path, test: Path) -> tuple[str, ...]:
+    classes, other = class_folders(train), class_folders(test)
+    if classes != other:
+        differ = sorted(set(classes) ^ set(other))
+        raise DataError(
+            f"{readable(train)} and {readable(test)} must have the same class folders, but only one of "
+            f"them has {', '.join(map(readable, differ[:3]))}"
+        )
+    return classes
+
+
+def _mixed_note(found: Sequence[Size], size: Size) -> list[str]:
+    """Return a sentence about the chosen size if the images have several."""
+    kinds = len(set(found))
+    if kinds == 1:
+        return []
+    chosen = "the most frequent size" if size in found and 2 * found.count(size) >= len(found) else "the median size"
+    height, width = size
+    return [
+        f"the images have {kinds} sizes and are brought to {height}x{width} pixels, {chosen}; --image-size sets another"
+    ]
+
+
+def _in_memory(files: ImageFiles, size: Size, normalization: Normalization, workers: int) -> MemorySplit:
+    def read(path: str) -> torch.Tensor:
+        return to_bytes(fitted(decode(path), size))
+
+    images = torch.empty(len(files.paths), *size, 3, dtype=torch.uint8)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for index, image in enumerate(pool.map(read, files.paths)):
+            images[index] = image
+    return MemorySplit(images, torch.tensor(files.labels), normalization, flip=True)

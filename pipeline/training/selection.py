@@ -1,0 +1,166 @@
+"""Choose the weights of a training by the loss on held-out training images: the start, or the end of an epoch."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.dataset import Split
+from pipeline.store.entry import state_of
+
+HELD_OUT_SHARE: Final = 10
+"""Every tenth training image is held out, but the numbers below limit the count."""
+MOST_HELD_OUT: Final = 2000
+"""Most held-out images. The standard error of a Top-1 of 90 % is then 0.7 points; measuring stays cheap."""
+LEAST_HELD_OUT: Final = 5
+"""Least held-out images, but at most half of the training images."""
+_EPOCH, _LOSSES, _WEIGHTS = "epoch", "losses", "weights."
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The gain for which a training replaces the weights before it.
+
+    Attributes:
+        standard_errors: Least mean gain, in standard errors of the mean of the gains.
+        tolerance: Rise of the mean loss that is accepted, in nats.
+    """
+
+    standard_errors: float = 0.0
+    tolerance: float = 0.0
+
+
+CERTAIN_GAIN: Final = Margin(standard_errors=2.0)
+"""Margin of weights that are known to be good."""
+ANY_GAIN: Final = Margin()
+"""Margin of random weights."""
+NO_HARM: Final = Margin(tolerance=0.1)
+"""Margin of long trainings of a network whose own training may have seen the held-out images: docs/training.md."""
+
+Judge = Callable[[nn.Module], Tensor]
+"""Maps a network to its losses on the held-out images: float64, (images,), the same on every rank."""
+
+
+class HoldOut(NamedTuple):
+    """Training images in two parts without common images.
+
+    Attributes:
+        trained: Images that are trained on.
+        held_out: Images that only choose between weights.
+    """
+
+    trained: Split
+    held_out: Split
+
+
+def hold_out(images: Split, share: int = HELD_OUT_SHARE, most: int = MOST_HELD_OUT) -> HoldOut:
+    """Hold out the last images of a split, whose order mixes the classes.
+
+    Args:
+        images: Training images.
+        share: One of this many images is held out.
+        most: Most held-out images.
+
+    Returns:
+        Both parts. A single image is in both of them, because neither may be empty.
+    """
+    count = min(max(len(images) // share, LEAST_HELD_OUT), most, len(images) // 2)
+    if count == 0:
+        return HoldOut(images, images)
+    first = len(images) - count
+    return HoldOut(images.part(0, first), images.part(first, len(images)))
+
+
+def gains(before: Tensor, after: Tensor, margin: Margin = CERTAIN_GAIN) -> bool:
+    """Return True if the mean loss fell enough.
+
+    Args:
+        before: Losses of the images, float64, (images,).
+        after: Losses of the same images with other weights.
+        margin: Least gain.
+    """
+    gain = before - after
+    error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    return float(gain.mean()) > margin.standard_errors * error - margin.tolerance
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The choice of a training.
+
+    Attributes:
+        epoch: Epoch whose weights were kept, from 1; 0 for the start.
+        before: Mean held-out loss of the start.
+        after: Mean held-out loss of the kept weights.
+    """
+
+    epoch: int
+    before: float
+    after: float
+
+
+class BestWeights:
+    """Keeps the weights of the epoch with the least mean held-out loss.
+
+    The network is measured through a copy, so that training is the same with and without a choice.
+
+    Args:
+        model: The network with the weights before the first epoch, on its device.
+        judge: Measures a network.
+        margin: Least gain for which the start is left.
+
+    Attributes:
+        epoch: Epoch of the best weights so far; 0 if no epoch was measured.
+        weights: The best weights; None for epoch 0.
+        losses: Their losses; None for epoch 0.
+    """
+
+    def __init__(self, model: nn.Module, judge: Judge, margin: Margin = CERTAIN_GAIN) -> None:
+        self._copy, self._judge, self._margin = copy.deepcopy(model), judge, margin
+        self._start = state_of(model)
+        self._start_losses = judge(self._copy)
+        self.epoch = 0
+        self.weights: dict[str, Tensor] | None = None
+        self.losses: Tensor | None = None
+
+    def after_epoch(self, epoch: int, model: nn.Module) -> float:
+        """Measure the network after an epoch, and keep its weights if its loss is the least so far.
+
+        Returns:
+            The mean held-out loss.
+        """
+        self._copy.load_state_dict(state_of(model))
+        losses = self._judge(self._copy)
+        mean = float(losses.mean())
+        if self.losses is None or mean < float(self.losses.mean().nan_to_num(torch.inf)):
+            self.epoch, self.losses, self.weights = epoch, losses, state_of(self._copy)
+        return mean
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what ``restore`` needs; nothing before the first measured epoch."""
+        if self.weights is None or self.losses is None:
+            return {}
+        weights = {f"{_WEIGHTS}{name}": tensor for name, tensor in self.weights.items()}
+        return {_EPOCH: torch.tensor(self.epoch), _LOSSES: self.losses, **weights}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set the best weights to those of ``tensors``."""
+        if tensors:
+            self.epoch, self.losses = int(tensors[_EPOCH]), tensors[_LOSSES]
+            weights = {name: tensor for name, tensor in tensors.items() if name.startswith(_WEIGHTS)}
+            self.weights = {name.removeprefix(_WEIGHTS): tensor for name, tensor in weights.items()}
+
+    def choose(self, model: nn.Module) -> Selection:
+        """Load the chosen weights into the network."""
+        before = float(self._start_losses.mean())
+        if self.weights is None or self.losses is None or not self._gain(self.losses):
+            model.load_state_dict(self._start)
+            return Selection(0, before, before)
+        model.load_state_dict(self.weights)
+        return Selection(self.epoch, before, float(self.losses.mean()))
+
+    def _gain(self, losses: Tensor) -> bool:
+        return bool(torch.isfinite(losses).all()) and gains(self._start_losses, losses, self._margin)

@@ -1,0 +1,75 @@
+"""One forward and backward pass before a run: the precision of training, and batches of one image."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import OptionsError
+from pipeline.runtime.device import Accelerator, placed
+from pipeline.runtime.randomness import RandomStream
+
+TRIAL_IMAGES: Final = 2
+_ONE_VALUE: Final = "more than 1 value per channel"
+"""Part of the message of PyTorch's batch normalization for a batch with one value per channel."""
+
+
+def settle_precision(accelerator: Accelerator, network: nn.Module, images: Tensor, wanted: str) -> None:
+    """Set the precision to float32 if training in bf16 fails.
+
+    Args:
+        accelerator: Its precision and its fallback are set.
+        network: A network that is not used afterwards: the trial changes its statistics.
+        images: float32, (N, C, H, W), on the device; two images or more.
+        wanted: The option: ``auto``, ``bf16`` or ``fp32``.
+
+    Raises:
+        OptionsError: bf16 is wanted, and the network cannot be trained in it.
+    """
+    if accelerator.precision == "no":
+        return
+    reason = _failure(network, images, accelerator.device, bf16=True)
+    if not reason or _failure(network, images, accelerator.device, bf16=False):
+        return  # a network that fails in float32 too fails for another reason
+    if wanted == "bf16":
+        raise OptionsError(
+            f"--precision: got bf16, but the network cannot be trained in it ({reason}); allowed: auto, fp32"
+        )
+    accelerator.precision, accelerator.fallback = "no", reason
+
+
+def check_single_image(network: nn.Module, image: Tensor, cause: str) -> None:
+    """Check that batch normalization can be trained on batches of one image.
+
+    Args:
+        network: A network that is not used afterwards.
+        image: float32, (1, C, H, W), on the device.
+        cause: The option that leads to such batches, and its value, for the error message.
+
+    Raises:
+        OptionsError: A batch normalization gets a single value per channel.
+    """
+    reason = _failure(network, image, image.device, bf16=False)
+    if _ONE_VALUE in reason:
+        raise OptionsError(
+            f"{cause}, but batch normalization of the network gets one value per channel from one image, which has no "
+            "variance; allowed: 2 or more"
+        )
+
+
+def _failure(network: nn.Module, images: Tensor, device: torch.device, *, bf16: bool) -> str:
+    """Return the error of one training step's forward and backward pass in a sentence; empty if there is none."""
+    network = placed(network, device).train()
+    try:
+        with RandomStream(0, device).drawn_from():
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = network(images)
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.float().sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        network.zero_grad(set_to_none=True)
+    return ""

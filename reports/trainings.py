@@ -1,0 +1,66 @@
+"""List the trainings of a report: the epoch whose weights were kept, and the loss on held-out training images."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reports.model import Report, Row
+from reports.rows import unique_rows
+from reports.text import row_name
+
+
+class _Training(NamedTuple):
+    row: Row
+    name: str
+    undone: bool
+    epoch: int | None
+    epochs: int
+    before: float | None
+    after: float | None
+
+
+def kept_trainings(report: Report) -> list[str]:
+    """Describe every training whose weights were kept."""
+    kept = [each for each in _trainings(report) if each.epoch]
+    return [
+        f"{row_name(each.row)}: {each.name} kept epoch {each.epoch} of {each.epochs}{_losses(each)}." for each in kept
+    ]
+
+
+def rolled_back_trainings(report: Report) -> list[str]:
+    """Describe every training that was rolled back."""
+    return [
+        f"{row_name(each.row)}: {each.name} did not lower the loss on held-out training images enough, so it was "
+        f"rolled back{_losses(each)}. The figures are of the network before it."
+        for each in _trainings(report)
+        if each.undone
+    ]
+
+
+def _trainings(report: Report) -> Iterator[_Training]:
+    for row in unique_rows(report):
+        yield _Training(
+            row,
+            "fine-tuning",
+            row.finetune_undone,
+            row.finetune_epoch,
+            row.epochs,
+            row.finetune_loss_before,
+            row.finetune_loss_after,
+        )
+        yield _Training(
+            row,
+            "quantization-aware training",
+            row.qat_undone,
+            row.qat_epoch,
+            row.qat_epochs,
+            row.qat_loss_before,
+            row.qat_loss_after,
+        )
+
+
+def _losses(training: _Training) -> str:
+    if training.before is None or training.after is None:
+        return ""
+    if training.undone:
+        return f" (held-out loss {training.before:.4f})"
+    return f" (held-out loss {training.before:.4f} before, {training.after:.4f} after)"

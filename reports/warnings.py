@@ -1,0 +1,40 @@
+"""Warnings of a report: rows whose network falls apart."""
+
+from reports.model import Report, Row
+from reports.rows import baseline_top1, loss, unique_rows
+from reports.text import points, row_name
+from reports.verdict import interval
+
+FALLEN_POINTS = 10.0
+"""Points of Top-1 against the baseline. A row that loses more falls apart."""
+
+
+def fallen_rows(report: Report) -> list[str]:
+    """Return one sentence for each row that falls apart: near chance, or more than `FALLEN_POINTS` below the baseline.
+
+    A row is near chance if the 95 % interval of its Top-1 includes 100 / classes, and the baseline's does not.
+    """
+    found = [(row, _reason(report, row)) for row in unique_rows(report)]
+    return [f"{row_name(row)} falls apart: {reason}." for row, reason in found if reason]
+
+
+def is_fallen(report: Report, row: Row) -> bool:
+    """Return True if the row falls apart."""
+    return bool(_reason(report, row))
+
+
+def _reason(report: Report, row: Row) -> str:
+    top1, lost, data = row.top1_quant, loss(report, row), report.run.dataset
+    if top1 is None:
+        return ""
+    if data is not None and _near_chance(report, top1) and not _near_chance(report, baseline_top1(report, row)):
+        guess = f"{points(100 / data.classes)} of guessing one of {data.classes:,} classes"
+        return f"its Top-1 of {points(top1)} is near the {guess}"
+    if lost is None or lost <= FALLEN_POINTS:
+        return ""
+    return f"its Top-1 of {points(top1)} is {points(lost)} points below the baseline's"
+
+
+def _near_chance(report: Report, top1: float | None) -> bool:
+    ends, data = interval(report, top1), report.run.dataset
+    return ends is not None and data is not None and ends[0] <= 100 / data.classes

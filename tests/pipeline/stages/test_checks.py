@@ -1,0 +1,84 @@
+"""Checks before any work: precision, batches of one image, and downloads of a dry run."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.options.options import Options
+from pipeline.stages.dry_run import plan_text
+from tests.support.networks import write_npz
+from tests.support.program import call_program
+
+NETS = """
+import torch
+from torch import nn
+
+
+class NoBf16(nn.Sequential):
+    def forward(self, x):
+        x = super().forward(x)
+        if x.dtype == torch.bfloat16:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return x
+
+
+def make(num_classes=4):
+    body = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten()
+    return NoBf16(*body, nn.Linear(4, num_classes))
+"""
+SMALL = ("--model", "checked_nets:make", "--data", "colours.npz", "--config", "2", "--bits", "4")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "checked_nets.py").write_text(NETS)
+    write_npz(tmp_path / "colours.npz", train=33, test=20)
+    return tmp_path
+
+
+def test_auto_is_float32_where_bf16_fails(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.runtime.device._gains_from_bf16", lambda on_cpu: True)
+    done = call_program(folder, *SMALL, "--epochs", "1", "--batch-size", "32", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "BFloat16" in done.stderr
+    again = call_program(folder, *SMALL, "--epochs", "1", "--batch-size", "32", "--precision", "fp32", "--out", "out")
+    assert "all 8 stages were read" in again.stderr, "a fallback is the same as float32"
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16"])
+def test_bf16_that_fails_is_refused_before_any_work(folder, name):
+    done = call_program(folder, *SMALL, "--precision", name, "--out", "out")
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("--precision", "BFloat16", "fp32"))
+    assert not (folder / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("--batch-size", "1"), ("--limit-train", "1"), ("--qat-epochs", "1", "--batch-size", "1")]
+)
+def test_batches_of_one_image_are_refused_before_any_work(folder, words):
+    done = call_program(folder, *SMALL, "--epochs", "1", *words, "--out", "out")
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("got 1", "batch normalization", "2 or more"))
+    assert not (folder / "cache").exists()
+
+
+def test_a_batch_size_of_one_is_right_without_training(folder):
+    done = call_program(folder, *SMALL, "--epochs", "0", "--batch-size", "1", "--out", "out", "--dry-run")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_downloads_nothing(tmp_path, monkeypatch):
+    """The address and the size of the weights are in the plan."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    path, images, labels = tmp_path / "many.npz", np.zeros((1000, 16, 16, 3), np.uint8), np.arange(1000)
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    options = Options(config="3,3,2,2,2", bits=4, model="resnet18", data=str(path), weights="IMAGENET1K_V1")
+    plan = plan_text(options)
+    assert all(word in plan for word in ("download", "resnet18-f37072fd.pth", "44.7 MB"))
+    assert "0 of" in plan

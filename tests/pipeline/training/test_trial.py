@@ -1,0 +1,89 @@
+"""The trial step before a run: bf16, and batches of one image."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import OptionsError
+from pipeline.runtime.device import make_accelerator
+from pipeline.training.trial import check_single_image, settle_precision
+from tests.support.networks import tiny_network
+
+
+class OnlyFloat(nn.Module):
+    """A network with an operator that has no bf16, in forward or in backward."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.layer, self.where = nn.Conv2d(3, 4, 3), where
+
+    def forward(self, x):
+        x = self.layer(x)
+        if self.where == "forward" and x.dtype == torch.bfloat16:
+            raise RuntimeError("\"im2col\" not implemented for 'BFloat16'")
+        if self.where == "backward":
+            x.register_hook(self.refuse)
+        return x.mean((2, 3))
+
+    def refuse(self, gradient):
+        if gradient.dtype == torch.bfloat16:
+            raise NotImplementedError("no gradient in 'BFloat16'")
+
+
+def accelerator(precision="bf16"):
+    return make_accelerator("cpu", precision)
+
+
+IMAGES = torch.rand(2, 3, 12, 12)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_auto_falls_back_to_float32(where):
+    place = accelerator()
+    settle_precision(place, OnlyFloat(where), IMAGES, "auto")
+    assert place.precision == "no"
+    assert "BFloat16" in place.fallback
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_bf16_is_refused(where):
+    with pytest.raises(OptionsError, match=r"--precision.*bf16.*BFloat16.*fp32"):
+        settle_precision(accelerator(), OnlyFloat(where), IMAGES, "bf16")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "bf16"])
+def test_a_network_that_can_stays_in_bf16(wanted):
+    place, network = accelerator(), tiny_network()
+    state = torch.get_rng_state()
+    settle_precision(place, network, IMAGES, wanted)
+    assert (place.precision, place.fallback) == ("bf16", "")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_error_of_another_kind_is_not_of_the_precision():
+    place = accelerator()
+    settle_precision(place, nn.Linear(5, 5), IMAGES, "bf16")
+    assert place.precision == "bf16"
+
+
+def test_float32_is_not_tried():
+    place = accelerator("fp32")
+    settle_precision(place, OnlyFloat("forward"), IMAGES, "fp32")
+    assert (place.precision, place.fallback) == ("no", "")
+
+
+def test_training_runs_in_the_precision():
+    for precision, expected in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with accelerator(precision).autocast():
+            assert tiny_network()(IMAGES).dtype == expected
+
+
+def test_a_value_per_channel_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 4, 12), nn.BatchNorm2d(4), nn.Flatten())
+    with pytest.raises(OptionsError, match=r"--batch-size: got 1.*batch normalization.*2 or more"):
+        check_single_image(network, IMAGES[:1], "--batch-size: got 1")
+
+
+def test_larger_maps_and_other_layers_are_not_refused():
+    check_single_image(tiny_network(), IMAGES[:1], "--batch-size: got 1")
+    check_single_image(nn.Conv2d(3, 4, 12), IMAGES[:1], "--batch-size: got 1")

@@ -1,0 +1,147 @@
+"""The structure of report.html, without a browser."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from reports.html.page import render_page
+from reports.html.parts import layers, pickers, stacks
+from reports.model import Report
+from tests.reports.html.conftest import COS, HOSTILE
+
+VOID = {"meta", "link", "br", "img", "input", "path", "rect", "use", "hr"}
+LARGEST = 5_000_000
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and collects elements, ids, links and texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module", params=["page", "hostile_page"])
+def parsed(request) -> Page:
+    return Page(request.getfixturevalue(request.param))
+
+
+def test_every_element_is_closed_and_every_id_is_unique(parsed) -> None:
+    assert parsed.open == []
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [each["href"] for each in parsed.all("a") + parsed.all("use")]
+    assert links
+    assert {link[1:] for link in links if link} <= set(ids)
+    labels = [attributes["aria-labelledby"] for _, attributes in parsed.elements if "aria-labelledby" in attributes]
+    assert set(labels) <= set(ids)
+
+
+def test_nothing_is_loaded_from_elsewhere(page) -> None:
+    parsed = Page(page)
+    for _, attributes in parsed.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,"))
+        assert not re.search(r"url\((?!#)", attributes.get("style") or "")
+    sheet = next(text for tag, text in parsed.texts if tag == "style")
+    assert not re.search(r"@import|url\(|https?:", sheet)
+    assert not re.search(r"https?://", re.sub(r"https?://www\.w3\.org/\S*", "", page))
+    assert len(page.encode()) < LARGEST
+
+
+def test_only_the_pages_own_script_may_run(parsed, page) -> None:
+    policy = next(each["content"] for each in parsed.all("meta") if each.get("http-equiv"))
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert len(parsed.all("script")) == 1
+    assert not [name for _, attributes in parsed.elements for name in attributes if name.startswith("on")]
+
+
+def test_names_are_escaped(hostile_page) -> None:
+    assert HOSTILE not in hostile_page
+    assert "alert('x')</" not in hostile_page
+    texts = [text for tag, text in Page(hostile_page).texts if tag in ("h1", "code", "th", "td", "h3", "title")]
+    assert sum("<script>alert('x')</script>" in text for text in texts) >= 6
+
+
+def test_the_page_depends_on_the_json_alone(full, page) -> None:
+    assert render_page(Report.model_validate_json(full.model_dump_json())) == page
+
+
+def test_every_row_has_a_line_a_mark_in_both_plots_and_a_bar(full, page) -> None:
+    parsed = Page(page)
+    rows = {each["data-row"] for each in parsed.all("tr") if "data-row" in each}
+    assert len(rows) == 4 + 2 * 12 + 2
+    for plot in re.findall(r'<svg viewBox="[^"]*" class="(?:wide|narrow)".*?</svg>', page, re.DOTALL):
+        assert set(re.findall(r'data-mark="(\d+)"', plot)) == rows
+    assert page.count('class="wide"') == page.count('class="narrow"') == 1
+    assert len(stacks(full)) == len(rows)
+    assert all(100 >= stack.length > 0 for stack in stacks(full))
+
+
+def test_gate_and_warnings_come_before_the_figures(page) -> None:
+    places = [page.index(f">{title}</h2>") for title in ("Warnings", "Rows that fail the gate", "Which file to take")]
+    assert places == sorted(places)
+    assert "cosine 2,2,2,2 at 2 bits loses 59.17 points" in page
+    assert "was rolled back" in page
+
+
+def test_warnings_about_the_baseline_are_shown_too(report, row) -> None:
+    data = report([row(COS, "3,3", 4, 98.0)])
+    data.baseline.warnings = ["the baseline's Top-1 of 11.00 is <near> chance"]
+    parsed = Page(render_page(data))
+    assert ("li", "the baseline's Top-1 of 11.00 is <near> chance") in parsed.texts
+
+
+def test_the_pickers_offer_what_differs(full, report, row) -> None:
+    offered = {picker.name: picker.values for picker in pickers(full)}
+    assert offered["basis"] == ["CosConv", "ChebConv"]
+    assert offered["width"] == ["8", "4", "3", "2", "0.9 MB"]
+    assert "Conv2D" in offered["config"]
+    one = report([row(COS, "3,3", 4, 98.0)])
+    assert pickers(one) == []
+    assert '<form class="picker"' not in render_page(one)
+
+
+def test_bars_of_errors_are_logarithmic(report, row) -> None:
+    data = report([row(COS, "a", 4, 98.0)], errors=True)
+    data.layers[0].fit_error, data.layers[1].fit_error, data.layers[2].fit_error = 0.1, 1e-9, 3.0
+    lengths = re.findall(r"--length:([\d.]+)%", layers(data)[0].table)
+    assert [float(length) for length in lengths[::3]][:3] == [80.0, 0.0, 100.0]
+
+
+def test_a_report_with_little_in_it_is_a_page(report, row) -> None:
+    bare = report([row(COS, "a", 4, 98.0, top1_quant=None)], dataset=None)
+    bare.kernels, bare.layers, bare.baseline.top1 = None, [], None
+    parsed = Page(render_page(bare))
+    assert parsed.open == []
+    assert parsed.all("svg") == []
+    assert Page(render_page(report([]))).open == []
