@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.artifact import load
+    from pipeline.compression.compress import compress
+    from pipeline.compression.result import CompressionResult
     from pipeline.options.options import Options
     from pipeline.runner import run
 
-__all__ = ["Options", "load", "run"]
+__all__ = ["CompressionResult", "Options", "compress", "load", "run"]
 
-_HOMES = {"Options": "pipeline.options.options", "load": "pipeline.artifact", "run": "pipeline.runner"}
+_HOMES = {
+    "CompressionResult": "pipeline.compression.result",
+    "Options": "pipeline.options.options",
+    "compress": "pipeline.compression.compress",
+    "load": "pipeline.artifact",
+    "run": "pipeline.runner",
+}
 
 # Imported along with a name, so that its first call does not take the seconds that this takes.
 _COMPANIONS = {"load": "torchvision.models"}

@@ -37,13 +37,16 @@ MIN_SENSITIVITY: Final = 1e-12
 """Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
 
 
-def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -> dict[str, LayerMeasurement]:
+def measure_layers(
+    model: nn.Module, original: OriginalPass, *, seed: int = 0, logits: bool = True
+) -> dict[str, LayerMeasurement]:
     """Measure sensitivities and freedoms of all layers that run, and Hessians if the rounding has fewer images.
 
     Args:
         model: The network to be rounded, with the original's values; it is left as it is.
         original: The original network's pass.
         seed: Seed of the random signs of ``output_sensitivities``.
+        logits: See ``output_sensitivities``.
 
     Returns:
         Layer name -> measurement, in the order in which the layers run.
@@ -64,7 +67,7 @@ def measure_layers(model: nn.Module, original: OriginalPass, *, seed: int = 0) -
     inputs = _Inputs(model, original.seeds, shard, sampling)
     with inputs.recorded(names):
         part = shard if several else CalibrationShard.whole(len(judged))
-        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part)
+        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part, logits=logits)
         with torch.no_grad(), evaluation_mode(model):
             for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])

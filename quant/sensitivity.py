@@ -13,12 +13,16 @@ of the gradient ``e_c - p`` of the logits is ``diag(p) - p p^T``. A vector with 
     v = sqrt(p) * r - p (sqrt(p) . r),
 
 and one backward pass of ``v . logits`` gives squared gradients of the same mean.
+
+Outputs y' of any other kind, such as embeddings, are taken as means of normal distributions of one variance. Then
+``v = r`` has the covariance of the gradient, and s measures the squared error of y'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +38,23 @@ MOST_AT_ONCE = 128
 
 
 def output_sensitivities(
-    model: nn.Module, names: Iterable[str], images: Tensor, *, seed: int = 0, shard: CalibrationShard | None = None
+    model: nn.Module,
+    names: Iterable[str],
+    images: Tensor,
+    *,
+    seed: int = 0,
+    shard: CalibrationShard | None = None,
+    logits: bool = True,
 ) -> dict[str, float]:
     """Measure the Fisher information of each layer at its outputs, by one backward pass.
 
     Args:
-        model: The network, with logits of shape (N, classes) as outputs; its parameters get no gradients.
+        model: The network; its parameters get no gradients.
         names: Layers: convolutions and linear layers.
         images: Training images without labels, (N, 3, H, W), on the model's device.
         seed: Seed of the random signs.
         shard: Calibration shard of this rank; None if the rank holds all images.
+        logits: True if the outputs are logits, (N, classes); False for other values, (N, ...).
 
     Returns:
         Layer name -> s, per image. Layers that do not run are left out; one that runs several times has the sum.
@@ -54,7 +65,7 @@ def output_sensitivities(
     shard = shard or CalibrationShard.whole(len(images))
     modules, squares = dict(model.named_modules()), {name: torch.zeros((), dtype=torch.float64) for name in names}
     reached: set[str] = set()
-    signs = _Signs(seed, shard)
+    vector = _Signs(seed, shard).vector if logits else partial(_sign_vector, seed, shard.first)
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def on_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -73,8 +84,8 @@ def output_sensitivities(
         at_once = images_at_once(images)
         for start in range(0, len(images), at_once):
             batch = images[start : start + at_once].detach().requires_grad_()
-            logits = model(batch).float()
-            torch.autograd.grad((logits * signs.vector(logits.detach(), start)).sum(), batch)  # no parameter gradients
+            outputs = model(batch).float()
+            torch.autograd.grad((outputs * vector(outputs.detach(), start)).sum(), batch)  # no parameter gradients
     return {name: float(shard.reduce(total)) / shard.total for name, total in squares.items() if name in reached}
 
 
@@ -117,3 +128,10 @@ class _Signs:
         chances = logits.softmax(1)
         roots = chances.sqrt()
         return roots * signs - chances * (roots * signs).sum(1, keepdim=True)
+
+
+def _sign_vector(seed: int, first: int, outputs: Tensor, start: int) -> Tensor:
+    """Return random signs for images from ``first + start`` on, of the shape of the outputs, (N, ...)."""
+    generators = (torch.Generator().manual_seed(seed + first + start + image) for image in range(len(outputs)))
+    signs = [2.0 * torch.randint(2, outputs.shape[1:], generator=generator) - 1 for generator in generators]
+    return torch.stack(signs).to(outputs)

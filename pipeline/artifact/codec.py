@@ -21,6 +21,7 @@ from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of,
 from pipeline.artifact.groups import GroupReader, claims, groups_of, layout
 from pipeline.artifact.header import (
     FORMAT_VERSION,
+    OBJECT,
     Header,
     Identity,
     LayerEntry,
@@ -122,8 +123,8 @@ def _as_section(content: bytes) -> Tensor:
 
 
 def _header(identity: Identity) -> Header:
-    builder, arguments = builder_of(identity.model, identity.classes)
-    fields = vars(identity)
+    builder, arguments = (OBJECT, {}) if identity.is_object else builder_of(identity.model, identity.classes)
+    fields = {name: value for name, value in vars(identity).items() if name != "is_object"}
     if identity.class_names == default_names(identity.classes):
         fields = {**fields, "class_names": None}
     return Header(format_version=FORMAT_VERSION, builder=builder, arguments=arguments, **fields)

@@ -10,6 +10,8 @@ from basis.errors import CompressionError
 
 FORMAT_VERSION = 2
 MOST_TABLE_BYTES = 1 << 24
+OBJECT = "object"
+"""Builder of a network that only its owner can build; the header's ``model`` is the qualified name of its class."""
 
 Size = Annotated[int, Field(ge=1, lt=1 << 31)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -101,13 +103,14 @@ class Identity:
     """The description of a network, without its tensors.
 
     Attributes:
-        model: A model name of ``pipeline.models.registry.build_model``.
+        model: A model name of ``pipeline.models.registry.build_model``; for an object, the qualified name of its class.
         classes: Number of classes, the width of the output.
         class_names: One name per class.
         mean: Mean of the input normalization per channel, for pixel values in 0..1.
         std: Standard deviation of the input normalization per channel, for pixel values in 0..1.
         image_size: Height and width, in pixels, of the test images.
         output: Number or name of the network's output with the logits; None for the default.
+        is_object: True for a network that no name builds: the reader must pass it.
     """
 
     model: str
@@ -117,6 +120,7 @@ class Identity:
     std: tuple[float, ...]
     image_size: tuple[int, int]
     output: str | None = None
+    is_object: bool = False
 
     @property
     def channels(self) -> int:
@@ -147,6 +151,8 @@ def read_header(text: str) -> Header:
         header = Header.model_validate_json(text)
     except ValidationError as error:
         raise CompressionError(f"it has no valid header: {_first_mistake(error)}") from None
+    if header.builder == OBJECT and header.arguments:
+        raise CompressionError(f"its header has arguments {header.arguments} for an {OBJECT}; allowed: none")
     if header.class_names is not None and len(header.class_names) != header.classes:
         raise CompressionError(
             f"its header has {header.classes} classes and {len(header.class_names)} names; allowed: one name per class"

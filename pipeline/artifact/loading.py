@@ -1,9 +1,10 @@
 """Write artifacts to files, and read files back: as tensors or as a network that is ready to use."""
 
 import gc
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from basis.errors import CompressionError
 from pipeline.artifact.codec import decode, serialize
 from pipeline.artifact.container import Contents, split
 from pipeline.artifact.execution import check_execution, with_execution
-from pipeline.artifact.header import Header, Identity, class_names, read_header
+from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
@@ -20,11 +21,14 @@ from pipeline.models.registry import build_model, build_plain, builder_of
 from pipeline.runtime.randomness import RandomStream
 from reports.files import write_atomically
 
+Architecture: TypeAlias = nn.Module | Callable[[], nn.Module]
+"""An uncompressed network whose values do not matter, or a class or function that returns one."""
+
 
 def load(
     path: Path | str,
     *,
-    model: nn.Module | None = None,
+    network: Architecture | None = None,
     allow_import: bool = False,
     execution: str = "dense",
     sample: Tensor | None = None,
@@ -33,8 +37,9 @@ def load(
 
     Args:
         path: An artifact.
-        model: The uncompressed architecture to fill, for a network that this package cannot build. Its wrappers are
-            removed, and its parametrized weights become plain ones.
+        network: The uncompressed architecture, or a class or function that returns it without arguments: for a network
+            that this package cannot build. It is filled in place, and stays on its device. Its wrappers are removed,
+            and its parametrized weights become plain ones.
         allow_import: True to import and call a ``module:callable`` that the file names.
         execution: ``dense`` for ordinary convolutions. ``separable`` computes every convolution of a lower order
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
@@ -43,35 +48,67 @@ def load(
         sample: Images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
 
     Returns:
-        The network in evaluation mode on the CPU. It returns what the architecture returns, also where that is more
-        than the logits.
+        The network in evaluation mode on the CPU, or on the device of ``network``. It returns what the architecture
+        returns, also where that is more than the logits.
 
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
-        OptionsError: The file names a ``module:callable`` that is not allowed or cannot be imported, or the execution
-            is unknown.
+        OptionsError: The file names a ``module:callable`` that is not allowed or cannot be imported, or needs a
+            network; ``network`` is no network; or the execution is unknown.
+
+    Example:
+        >>> load("small.safetensors", network=Net)(images).shape
+        torch.Size([1, 10])
     """
     check_execution(execution)
-    network, record, identity = load_parts(path, model=model, allow_import=allow_import)
+    if network is not None:
+        network = built(network)
+    loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
     images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
-    return with_execution(network, record, execution, images)
+    return with_execution(loaded, record, execution, images)
+
+
+def built(network: Architecture) -> nn.Module:
+    """Return a network: itself, or the result of the class or function that makes it.
+
+    Raises:
+        OptionsError: It is neither, or calling it failed, or it returned something else.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if not callable(network):
+        raise OptionsError(
+            f"load: network is of type {type(network).__name__}; allowed: an nn.Module, or a class or function that "
+            "returns one"
+        )
+    name = getattr(network, "__name__", type(network).__name__)
+    try:
+        model: object = network()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionsError(
+            f"load: calling network={name} raised {reason}; allowed: one that needs no argument"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise OptionsError(f"load: network={name} returned a {type(model).__name__}; allowed: an nn.Module")
+    return model
 
 
 def load_parts(
-    path: Path | str, *, model: nn.Module | None = None, allow_import: bool = False
+    path: Path | str, *, network: nn.Module | None = None, allow_import: bool = False
 ) -> tuple[nn.Module, NetworkRecord, Identity]:
     """Load a compressed network, dense, with its record and its identity; see ``load``."""
     with _garbage_collection_paused():
         header, contents = open_artifact(path)
         with naming(path):
             _, record = decode(contents)
-        if model is None:
-            model = architecture(header, record, allow_import=allow_import)
+        if network is None:
+            network = architecture(header, record, allow_import=allow_import)
         else:
-            model = without_wrappers(model)
-            initialize_lazy_modules(model, _blank_image(header))
-            fold_parametrizations(model)
-        return build_network(record, model), record, identity_of(header)
+            network = without_wrappers(network)
+            initialize_lazy_modules(network, _blank_image(header))
+            fold_parametrizations(network)
+        return build_network(record, network), record, identity_of(header)
 
 
 def read_artifact(path: Path | str) -> tuple[NetworkRecord, Identity]:
@@ -127,8 +164,10 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
 
     Raises:
         DataError: The network is unknown to this version, or its shapes are not those of the record.
-        OptionsError: A ``module:callable`` is not allowed or cannot be imported, or timm is not installed.
+        OptionsError: A ``module:callable`` is not allowed or cannot be imported, timm is not installed, or only the
+            caller has the network.
     """
+    require_builder(header)
     _check_builder(header)
     if header.builder in ("import", "timm"):
         model = build_plain(header.model, header.classes, _blank_image(header), allow_import=allow_import)
@@ -147,6 +186,19 @@ def architecture(header: Header, record: NetworkRecord, *, allow_import: bool) -
         if name.endswith("num_batches_tracked"):
             counter.zero_()
     return model
+
+
+def require_builder(header: Header) -> None:
+    """Check that a header names a function that builds the network.
+
+    Raises:
+        OptionsError: Only the owner of the network can build it.
+    """
+    if header.builder == OBJECT:
+        raise OptionsError(
+            f"artifact: it holds a network of the class {header.model}, which only its owner can build; allowed: "
+            "pipeline.load(path, network=...) with that network, or with a class or function that returns it"
+        )
 
 
 def _blank_image(header: Header) -> Tensor:
@@ -168,7 +220,7 @@ def _check_builder(header: Header) -> None:
 def identity_of(header: Header) -> Identity:
     """Return the identity in a header."""
     fields = header.model_dump(exclude={"format_version", "builder", "arguments"})
-    return Identity(**{**fields, "class_names": class_names(header)})
+    return Identity(**fields | {"class_names": class_names(header), "is_object": header.builder == OBJECT})
 
 
 @contextmanager

@@ -55,10 +55,14 @@ def _execute(
     files: list[Path], source: str, limit: int | None, device: str, workers: int, *, allow_import: bool
 ) -> int:
     from pipeline.artifact import open_artifact
+    from pipeline.artifact.loading import require_builder
     from pipeline.data import load_dataset
     from pipeline.runtime.device import make_accelerator  # only now: it imports torch
 
-    sizes = [open_artifact(file)[0].image_size for file in files]  # before the data are read, which may take minutes
+    headers = [open_artifact(file)[0] for file in files]  # before the data are read, which may take minutes
+    for header in headers:
+        require_builder(header)
+    sizes = [header.image_size for header in headers]
     read = {size: load_dataset(source, limit_test=limit, workers=workers, image_size=size) for size in set(sizes)}
     place = make_accelerator(device).device
     results = [_evaluated(file, read[size], place, allow_import) for file, size in zip(files, sizes, strict=True)]

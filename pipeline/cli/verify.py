@@ -28,12 +28,15 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(file: Path, *, allow_import: bool) -> int:
+    from pipeline.artifact.header import OBJECT
     from pipeline.artifact.loading import architecture  # only now: it imports torch
     from pipeline.artifact.summary import summarize
 
     summary = summarize(file)
     model = summary.header.model
-    if ":" in model and not allow_import:
+    if summary.header.builder == OBJECT:
+        network = f"not compared with {model}, which only its owner can build"
+    elif ":" in model and not allow_import:
         network = f"not compared with {model}, which only --allow-import imports"
     else:
         architecture(summary.header, summary.record, allow_import=allow_import)

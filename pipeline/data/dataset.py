@@ -105,21 +105,15 @@ class Images(Protocol):
         """
 
 
-class Split(Images, Protocol):
-    """Labelled images of the training or the test half of a data set, in an order that mixes the classes."""
+class TrainingImages(Images, Protocol):
+    """Images that a network can be trained on."""
 
     @property
     def digest(self) -> str:
         """SHA-256 in hex of all that determines the batches; see the implementations."""
 
-    def head(self, count: int) -> "Split":
-        """Return the first `count` images, or all if there are fewer."""
-
-    def part(self, start: int, stop: int) -> "Split":
+    def part(self, start: int, stop: int) -> Images:
         """Return the images from index `start` up to, but without, index `stop`; there may be none."""
-
-    def normalized(self, normalization: Normalization) -> "Split":
-        """Return the same images for a network with another normalization."""
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images (or all) without labels or augmentation.
@@ -133,6 +127,19 @@ class Split(Images, Protocol):
         Returns:
             float32, (N, C, H, W), normalized.
         """
+
+
+class Split(TrainingImages, Protocol):
+    """Labelled images of the training or the test half of a data set, in an order that mixes the classes."""
+
+    def head(self, count: int) -> "Split":
+        """Return the first `count` images, or all if there are fewer."""
+
+    def part(self, start: int, stop: int) -> "Split":
+        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
+
+    def normalized(self, normalization: Normalization) -> "Split":
+        """Return the same images for a network with another normalization."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def check_network(
     model: nn.Module,
     images: Tensor,
     *,
-    classes: int,
+    classes: int | None,
     output: str | None,
     basis: str,
     trained: bool,
@@ -46,7 +46,7 @@ def check_network(
         model: The network, without wrappers, lazy parts and parametrizations; changed in place: it gets marks, and
             hooks that select its output and protect its input.
         images: Some images of the data, (N, C, H, W), on the CPU. Two or more show a network that mixes them.
-        classes: Classes of the data.
+        classes: Classes of the data; None for outputs of any width.
         output: See ``pipeline.models.outputs.select_output``.
         basis: The basis of the replaced convolutions.
         trained: True if the run trains the network, so that it must run in training mode.
@@ -69,7 +69,7 @@ def check_network(
             logits_of(result, output, name)
         select_output(model, output)
     logits = logits_of(results[0], output, name)
-    if tuple(logits.shape) != (len(images), classes):
+    if classes is not None and tuple(logits.shape) != (len(images), classes):
         raise DataError(
             f"the network {name} gives {tuple(logits.shape)} for {len(images)} images, but data of {classes} classes "
             f"needs a tensor of shape ({len(images)}, {classes})"

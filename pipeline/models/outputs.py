@@ -56,6 +56,17 @@ def logits_of(result: Any, output: str | None, model_name: str) -> Tensor:
     return tensor
 
 
+def tensors_of(result: Any) -> list[Tensor]:
+    """Return all tensors of a network's result, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    dataclass = dataclasses.is_dataclass(result) and not isinstance(result, type)
+    if not dataclass and (isinstance(result, str) or not isinstance(result, Mapping | Sequence)):
+        return []
+    values = result if isinstance(result, Sequence) else _entries(result).values()
+    return [tensor for value in values for tensor in tensors_of(value)]
+
+
 def _entries(result: Any) -> dict[str, Any]:
     """Return the outputs by name; outputs in a sequence have their number as a further name."""
     if isinstance(result, Mapping):

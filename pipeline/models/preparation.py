@@ -24,8 +24,7 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     Args:
         model: The network; parts of it are replaced in place.
     """
-    while (inner := _wrapped(model)) is not None:
-        model = inner
+    model = unwrapped(model)
     replacements: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         inner = _wrapped(module)
@@ -34,6 +33,13 @@ def without_wrappers(model: nn.Module) -> nn.Module:
         if inner is not None:
             replacements[module] = inner
     return replace_modules(model, replacements)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed."""
+    while (inner := _wrapped(model)) is not None:
+        model = inner
+    return model
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
@@ -79,6 +85,9 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
 def _fold(module: nn.Module, name: str) -> None:
     trained = any(p.requires_grad for p in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
     value = getattr(module, name).detach().clone()
+    # A copy of a parametrized module has the same class, and removing deletes a property of the class.
+    kind = type(module)
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
     was_parameter = any(True for _ in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
     parametrize.remove_parametrizations(module, name)
     if was_parameter and not isinstance(getattr(module, name), nn.Parameter):  # two originals leave a plain tensor
@@ -111,10 +120,16 @@ def plain_copy(model: nn.Module) -> nn.Module:
         OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
     """
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, _without_graphs(model))
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
             f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); allowed: a network that copy.deepcopy copies, without locks, files and "
             "generators in its attributes"
         ) from error
+
+
+def _without_graphs(model: nn.Module) -> dict[int, Any]:
+    """Return copies of computed tensors with a graph, by id: ``copy.deepcopy`` refuses these tensors themselves."""
+    tensors = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {id(value): value.detach().clone() for value in tensors if not value.is_leaf}

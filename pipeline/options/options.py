@@ -39,6 +39,7 @@ from pipeline.options.values import (
     parse_text,
     parse_trackers,
     parse_tracking_uri,
+    refuse_network,
     require_installed,
 )
 
@@ -271,6 +272,7 @@ class Options(BaseModel):
     @classmethod
     def _resolve_model(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
         if value is not None:
+            refuse_network(value)
             return check(value)
         if "config" not in info.data:  # no options are built: the wrong config is an error already
             return None

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -182,6 +183,22 @@ def parse_device(value: object) -> str:
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
         raise ValueError("not a device")
     return value
+
+
+def refuse_network(value: object) -> None:
+    """Refuse a network, or a class of networks, in place of its name.
+
+    Raises:
+        OptionsError: The value is a network or a class of networks.
+    """
+    torch = sys.modules.get("torch")  # without torch there is no network, and importing it takes a second
+    kind = value if isinstance(value, type) else type(value)
+    if torch is not None and issubclass(kind, torch.nn.Module):
+        what = "the class" if kind is value else "a network of the class"
+        raise OptionsError(
+            f"--model: got {what} {kind.__name__}; allowed: a name, module:callable such as '{kind.__module__}:"
+            f"{kind.__qualname__}', or pipeline.compress(network, images, ...) for a network in memory"
+        )
 
 
 def parse_precision(value: object) -> object:

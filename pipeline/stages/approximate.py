@@ -3,11 +3,12 @@
 import copy
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
 from basis.conv import SeriesConv2d
 from basis.progress import reported_to
+from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.options.grid import Variant
@@ -88,11 +89,10 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
     """
 
     def compute() -> Entry:
-        visit = fit_activations if context.options.fit == "activations" else output_errors
         images, shard = calibration_images(context), calibration_shard(context)
-        layers = sum(isinstance(module, SeriesConv2d) for module in model.modules())
+        options, layers = context.options, sum(isinstance(module, SeriesConv2d) for module in model.modules())
         with context.progress.track(stage.name, layers) as advance, reported_to(advance):
-            errors = visit(model, baseline.model, images, seed=context.options.seed, shard=shard)
+            errors = fit_series(model, baseline.model, images, fit=options.fit, seed=options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
     entry, cached = context.store.once(stage, compute)
@@ -100,3 +100,29 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
         model.load_state_dict(entry.tensors)
     errors: dict[str, float] = entry.metadata["errors"]
     return errors
+
+
+def fit_series(
+    model: nn.Module,
+    original: nn.Module,
+    images: Tensor,
+    *,
+    fit: str,
+    seed: int,
+    shard: CalibrationShard | None = None,
+) -> dict[str, float]:
+    """Fit the coefficients of a network in place, or only measure their errors.
+
+    Args:
+        model: The network with series convolutions, fitted to their weights.
+        original: The network before the swap.
+        images: See ``basis.activations.fit_activations``, like the last two arguments.
+        fit: ``activations`` fits to the layers' outputs; ``weights`` keeps the coefficients and measures.
+        seed: Seed of the sampled positions.
+        shard: None if the rank holds all images.
+
+    Returns:
+        Layer name -> relative output error of the fit.
+    """
+    visit = fit_activations if fit == "activations" else output_errors
+    return visit(model, original, images, seed=seed, shard=shard)

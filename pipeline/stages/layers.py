@@ -1,10 +1,12 @@
 """Describe the layers of a variant for report.json: plan, kept terms, and errors of fit and rounding."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, cast
 
 from torch import Tensor, nn
 
+from basis.least_squares import Size2d
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.grid import Target
 from pipeline.stages.quantize import QuantizedNetwork
@@ -94,19 +96,43 @@ def _target_row(layer: LayerPlan, target: Target, quantized: QuantizedNetwork) -
 
 
 def _kept(layer: LayerPlan, terms: tuple[int, int, int] | None) -> dict[str, object]:
-    """Return the kept terms of a layer of a target, and the words for its treatment."""
+    part = kept_part(layer, terms)
+    return {"order": _sizes(part.order), "status": part.status, "reason": part.reason} | (
+        {} if part.terms is None else {"terms": part.terms}
+    )
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """The part of a layer's series that a target leaves.
+
+    Attributes:
+        order: The smallest order that contains the kept terms, (nh, nw); None if no term is kept, or without series.
+        terms: Number of kept terms; None without series.
+        status: ``compressed``, ``full`` or ``kept``.
+        reason: Explanation for the report.
+    """
+
+    order: Size2d | None
+    terms: int | None
+    status: str
+    reason: str
+
+
+def kept_part(layer: LayerPlan, terms: tuple[int, int, int] | None) -> KeptPart:
+    """Describe what a target leaves of a layer.
+
+    Args:
+        layer: The layer's plan.
+        terms: See ``pipeline.stages.quantize.kept_terms``; None without series.
+    """
     if terms is None or layer.kernel is None:
-        reason = layer.reason if layer.order is None else "stored as a kernel"
-        return {"order": None, "status": "kept", "reason": reason}
+        return KeptPart(None, None, "kept", layer.reason if layer.order is None else "stored as a kernel")
     rows, columns, count = terms
     taps = layer.kernel[0] * layer.kernel[1]
     words = {0: "every coefficient is zero", taps: "every term has a coefficient other than zero"}
-    return {
-        "order": [rows, columns] if count else None,
-        "terms": count,
-        "status": "full" if count == taps else "compressed",
-        "reason": words.get(count, f"{count} of {taps} terms have a coefficient other than zero"),
-    }
+    reason = words.get(count, f"{count} of {taps} terms have a coefficient other than zero")
+    return KeptPart((rows, columns) if count else None, count, "full" if count == taps else "compressed", reason)
 
 
 def _sizes(sizes: tuple[int, int] | None) -> list[int] | None:

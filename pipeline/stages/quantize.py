@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from basis.layers import stored_layers
 from basis.progress import reported_to
+from basis.shard import CalibrationShard
 from basis.swap import materialize_full
 from pipeline.artifact import serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
@@ -22,10 +23,11 @@ from pipeline.stages.predictions import Predictions
 from pipeline.stages.timing import InferenceTimes, inference_times
 from pipeline.stages.train import TrainingSummary, replay_curve, train_once
 from pipeline.store.entry import Entry, as_bytes, as_tensor
-from quant.backends import get_backend
-from quant.calibration import round_layers
+from quant.backends import Backend, get_backend
+from quant.calibration import Rounding, round_layers
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers, quantize_network
+from quant.schemes import Format
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,12 @@ def quantized_network(entry: Entry) -> QuantizedNetwork:
 
 def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys: WidthKeys) -> Entry:
     options = context.options
-    model, training, backend = copy.deepcopy(original), TrainingSummary(), get_backend(options.backend)
-    if isinstance(keys.format, IntFormat):
-        model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
+    training, backend = TrainingSummary(), get_backend(options.backend)
     images, shard = calibration_images(context), calibration_shard(context)
-    layers = len(stored_layers(model))
+    layers = len(stored_layers(original))
     with context.progress.track(f"{keys.name}: rounding", layers) as advance, reported_to(advance):
-        found = round_layers(
-            model, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
+        model, found = rounded_network(
+            original, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
         )
     rounded = found.layers
     if keys.training is not None:
@@ -123,6 +123,36 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
         training, rounded = train_once(context, model, keys.training), {}
     record = record_network(model, quantize_network(model, keys.format, backend, rounded))
     return measured_entry(context, baseline, record, found.errors, training)
+
+
+def rounded_network(
+    original: nn.Module,
+    images: Tensor,
+    format: Format,
+    backend: Backend,
+    *,
+    rounding: str,
+    seed: int,
+    shard: CalibrationShard | None = None,
+) -> tuple[nn.Module, Rounding]:
+    """Round the layers of a network to a number format.
+
+    Args:
+        original: The float network; it is not changed.
+        images: See ``quant.calibration.round_layers``, like the arguments after it.
+        format: The number format.
+        backend: Its quantizers round.
+        rounding: ``gptq`` or ``nearest``.
+        seed: Seed of the sampled positions.
+        shard: None if the rank holds all images.
+
+    Returns:
+        A copy of the network whose layers have the form that is stored, and their rounded values.
+    """
+    model = copy.deepcopy(original)
+    if isinstance(format, IntFormat):
+        model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
+    return model, round_layers(model, images, format, backend, rounding=rounding, seed=seed, shard=shard)
 
 
 def measured_entry(

@@ -8,7 +8,7 @@ from torch import nn
 
 from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
-from pipeline.artifact import file_size
+from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.errors import OptionsError
@@ -29,8 +29,18 @@ def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> t
         model: The uncompressed architecture; its values do not matter.
         variant: The basis and the largest orders.
     """
-    record = zero_record(series_network(model, variant), NORMALIZATION_ERROR)
-    others = file_size(record, network_identity(context))
+    return size_range(series_network(model, variant), network_identity(context))
+
+
+def size_range(network: nn.Module, identity: Identity) -> tuple[int, int]:
+    """Return the sizes of the smallest and the largest file of a network, in bytes; see ``feasible_sizes``.
+
+    Args:
+        network: The network with series convolutions; its values do not matter.
+        identity: Its description in the file.
+    """
+    record = zero_record(network, NORMALIZATION_ERROR)
+    others = file_size(record, identity)
     values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
 

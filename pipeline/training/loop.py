@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from basis.conv import SeriesConv2d
 from basis.preconditioning import preconditioned_gradients
-from pipeline.data.dataset import Split, batches_of_epoch, images_at_once
+from pipeline.data.dataset import TrainingImages, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
@@ -21,7 +21,7 @@ from pipeline.training.features import FeatureHooks
 from pipeline.training.schedule import PEAK, Schedule
 from pipeline.training.selection import BestWeights
 from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, TrainingProgress
-from pipeline.training.step import TrainingBatch, training_step
+from pipeline.training.step import Loss, TrainingBatch, training_step
 from pipeline.training.teacher import Teacher
 from quant.fake_quantizer import FakeQuantizer
 from quant.stepped_training import RateControl
@@ -39,7 +39,7 @@ OnEpoch = Callable[[EpochFigures], None]
 
 def train(
     model: nn.Module,
-    images: Split,
+    images: TrainingImages,
     schedule: Schedule,
     *,
     accelerator: Accelerator,
@@ -53,6 +53,7 @@ def train(
     on_epoch: OnEpoch | None = None,
     rate: RateControl | None = None,
     best: BestWeights | None = None,
+    loss_of: Loss | None = None,
 ) -> TrainingProgress:
     """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
 
@@ -77,6 +78,7 @@ def train(
         rate: Keeps a network that is rounded to steps at its bits; None for all other networks.
         best: Chooses the final weights, after a measurement of every epoch; it is new and holds this network's start.
             None leaves the weights of the last epoch.
+        loss_of: The loss of a batch; None for ``pipeline.training.step.classification_loss``.
 
     Returns:
         The final progress, with the figures of all epochs and the choice; the network is in evaluation mode.
@@ -101,7 +103,7 @@ def train(
             if rate is not None:
                 rate.before_step(position.step, steps)
             lr = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, batch, hooks, stepping, accelerator, random)
+            loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of)
             position.count(loss, lr)
             if best is not None and position.batch == 0:
                 position.judge(best.after_epoch(position.epoch, model))
@@ -147,7 +149,7 @@ def feature_weight(done: float) -> float:
 
 
 def _training_batches(
-    images: Split,
+    images: TrainingImages,
     schedule: Schedule,
     position: TrainingProgress,
     device: torch.device,
@@ -178,7 +180,7 @@ def _training_batches(
 
 
 def _input_covariance(
-    model: nn.Module, images: Split, teacher: Teacher | None, steps: int, seed: int, processes: Processes
+    model: nn.Module, images: TrainingImages, teacher: Teacher | None, steps: int, seed: int, processes: Processes
 ) -> dict[str, Tensor]:
     """Invert the input covariance of each layer: the same numbers on every rank and after every resumption."""
     if teacher is None or steps < teacher.covariance_steps:
@@ -192,7 +194,7 @@ def _input_covariance(
     return teacher.inverse_input_covariance(model, shown, shard)
 
 
-def _first_image(images: Split, device: torch.device) -> Tensor:
+def _first_image(images: TrainingImages, device: torch.device) -> Tensor:
     """(1, C, H, W)."""
     return next(images.part(0, 1).batches(1, device=device))[0]
 

@@ -1,9 +1,9 @@
 """One training step: the loss against labels and teacher, its gradient, and the update."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class TrainingBatch:
     weight: float = 1.0
 
 
+Loss: TypeAlias = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
+"""Maps (outputs, features, batch) to a scalar."""
+
+
 def training_step(
     model: nn.Module,
     batch: TrainingBatch,
@@ -48,6 +52,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     random: RandomStream,
+    loss_of: Loss | None = None,
 ) -> float:
     """Run one training step.
 
@@ -58,6 +63,7 @@ def training_step(
         optimizer: The optimizer of all parameters.
         accelerator: Precision and processes.
         random: Random stream of dropout.
+        loss_of: The loss of a batch; None for ``classification_loss``.
 
     Returns:
         The loss of the whole batch.
@@ -66,8 +72,8 @@ def training_step(
         NumericalError: The loss is NaN or infinite.
     """
     with random.drawn_from():
-        logits = model(batch.images)
-    loss = _loss(logits, hooks.take(), batch) * batch.weight
+        outputs = model(batch.images)
+    loss = (loss_of or classification_loss)(outputs, hooks.take(), batch) * batch.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
@@ -79,7 +85,14 @@ def training_step(
     return whole
 
 
-def _loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+def classification_loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+    """Return the loss for logits against the labels and, if there is one, the teacher.
+
+    Args:
+        logits: Outputs of the network, (N, classes).
+        features: Its features; see ``pipeline.training.features``.
+        batch: The batch; without a target, only the labels count.
+    """
     hard, target = functional.cross_entropy(logits.float(), batch.labels), batch.target
     if target is None:
         return hard

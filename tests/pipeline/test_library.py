@@ -113,7 +113,7 @@ def test_a_process_that_imports_and_runs_it_stays_as_it_was(here) -> None:
 
 def test_the_worked_example_of_the_documents_runs(here, monkeypatch, capsys) -> None:
     """It has a smaller network and fewer images here, for the time that they take."""
-    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8").partition("\n## A whole run\n")[2]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     program, count = re.subn(r"limit_train=\d+", "limit_train=32, limit_test=32", "\n".join(blocks))
     assert count == 2

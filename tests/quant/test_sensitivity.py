@@ -134,3 +134,17 @@ def test_certain_predictions_have_no_sensitivity(network, images):
     certain.head.weight.data.zero_()
     certain.head.bias.data.copy_(torch.tensor([1e4, 0.0, 0.0]))
     assert output_sensitivities(certain, ["stem"], images) == {"stem": 0.0}
+
+
+def test_outputs_that_are_no_logits_count_by_their_squared_error():
+    """The mean over signs of the squared gradient is the sum of squares of the Jacobian."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 3, 2)).eval()
+    images = torch.randn(4, 1, 6, 6)
+    found = [output_sensitivities(network, ["0", "2"], images, seed=seed, logits=False) for seed in range(200)]
+    assert {each["2"] for each in found} == {9.0}  # every gradient is a sign, at 3 x 3 positions
+    inner = network[0](images).detach()
+    jacobian = torch.autograd.functional.jacobian(network[1:], inner)  # (4, 3, 3, 3, 4, 2, 4, 4)
+    exact = float(jacobian.square().sum()) / 2 / 4
+    assert sum(each["0"] for each in found) / len(found) == pytest.approx(exact, rel=0.05)
+    torch.testing.assert_close(found[0], output_sensitivities(network, ["0", "2"], images, seed=0, logits=False))

@@ -99,7 +99,7 @@ def written(record, tmp_path):
 
 @pytest.mark.parametrize("execution", ["dense", "separable", "auto"])
 def test_a_file_loads_in_every_execution(written, dense, execution):
-    network = load(written, model=tiny_network(seed=3), execution=execution)
+    network = load(written, network=tiny_network(seed=3), execution=execution)
     torch.testing.assert_close(network(SAMPLE), dense(SAMPLE), rtol=1e-5, atol=1e-5)
     assert (execution == "dense") <= (separable_layers(network) == [])
 
@@ -108,8 +108,8 @@ def test_auto_runs_the_callers_images_or_one_of_the_files_size(written):
     shapes = []
     model = tiny_network()
     model.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
-    load(written, model=copy.deepcopy(model), execution="auto")
-    load(written, model=copy.deepcopy(model), execution="auto", sample=torch.zeros(6, 3, 20, 20))
+    load(written, network=copy.deepcopy(model), execution="auto")
+    load(written, network=copy.deepcopy(model), execution="auto", sample=torch.zeros(6, 3, 20, 20))
     assert shapes == [(1, 3, 12, 12), (6, 3, 20, 20)]
 
 

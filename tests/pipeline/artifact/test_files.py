@@ -35,7 +35,7 @@ def test_a_written_network_loads_with_identical_logits_and_dense_convolutions(tm
     record = compressed(bits, basis, scheme)
     measured = build_network(record, tiny_network(seed=1))
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
-    loaded = load(tmp_path / "a.safetensors", model=tiny_network(seed=2))
+    loaded = load(tmp_path / "a.safetensors", network=tiny_network(seed=2))
     x = torch.randn(5, 3, 12, 12)
     assert torch.equal(loaded(x), measured(x))
     assert {type(module) for module in loaded.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
@@ -47,7 +47,7 @@ def test_integers_with_steps_load_with_identical_logits(tmp_path, per_term):
     measured = build_network(record, tiny_network(seed=1))
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
     x = torch.randn(5, 3, 12, 12)
-    assert torch.equal(load(tmp_path / "a.safetensors", model=tiny_network(seed=2))(x), measured(x))
+    assert torch.equal(load(tmp_path / "a.safetensors", network=tiny_network(seed=2))(x), measured(x))
 
 
 def test_biases_are_within_their_error():
@@ -67,7 +67,7 @@ def test_a_bias_that_is_not_finite_is_kept_as_it_is(tmp_path):
     model[5].bias.data[1] = float("nan")
     record = record_network(model, quantize_network(model, IntFormat(4), get_backend("brevitas")))
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
-    loaded = load(tmp_path / "a.safetensors", model=tiny_network(seed=2))
+    loaded = load(tmp_path / "a.safetensors", network=tiny_network(seed=2))
     assert torch.equal(loaded[5].bias.view(torch.int32), model[5].bias.view(torch.int32))
 
 
@@ -111,7 +111,7 @@ def test_the_uncompressed_network_keeps_every_tensor_exactly(tmp_path):
     model = tiny_network()
     model[0][1].running_mean.normal_()
     write_artifact(record_network(model, {}), IDENTITY, tmp_path / "a.safetensors")
-    loaded = load(tmp_path / "a.safetensors", model=tiny_network(seed=2))
+    loaded = load(tmp_path / "a.safetensors", network=tiny_network(seed=2))
     own = {name: t for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in own.items())
 
@@ -139,7 +139,7 @@ def test_shared_layers_and_unused_batch_counters(tmp_path):
     assert [layer.name for layer in record.layers] == ["0"]
     write_artifact(record, IDENTITY, tmp_path / "a.safetensors")
     other = nn.Conv2d(3, 3, 3, padding=1)
-    loaded = load(tmp_path / "a.safetensors", model=nn.Sequential(other, nn.BatchNorm2d(3), other))
+    loaded = load(tmp_path / "a.safetensors", network=nn.Sequential(other, nn.BatchNorm2d(3), other))
     assert loaded[0] is loaded[2]
     assert torch.equal(loaded[0].weight, record.layers[0].weight())
 

@@ -59,13 +59,13 @@ def test_the_reader_needs_numpy_and_the_standard_library_only():
 @pytest.mark.parametrize("scheme", ["int", "minifloat"])
 def test_every_width_and_basis(tmp_path, scheme, basis, bits):
     write_artifact(compressed(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
-    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
 
 
 @pytest.mark.parametrize("per_term", [True, False])
 def test_steps(tmp_path, per_term):
     write_artifact(stepped(per_term=per_term), IDENTITY, tmp_path / "a.safetensors")
-    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", model=tiny_network(seed=3)))
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
 
 
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])
@@ -87,6 +87,14 @@ def test_the_uncompressed_network(tmp_path):
     identity = Identity("resnet20", 10, NAMES, IDENTITY.mean, IDENTITY.std, (32, 32))
     write_artifact(record_network(model, {}), identity, tmp_path / "a.safetensors")
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors"))
+
+
+def test_a_network_that_only_its_owner_has(tmp_path):
+    identity = Identity("notebook.Net", 4, NAMES[:4], (0.0,) * 3, (1.0,) * 3, (12, 12), is_object=True)
+    write_artifact(compressed(), identity, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network))
+    header, _ = independent_reader.read(tmp_path / "a.safetensors")
+    assert (header["builder"], header["arguments"], header["model"]) == ("object", {}, "notebook.Net")
 
 
 @pytest.mark.parametrize("basis", ["cosine", "chebyshev"])

@@ -129,7 +129,7 @@ def tensor(dtype="F32", shape=(1,)):
 def test_the_fields_of_a_file_are_checked_beyond_its_checksum(tmp_path, change, words):
     path = edited(tmp_path / "a.safetensors", change)
     with pytest.raises(DataError, match=words) as caught:
-        load(path, model=tiny_network())
+        load(path, network=tiny_network())
     assert "\n" not in str(caught.value)
 
 
@@ -167,9 +167,9 @@ def test_integers_outside_their_range_are_refused(tmp_path, record, change, word
 def test_another_architecture_is_refused(tmp_path):
     write_artifact(compressed(), IDENTITY, tmp_path / "a.safetensors")
     with pytest.raises(DataError, match="shape"):
-        load(tmp_path / "a.safetensors", model=tiny_network(classes=5))
+        load(tmp_path / "a.safetensors", network=tiny_network(classes=5))
     with pytest.raises(DataError, match="only one of"):
-        load(tmp_path / "a.safetensors", model=nn.Sequential(nn.Linear(2, 2)))
+        load(tmp_path / "a.safetensors", network=nn.Sequential(nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ def test_another_architecture_is_refused(tmp_path):
     [
         ({"model": "resnet19"}, "unknown model 'resnet19'"),
         ({"model": "resnet20"}, "was built by 'import' with .* which this version uses"),
+        ({"builder": "object"}, "arguments .* for an object"),
         ({"model": "vgg16", "builder": "torchvision", "arguments": {"num_classes": 4}}, "only one of file and arch"),
     ],
 )

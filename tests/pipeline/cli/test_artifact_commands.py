@@ -109,6 +109,21 @@ def test_verify_compares_with_the_network(here, capsys):
     assert "as in resnet20" in capsys.readouterr().out
 
 
+def test_a_network_that_only_its_owner_has_is_inspected_but_not_built(here, capsys):
+    identity = Identity("notebook.Net", 4, NAMES, (0.0,) * 3, (1.0,) * 3, (12, 12), is_object=True)
+    write_artifact(compressed(), identity, here / "own.safetensors")
+    assert main(["inspect", "own.safetensors"]) == 0
+    assert "notebook.Net" in capsys.readouterr().out
+    assert main(["verify", "own.safetensors", "--allow-import"]) == 0
+    assert "not compared with notebook.Net, which only its owner can build" in capsys.readouterr().out
+    for command in (
+        ["evaluate", "own.safetensors", "--data", "none"],
+        ["export", "own.safetensors", "--format", "torch"],
+    ):
+        assert main([*command, "--allow-import"]) == 2
+        assert re.search(r"notebook\.Net.*allowed: .*network=", capsys.readouterr().err)
+
+
 def constant(path: Path, label: int) -> Path:
     """Write a network that predicts one class for every image."""
     model = build_model("resnet20", 4)

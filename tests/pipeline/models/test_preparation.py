@@ -1,5 +1,6 @@
 """Converting users' networks to plain modules."""
 
+import copy
 import threading
 
 import pytest
@@ -95,3 +96,43 @@ def test_what_cannot_be_copied_is_refused():
     network.lock = threading.Lock()
     with pytest.raises(OptionsError, match=r"Sequential.*lock"):
         plain_copy(network)
+
+
+COLOURS = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+KINDS = {
+    "weight": parametrizations.weight_norm,
+    "spectral": parametrizations.spectral_norm,
+    "old weight": nn.utils.weight_norm,
+    "old spectral": nn.utils.spectral_norm,
+    "mask": lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+}
+
+
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(KINDS[kind](nn.Conv2d(3, 4, 3)), nn.ReLU(), KINDS[kind](nn.Conv2d(4, 2, 3))).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_stored_network_computes_the_same_and_its_copies_are_left_alone(kind):
+    model = network(kind)
+    wanted = model(COLOURS)
+    twin, stored = plain_copy(model), fold_parametrizations(plain_copy(model))
+    assert torch.allclose(stored(COLOURS), wanted, atol=1e-6)
+    assert {name for name, _ in stored.named_parameters()} == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert not list(stored.named_buffers())
+    assert torch.equal(model(COLOURS), wanted)
+    assert torch.equal(twin(COLOURS), wanted)
+    with torch.no_grad():
+        stored[0].weight.zero_()
+    assert not torch.equal(stored(COLOURS), model(COLOURS))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_network_with_a_graph_in_its_weights_is_copied():
+    model = network("old weight")
+    model.train()(COLOURS)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    assert torch.equal(plain_copy(model).eval()(COLOURS), model.eval()(COLOURS))

@@ -100,7 +100,7 @@ def test_a_second_target_reads_the_stored_measurement(setting, monkeypatch):
     monkeypatch.setattr("pipeline.stages.target_measurement.measure_layers", None)
     assert setting.compress(second).target_met
     assert setting.context.store.state(setting.compressor().compression(second)) == "stored"
-    monkeypatch.setattr("pipeline.stages.target.round_network", None)
+    monkeypatch.setattr("pipeline.stages.target_search.round_network", None)
     assert setting.compress(first).target_met
 
 

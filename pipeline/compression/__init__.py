@@ -1,0 +1,1 @@
+"""Compress a network in memory, for notebooks and training scripts."""

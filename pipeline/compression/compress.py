@@ -1,0 +1,292 @@
+"""``pipeline.compress``: a live network in, a compressed network and its figures out."""
+
+import copy
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from basis.swap import materialize, swap_convolutions
+from pipeline.artifact import Identity, serialize
+from pipeline.artifact.record import NetworkRecord, build_network, record_network
+from pipeline.compression.images import Images, read_images
+from pipeline.compression.network import check, device_of, identity_of, private_copy
+from pipeline.compression.result import CompressionResult, layer_figures
+from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
+from pipeline.compression.target import compress_to_size
+from pipeline.compression.training import Trainer, check_training, schedule_of
+from pipeline.errors import OptionsError
+from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
+from pipeline.runtime.device import placed
+from pipeline.runtime.progress import Progress, SilentProgress
+from pipeline.runtime.randomness import deterministic_algorithms
+from pipeline.runtime.turns import TURNS, YieldingProgress
+from pipeline.stages.approximate import fit_series
+from pipeline.stages.context import CHECKED_IMAGES
+from pipeline.stages.keys import FINETUNE_LR
+from pipeline.stages.quantize import rounded_network
+from pipeline.stages.target import TARGET_LR
+from pipeline.stages.target_sizes import check_sizes, series_network, size_range
+from quant.backends import get_backend
+from quant.network import quantize_network
+from quant.schemes import get_format
+
+Metric = Callable[[nn.Module], Any]
+
+
+def compress(
+    network: nn.Module,
+    images: Images,
+    *,
+    config: Config | None = None,
+    bits: int | None = None,
+    target_mb: float | None = None,
+    metric: Metric | None = None,
+    basis: str = "cosine",
+    fit: str = "activations",
+    rounding: str = "gptq",
+    scheme: str = "int",
+    backend: str = "brevitas",
+    epochs: int = 0,
+    lr: float | None = None,
+    batch_size: int = 128,
+    calibration_size: int = 1000,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> CompressionResult:
+    """Compress a network in memory. Nothing of the caller's network is changed, and no file is written.
+
+    Args:
+        network: Any trained network in float32, also of a class that only the caller has. The fit and the rounding take
+            any output. Training takes outputs that are a tensor.
+        images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair of such a tensor and
+            labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor or a pair. Only
+            training uses labels. A generator is read once, up to ``calibration_size`` images.
+        config: Terms kept per axis: text with one order for each stage, as on the command line (``"6,3,3,2,2"``); a
+            list of orders; one order for all stages; ``"dense"`` for no series; or ``"auto"``, the default with
+            ``target_mb``. With a target, the orders are the largest. A network that already has series needs none.
+        bits: Width of the stored values, 2 to 8. None, without a target either, keeps float coefficients.
+        target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
+        metric: A function of a network that returns a number. It is called with copies of the original and the
+            compressed network, in evaluation mode, on the original's device.
+        basis: ``cosine`` or ``chebyshev``.
+        fit: ``activations`` fits to the layers' outputs, ``weights`` to the filters alone.
+        rounding: ``gptq`` or ``nearest``.
+        scheme: ``int`` or ``minifloat``.
+        backend: ``brevitas`` or ``torch.ao``.
+        epochs: Passes of training over the images, 0 for none: fine-tuning before the rounding, or with a target
+            training through the rounding. The original network is the teacher. Labels are learned too if there are any.
+        lr: Peak learning rate; None for a default that depends on the number of steps.
+        batch_size: Images per training step. A ``DataLoader`` decides the size itself.
+        calibration_size: Most images for the fit and for rounding.
+        seed: Seed of every random choice.
+        device: Device that computes; None for the network's. The result is on the network's device.
+        progress: Shows stages and epochs; None shows nothing.
+
+    Returns:
+        The compressed network and its figures.
+
+    Raises:
+        OptionsError: An argument is wrong, or the network cannot be compressed.
+        DataError: The images are missing or damaged, or of another kind.
+        NumericalError: A fit, a rounding or a training has values that are not finite.
+
+    Example:
+        >>> result = compress(network, images, config="6,3,3,2,2", bits=4)
+        >>> result.size_mb, result.network(images).shape
+        (2.09, torch.Size([64, 10]))
+    """
+    with _undisturbed(), naming_arguments():
+        original = private_copy(network)
+        settings = settings_of(
+            original,
+            config=config,
+            bits=bits,
+            target_mb=target_mb,
+            device=device_from(device, device_of(original)),
+            basis=basis,
+            fit=fit,
+            rounding=rounding,
+            scheme=scheme,
+            backend=backend,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            calibration_size=calibration_size,
+            seed=seed,
+        )
+        if metric is not None and not callable(metric):
+            raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
+        work = _prepared(original, images, settings, YieldingProgress(progress or SilentProgress()))
+        baseline_metric = _measured(metric, original)
+        found = _compressed(work)
+        result = _network_of(found, original)
+        content = serialize(found.record, work.identity)
+        return CompressionResult(
+            result,
+            layer_figures(
+                work.plan, found.record, found.fit_errors, found.rounding_errors, target=bool(settings.variant.targets)
+            ),
+            len(content),
+            len(serialize(_float_record(original), work.identity)),
+            _measured(metric, result),
+            baseline_metric,
+            found.training_undone,
+            found.target_met,
+            content,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """The checked inputs of a compression.
+
+    Attributes:
+        original: A copy of the network where stages compute.
+        calibration: Images, float32, (N, C, H, W), on the device.
+        plan: The plan of every layer.
+        identity: The description of the network in the file.
+        settings: The validated arguments.
+        logits: True if the outputs are logits of labelled classes.
+        trainer: Trains networks; None without epochs.
+        progress: Shows stages.
+    """
+
+    original: nn.Module
+    calibration: Tensor
+    plan: list[LayerPlan]
+    identity: Identity
+    settings: Settings
+    logits: bool
+    trainer: Trainer | None
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A compressed network: its tensors, its errors, and without rounding the network with its series."""
+
+    record: NetworkRecord
+    fit_errors: dict[str, float] = field(default_factory=dict)
+    rounding_errors: dict[str, float] = field(default_factory=dict)
+    training_undone: bool = False
+    target_met: bool = True
+    series: nn.Module | None = None
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Compute as a run does, whatever modes of torch the caller is in."""
+    with ExitStack() as modes:
+        modes.enter_context(TURNS.computing())
+        modes.enter_context(deterministic_algorithms())
+        modes.enter_context(torch.inference_mode(False))  # gradients are on inside
+        for kind in ("cpu", "cuda"):
+            modes.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _prepared(original: nn.Module, images: Images, settings: Settings, progress: Progress) -> _Work:
+    """Read the images, and check all that can be checked before anything is computed."""
+    options, variant, device = settings.options, settings.variant, settings.device
+    given = read_images(
+        images,
+        count=options.calibration_size,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        train=options.epochs > 0,
+    )
+    model = placed(copy.deepcopy(original), device).eval()
+    calibration = given.calibration.to(device, memory_format=torch.channels_last)
+    plan_layers(model, variant.config)  # checks the config before a pass over the images
+    output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
+    plan = plan_layers(model, variant.config)
+    identity = identity_of(original, output, calibration)
+    if variant.targets:
+        if not isinstance(output, Tensor):
+            raise OptionsError(
+                f"target_mb: got a network that returns a {type(output).__name__}; allowed: a tensor, or bits"
+            )
+        check_sizes(variant, size_range(series_network(model, variant), identity))
+    logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
+    trainer = None
+    if options.epochs:
+        given = check_training(original, output, given)
+        peak = TARGET_LR if variant.targets else FINETUNE_LR
+        schedule = schedule_of(given, options.epochs, options.lr, peak, options.batch_size)
+        trainer = Trainer(model, given, schedule, options.seed, device, progress)
+    return _Work(model, calibration, plan, identity, settings, logits, trainer, progress)
+
+
+def _compressed(work: _Work) -> _Found:
+    """Compress the network to a size, or approximate, train and round it."""
+    variant = work.settings.variant
+    if variant.targets:
+        (target,) = variant.targets
+        sized = compress_to_size(
+            work.original,
+            work.calibration,
+            variant,
+            work.identity,
+            seed=work.settings.options.seed,
+            logits=work.logits,
+            trainer=work.trainer,
+            progress=work.progress,
+        )
+        return _Found(sized.record, {}, sized.errors, sized.training.undone, target.fits(sized.size))
+    model, fit_errors, undone = _approximated(work)
+    if work.settings.bits is None:
+        return _Found(_float_record(model), fit_errors, {}, undone, series=model)
+    options, format = work.settings.options, get_format(work.settings.options.scheme, work.settings.bits)
+    backend = get_backend(options.backend)
+    work.progress.stage(f"{variant.name}: round to {format}")
+    stored, found = rounded_network(
+        model, work.calibration, format, backend, rounding=options.rounding, seed=options.seed
+    )
+    record = record_network(stored, quantize_network(stored, format, backend, found.layers))
+    return _Found(record, fit_errors, found.errors, undone)
+
+
+def _approximated(work: _Work) -> tuple[nn.Module, dict[str, float], bool]:
+    """Replace convolutions by series, fit them, and train; returns the network, its errors, and True if rolled back."""
+    options, variant = work.settings.options, work.settings.variant
+    model, errors, undone = copy.deepcopy(work.original), {}, False
+    if orders := orders_of(work.plan):
+        work.progress.stage(f"{variant.name}: approximate")
+        model = placed(swap_convolutions(model, orders, variant.bases[0]), work.settings.device).eval()
+        errors = fit_series(model, work.original, work.calibration, fit=options.fit, seed=options.seed)
+    if work.trainer is not None:
+        undone = work.trainer.train(model, f"{variant.name}: fine-tuning").undone
+    return model, errors, undone
+
+
+def _float_record(model: nn.Module) -> NetworkRecord:
+    """Record a network in float32, with plain filters."""
+    return record_network(materialize(copy.deepcopy(model)), {})
+
+
+def _network_of(found: _Found, original: nn.Module) -> nn.Module:
+    """Return the compressed network, on the device of the original and in its memory format."""
+    if found.series is None:
+        return build_network(found.record, materialize(copy.deepcopy(original)))
+    network = found.series.to(device_of(original)).to(memory_format=torch.contiguous_format)
+    return network.eval()
+
+
+def _measured(metric: Metric | None, network: nn.Module) -> float | None:
+    """Return the metric of a copy of a network, so that the metric can change nothing.
+
+    Raises:
+        OptionsError: The metric is no number.
+    """
+    if metric is None:
+        return None
+    value = metric(copy.deepcopy(network))
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last for a tensor of several values
+        raise OptionsError(f"metric: returned a {type(value).__name__}; allowed: one number") from None

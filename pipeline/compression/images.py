@@ -1,0 +1,129 @@
+"""Read the caller's images: tensors, loaders, data sets and any other iterable of batches."""
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from pipeline.compression.splits import LoaderSplit, TensorSplit, labelled_batches
+from pipeline.data.dataset import TrainingImages, images_at_once, seeded
+from pipeline.errors import DataError
+from pipeline.runtime.randomness import RandomStream
+
+Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
+"""A tensor, (N, C, H, W); a pair of it and labels, (N,); a data set; or an iterable of batches, with or without labels.
+"""
+
+ALLOWED: Final = (
+    "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors or of pairs "
+    "(images, labels)"
+)
+_CPU: Final = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class CallerImages:
+    """The caller's images.
+
+    Attributes:
+        calibration: Images for the fit and for rounding, float32, (N, C, H, W).
+        labels: Their classes, int64, (N,); None if not all images have one.
+        training: Images for training.
+    """
+
+    calibration: Tensor
+    labels: Tensor | None
+    training: TrainingImages
+
+
+def read_images(images: Images, *, count: int, seed: int, batch_size: int, train: bool) -> CallerImages:
+    """Read calibration images, and prepare training on the same source.
+
+    A tensor is sampled at random. Of every other source the first images are read, at most ``count`` of them. Training
+    passes over the whole source in every epoch. Of a source that can be iterated only once, it uses the calibration
+    images.
+
+    Args:
+        images: See ``Images``. They are iterated under random generators of its own.
+        count: Most calibration images. Large images have a lower limit: ``pipeline.data.dataset.images_at_once``.
+        seed: Seed of the sample, and of the source's order.
+        batch_size: Images per training step, for a source without batches.
+        train: True if a training follows.
+
+    Raises:
+        DataError: The source is empty or of another kind, or its images are not finite floats of one shape.
+    """
+    source: Any = images
+    whole = _whole(source)
+    if whole is not None:
+        return _sampled(*whole, count=count, seed=seed)
+    if isinstance(source, TorchDataset) and not isinstance(source, IterableDataset):
+        source = DataLoader(source, batch_size=batch_size, shuffle=True)
+    if not isinstance(source, Iterable):
+        raise DataError(f"images: got {type(source).__name__}; allowed: {ALLOWED}")
+    calibration = _first_images(source, count, seed)
+    training: TrainingImages = calibration
+    if train and not isinstance(source, Iterator):
+        batches = _number_of_batches(source, seed)
+        training = LoaderSplit(source, calibration, batches, batch_size, labelled=calibration.labels is not None)
+    return CallerImages(_checked(calibration.images), calibration.labels, training)
+
+
+def _whole(source: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Return images and labels if they are tensors of all images; None for another source."""
+    if isinstance(source, list | tuple) and source and all(isinstance(x, Tensor) and x.ndim == 3 for x in source):
+        if len({image.shape for image in source}) > 1:
+            raise DataError(f"images: got images of several shapes in a {type(source).__name__}; allowed: one shape")
+        source = torch.stack(tuple(source))
+    pair = source if isinstance(source, tuple | list) and len(source) == 2 else (source, None)
+    images, labels = pair
+    if not isinstance(images, Tensor) or not (labels is None or (isinstance(labels, Tensor) and labels.ndim != 4)):
+        return None
+    return next(labelled_batches([images if labels is None else (images, labels)]))
+
+
+def _sampled(images: Tensor, labels: Tensor | None, *, count: int, seed: int) -> CallerImages:
+    split = TensorSplit(images, labels)
+    kept = min(count, images_at_once((images.shape[2], images.shape[3])))
+    order = torch.arange(len(images)) if kept >= len(images) else torch.randperm(len(images), generator=seeded(seed))
+    drawn = order[:kept].to(images.device)
+    return CallerImages(_checked(images[drawn]), None if labels is None else labels[drawn], split)
+
+
+def _first_images(source: Iterable[Any], count: int, seed: int) -> TensorSplit:
+    found: list[tuple[Tensor, Tensor | None]] = []
+    missing = count
+    for images, labels in labelled_batches(source, RandomStream(seed, _CPU)):
+        if not found:
+            missing = min(count, images_at_once((images.shape[2], images.shape[3])))
+        elif images.shape[1:] != found[0][0].shape[1:]:
+            shapes = [tuple(found[0][0].shape[1:]), tuple(images.shape[1:])]
+            raise DataError(
+                f"images: got batches of images of the shapes {shapes[0]} and {shapes[1]}; allowed: one shape"
+            )
+        found.append((images[:missing], None if labels is None else labels[:missing]))
+        missing -= len(found[-1][0])
+        if not missing:
+            break
+    if not found:
+        raise DataError(f"images: got a {type(source).__name__} without a batch; allowed: {ALLOWED}")
+    labels_read = [labels for _, labels in found if labels is not None]
+    labels = torch.cat(labels_read) if len(labels_read) == len(found) else None
+    return TensorSplit(torch.cat([images for images, _ in found]), labels)
+
+
+def _number_of_batches(source: Iterable[Any], seed: int) -> int:
+    try:
+        return len(cast(Sized, source))
+    except TypeError:  # for example of a loader of an IterableDataset
+        return sum(1 for _ in labelled_batches(source, RandomStream(seed, _CPU)))
+
+
+def _checked(images: Tensor) -> Tensor:
+    if not bool(torch.isfinite(images).all()):
+        raise DataError("images: got values that are not finite; allowed: finite normalized images")
+    return images

@@ -1,0 +1,140 @@
+"""Copy, check and describe the caller's network."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from basis.errors import CompressionError
+from basis.layers import stored_tensor_name
+from basis.regular import irregularity, mark_irregular
+from pipeline.artifact import Identity
+from pipeline.artifact.codec import table_of
+from pipeline.artifact.header import default_names
+from pipeline.artifact.record import build_network, exact_record
+from pipeline.errors import DataError, OptionsError
+from pipeline.models.network_check import check_network
+from pipeline.models.outputs import tensors_of
+from pipeline.models.preparation import fold_parametrizations, plain_copy, unwrapped, without_wrappers
+
+
+def private_copy(network: object) -> nn.Module:
+    """Copy a network, without wrappers such as ``DataParallel`` and ``torch.compile``, in evaluation mode.
+
+    Computed weights, such as of weight normalization, become plain ones.
+
+    Raises:
+        OptionsError: It is no network, or it cannot be copied or compressed.
+    """
+    if not isinstance(network, nn.Module):
+        got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise OptionsError(f"network: got {got}; allowed: an instance of nn.Module")
+    inner = unwrapped(network)
+    name = type(inner).__name__
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise OptionsError(f"network: got the scripted network {name}; allowed: the nn.Module that it was made from")
+    if stored_tensor_name(inner) is not None:
+        raise OptionsError(
+            f"network: got a bare {name}; allowed: a network that holds it, such as nn.Sequential(layer)"
+        )
+    for parameter_name, parameter in inner.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise OptionsError(
+                f"network: {parameter_name} of {name} has no values yet; allowed: a network that has run on a batch"
+            )
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise OptionsError(
+                f"network: {parameter_name} of {name} is {parameter.dtype}; allowed: float32, as from "
+                "copy.deepcopy(network).float()"
+            )
+    device_of(inner)
+    return fold_parametrizations(without_wrappers(plain_copy(inner)).eval())
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network; the CPU if it has no tensor.
+
+    Raises:
+        OptionsError: Its tensors are on several devices, or on the meta device.
+    """
+    devices = {tensor.device for tensors in (network.parameters(), network.buffers()) for tensor in tensors}
+    if len(devices) > 1 or torch.device("meta") in devices:
+        got = ", ".join(sorted(map(str, devices)))
+        raise OptionsError(f"network: got {type(network).__name__} on {got}; allowed: one device with memory")
+    return devices.pop() if devices else torch.device("cpu")
+
+
+def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> Any:
+    """Check a network on some images; see ``pipeline.models.network_check``. Outputs may be of any kind.
+
+    Args:
+        network: The network, in evaluation mode. It gets the marks of the check, and a hook if its input needs
+            protection.
+        images: (N, C, H, W), on its device.
+        basis: The basis of the series.
+        trained: True if the network is trained.
+
+    Returns:
+        The output of the network for the images.
+
+    Raises:
+        OptionsError: The network does not take the images, or cannot be compressed.
+    """
+    probe = plain_copy(network)
+    probe.register_forward_hook(_joined)
+
+    def rebuild(model: nn.Module) -> nn.Module:
+        record = exact_record(model)
+        table_of(record)  # checks that a file can have the types of all tensors
+        return build_network(record, plain_copy(probe))
+
+    hooks = len(probe._forward_pre_hooks)
+    try:
+        checked = check_network(
+            plain_copy(probe), images, classes=None, output=None, basis=basis, trained=trained, rebuild=rebuild
+        )
+    except (OptionsError, DataError):
+        raise
+    except CompressionError as error:
+        raise OptionsError(f"network: {type(network).__name__} cannot be compressed: {error}") from error
+    for own, other in zip(network.modules(), checked.modules(), strict=True):
+        if (reason := irregularity(other)) is not None:
+            mark_irregular(own, reason)
+    for hook in list(checked._forward_pre_hooks.values())[hooks:]:
+        network.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        return network(images.clone())
+
+
+def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
+    """Join all tensors that a network returns for N images, as rows: (N, values), float32."""
+    (images, *_) = (value for value in inputs if isinstance(value, Tensor))
+    found = [
+        tensor.detach() if tensor.is_complex() else tensor
+        for tensor in tensors_of(result)
+        if tensor.ndim and len(tensor) == len(images)
+    ]
+    if not found:
+        raise OptionsError(
+            f"network: {type(module).__name__} returns a {type(result).__name__} without a tensor for each image; "
+            "allowed: at least one"
+        )
+    parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
+    return torch.cat([part.reshape(len(part), -1).float() for part in parts], dim=1)
+
+
+def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
+    """Describe a network whose class is the caller's.
+
+    Args:
+        network: The network.
+        output: Its output for some images.
+        images: The images, (N, C, H, W).
+    """
+    kind = type(network)
+    classes = output.shape[1] if isinstance(output, Tensor) and output.ndim > 1 else 1
+    size = (images.shape[2], images.shape[3])
+    nothing, one = (0.0,) * images.shape[1], (1.0,) * images.shape[1]
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return Identity(name, classes, default_names(classes), nothing, one, size, is_object=True)

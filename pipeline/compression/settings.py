@@ -1,0 +1,124 @@
+"""Validate the arguments of a compression in memory, with the options of a run."""
+
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from basis.conv import SeriesConv2d
+from basis.errors import CompressionError
+from pipeline.errors import OptionsError
+from pipeline.models.layer_orders import stages_of
+from pipeline.options.grid import Variant, variants
+from pipeline.options.options import Options
+from pipeline.options.orders import AUTO, DENSE
+
+Config: TypeAlias = str | int | Sequence[int]
+"""Orders as on the command line; one order for all stages; or one order for each stage."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The validated arguments of one compression.
+
+    Attributes:
+        options: They hold the settings of fit, rounding and training.
+        variant: Config, basis, width or target, epochs.
+        bits: The width; None for a target, and for float coefficients.
+        device: The device that computes.
+    """
+
+    options: Options
+    variant: Variant
+    bits: int | None
+    device: torch.device
+
+
+def settings_of(
+    network: nn.Module,
+    *,
+    config: Config | None,
+    bits: int | None,
+    target_mb: float | None,
+    device: torch.device,
+    **values: Any,
+) -> Settings:
+    """Validate the arguments.
+
+    Args:
+        network: A copy of the caller's network.
+        config: See ``Config``; None for the default.
+        bits: Width of the coefficients; None for a target, or for no rounding.
+        target_mb: Size of the file in MB (10^6 bytes); None for a width, or for no rounding.
+        device: The device that computes.
+        values: Other options of a run, by name.
+
+    Raises:
+        OptionsError: An argument is wrong; the message lists every mistake.
+    """
+    if bits is not None and target_mb is not None:
+        raise OptionsError(f"bits: got {bits} with target_mb={target_mb}; allowed: one of the two")
+    for name, value, kinds in (("bits", bits, int), ("target_mb", target_mb, int | float)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise OptionsError(f"{name}: got {value!r}; allowed: one number, or None")
+    text = _config_text(network, config, target=target_mb is not None)
+    if text == DENSE and bits is None and not _has_series(network):
+        raise OptionsError("config: got 'dense' without bits, which compresses nothing; allowed: bits=4, or orders")
+    if target_mb is not None and _has_series(network):
+        raise OptionsError("target_mb: got a network that already has series; allowed: the original network, or bits")
+    rounding = {"bits": bits} if target_mb is None else {"target_mb": (target_mb,)}
+    options = Options(config=text, model="network", **rounding, **values)
+    if len(options.basis) > 1:
+        raise OptionsError(f"basis: got {', '.join(options.basis)}; allowed: one basis")
+    return Settings(options, variants(options)[0], bits, device)
+
+
+def device_from(device: object, default: torch.device) -> torch.device:
+    """Return a device that this machine has; None selects the default.
+
+    Raises:
+        OptionsError: It is no device, or this machine lacks it.
+    """
+    if device is None:
+        return default
+    try:
+        found = torch.empty(0, device=device).device  # type: ignore[call-overload]
+    except Exception as error:  # a build without CUDA raises an AssertionError
+        reason = " ".join(str(error).split())[:100]
+        raise OptionsError(
+            f"device: got {device!r} ({reason}); allowed: a device of this machine, such as cpu"
+        ) from error
+    return torch.device(found)
+
+
+@contextmanager
+def naming_arguments() -> Generator[None]:
+    """Write the command line's flags as arguments in errors: ``--target-mb`` becomes ``target_mb``."""
+    try:
+        yield
+    except CompressionError as error:
+        words = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise type(error)(f"compress: {words}") from error
+
+
+def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> str | None:
+    """Return the config as on the command line; None if it is missing."""
+    if config is None:
+        return AUTO if target else DENSE if _has_series(network) else None
+    if isinstance(config, str):
+        return config
+    if isinstance(config, int) and not isinstance(config, bool):
+        kernels = [max(max(conv.kernel_size) for conv in convs.values()) for convs in stages_of(network).values()]
+        return ",".join(str(min(config, kernel)) for kernel in kernels) or str(config)
+    orders = list(config) if isinstance(config, Sequence) else [config]
+    if not orders or any(isinstance(order, bool) or not isinstance(order, int) for order in orders):
+        raise OptionsError(f"config: got {config!r}; allowed: text such as '6,3,3,2,2', an order, or a list of orders")
+    return ",".join(map(str, orders))
+
+
+def _has_series(network: nn.Module) -> bool:
+    return any(isinstance(module, SeriesConv2d) for module in network.modules())

@@ -1,0 +1,192 @@
+"""Images of the caller in the form that the training loop reads."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.dataset import batch_indices, check_limit, seeded
+from pipeline.errors import DataError
+from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.share import WHOLE, RankSlice
+
+
+def labelled_batches(
+    source: Iterable[Any], stream: RandomStream | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Iterate once over a source of batches.
+
+    Args:
+        source: Yields tensors (N, C, H, W), or pairs of a tensor and labels. A single image, (C, H, W), is a batch of
+            one. Labels are integers, (N,); others are left out.
+        stream: Random numbers for the source's order and augmentation; None takes torch's global generators.
+
+    Returns:
+        Pairs of images, float32 (N, C, H, W), and labels, int64 (N,), or None.
+
+    Raises:
+        DataError: A batch is of another kind.
+    """
+    for item in _items(source, stream):
+        images, labels = (item[0], item[1:]) if isinstance(item, list | tuple) and item else (item, ())
+        if not isinstance(images, Tensor):
+            raise DataError(
+                f"images: got a batch of type {type(images).__name__}; allowed: tensors (N, C, H, W), or pairs of such "
+                "a tensor and labels"
+            )
+        images = images[None] if images.ndim == 3 else images
+        if images.ndim != 4 or not images.is_floating_point() or not images.numel():
+            raise DataError(
+                f"images: got a batch of {images.dtype} of the shape {tuple(images.shape)}; allowed: normalized "
+                "floats, (N, C, H, W)"
+            )
+        yield images.detach().float(), _labels(labels[0], len(images)) if len(labels) == 1 else None
+
+
+def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
+    """Iterate over a source; draw from the stream while it works, and not while its batches are used."""
+    if stream is None:
+        yield from source
+        return
+    with stream.drawn_from():
+        iterator = iter(source)
+    while True:
+        with stream.drawn_from():
+            item = next(iterator, _END)
+        if item is _END:
+            return
+        yield item
+
+
+_END = object()
+
+
+def _labels(values: object, count: int) -> Tensor | None:
+    """Return the labels of a batch; None if the values are no classes."""
+    if isinstance(values, int) and not isinstance(values, bool):
+        values = torch.tensor([values])
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
+        return None
+    return values.detach().long() if values.shape == (count,) and values.dtype != torch.bool else None
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """Images in memory; see `pipeline.data.dataset.TrainingImages`. They are normalized and not augmented.
+
+    Attributes:
+        images: float32, (N, C, H, W).
+        labels: int64, (N,); None yields labels of 0.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    digest: str = field(default="images in memory", init=False)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        share: RankSlice = WHOLE,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate once over the images; see `Images.batches`."""
+        generator = None if seed is None else seeded(seed)
+        for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
+            if batch >= start:
+                mine = index[share.of_batch(len(index))].to(self.images.device)
+                yield placed_batch(self.images[mine], None if self.labels is None else self.labels[mine], device)
+
+    def part(self, start: int, stop: int) -> "TensorSplit":
+        """Return a range of the images, without a copy; see `TrainingImages.part`."""
+        return TensorSplit(self.images[start:stop], None if self.labels is None else self.labels[start:stop])
+
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
+        """Draw `count` images; see `TrainingImages.sample`."""
+        drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
+        return placed_batch(self.images[drawn[share.of(len(drawn))].to(self.images.device)], None, device)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderSplit:
+    """Images of an iterable of batches that is iterated anew in every epoch; see `TrainingImages`.
+
+    The iterable decides the order, the augmentation and the size of the batches.
+
+    Attributes:
+        source: The iterable.
+        known: The first of its images, for `part` and `sample`.
+        count: Batches of an epoch. A shorter pass is followed by another one.
+        batch_size: Number of images that the training loop counts for a batch.
+        labelled: True if every batch has labels; otherwise they are 0.
+    """
+
+    source: Iterable[Any]
+    known: TensorSplit
+    count: int
+    batch_size: int
+    labelled: bool
+    digest: str = field(default="a caller's iterable", init=False)
+
+    def __len__(self) -> int:
+        """Return the number of images, as if all batches had `batch_size` of them."""
+        return self.count * self.batch_size
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int | None = None,
+        augment: bool = False,
+        start: int = 0,
+        share: RankSlice = WHOLE,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over `count` batches as the iterable yields them, from `start` on; see `Images.batches`.
+
+        Raises:
+            DataError: A pass of the iterable yields no batch, or a batch of another kind, or one without labels.
+        """
+        stream = RandomStream(seed or 0, torch.device("cpu"))
+        for images, labels in islice(self._passes(stream), start, self.count):
+            if self.labelled and labels is None:
+                raise DataError(
+                    "images: got a batch without labels after batches with labels; allowed: labels with all or none"
+                )
+            yield placed_batch(images, labels if self.labelled else None, device)
+
+    def part(self, start: int, stop: int) -> TensorSplit:
+        """Return a range of the first images; see `TrainingImages.part`."""
+        return self.known.part(start, stop)
+
+    def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
+        """Draw from the first images; see `TrainingImages.sample`."""
+        return self.known.sample(count, seed=seed, device=device, share=share)
+
+    def _passes(self, stream: RandomStream) -> Iterator[tuple[Tensor, Tensor | None]]:
+        while True:
+            found = 0
+            for batch in labelled_batches(self.source, stream):
+                found += 1
+                yield batch
+            if not found:
+                raise DataError(
+                    "images: got an iterable that yields nothing when it is iterated again; allowed: a DataLoader, a "
+                    "tensor, or epochs=0"
+                )
+
+
+def placed_batch(images: Tensor, labels: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Move a batch to a device, the images in channels_last; labels are 0 if there are none."""
+    x = images.to(device, memory_format=torch.channels_last)
+    return x, torch.zeros(len(x), dtype=torch.int64, device=device) if labels is None else labels.to(device)

@@ -1,0 +1,202 @@
+"""Search the rounding whose file has a target size; knows no options and no store."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final, Protocol
+
+from torch import nn
+
+from basis.progress import Advance, reported_to
+from pipeline.artifact import Identity, file_size
+from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
+from pipeline.artifact.record import NetworkRecord, record_network
+from pipeline.options.grid import Target
+from pipeline.runtime.progress import Progress
+from pipeline.stages.target_sizes import zero_record
+from pipeline.stages.train import TrainingSummary
+from quant.original_pass import OriginalPass
+from quant.rate import LayerMeasurement, entropy_bits
+from quant.rate_rounding import RoundedNetwork, round_network
+from quant.schemes import StoredTensor
+from quant.stepped import SteppedTensor
+from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
+
+logger = logging.getLogger(__name__)
+
+AIM: Final = 0.995
+"""Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
+COARSE_BITS: Final = 3.0
+"""Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
+COARSE_NORMALIZATION: Final = 2.0**-6
+"""Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
+PASSES: Final = 5
+"""Most passes that correct the size of a file."""
+THRESHOLDS: Final = (0.35, 0.65)
+"""Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
+TRIMS: Final = 8
+"""Bisections of the threshold."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed network.
+
+    Attributes:
+        record: Its tensors.
+        size: Size of its file in bytes.
+        errors: Layer name -> relative output error of the rounding.
+        training: Training through the rounding.
+    """
+
+    record: NetworkRecord
+    size: int
+    errors: dict[str, float]
+    training: TrainingSummary = field(default_factory=TrainingSummary)
+
+
+class Measured(Protocol):
+    """A network to round, and all that its rounding needs; each part may be computed when it is first read."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network with series convolutions of the largest orders, on the device."""
+
+    @property
+    def original_pass(self) -> OriginalPass:
+        """The original's outputs for the calibration images."""
+
+    @property
+    def layers(self) -> dict[str, LayerMeasurement]:
+        """Layer name -> measurement."""
+
+
+class SizeSearch:
+    """Rounds a network to file sizes, and trims trained networks to file sizes.
+
+    Args:
+        measured: The network and its measurements.
+        identity: Its description in the file.
+        name: Its name in messages.
+        progress: Shows the layers of a rounding.
+    """
+
+    def __init__(self, measured: Measured, identity: Identity, name: str, progress: Progress) -> None:
+        self._measured, self._identity, self._name, self._progress = measured, identity, name, progress
+
+    def rounded(self, size: int, passes: int = PASSES) -> tuple[RoundedNetwork, Compressed]:
+        """Round to a size without training; repeat with corrected bits until the file fits, or the passes end.
+
+        Args:
+            size: Target size of the file, in bytes.
+            passes: Most passes.
+
+        Returns:
+            The pass whose file is nearest to the aimed size, as a network and as a record.
+
+        Raises:
+            NumericalError: A Hessian is not positive semi-definite, or values are not finite.
+        """
+        target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
+        best: tuple[RoundedNetwork, Compressed] | None = None
+        before: tuple[float, int] | None = None
+        for _ in range(passes):
+            with self._progress.track(f"{self._name}: rounding", len(self._measured.layers)) as advance:
+                rounded = self._round(bits, advance)
+            record = self._record(rounded.model, dict(rounded.layers), size)
+            found = Compressed(record, self._size(record), rounded.errors)
+            if best is None or _misses(found.size, size) < _misses(best[1].size, size):
+                best = rounded, found
+            if target.fits(found.size):
+                break
+            slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
+            if before is not None and bits != before[0]:
+                slope = min(max((found.size - before[1]) / (bits - before[0]), slope / 4), 2 * slope)
+            before = bits, found.size
+            bits = max(bits + (AIM * size - found.size) / slope, 1.0)
+        assert best is not None
+        return best
+
+    def _round(self, bits: float, advance: Advance) -> RoundedNetwork:
+        with reported_to(advance):
+            return round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
+
+    def trained(
+        self,
+        rounded: RoundedNetwork,
+        plain: Compressed,
+        size: int,
+        train: Callable[[nn.Module, RateControl], TrainingSummary],
+        score: Callable[[NetworkRecord], float],
+        most_loss: float,
+    ) -> Compressed:
+        """Train a rounded network through the rounding, and trim it to its size.
+
+        Args:
+            rounded: The network without training.
+            plain: The same network as a record. It is the result if training does harm.
+            size: Target size of the file, in bytes.
+            train: Trains a network with fake quantizers in place, at the bits of the control.
+            score: Scores a network on training images; higher is better.
+            most_loss: Largest loss of the score that is accepted.
+        """
+        bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
+        model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
+        summary = train(model, RateControl(model, bits))
+        if summary.undone:
+            return replace(plain, training=summary)
+        found = self.trimmed(model, rounded.layers, size)
+        if not Target(megabytes=size / 1e6).fits(found.size):
+            logger.warning(
+                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
+                "used",
+                self._name,
+                found.size,
+                size,
+            )
+            return replace(plain, training=summary.rolled_back())
+        if score(plain.record) - score(found.record) > most_loss:
+            logger.warning("%s: training did harm on training images and is undone", self._name)
+            return replace(plain, training=summary.rolled_back())
+        return replace(found, errors=plain.errors, training=summary)
+
+    def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
+        """Round a trained network with the threshold, near 0.5, at which its file has the aimed size.
+
+        Args:
+            model: The network, with fake quantizers of ``attach_stepped_quantizers``.
+            others: Layer name -> stored values of the layers without a fake quantizer.
+            size: Target size of the file, in bytes.
+        """
+        low, high = THRESHOLDS
+        best: Compressed | None = None
+        for _ in range(TRIMS):
+            threshold = (low + high) / 2
+            record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
+            found = Compressed(record, self._size(record), {})
+            if best is None or _misses(found.size, size) < _misses(best.size, size):
+                best = found
+            low, high = (threshold, high) if found.size > AIM * size else (low, threshold)
+        assert best is not None
+        return best
+
+    def _record(self, model: nn.Module, layers: dict[str, StoredTensor], size: int) -> NetworkRecord:
+        values = sum(tensor.integers.numel() for tensor in layers.values())
+        coarse = 8 * size < COARSE_BITS * values
+        error = COARSE_NORMALIZATION if coarse else NORMALIZATION_ERROR
+        return record_network(model, layers, normalization_error=error)
+
+    def _size(self, record: NetworkRecord) -> int:
+        return file_size(record, self._identity)
+
+    @cached_property
+    def _other_bytes(self) -> int:
+        """Bytes of a file whose integers are all zero, with coarse batch normalizations."""
+        return self._size(zero_record(self._measured.model, COARSE_NORMALIZATION))
+
+
+def _misses(found: int, size: int) -> tuple[bool, float]:
+    """Return how far a file is from a target size, for comparison: files above the target are behind all others."""
+    return found > size, abs(found - AIM * size)

@@ -1,0 +1,395 @@
+"""``compress`` in memory: what it returns, what it leaves alone, and that it computes what a run computes."""
+
+import copy
+import random
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from basis.conv import SeriesConv2d
+from pipeline import CompressionResult, Options, compress, load, run
+from pipeline.artifact import read_artifact
+from pipeline.data.sources import load_dataset
+from pipeline.models.preparation import plain_copy
+from pipeline.models.registry import build_model
+from tests.pipeline.compression.networks import Maps, Named, Net, images, labels_of, seeded
+from tests.support.networks import write_module, write_npz
+
+X = images()
+
+
+def difference(network: nn.Module, original: nn.Module) -> float:
+    """The relative error of a network's outputs on images that it was not fitted to."""
+    with torch.no_grad():
+        x, training = images(32, seed=9), original.training
+        wanted = original.eval()(x)
+        original.train(training)
+        return float((network(x) - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("options", [{"bits": 8}, {"bits": 8, "scheme": "minifloat"}, {}], ids=str)
+def test_the_network_stays_close_and_is_that_of_the_file(tmp_path, options):
+    network = seeded()
+    result = compress(network, X, config="5,3,3", **options)
+    assert difference(result.network, network) < 0.01
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=lambda: seeded(seed=3))
+    with torch.no_grad():
+        close = torch.allclose(loaded(X), result.network(X), atol=1e-6)
+        assert torch.equal(loaded(X), result.network(X)) if "bits" in options else close
+    assert not result.network.training
+    assert result.size == (tmp_path / "a.safetensors").stat().st_size == len(result.content)
+    assert result.size_mb == pytest.approx(result.size / 1e6)
+    assert (result.size < result.baseline_size / 2) == ("bits" in options)
+
+
+def test_every_layer_has_its_figures():
+    layers = {each.name: each for each in compress(seeded(), X, config="3,2,2", bits=4).layers}
+    assert list(layers) == ["stem", "block.0", "last", "head"]
+    assert [each.kernel for each in layers.values()] == [(5, 5), (3, 3), (3, 3), None]
+    assert [each.order for each in layers.values()] == [(3, 3), (2, 2), (2, 2), None]
+    assert layers["stem"].status == "compressed"
+    assert layers["head"].status == "kept"
+    assert all(0 < each.fit_error < 1 for name, each in layers.items() if name != "head")
+    assert layers["head"].fit_error is None
+    assert all(0 < each.rounding_error < 1 for each in layers.values())
+    assert all(each.size > 0 for each in layers.values())
+
+
+def test_the_fit_to_activations_beats_the_fit_to_weights():
+    network = seeded()
+    errors = {
+        fit: difference(compress(network, X, config="3,2,2", fit=fit).network, network)
+        for fit in ("activations", "weights")
+    }
+    assert errors["activations"] < errors["weights"]
+
+
+def state(network: nn.Module) -> dict[str, object]:
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        "identities": [id(tensor) for tensor in (*network.parameters(), *network.buffers())],
+        "gradients": [(p.requires_grad, p.grad is None, p.is_contiguous()) for p in network.parameters()],
+        "modes": [(module.training, type(module)) for module in network.modules()],
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules()],
+        "random": torch.get_rng_state().tolist(),
+        "other random": (random.getstate(), np.random.get_state()[1].tolist()),
+        "flags": (torch.is_grad_enabled(), torch.get_deterministic_debug_mode(), torch.get_num_threads()),
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{"config": "3,2,2", "bits": 4, "epochs": 1}, {"target_mb": 0.0018, "epochs": 1}], ids=str
+)
+def test_nothing_of_the_callers_is_changed(options):
+    network, x = seeded().train(), X.clone()
+    network.block.eval()
+    network.stem.weight.requires_grad_(False)
+    network.head.register_forward_hook(lambda module, inputs, output: None)
+    before = state(network)
+    compress(
+        network, x, metric=lambda other: other.train()(X).mean() and other.head.weight.detach().zero_().sum(), **options
+    )
+    after = state(network)
+    assert before.pop("tensors").keys() == after["tensors"].keys()
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in after.pop("tensors").items())
+    assert after == before
+    assert torch.equal(x, X)
+
+
+def test_a_metric_can_change_nothing():
+    def spoil(network: nn.Module) -> float:
+        network.train()(X)
+        network.head.weight.detach().zero_()
+        return 0.0
+
+    network = seeded()
+    plain = compress(network, X, config=2, bits=3)
+    assert compress(network, X, config=2, bits=3, metric=spoil).content == plain.content
+    assert float(network.head.weight.detach().abs().sum()) > 0
+
+
+def test_the_metric_is_the_callers_function_of_both_networks():
+    seen = []
+
+    def metric(network: nn.Module) -> torch.Tensor:
+        seen.append(network)
+        with torch.no_grad():
+            return network(X).square().mean()
+
+    network = seeded()
+    result = compress(network, X, config=2, bits=3, metric=metric)
+    assert result.baseline_metric == pytest.approx(float(metric(network.eval())))
+    assert result.metric == pytest.approx(float(metric(result.network)))
+    assert result.metric != result.baseline_metric
+    assert all(other is not network and not other.training for other in seen[:2])
+
+
+@pytest.mark.parametrize(
+    ("config", "orders"),
+    [("3,2,2", [3, 2, 2]), ([4, 3, 1], [4, 3, 1]), (4, [4, 3, 3]), (1, [1, 1, 1]), ("DENSE", [None] * 3)],
+)
+def test_a_config_is_text_or_orders(config, orders):
+    found = compress(seeded(), X, config=config, bits=8).layers[:3]
+    assert [each.order and each.order[0] for each in found] == orders
+
+
+@pytest.mark.parametrize("kind", [Net, Maps])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_training_needs_no_labels_and_takes_any_tensor(kind, labelled):
+    network, x = seeded(kind), images(96)
+    given = (x, labels_of(x)) if labelled else x
+    plain = compress(network, x, config="2,1,1", bits=8)
+    trained = compress(network, given, config="2,1,1", bits=8, epochs=8, batch_size=32, lr=0.003)
+    assert not trained.training_undone
+    assert not torch.equal(trained.network.last.weight, plain.network.last.weight)
+    if not labelled or kind is Maps:
+        assert difference(trained.network, network) < difference(plain.network, network)
+
+
+def test_training_that_does_harm_is_rolled_back(caplog):
+    network = seeded()
+    plain = compress(network, X, config="3,2,2", bits=8)
+    harmed = compress(network, X, config="3,2,2", bits=8, epochs=1, lr=3.0, batch_size=16)
+    assert harmed.training_undone
+    assert harmed.content == plain.content
+    assert "undone" in caplog.text
+
+
+@pytest.mark.parametrize(("labelled", "epochs"), [(False, 0), (True, 0), (False, 2)])
+@pytest.mark.parametrize("kind", [Net, Maps])
+def test_a_target_decides_the_size(tmp_path, kind, labelled, epochs):
+    network = seeded(kind)
+    result = compress(network, (X, labels_of(X)) if labelled else X, target_mb=0.0018, epochs=epochs, batch_size=16)
+    assert result.target_met
+    assert 0.97 * 1800 <= result.size <= 1800
+    assert difference(result.network, network) < 0.2
+    assert [each.order is not None for each in result.layers] == [True, True, True, False]
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=kind)
+    with torch.no_grad():
+        assert torch.equal(loaded(X), result.network(X))
+
+
+def test_a_dict_as_output_is_compressed_without_training():
+    network = seeded(Named)
+    result = compress(network, X, config="3,2,2", bits=8)
+    assert set(result.network(X)) == {"logits", "features"}
+
+
+def test_float_series_can_be_trained_by_the_caller_and_then_quantized():
+    network = seeded()
+    series = compress(network, X, config="3,2,2").network
+    assert sum(isinstance(module, SeriesConv2d) for module in series.modules()) == 3
+    assert all(a.requires_grad for a in series.parameters())
+    optimizer = torch.optim.Adam(series.parameters(), 1e-3)
+    for _ in range(3):
+        (series.train()(X) - network(X).detach()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    result = compress(series, X, bits=8)
+    assert result.size < compress(network, X, config="dense", bits=8).size / 1.5
+    assert difference(result.network, series) < 0.02
+    assert not any(isinstance(module, SeriesConv2d) for module in result.network.modules())
+    assert sum(isinstance(module, SeriesConv2d) for module in series.modules()) == 3
+
+
+def test_equal_calls_give_equal_files():
+    options = {"config": "3,2,2", "bits": 4, "epochs": 6, "batch_size": 16, "lr": 0.003}
+    first, second, other = (compress(seeded(), X, **options, seed=seed) for seed in (3, 3, 4))
+    assert not first.training_undone
+    assert first.content == second.content != other.content
+
+
+def test_a_network_of_the_notebook_is_compressed_and_loaded(tmp_path):
+    """A class that no module holds, as in a notebook's cell."""
+    cell = """
+import torch
+from torch import nn
+from pipeline import compress, load
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu()).mean((2, 3))
+
+result = compress(Cell(), images, config="2,2", bits=4)
+same = torch.equal(load(result.save(path), network=Cell)(images), result.network(images))
+"""
+    namespace = {"__name__": "__main__", "images": X, "path": tmp_path / "cell.safetensors"}
+    exec(cell, namespace)
+    assert namespace["same"]
+    _, identity = read_artifact(tmp_path / "cell.safetensors")
+    assert identity.is_object
+    assert identity.model == "__main__.Cell"
+    assert (identity.classes, identity.image_size) == (4, (10, 10))
+
+
+MODES: dict[str, Callable[[], object]] = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_modes_do_not_change_the_result(mode):
+    network, options = seeded(), {"config": "3,2,2", "bits": 4, "epochs": 6, "batch_size": 16, "lr": 0.003}
+    usual = compress(network, X, **options)
+    with MODES[mode]():
+        found = compress(network, X.clone(), **options)
+    assert not usual.training_undone
+    assert found.content == usual.content
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrappers_are_looked_through(tmp_path, wrap):
+    network = seeded()
+    found = compress(wrap(network), X, config="3,2,2", bits=4)
+    assert found.content == compress(network, X, config="3,2,2", bits=4).content
+    loaded = load(found.save(tmp_path / "a.safetensors"), network=lambda: wrap(seeded(seed=2)))
+    assert torch.equal(loaded(X), found.network(X))
+
+
+COMPUTED: dict[str, Callable[[nn.Module], object]] = {
+    "weight normalization": nn.utils.parametrizations.weight_norm,
+    "spectral normalization": nn.utils.parametrizations.spectral_norm,
+    "old weight normalization": nn.utils.weight_norm,
+    "old spectral normalization": nn.utils.spectral_norm,
+    "mask": lambda layer: nn.utils.prune.random_unstructured(layer, "weight", 0.3),
+}
+
+
+@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("kind", COMPUTED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_computed_weights_are_compressed_as_they_are_in_use(tmp_path, kind, bits):
+    def build(seed: int) -> Net:
+        network = seeded(seed=seed)
+        for layer in (network.stem, network.last, network.head):
+            COMPUTED[kind](layer)
+        return network
+
+    network = build(0)
+    network.train()(X)  # leaves computed weights with a graph
+    wanted = network.eval()(X).detach()
+    before = state(network)
+    result = compress(network, X, config="5,3,3", bits=bits)
+    after = state(network)
+    tensors, now = before.pop("tensors"), after.pop("tensors")
+    assert all(torch.equal(tensor, now[name]) for name, tensor in tensors.items())
+    assert after == before
+    assert torch.equal(network(X), wanted)
+    assert float((result.network(X).detach() - wanted).norm() / wanted.norm()) < 0.02
+    other = build(1)
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=plain_copy(other))
+    assert torch.allclose(loaded(X), result.network(X), atol=1e-5)
+    assert other(X).shape == wanted.shape
+
+
+def test_the_file_holds_what_a_run_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(tmp_path / "cache"))
+    write_npz(tmp_path / "colours.npz")
+    name = write_module(tmp_path)
+    network = build_model(name, 4)
+    torch.save(network.state_dict(), "net.pth")
+    common = {"config": "3,2,2", "bits": 4, "model": name, "weights": "net.pth", "data": "colours.npz", "epochs": 0}
+    row = run(Options(**common, calibration_size=64, workers=0, out=tmp_path / "out")).report["rows"][0]
+    images = load_dataset("colours.npz").train.sample(64, seed=0, device=torch.device("cpu"))
+    result = compress(network, images, config="3,2,2", bits=4)
+    written, _ = read_artifact(tmp_path / "out" / row["artifact"])
+    ours, _ = read_artifact(result.save(tmp_path / "ours.safetensors"))
+    tensors = dict(ours.tensors())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in written.tensors())
+    layers = run_layers(row, tmp_path)
+    assert {each.name: each.rounding_error for each in result.layers} == pytest.approx(layers, rel=1e-5)
+
+
+def run_layers(row: dict, folder) -> dict[str, float]:
+    import json
+
+    report = json.loads((folder / "out" / "report.json").read_text())
+    return {
+        layer["name"]: layer["rounding_error"]["4"] for layer in report["layers"] if layer["config"] == row["config"]
+    }
+
+
+def test_the_result_has_a_short_text():
+    result = compress(seeded(), X, config="3,2,2", bits=4, metric=lambda network: 1.5)
+    assert isinstance(result, CompressionResult)
+    text = repr(result)
+    assert len(text) < 300
+    assert f"size={result.size}" in text
+    assert "metric=1.5" in text
+
+
+def test_frozen_parameters_stay_as_they_are():
+    network = seeded()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name == "last.weight")
+    kept = copy.deepcopy(network.head.weight)
+    result = compress(network, X, config="5,3,2", epochs=2, batch_size=16)
+    assert torch.equal(result.network.head.weight, kept)
+    assert [p.requires_grad for p in result.network.head.parameters()] == [False, False]
+
+
+class Odd(Net):
+    """It changes its input in place, ties two weights, and doubles the outputs of a layer by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied = nn.Conv2d(8, 12, 3, padding=1)
+        self.tied.weight = self.last.weight
+        self.stem.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.mul_(2)
+        return super().forward(x) + self.tied(self.stem(x)).mean((2, 3))[:, :4]
+
+
+def test_layers_that_no_series_can_replace_are_kept_with_their_reason(tmp_path):
+    network = seeded(Odd)
+    result = compress(network, X, config="3,2,2,2", bits=8)
+    reasons = {each.name: each.reason for each in result.layers if each.order is None}
+    assert "hooks" in reasons["stem"]
+    assert "same weight" in reasons["last"]
+    assert torch.equal(X, images())
+    with torch.no_grad():
+        wanted = network.eval()(X.clone())
+        assert float((result.network(X.clone()) - wanted).norm() / wanted.norm()) < 0.1
+        loaded = load(result.save(tmp_path / "a.safetensors"), network=Odd)
+        assert torch.equal(loaded(X.clone()), result.network(X.clone()))
+
+
+def test_progress_is_shown():
+    seen = []
+
+    class Seen:
+        def stage(self, name: str) -> None:
+            seen.append(name)
+
+        @contextmanager
+        def track(self, description: str, total: int):
+            seen.append((description, total))
+            yield lambda steps, status: None
+
+    compress(seeded(), X, config="3,2,2", bits=4, epochs=2, batch_size=16, progress=Seen())
+    assert [name for name in seen if isinstance(name, str)] == [
+        "cosine 3,2,2: approximate",
+        "cosine 3,2,2: round to 4 bits",
+    ]
+    assert ("cosine 3,2,2: fine-tuning", 6) in seen
+
+
+def test_a_target_that_no_file_meets_gives_the_nearest(monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.stages.target_search.AIM", 0.9)
+    result = compress(seeded(), X, target_mb=0.0018)
+    assert not result.target_met
+    assert result.size < 1800
+    assert "1800" in caplog.text

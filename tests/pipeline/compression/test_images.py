@@ -1,0 +1,189 @@
+"""The caller's images: tensors, loaders, data sets, generators; each is read as often as it can be."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pipeline import compress
+from pipeline.compression import images as reading
+from pipeline.compression.images import read_images
+from pipeline.compression.splits import LoaderSplit, TensorSplit
+from pipeline.errors import DataError
+from tests.pipeline.compression.networks import images, labels_of, seeded
+
+X = images()
+Y = labels_of(X)
+CPU = torch.device("cpu")
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+class Items(Dataset):
+    """Images with a class as a plain number."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return X[index], int(Y[index])
+
+
+def read(source, count=1000, train=True, **options):
+    return read_images(source, count=count, seed=0, batch_size=16, train=train, **options)
+
+
+SOURCES = {
+    "tensor": lambda: X,
+    "double": lambda: X.double(),
+    "pair": lambda: (X, Y),
+    "list of images": lambda: list(X),
+    "list of batches": lambda: list(X.split(16)),
+    "list of pairs": lambda: list(zip(X.split(16), Y.split(16), strict=True)),
+    "generator": lambda: (x for x in X.split(16)),
+    "generator of images": lambda: iter(X),
+    "loader": lambda: DataLoader(TensorDataset(X, Y), 16),
+    "loader without labels": lambda: DataLoader(X, 16),
+    "loader of a stream": lambda: DataLoader(Stream(), 16),
+    "pairs with other targets": lambda: [(x, x * 2) for x in X.split(16)],
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_images(name):
+    found = read(SOURCES[name]())
+    assert torch.equal(found.calibration, X)
+    assert found.calibration.dtype == torch.float32
+    labelled = name in ("pair", "list of pairs", "loader", "loader of a stream")
+    assert torch.equal(found.labels, Y) if labelled else found.labels is None
+    batches = list(found.training.batches(16, device=CPU))
+    assert sorted(map(float, torch.cat([x for x, _ in batches]).mean((1, 2, 3)))) == pytest.approx(
+        sorted(map(float, X.mean((1, 2, 3))))
+    )
+    assert all(y.dtype == torch.int64 and len(x) == len(y) == 16 for x, y in batches)
+
+
+def test_a_data_set_is_shuffled_in_batches():
+    found = read(Items())
+    assert not torch.equal(found.calibration, X)
+    assert torch.allclose(found.calibration.sum(0), X.sum(0), atol=1e-4)
+    assert sorted(found.labels.tolist()) == sorted(Y.tolist())
+    assert torch.equal(read(Items()).calibration, found.calibration)
+    assert isinstance(found.training, LoaderSplit)
+
+
+def test_a_tensor_is_sampled_and_a_loader_is_read_from_the_front():
+    sampled = read(X, count=20).calibration
+    assert len(sampled) == 20
+    assert not torch.equal(sampled, X[:20])
+    assert torch.equal(read(DataLoader(X, 16), count=20).calibration, X[:20])
+    assert len(read(X, count=20).training) == 48
+
+
+def test_a_generator_is_read_once_up_to_the_limit():
+    read_batches = []
+
+    def batches():
+        for x in X.split(8):
+            read_batches.append(len(x))
+            yield x
+
+    found = read(batches(), count=20)
+    assert len(read_batches) == 3
+    assert isinstance(found.training, TensorSplit)
+    assert len(found.training) == 20
+
+
+def test_large_images_have_a_lower_limit(monkeypatch):
+    monkeypatch.setattr(reading, "images_at_once", lambda size: 100_000 // (size[0] * size[1] * 100))
+    assert len(read(X).calibration) == len(read(list(X.split(16))).calibration) == 10
+
+
+def test_every_epoch_iterates_a_loader_again_under_its_own_random_numbers():
+    loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True)
+    before = torch.get_rng_state()
+    training = read(loader).training
+    epochs = [torch.cat([x for x, _ in training.batches(16, device=CPU, seed=seed)]) for seed in (1, 2, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert len(training) == 48
+
+
+def test_a_short_pass_is_followed_by_another():
+    class Shrinking:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(X.split(16)[: 3 if self.passes < 3 else 2])
+
+    training = read(Shrinking()).training
+    assert [len(list(training.batches(16, device=CPU))) for _ in range(3)] == [3, 3, 3]
+
+
+def test_a_source_that_is_empty_when_it_is_read_again_is_named():
+    class Once:
+        used = False
+
+        def __iter__(self):
+            left = [] if self.used else [X]
+            self.used = True
+            return iter(left)
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(DataError, match=r"again.*epochs=0"):
+        compress(seeded(), Once(), config="3,2,2", epochs=2)
+    assert compress(seeded(), Once(), config="3,2,2").size
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ("images", "a batch of type str"),
+        ([], "without a batch"),
+        (iter([]), "without a batch"),
+        (X[:0], r"\(0, 1, 10, 10\)"),
+        (X.numpy(), "ndarray"),
+        ({"image": X}, "str"),
+        ([{"image": X}], "dict"),
+        ((X * 255).to(torch.uint8), "uint8"),
+        (X.flatten(1), r"\(48, 100\)"),
+        (torch.full_like(X, float("nan")), "not finite"),
+        ([X, images(4, side=12)], "one shape"),
+        ([X[0], images(4, side=12)[0]], "several shapes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_sources_are_refused_in_a_sentence(source, words):
+    with pytest.raises(DataError, match=words) as caught:
+        compress(seeded(), source, config="3,2,2", bits=4)
+    assert str(caught.value).startswith("compress: images: got")
+    assert "allowed: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_outside_the_classes_are_refused_before_training():
+    with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
+        compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
+
+
+def test_labels_that_come_and_go_are_refused():
+    class Some:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([(X, Y)] if self.passes < 2 else [X])
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(DataError, match="without labels"):
+        compress(seeded(), Some(), config="3,2,2", epochs=1)

@@ -1,0 +1,198 @@
+"""Arguments and networks that ``compress`` refuses, in one sentence and before any work."""
+
+import functools
+import re
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import Options, compress, load
+from pipeline.errors import DataError, OptionsError
+from pipeline.failure import EXIT_OPTIONS, failure_of
+from tests.pipeline.compression.networks import Named, Net, images, seeded
+
+X = images()
+
+
+def locked() -> nn.Module:
+    network = seeded()
+    network.lock = threading.Lock()
+    return network
+
+
+def frozen() -> nn.Module:
+    return seeded().requires_grad_(False)
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.LazyConv2d(4, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Odd(nn.Module):
+    """One convolution, with one thing that a series or a file cannot take over."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(1, 4, 3)
+        if kind == "hook":
+            self.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
+        elif kind == "patched":
+            self.conv.forward = functools.partial(nn.functional.conv2d, weight=torch.ones(4, 1, 3, 3))
+        elif kind == "complex":
+            self.register_buffer("filter", torch.ones(3, dtype=torch.complex64))
+
+    def forward(self, x):
+        if self.kind == "random":
+            x = x + torch.rand_like(x)
+        if self.kind == "in place":
+            x.add_(1)
+        return nn.functional.conv2d(x, self.conv.weight) if self.kind == "functional" else self.conv(x)
+
+
+ARGUMENTS = [
+    ({"config": "3,2"}, "2 orders.*Net has 3 stages: stem, block, last"),
+    ({"config": "9,2,2"}, "order 9 to stage stem.*1 to 5"),
+    ({"config": None}, "config: is missing"),
+    ({"config": "auto"}, "auto.*target_mb"),
+    ({"config": "dense", "bits": None}, "dense"),
+    ({"config": 0}, "0"),
+    ({"config": [2.5]}, "config: got"),
+    ({"config": {"stem": 3}}, "config: got"),
+    ({"config": "3,x,2"}, "'x'"),
+    ({"bits": 9}, "bits: got 9; allowed: 2 to 8"),
+    ({"bits": (4, 3)}, "bits: got"),
+    ({"bits": "4"}, "bits: got"),
+    ({"bits": True}, "bits: got"),
+    ({"target_mb": 0.1}, "bits: got 4 with target_mb"),
+    ({"bits": None, "target_mb": 0.000001}, r"target_mb: got 1e-06 .*allowed: 0\.00.* to 0\.0.* MB"),
+    ({"bits": None, "target_mb": 0.1, "rounding": "nearest"}, "rounding: got nearest with target_mb"),
+    ({"bits": None, "target_mb": "small"}, "target_mb: got"),
+    ({"basis": "fourier"}, "basis: got.*cosine, chebyshev"),
+    ({"basis": "cosine,chebyshev"}, "basis: got.*one"),
+    ({"fit": "labels"}, "fit: got.*activations, weights"),
+    ({"rounding": "up"}, "rounding: got.*gptq, nearest"),
+    ({"scheme": "float"}, "scheme: got.*int, minifloat"),
+    ({"backend": "onnx"}, "backend: got.*brevitas"),
+    ({"epochs": -1}, "epochs: got -1"),
+    ({"epochs": 1.5}, "epochs: got 1.5"),
+    ({"lr": 0.0}, "lr: got 0"),
+    ({"batch_size": 0}, "batch_size: got 0"),
+    ({"calibration_size": 0}, "calibration_size: got 0"),
+    ({"seed": -1}, "seed: got -1"),
+    ({"device": "cuda:77"}, "device: got 'cuda:77'"),
+    ({"device": "toaster"}, "device: got 'toaster'"),
+    ({"metric": 91.0}, "metric: got a float"),
+    ({"metric": lambda network: "good"}, "metric: returned a str"),
+    ({"metric": lambda network: network(X)}, "metric: returned a Tensor"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), ARGUMENTS, ids=[words for _, words in ARGUMENTS])
+def test_wrong_arguments_are_refused(changes, words, monkeypatch):
+    monkeypatch.setattr("pipeline.compression.compress._compressed", None)  # no work begins
+    with pytest.raises(OptionsError, match=words) as caught:
+        compress(seeded(), X, **({"config": "3,2,2", "bits": 4} | changes))
+    assert str(caught.value).startswith("compress: ")
+    assert re.search("allowed: |has 3 stages: ", str(caught.value))
+    assert "--" not in str(caught.value)
+    assert failure_of(caught.value).exit_code == EXIT_OPTIONS
+
+
+TARGET = {"config": None, "bits": None, "target_mb": 0.0018}
+NETWORKS = [
+    (lambda: Net, {}, "the class Net"),
+    (lambda: "resnet18", {}, "a str"),
+    (lambda: nn.Conv2d(1, 4, 3), {"config": "2"}, "a bare Conv2d"),
+    (lambda: torch.jit.trace(seeded(), X), {}, "scripted"),
+    (Lazy, {"config": "2"}, "no values yet"),
+    (lambda: seeded().half(), {}, "torch.float16.*float32"),
+    (lambda: seeded().to("meta"), {}, "meta"),
+    (locked, {}, "cannot be copied.*lock"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(100, 2)), {"config": "2"}, "no spatial convolution"),
+    (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3)),
+        {"config": "2"},
+        "cannot take 4 images of 10x10 pixels with 1 chan",
+    ),
+    (lambda: seeded(Named), {"epochs": 1}, "returns a dict.*epochs=0"),
+    (lambda: seeded(Named), TARGET, "returns a dict.*bits"),
+    (lambda: Odd("random"), {"config": "2"}, "Odd is not deterministic"),
+    (lambda: Odd("hook"), {"config": "2"}, "compresses nothing.*conv: it has hooks"),
+    (lambda: Odd("functional"), {"config": "2"}, "compresses nothing.*conv: the network reads its weight"),
+    (lambda: Odd("patched"), {"config": "2"}, "compresses nothing.*conv: its forward was replaced"),
+    (lambda: Odd("complex"), {"config": "2"}, "complex64"),
+    (frozen, {"epochs": 1}, "requires a gradient"),
+    (
+        lambda: compress(seeded(), X, config="3,2,2").network,
+        {"config": None, "bits": None, "target_mb": 0.0018},
+        "series",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "changes", "words"), NETWORKS, ids=[words for _, _, words in NETWORKS])
+@pytest.mark.filterwarnings("ignore")  # of torch.jit
+def test_networks_that_cannot_be_compressed_are_refused(build, changes, words):
+    with pytest.raises(OptionsError, match=words) as caught:
+        compress(build(), X, **({"config": "3,2,2", "bits": 4} | changes))
+    assert re.search("allowed: |choose another model", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [seeded(), Net], ids=["instance", "class"])
+def test_the_options_of_a_run_refuse_a_network_and_name_compress(value):
+    with pytest.raises(OptionsError, match=r"pipeline\.compress\(network, images") as caught:
+        Options(config="3,2,2", model=value)
+    assert "networks:Net" in str(caught.value)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return compress(seeded(), X, config="3,2,2", bits=4).save(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (None, r"tests\.pipeline\.compression\.networks\.Net.*network="),
+        (3, "of type int"),
+        (lambda: 3, "returned a int"),
+        (lambda count: Net(count), "TypeError"),
+    ],
+)
+def test_loading_needs_the_callers_network(saved, network, words):
+    with pytest.raises(OptionsError, match=words):
+        load(saved, network=network)
+    assert load(saved, network=Net, execution="auto")(X).shape == (48, 4)
+
+
+def test_another_network_or_a_damaged_file_is_refused(saved):
+    with pytest.raises(DataError, match=r"head\.weight.*shape|shape.*head"):
+        load(saved, network=Net(outputs=5))
+    with pytest.raises(DataError, match="only one of"):
+        load(saved, network=nn.Sequential(nn.Conv2d(1, 8, 5)))
+    content = bytearray(saved.read_bytes())
+    content[-20] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(DataError, match="checksum"):
+        load(saved, network=Net)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
+    result, before = compress(seeded(seed=5), X, config="3,2,2", bits=4), saved.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        result.save(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
