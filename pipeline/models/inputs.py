@@ -1,7 +1,6 @@
 """Find the inputs that a network takes: its number of channels, and the normalization that its library publishes."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any, Final
 
 from torch import nn
@@ -25,7 +24,7 @@ def input_channels(model: nn.Module, available: int, image_size: tuple[int, int]
     next candidates are the channels of the first convolution and of the network's attributes.
 
     Args:
-        model: The network; its modes, buffers and gradients do not change.
+        model: The network; its modes, buffers and gradients do not change. Lazy modules get their shapes.
         available: Number of channels of the data.
         image_size: Height and width of the images, in pixels.
 
@@ -37,8 +36,7 @@ def input_channels(model: nn.Module, available: int, image_size: tuple[int, int]
     named = [value for name in _ATTRIBUTES if isinstance(value := getattr(model, name, None), int) and value > 0]
     own = [first, *named]
     candidates = dict.fromkeys([*own, available, 3] if available == 1 else [available, *own, 3, 1])
-    probe = deepcopy(model) if any(_is_lazy(each) for each in model.modules()) else model
-    return next((each for each in candidates if takes_images(probe, each, image_size)), first)
+    return next((each for each in candidates if takes_images(model, each, image_size)), first)
 
 
 def published_statistics(model: nn.Module, name: str, weights: str) -> Statistics | None:
@@ -69,7 +67,3 @@ def _entry(config: Any, name: str) -> tuple[float, ...]:
         return tuple(map(float, value)) if isinstance(value, list | tuple) else ()
     except (TypeError, ValueError):
         return ()
-
-
-def _is_lazy(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params()

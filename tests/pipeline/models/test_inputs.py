@@ -47,10 +47,10 @@ def test_channels_follow_from_running_the_network(model, available, expected):
     assert model.training
 
 
-def test_a_lazy_network_stays_lazy():
-    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten())
-    input_channels(model, 3, (8, 8))
-    assert model[0].has_uninitialized_params()
+def test_a_lazy_network_takes_the_channels_of_the_data():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    assert input_channels(model, 5, (8, 8)) == 5
+    assert model[0].in_channels == 5
 
 
 def test_torchvision_publishes_the_normalization_of_its_weights():
