@@ -61,7 +61,7 @@ def _work(folder: Path, words: list[str], streams: tuple[Path, Path], last: int,
 def _answer(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
     from pipeline.stages.verify import answer
 
-    _, _, _, _, _, _, folder, *_ = command  # python -P -c code target 1 folder
+    _, _, _, _, _, _, _, folder, *_ = command  # python -P -c code root target 1 folder
     return subprocess.CompletedProcess(command, answer(folder), "", "")
 
 
