@@ -166,5 +166,6 @@ def test_minifloats_train_through_their_rounding(here, rounding):
         run(options(here, f"qat{epochs}", rounding=rounding, qat_epochs=epochs, **chosen)).report["rows"][0]
         for epochs in (0, 1)
     )
-    assert after["sha256"] != before["sha256"]
+    assert after["qat_undone"] is (after["sha256"] == before["sha256"])
+    assert rounding == "gptq" or not after["qat_undone"], "rounding to nearest leaves something to gain"
     assert after["reloaded_logits_max_abs_diff"] == 0

@@ -86,7 +86,7 @@ def test_one_process_prints(together):
     assert together.stdout.count("two/report.md") == 1
     lines = together.stderr.splitlines()
     assert len([line for line in lines if line.startswith("artifacts: reload")]) == 1
-    assert len([line for line in lines if "fine-tuning:" in line]) == 2
+    assert len([line for line in lines if "fine-tuning:" in line and "took" in line]) == 2
 
 
 def test_missing_data_end_all_processes_with_one_sentence_and_their_exit_code(tmp_path):
