@@ -118,7 +118,8 @@ def self_products(rows: Tensor) -> Tensor:
         return rows.mT @ rows
     # numpy computes one triangle of a matrix times its own transpose, in half the time.
     matrix = rows[0].detach().numpy()
-    return torch.from_numpy(np.matmul(matrix.T, matrix)).unsqueeze(0)
+    with np.errstate(all="ignore"):  # as torch, which does not warn of values that are not finite
+        return torch.from_numpy(np.matmul(matrix.T, matrix)).unsqueeze(0)
 
 
 def _cross(rows: Tensor, target: Tensor, *, constant: bool) -> Tensor:

@@ -61,6 +61,8 @@ def check_network(
     """
     name = type(model).__name__
     _refuse_unregistered(model, name)
+    if len(images) == 1:  # batch normalization of single values needs two in training mode
+        images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
     modes = (False, True) if trained else (False,)
     results = [_run(model, images, training=training) for training in modes]

@@ -112,6 +112,7 @@ def test_a_stream_without_a_file_takes_a_result(capsys):
     assert capsys.readouterr().out == "Δ\n"
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_no_folder_for_temporary_files_is_needed(finished, monkeypatch):
     """Neither by this process nor by the fresh one that reloads the artifacts."""
     monkeypatch.setattr(tempfile, "tempdir", str(finished / "missing"))

@@ -126,7 +126,7 @@ class Loops(nn.Module):
 
 
 def test_a_shared_layer_is_in_the_state_dict_under_both_names(artifact, monkeypatch):
-    monkeypatch.setattr("pipeline.artifact.loading.build_model", lambda *_, **__: Shared())
+    monkeypatch.setattr("pipeline.artifact.loading.build_plain", lambda *_, **__: Shared())
     network = Shared()
     write_artifact(record_network(network, {}), IDENTITY, artifact)
     export_torch(artifact, artifact.with_name("s.safetensors"), allow_import=True)
@@ -136,7 +136,7 @@ def test_a_shared_layer_is_in_the_state_dict_under_both_names(artifact, monkeypa
 
 
 def test_a_network_without_onnx_form_is_one_sentence_and_no_file(artifact, monkeypatch):
-    monkeypatch.setattr("pipeline.artifact.loading.build_model", lambda *_, **__: Loops())
+    monkeypatch.setattr("pipeline.artifact.loading.build_plain", lambda *_, **__: Loops())
     write_artifact(record_network(Loops(), {}), IDENTITY, artifact)
     with pytest.raises(OptionsError, match=r"Loops.* ONNX.*--format torch"):
         export_onnx(artifact, artifact.with_name("l.onnx"), **FLAGS)
