@@ -32,7 +32,7 @@ import time
 
 class Pausing(nn.Sequential):
     def forward(self, x):
-        if self.training and "default_worker" in sys.argv[0]:
+        if self.training and "default_worker" in sys.argv[0] and len(x) > 4:  # not in the check of the network
             fail()
             pause()
         return super().forward(x)
