@@ -1,4 +1,4 @@
-"""Tell layers that compute their outputs as ``nn.Conv2d`` and ``nn.Linear`` do from layers that do not."""
+"""Mark layers whose outputs do not depend on input and weight as in ``nn.Conv2d`` or ``nn.Linear``."""
 
 from typing import Final
 

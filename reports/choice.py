@@ -74,11 +74,7 @@ def change(report: Report, row: Row) -> float | None:
 def _sizes(report: Report) -> list[Column]:
     return [
         Column("Size (MB)", lambda row: text.megabytes(row.size_mb), lambda base: text.megabytes(base.size_mb)),
-        Column(
-            "Times smaller",
-            lambda row: text.ratio(times_smaller(report, row)),
-            lambda base: text.ratio(base.size_mb and 1.0),
-        ),
+        ratio_column(report),
     ]
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from basis.errors import CompressionError
-from pipeline.artifact.codec import decode, serialize
+from pipeline.artifact.codec import decode, serialize, table_of
 from pipeline.artifact.container import Contents, split
 from pipeline.artifact.execution import check_execution, with_execution
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
-from pipeline.artifact.record import NetworkRecord, build_network, check_shapes
+from pipeline.artifact.record import NetworkRecord, build_network, check_shapes, exact_record
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.models.registry import build_model, build_plain, builder_of
@@ -221,6 +221,22 @@ def identity_of(header: Header) -> Identity:
     """Return the identity in a header."""
     fields = header.model_dump(exclude={"format_version", "builder", "arguments"})
     return Identity(**fields | {"class_names": class_names(header), "is_object": header.builder == OBJECT})
+
+
+def rebuilt(model: nn.Module, fresh: nn.Module) -> nn.Module:
+    """Return the network that a file of ``model`` in float gives, with batch normalizations as scale and shift.
+
+    Args:
+        model: A network.
+        fresh: Its architecture, built anew; it is filled in place.
+
+    Raises:
+        CompressionError: A file cannot have the type of a tensor.
+        DataError: The architecture has other tensors.
+    """
+    record = exact_record(model)
+    table_of(record)  # checks the types of all tensors
+    return build_network(record, fresh)
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.approximate import fit_series
-from pipeline.stages.context import CHECKED_IMAGES
 from pipeline.stages.keys import FINETUNE_LR
+from pipeline.stages.network import CHECKED_IMAGES
 from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from basis.errors import CompressionError
 from basis.layers import stored_tensor_name
 from basis.regular import irregularity, mark_irregular
 from pipeline.artifact import Identity
-from pipeline.artifact.codec import table_of
 from pipeline.artifact.header import default_names
-from pipeline.artifact.record import build_network, exact_record
-from pipeline.errors import DataError, OptionsError
+from pipeline.artifact.loading import rebuilt
+from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import tensors_of
 from pipeline.models.preparation import fold_parametrizations, plain_copy, unwrapped, without_wrappers
@@ -84,20 +82,16 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
     probe = plain_copy(network)
     probe.register_forward_hook(_joined)
 
-    def rebuild(model: nn.Module) -> nn.Module:
-        record = exact_record(model)
-        table_of(record)  # checks that a file can have the types of all tensors
-        return build_network(record, plain_copy(probe))
-
     hooks = len(probe._forward_pre_hooks)
-    try:
-        checked = check_network(
-            plain_copy(probe), images, classes=None, output=None, basis=basis, trained=trained, rebuild=rebuild
-        )
-    except (OptionsError, DataError):
-        raise
-    except CompressionError as error:
-        raise OptionsError(f"network: {type(network).__name__} cannot be compressed: {error}") from error
+    checked = check_network(
+        plain_copy(probe),
+        images,
+        classes=None,
+        output=None,
+        basis=basis,
+        trained=trained,
+        rebuild=lambda model: rebuilt(model, plain_copy(probe)),
+    )
     for own, other in zip(network.modules(), checked.modules(), strict=True):
         if (reason := irregularity(other)) is not None:
             mark_irregular(own, reason)

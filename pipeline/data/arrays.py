@@ -15,7 +15,7 @@ from pipeline.errors import DataError
 
 Array = npt.NDArray[Any]
 _COLOURS: Final = (1, 3)  # numbers of channels that are recognised at any place
-_MOST_8_BIT, _MOST_16_BIT = 255, 65535
+_MOST_8_BIT, MOST_16_BIT = 255, 65535
 _RANGES: Final = "whole numbers of 0 to 255 or 0 to 65535, or floats of 0 to 1"
 
 
@@ -73,9 +73,9 @@ def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[s
     whole = whole and least >= 0 and (most > 1 or not floats)  # floats of 0 and 1 are black and white
     if whole and most <= _MOST_8_BIT:
         return {half: array.astype(np.uint8) for half, array in images.items()}
-    if whole and most <= _MOST_16_BIT:
+    if whole and most <= MOST_16_BIT:
         notes.append(f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257")
-        return {half: ((array.astype(np.int32) + 128) // 257).astype(np.uint8) for half, array in images.items()}
+        return {half: bytes_of_16_bits(array) for half, array in images.items()}
     if floats and least >= 0 and most <= 1:
         notes.append(f"{what} are floats of 0 to 1: they are multiplied by 255 and rounded")
         return {
@@ -83,6 +83,12 @@ def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[s
         }
     types = " and ".join(sorted({str(array.dtype) for array in images.values()}))
     raise DataError(f"{what} must hold {_RANGES}, before normalization, got {least:.7g} to {most:.7g} of {types}")
+
+
+def bytes_of_16_bits(values: Array) -> Array:
+    """Divide whole numbers of 0 to 65535 by 257 and round them: uint8 of the same shape."""
+    found: Array = ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+    return found
 
 
 def label_indices(

@@ -179,6 +179,11 @@ class Dataset:
         )
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of an image as the network takes it: (C, H, W)."""
+        return (self.normalization.channels, *self.image_size)
+
+    @property
     def digest(self) -> str:
         """SHA-256 in hex of both halves and the class names."""
         return hashlib.sha256(repr((self.class_names, self.train.digest, self.test.digest)).encode()).hexdigest()

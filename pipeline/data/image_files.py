@@ -3,24 +3,22 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
+from pipeline.data.arrays import MOST_16_BIT, Array, bytes_of_16_bits
 from pipeline.data.dataset import mixed_order
 from pipeline.errors import DataError
 
-Array = npt.NDArray[Any]
 SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 _ORIENTATION: Final = 0x0112  # EXIF tag
 _TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
-_MOST_16_BIT: Final = 65535
 
 
 @dataclass(frozen=True)
@@ -152,12 +150,12 @@ def _as_rgb(image: Image.Image, path: str) -> Image.Image:
 def _scaled(values: Array, path: str) -> Array:
     """Scale gray values of 0 to 65535 to bytes."""
     least, most = int(values.min()), int(values.max())
-    if least < 0 or most > _MOST_16_BIT:
+    if least < 0 or most > MOST_16_BIT:
         raise DataError(
             f"{readable(path)} has gray values of {least} to {most}; allowed: images of 8 bits, or gray images of 16 "
-            f"bits, 0 to {_MOST_16_BIT}"
+            f"bits, 0 to {MOST_16_BIT}"
         )
-    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+    return bytes_of_16_bits(values)
 
 
 def _images_below(folder: Path) -> list[str]:

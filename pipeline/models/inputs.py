@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.models import torchvision_models
+from pipeline.models.preparation import unwrapped
 from pipeline.models.registry import takes_images
 
 _ATTRIBUTES: Final = ("in_chans", "in_channels", "input_channels", "num_channels")
 _CONFIGS: Final = ("pretrained_cfg", "default_cfg")
-_WRAPPED: Final = ("module", "_orig_mod")
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, for values in 0..1."""
@@ -51,8 +51,7 @@ def published_statistics(model: nn.Module, name: str, weights: str) -> Statistic
     """
     if name in torchvision_models.names():
         return torchvision_models.statistics(name, weights)
-    for inner in _WRAPPED:
-        model = getattr(model, inner) if isinstance(getattr(model, inner, None), nn.Module) else model
+    model = unwrapped(model)
     for attribute in _CONFIGS:
         config = getattr(model, attribute, None)
         mean, std = _entry(config, "mean"), _entry(config, "std")

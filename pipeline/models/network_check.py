@@ -5,7 +5,7 @@ What only concerns some layers is marked on them, and they are kept as they are.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final, cast
@@ -45,7 +45,7 @@ def check_network(
     Args:
         model: The network, without wrappers, lazy parts and parametrizations; changed in place: it gets marks, and
             hooks that select its output and protect its input.
-        images: Some images of the data, (N, C, H, W), on the CPU. Two or more show a network that mixes them.
+        images: Some images of the data, (N, C, H, W).
         classes: Classes of the data; None for outputs of any width.
         output: See ``pipeline.models.outputs.select_output``.
         basis: The basis of the replaced convolutions.
@@ -64,21 +64,8 @@ def check_network(
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
-    modes = (False, True) if trained else (False,)
-    results = [_run(model, images, training=training) for training in modes]
-    if output is not None or not all(isinstance(result, Tensor) for result in results):
-        for result in results:
-            logits_of(result, output, name)
-        select_output(model, output)
-    logits = logits_of(results[0], output, name)
-    if classes is not None and tuple(logits.shape) != (len(images), classes):
-        raise DataError(
-            f"the network {name} gives {tuple(logits.shape)} for {len(images)} images, but data of {classes} classes "
-            f"needs a tensor of shape ({len(images)}, {classes})"
-        )
-    _protect_input(model, images)
-    _check_repeats(model, images, name)
-    expected = _outputs(model, images)
+    _select_logits(model, images, classes, output, trained=trained)
+    expected = _protected_outputs(model, images, name)
     used = _used_parameters(model, images)
     duplicate = plain_copy(model)
     if not _equal(_outputs(duplicate, images), expected) or _used_parameters(duplicate, images) != used:
@@ -86,16 +73,23 @@ def check_network(
             f"a copy of the network {name} does not compute with its own parameters: a replaced method or a closure "
             "refers to the original; allowed: a network that uses its parameters through self"
         )
-    _mark_layers(model, images, expected, basis)
-    _mark_normalizations(model, images, expected, rebuild)
-    rebuilt = rebuild(model)
-    if not _equal(_outputs(rebuilt, images), expected):
-        raise OptionsError(
-            f"the network {name}, built again with the same parameters and persistent buffers, gives other outputs: it "
-            "depends on something else, such as random attributes, files or the order of calls; allowed: a network "
-            "whose builder, parameters and persistent buffers determine its outputs"
-        )
+    _mark_layers(model, images, expected, used, basis)
+    _check_rebuilt(model, images, expected, rebuild, name)
     return model
+
+
+def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output: str | None, *, trained: bool) -> None:
+    """Make the network return its logits alone, and check their shape."""
+    name, modes = type(model).__name__, (False, True) if trained else (False,)
+    results = [_run(model, images, training=training) for training in modes]
+    logits = [logits_of(result, output, name) for result in results]
+    if output is not None or not all(isinstance(result, Tensor) for result in results):
+        select_output(model, output)
+    if classes is not None and tuple(logits[0].shape) != (len(images), classes):
+        raise DataError(
+            f"the network {name} gives {tuple(logits[0].shape)} for {len(images)} images, but data of {classes} "
+            f"classes needs a tensor of shape ({len(images)}, {classes})"
+        )
 
 
 def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
@@ -133,22 +127,23 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
     return bool(torch.allclose(found.float(), expected.float(), rtol=0.0, atol=within, equal_nan=True))
 
 
-def _check_repeats(model: nn.Module, images: Tensor, name: str) -> None:
-    first, second = _outputs(model, images), _outputs(model, images)
-    if not torch.equal(first.nan_to_num(), second.nan_to_num()) and not _equal(first, second):
+def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return the network's outputs; a network that changes its input in place works on a copy of it from now on.
+
+    Raises:
+        OptionsError: The same images give different outputs.
+    """
+    given = images.clone()
+    with evaluation_mode(model), torch.no_grad():
+        first: Tensor = model(given)
+    if not torch.equal(given, images):
+        model.register_forward_pre_hook(_copied_inputs)
+    if not _equal(_outputs(model, images), first):
         raise OptionsError(
             f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
             "images, so no figure of it can be verified; allowed: a network without randomness in evaluation mode"
         )
-
-
-def _protect_input(model: nn.Module, images: Tensor) -> None:
-    """Let a network that changes its input in place work on a copy of it."""
-    given = images.clone()
-    with evaluation_mode(model), torch.no_grad():
-        model(given)
-    if not torch.equal(given, images):
-        model.register_forward_pre_hook(_copied_inputs)
+    return first
 
 
 def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -203,7 +198,7 @@ def _used_parameters(model: nn.Module, images: Tensor) -> set[str]:
     return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
 
 
-def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, basis: str) -> None:
+def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, used: Set[str], basis: str) -> None:
     """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see."""
     layers = {name: module for name, module in model.named_modules() if stored_tensor_name(module) is not None}
     for name, reason in _structural_reasons(model, layers, images, expected).items():
@@ -214,7 +209,7 @@ def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, basis: str)
             mark_irregular(layer, "its input is passed by keyword")
     candidates = [name for name, layer in layers.items() if is_compressible(layer)]
     for name in candidates:
-        if calls[name] == 0 and _reads_weight(model, layers[name], images):
+        if calls[name] == 0 and f"{name}.weight" in used:
             mark_irregular(layers[name], "the network reads its weight without calling the layer")
     candidates = [name for name in candidates if irregularity(layers[name]) is None]
     if candidates and not _replaceable(model, candidates, images, expected, calls, basis):
@@ -265,11 +260,6 @@ def _count_calls(model: nn.Module, names: Iterable[str], images: Tensor) -> Coun
     return calls
 
 
-def _reads_weight(model: nn.Module, layer: nn.Module, images: Tensor) -> bool:
-    used = _used_parameters(model, images)
-    return any(name in used for name, parameter in model.named_parameters() if parameter is layer.weight)
-
-
 def _replaceable(
     model: nn.Module, names: list[str], images: Tensor, expected: Tensor, calls: Counter[str], basis: str
 ) -> bool:
@@ -285,11 +275,33 @@ def _replaceable(
         return False
 
 
-def _mark_normalizations(
-    model: nn.Module, images: Tensor, expected: Tensor, rebuild: Callable[[nn.Module], nn.Module]
+def _check_rebuilt(
+    model: nn.Module, images: Tensor, expected: Tensor, rebuild: Callable[[nn.Module], nn.Module], name: str
 ) -> None:
-    """Mark batch normalizations if scale and shift alone do not replace them, as where other code reads them."""
-    if not _equal(_outputs(rebuild(model), images), expected):
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                mark_irregular(module, "other code reads its statistics")
+    """Check the network that a loader makes of a file.
+
+    Batch normalizations are marked if scale and shift alone do not replace them, as where other code reads them.
+
+    Raises:
+        OptionsError: No file can hold the network, or it has other outputs than the original.
+    """
+    if _equal(_outputs(_rebuilt(model, rebuild, name), images), expected):
+        return
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            mark_irregular(module, "other code reads its statistics")
+    if not _equal(_outputs(_rebuilt(model, rebuild, name), images), expected):
+        raise OptionsError(
+            f"the network {name}, built again with the same parameters and persistent buffers, gives other outputs: it "
+            "depends on something else, such as random attributes, files or the order of calls; allowed: a network "
+            "whose builder, parameters and persistent buffers determine its outputs"
+        )
+
+
+def _rebuilt(model: nn.Module, rebuild: Callable[[nn.Module], nn.Module], name: str) -> nn.Module:
+    try:
+        return rebuild(model)
+    except (OptionsError, DataError):
+        raise
+    except CompressionError as error:
+        raise OptionsError(f"the network {name} cannot be compressed: {error}") from error

@@ -1,5 +1,6 @@
 """Train in this process alone, in float32, without the process-wide state of accelerate."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -14,12 +15,10 @@ class SingleProcess:
 
     Attributes:
         device: Any device.
-        mixed_precision: ``no``.
         process_index: 0.
         num_processes: 1.
     """
 
-    mixed_precision: Final = "no"
     process_index: Final = 0
     num_processes: Final = 1
 
@@ -38,7 +37,7 @@ class SingleProcess:
         """Compute the gradients of a loss."""
         loss.backward()
 
-    def clip_grad_norm_(self, parameters: list[nn.Parameter], most: float) -> Tensor:
+    def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], most: float) -> Tensor:
         """Scale all gradients down to a norm, and return the norm before."""
         return nn.utils.clip_grad_norm_(parameters, most)
 

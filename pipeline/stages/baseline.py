@@ -23,8 +23,9 @@ from pipeline.models.weights import (
 from pipeline.onnx.file import OnnxExporter
 from pipeline.options.values import BUILTIN, names_checkpoint
 from pipeline.runtime.device import placed
-from pipeline.stages.context import RunContext, example_images
+from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import Measurement, measured_once, top1_key
+from pipeline.stages.network import example_images
 from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.store import StageKey

@@ -1,6 +1,5 @@
 """The context of a run: everything that its stages share."""
 
-import copy
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -11,41 +10,29 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from basis.errors import CompressionError
 from basis.shard import CalibrationShard
 from pipeline.artifact import Identity
-from pipeline.artifact.codec import table_of
-from pipeline.artifact.record import build_network, exact_record
 from pipeline.data.dataset import Dataset, images_at_once
 from pipeline.data.sources import load_dataset
-from pipeline.errors import DataError, OptionsError
 from pipeline.models.layer_orders import plan_layers
-from pipeline.models.network_check import check_network
-from pipeline.models.outputs import select_output
-from pipeline.models.preparation import without_wrappers
-from pipeline.models.registry import build_model, build_plain
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.inputs import matched
-from pipeline.stages.memory import images_in_memory
+from pipeline.stages.activation_memory import images_in_memory
+from pipeline.stages.network import check_training, checked_network, matched_to_network
 from pipeline.store.housekeeping import store_folder
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker
 from pipeline.training.selection import HoldOut, hold_out
-from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
 
 logger = logging.getLogger(__name__)
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-CHECKED_IMAGES: Final = 4
-"""Training images on which the network is checked before any work."""
 # Packages whose code computes results. The rest of the program only arranges, stores and shows them.
 _COMPUTING: Final = (
     "basis",
@@ -136,11 +123,11 @@ def make_context(
             workers=options.workers,
             image_size=options.image_size,
         )
-        data = _matched_to_network(options, data)
+        data = matched_to_network(options, data)
         network = checked_network(options, data)
         for text in options.config:
             plan_layers(network, parse_config(text), options.model)
-        _check_training(options, data, accelerator, network)
+        check_training(options, data, accelerator, network)
     store = Store(
         store_folder(options.cache_dir),
         cache_environment(accelerator),
@@ -148,7 +135,7 @@ def make_context(
         lock_timeout=options.lock_timeout,
         processes=processes,
     )
-    fitting = images_in_memory(network, data.image_size, data.normalization.channels)
+    fitting = images_in_memory(network, data.input_shape)
     count = min(_wanted_calibration(options, data), images_at_once(data.image_size), fitting)
     services = accelerator, store, progress, interruption, tracker or NullTracker()
     return RunContext(options, data, count, *services, network)
@@ -239,75 +226,6 @@ def network_identity(context: RunContext) -> Identity:
     mean, std = data.normalization.mean, data.normalization.std
     output = context.options.output
     return Identity(context.options.model, data.classes, data.class_names, mean, std, data.image_size, output)
-
-
-def checked_network(options: Options, data: Dataset) -> nn.Module:
-    """Build the network of the options, and check it on some training images.
-
-    Returns:
-        The network, see ``pipeline.models.network_check.check_network``.
-
-    Raises:
-        OptionsError: The network cannot be built, does not accept the images, or cannot be compressed.
-        DataError: Its output is not one logit per class.
-    """
-    images = example_images(data)
-
-    def build() -> nn.Module:
-        return build_plain(options.model, data.classes, images)
-
-    def rebuild(model: nn.Module) -> nn.Module:
-        record = exact_record(model)
-        table_of(record)  # checks that a file can have the types of all tensors
-        rebuilt = select_output(build(), options.output)
-        return build_network(record, rebuilt)
-
-    trained = bool(options.epochs or options.qat_epochs or options.weights == "auto")
-    try:
-        return check_network(
-            build(),
-            images,
-            classes=data.classes,
-            output=options.output,
-            basis=options.basis[0],
-            trained=trained,
-            rebuild=rebuild,
-        )
-    except (OptionsError, DataError):
-        raise
-    except CompressionError as error:
-        raise OptionsError(f"the network {options.model} cannot be compressed: {error}") from error
-
-
-def example_images(data: Dataset) -> Tensor:
-    """Return some training images, float32, (N, C, H, W), normalized, on the CPU, in the default memory format."""
-    return data.train.sample(CHECKED_IMAGES, seed=0, device=torch.device("cpu")).contiguous()
-
-
-def _check_training(options: Options, data: Dataset, accelerator: Accelerator, network: nn.Module) -> None:
-    """Set the precision to one in which the network can be trained, and refuse batches of one image where they fail."""
-    single = _cause_of_single_images(options, data)
-    if accelerator.precision == "no" and not single:
-        return
-    images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
-    model = copy.deepcopy(network)
-    settle_precision(accelerator, model, images, options.precision)
-    if single:
-        check_single_image(model, images[:1], single)
-
-
-def _cause_of_single_images(options: Options, data: Dataset) -> str:
-    """Return the reason why the run trains on batches of one image; empty if it does not."""
-    tunes = bool(options.epochs or options.qat_epochs)
-    if len(data.train) == 1 and (tunes or options.weights == "auto"):
-        return "--data: got 1 training image"
-    return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
-
-
-def _matched_to_network(options: Options, data: Dataset) -> Dataset:
-    """Return the data with the channels and the normalization that the network takes."""
-    with RandomStream(0, torch.device("cpu")).drawn_from():
-        return matched(data, without_wrappers(build_model(options.model, data.classes)), options)
 
 
 def _wanted_calibration(options: Options, data: Dataset) -> int:

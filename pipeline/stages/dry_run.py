@@ -16,10 +16,10 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.activation_memory import activation_bytes
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
-from pipeline.stages.memory import evaluation_bytes, training_bytes
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
 from pipeline.store.store import StageKey
@@ -69,12 +69,12 @@ def plan_text(options: Options) -> str:
 
 def _memory(context: RunContext) -> str:
     """Return a line with the estimated memory of activations, beside some 0.5 GB for libraries and the weights."""
-    options, size, channels = context.options, context.data.image_size, context.data.normalization.channels
-    calibration = context.calibration_count * evaluation_bytes(context.network, size, channels) / 1e9
+    options, shape = context.options, context.data.input_shape
+    calibration = context.calibration_count * activation_bytes(context.network, shape, training=False) / 1e9
     text = f"memory of activations: {calibration:.2f} GB for {context.calibration_count} calibration images"
     if options.epochs or options.qat_epochs:
-        narrow = 0.5 if context.accelerator.mixed_precision == "bf16" else 1.0
-        training = narrow * options.batch_size * training_bytes(context.network, size, channels) / 1e9
+        narrow = 0.5 if context.accelerator.precision == "bf16" else 1.0
+        training = narrow * options.batch_size * activation_bytes(context.network, shape, training=True) / 1e9
         text += f", {training:.2f} GB for a training step of {options.batch_size} images (--batch-size)"
     return text
 

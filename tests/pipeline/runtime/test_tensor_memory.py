@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.runtime.memory import peak_bytes
-from pipeline.stages.memory import evaluation_bytes, images_in_memory, training_bytes
+from pipeline.runtime.tensor_memory import peak_bytes
+from pipeline.stages.activation_memory import activation_bytes, images_in_memory
 
 VALUES = 1000
 BYTES = 4 * VALUES
@@ -48,11 +48,12 @@ class Chain(nn.Module):
 def test_a_forward_pass_holds_the_maps_around_a_layer_and_a_training_step_those_that_it_needs():
     maps = 4 * 12 * 16 * 16
     model = Chain().train()
-    assert evaluation_bytes(model, (16, 16)) == pytest.approx(3 * maps, rel=0.1)
-    assert training_bytes(model, (16, 16)) == pytest.approx(4 * maps, rel=0.1)
+    assert activation_bytes(model, (3, 16, 16), training=False) == pytest.approx(3 * maps, rel=0.1)
+    assert activation_bytes(model, (3, 16, 16), training=True) == pytest.approx(4 * maps, rel=0.1)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_fewer_large_images_fit_into_memory():
-    assert images_in_memory(Chain(), (512, 512)) * 256 == pytest.approx(images_in_memory(Chain(), (32, 32)), rel=0.1)
+    few, many = images_in_memory(Chain(), (3, 512, 512)), images_in_memory(Chain(), (3, 32, 32))
+    assert few * 256 == pytest.approx(many, rel=0.1)

@@ -1,0 +1,93 @@
+"""Build the network of the options, and check it with images of the data before any work."""
+
+import copy
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.artifact.loading import rebuilt
+from pipeline.data.dataset import Dataset
+from pipeline.models.network_check import check_network
+from pipeline.models.outputs import select_output
+from pipeline.models.preparation import without_wrappers
+from pipeline.models.registry import build_model, build_plain
+from pipeline.options.options import Options
+from pipeline.runtime.device import Accelerator
+from pipeline.runtime.randomness import RandomStream
+from pipeline.stages.inputs import matched
+from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
+
+CHECKED_IMAGES: Final = 4
+"""Training images on which the network is checked."""
+
+
+def matched_to_network(options: Options, data: Dataset) -> Dataset:
+    """Return the data with the channels and the normalization that the network takes; see ``stages.inputs``.
+
+    Raises:
+        OptionsError: The network cannot be built, or it takes another number of channels.
+    """
+    with RandomStream(0, torch.device("cpu")).drawn_from():
+        return matched(data, without_wrappers(build_model(options.model, data.classes)), options)
+
+
+def checked_network(options: Options, data: Dataset) -> nn.Module:
+    """Build the network of the options, and check it on some training images.
+
+    Returns:
+        The network, see ``pipeline.models.network_check.check_network``.
+
+    Raises:
+        OptionsError: The network cannot be built, does not accept the images, or cannot be compressed.
+        DataError: Its output is not one logit per class.
+    """
+    images = example_images(data)
+
+    def build() -> nn.Module:
+        return build_plain(options.model, data.classes, images)
+
+    return check_network(
+        build(),
+        images,
+        classes=data.classes,
+        output=options.output,
+        basis=options.basis[0],
+        trained=bool(options.epochs or options.qat_epochs or options.weights == "auto"),
+        rebuild=lambda model: rebuilt(model, select_output(build(), options.output)),
+    )
+
+
+def example_images(data: Dataset) -> Tensor:
+    """Return some training images, float32, (N, C, H, W), normalized, on the CPU, in the default memory format."""
+    return data.train.sample(CHECKED_IMAGES, seed=0, device=torch.device("cpu")).contiguous()
+
+
+def check_training(options: Options, data: Dataset, accelerator: Accelerator, network: nn.Module) -> None:
+    """Set the precision to one in which the network can be trained, and refuse batches of one image where they fail.
+
+    Args:
+        options: The options of the run.
+        data: The data as the network takes them.
+        accelerator: Its precision is set.
+        network: The checked network; it is not changed.
+
+    Raises:
+        OptionsError: The network cannot be trained on batches of one image, or in the precision of the options.
+    """
+    single = _cause_of_single_images(options, data)
+    if accelerator.precision == "no" and not single:
+        return
+    images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
+    model = copy.deepcopy(network)
+    settle_precision(accelerator, model, images, options.precision)
+    if single:
+        check_single_image(model, images[:1], single)
+
+
+def _cause_of_single_images(options: Options, data: Dataset) -> str:
+    """Return the reason why the run trains on batches of one image; empty if it does not."""
+    tunes = bool(options.epochs or options.qat_epochs)
+    if len(data.train) == 1 and (tunes or options.weights == "auto"):
+        return "--data: got 1 training image"
+    return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
