@@ -17,7 +17,7 @@ from pipeline.compression.network import check, device_of, identity_of, private_
 from pipeline.compression.result import CompressionResult, layer_figures
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
-from pipeline.compression.training import Trainer, check_training, schedule_of
+from pipeline.compression.training import Trainer, check_training, divided
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
 from pipeline.runtime.device import placed
@@ -30,6 +30,7 @@ from pipeline.stages.network import CHECKED_IMAGES
 from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range
+from pipeline.training.schedule import suited_schedule
 from quant.backends import get_backend
 from quant.network import quantize_network
 from quant.schemes import get_format
@@ -216,9 +217,10 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     trainer = None
     if options.epochs:
         given = check_training(original, output, given)
-        peak = TARGET_LR if variant.targets else FINETUNE_LR
-        schedule = schedule_of(given, options.epochs, options.lr, peak, options.batch_size)
-        trainer = Trainer(model, given, schedule, options.seed, device, progress)
+        parts, peak = divided(given), TARGET_LR if variant.targets else FINETUNE_LR
+        count = len(parts.trained)
+        schedule = suited_schedule(count, options.epochs, options.batch_size, lr=options.lr, default=peak)
+        trainer = Trainer(model, parts, given.labels is not None, schedule, options.seed, device, progress)
     return _Work(model, calibration, plan, identity, settings, logits, trainer, progress)
 
 

@@ -1,14 +1,14 @@
 """Images of the caller in the form that the training loop reads."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.data.dataset import batch_indices, check_limit, seeded
+from pipeline.data.dataset import batch_indices, check_limit, mixed_order, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
@@ -80,15 +80,17 @@ class TensorSplit:
     Attributes:
         images: float32, (N, C, H, W).
         labels: int64, (N,); None yields labels of 0.
+        order: int64, positions of the images in their order; None keeps all, as they are.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    order: Tensor | None = None
     digest: str = field(default="images in memory", init=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.images)
+        return len(self.images if self.order is None else self.order)
 
     def batches(
         self,
@@ -104,17 +106,26 @@ class TensorSplit:
         generator = None if seed is None else seeded(seed)
         for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
             if batch >= start:
-                mine = index[share.of_batch(len(index))].to(self.images.device)
+                mine = self._positions[index[share.of_batch(len(index))]].to(self.images.device)
                 yield placed_batch(self.images[mine], None if self.labels is None else self.labels[mine], device)
 
     def part(self, start: int, stop: int) -> "TensorSplit":
         """Return a range of the images, without a copy; see `TrainingImages.part`."""
-        return TensorSplit(self.images[start:stop], None if self.labels is None else self.labels[start:stop])
+        return replace(self, order=self._positions[start:stop])
+
+    def mixed(self) -> "TensorSplit":
+        """Return the images in a fixed random order, without a copy."""
+        return replace(self, order=self._positions[mixed_order(len(self))])
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
         """Draw `count` images; see `TrainingImages.sample`."""
         drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
-        return placed_batch(self.images[drawn[share.of(len(drawn))].to(self.images.device)], None, device)[0]
+        mine = self._positions[drawn[share.of(len(drawn))]].to(self.images.device)
+        return placed_batch(self.images[mine], None, device)[0]
+
+    @property
+    def _positions(self) -> Tensor:
+        return torch.arange(len(self.images)) if self.order is None else self.order
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,12 +83,8 @@ def compress_to_size(
         def network_of(record: NetworkRecord) -> nn.Module:
             return placed(build_network(record, copy.deepcopy(original)), images.device)
 
-        reference = network_of(found.record)
-
         def train(model: nn.Module, control: RateControl) -> TrainingSummary:
-            return trainer.train(
-                model, f"{variant.name}: training through the rounding", rate=control, reference=reference
-            )
+            return trainer.train(model, f"{variant.name}: training through the rounding", rate=control)
 
         found = search.trained(
             rounded, found, size, train, lambda record: trainer.score(network_of(record)), trainer.most_loss

@@ -11,45 +11,26 @@ from torch import Tensor, nn
 
 from pipeline.compression.images import CallerImages
 from pipeline.compression.splits import TensorSplit
-from pipeline.data.dataset import batches_of_epoch
+from pipeline.data.dataset import TrainingImages
 from pipeline.errors import DataError, OptionsError
+from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate
 from pipeline.stages.target import MAX_LOSS
 from pipeline.stages.train import TrainingSummary
-from pipeline.store.entry import state_of
 from pipeline.training.features import feature_loss
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
+from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
 from pipeline.training.step import TrainingBatch
 from pipeline.training.teacher import Teacher
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
 
-JUDGED_IMAGES: Final = 500
-"""Training images on which a network is judged before and after its training."""
 IMITATION_WEIGHT: Final = 10.0
 """Weight of the squared difference from the teacher's outputs, as a share of their variance."""
-MANY_STEPS: Final = 2000
-"""Steps from which a training has its full learning rate. Below, the rate falls in proportion: two networks of three
-convolutions on 1,400 digits trained best at 0.003 to 0.01 in 33 and 110 steps, and at 0.06 became worse.
-"""
-
-
-def schedule_of(images: CallerImages, epochs: int, lr: float | None, peak: float, batch_size: int) -> Schedule:
-    """Return the schedule of a training.
-
-    Args:
-        images: The caller's images.
-        epochs: Passes over the images.
-        lr: The caller's peak learning rate, or None.
-        peak: The default for trainings of ``MANY_STEPS`` steps or more.
-        batch_size: Images per step.
-    """
-    steps = epochs * batches_of_epoch(len(images.training), batch_size)
-    return Schedule(epochs, lr or peak * min(1.0, steps / MANY_STEPS), batch_size)
 
 
 def check_training(network: nn.Module, output: Any, images: CallerImages) -> CallerImages:
@@ -92,7 +73,8 @@ class Trainer:
 
     Attributes:
         original: The uncompressed network, in evaluation mode, on the device. It is the teacher.
-        images: The caller's images, with labels only if they are to be learned.
+        images: Training images in two parts; see ``divided``.
+        labelled: True if labels are learned, too.
         schedule: Epochs, learning rate, batch size.
         seed: Seed of the order of the batches and of dropout.
         device: The device.
@@ -100,7 +82,8 @@ class Trainer:
     """
 
     original: nn.Module
-    images: CallerImages
+    images: HoldOut[TrainingImages, TensorSplit]
+    labelled: bool
     schedule: Schedule
     seed: int
     device: torch.device
@@ -109,27 +92,24 @@ class Trainer:
     @property
     def most_loss(self) -> float:
         """Largest accepted loss of the score: points of Top-1 with labels, nothing without."""
-        return 0.0 if self.images.labels is None else MAX_LOSS
+        return MAX_LOSS if self.labelled else 0.0
 
-    def train(
-        self, model: nn.Module, title: str, *, rate: RateControl | None = None, reference: nn.Module | None = None
-    ) -> TrainingSummary:
-        """Train a network in place; roll back if its score falls.
+    def train(self, model: nn.Module, title: str, *, rate: RateControl | None = None) -> TrainingSummary:
+        """Train a network in place; see ``pipeline.stages.train.train_once`` for the choice of its weights.
 
         Args:
             model: The network; it is in evaluation mode afterwards.
             title: Name of the training in messages.
-            rate: See ``pipeline.training.loop.train``.
-            reference: The network whose score the trained one must not fall behind; None for the initial network.
+            rate: See ``pipeline.training.loop.train``. The caller then chooses between start and end.
 
         Raises:
             NumericalError: The loss became NaN or infinite.
         """
         accelerator: Any = SingleProcess(self.device)  # it has what training uses of accelerate's class
-        start, before = state_of(model), self.score(reference or model)
+        margin = margin_of(self.schedule.steps(len(self.images.trained)), seen=self.labelled)
         end = train(
             model,
-            self.images.training,
+            self.images.trained,
             self.schedule,
             accelerator=accelerator,
             seed=self.seed,
@@ -137,42 +117,56 @@ class Trainer:
             progress=self.progress,
             title=title,
             rate=rate,
-            loss_of=imitation_loss if self.images.labels is None else None,
+            best=BestWeights(placed(model, self.device), self.losses, margin) if rate is None else None,
+            loss_of=None if self.labelled else imitation_loss,
         )
-        undone = before - self.score(model) > self.most_loss
-        if undone:
-            model.load_state_dict(start)
-            words = "%s did harm on training images and is undone; try another lr, or more epochs"
-            logger.warning(words, title)
-        return TrainingSummary(end.seconds, 0 if undone else self.schedule.epochs)
+        if end.selection is None:
+            return TrainingSummary(end.seconds, self.schedule.epochs)
+        chosen = end.selection
+        if chosen.epoch == 0:
+            words = "%s: no epoch lowered the loss on %d images enough, so it is undone; try another lr, or more epochs"
+            logger.warning(words, title, len(self.images.held_out))
+        return TrainingSummary(end.seconds, chosen.epoch, chosen.before, chosen.after)
 
-    def score(self, model: nn.Module) -> float:
-        """Score a network on the first training images; higher is better.
+    def losses(self, model: nn.Module) -> Tensor:
+        """Measure a network on the held-out images.
 
         Returns:
-            Top-1 in percent if the images have labels; otherwise the relative error of the outputs against the
-            original's, negated.
+            float64, (images,): cross-entropy in nats if labels are learned; otherwise the squared difference from the
+            original's outputs, as a share of their mean square.
         """
-        if self.images.labels is not None:
-            return evaluate(model, self._judged, device=self.device).top1
-        difference, size = 0.0, 0.0
-        with torch.no_grad():
-            for (x, _), wanted in zip(
-                self._judged.batches(EVALUATION_BATCH, device=self.device), self._wanted, strict=True
-            ):
-                difference += float((model.eval()(x) - wanted).double().square().sum())
-                size += float(wanted.double().square().sum())
-        return -((difference / size) ** 0.5) if size else -difference
+        if self.labelled:
+            return evaluate(model, self.images.held_out, device=self.device).losses
+        difference = (self._outputs(model) - self._wanted).square().flatten(1).sum(1)
+        return difference / self._wanted.square().flatten(1).sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny)
+
+    def score(self, model: nn.Module) -> float:
+        """Score a network on the held-out images: Top-1 in percent, or without labels the negated mean loss."""
+        if self.labelled:
+            return evaluate(model, self.images.held_out, device=self.device).top1
+        return -float(self.losses(model).mean())
 
     @cached_property
-    def _judged(self) -> TensorSplit:
-        return TensorSplit(self.images.calibration, self.images.labels).part(0, JUDGED_IMAGES)
+    def _wanted(self) -> Tensor:
+        return self._outputs(self.original)
 
-    @cached_property
-    def _wanted(self) -> list[Tensor]:
-        """The original's outputs for the judged images."""
-        with torch.no_grad():
-            return [self.original(x) for x, _ in self._judged.batches(EVALUATION_BATCH, device=self.device)]
+    @torch.no_grad()
+    def _outputs(self, model: nn.Module) -> Tensor:
+        """Return the outputs for the held-out images, float64, on the CPU."""
+        model = placed(model, self.device).eval()
+        batches = self.images.held_out.batches(EVALUATION_BATCH, device=self.device)
+        return torch.cat([model(x).double().cpu() for x, _ in batches])
+
+
+def divided(images: CallerImages) -> HoldOut[TrainingImages, TensorSplit]:
+    """Hold out some of the images, which only choose between weights; see ``pipeline.training.selection.hold_out``.
+
+    A loader decides by itself what it yields. Its first images then choose, though they are trained on.
+    """
+    if isinstance(images.training, TensorSplit):
+        trained, held_out = hold_out(images.training.mixed())
+        return HoldOut(trained, held_out)
+    return HoldOut(images.training, TensorSplit(images.calibration, images.labels))
 
 
 def imitation_loss(outputs: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:

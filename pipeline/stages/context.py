@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from basis.shard import CalibrationShard
 from pipeline.artifact import Identity
-from pipeline.data.dataset import Dataset, images_at_once
+from pipeline.data.dataset import Dataset, Split, images_at_once
 from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import plan_layers
 from pipeline.options.options import Options
@@ -83,7 +83,7 @@ class RunContext:
         return device
 
     @cached_property
-    def images(self) -> HoldOut:
+    def images(self) -> HoldOut[Split, Split]:
         """Training images that are trained on, and those held out."""
         return hold_out(self.data.train)
 

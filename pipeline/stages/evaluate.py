@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.dataset import Dataset, Images, Split
 from pipeline.runtime.device import placed
@@ -54,6 +55,11 @@ class Evaluation:
     def top1(self) -> float:
         """Correct predictions in percent."""
         return 100 * self.correct / self.total
+
+    @property
+    def losses(self) -> Tensor:
+        """Cross-entropy of each image with its label, in nats: float64, (images,)."""
+        return functional.cross_entropy(self.logits.to(torch.float64), self.labels, reduction="none")
 
     @property
     def top5(self) -> float | None:

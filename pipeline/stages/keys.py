@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from pipeline.data.dataset import batches_of_epoch
 from pipeline.data.sources import is_imagenet
 from pipeline.options.grid import Variant
 from pipeline.stages.baseline import Baseline
@@ -12,8 +11,8 @@ from pipeline.stages.context import RunContext, calibration_inputs, network_iden
 from pipeline.stages.evaluate import top1_key
 from pipeline.stages.train import TrainingJob, training_job
 from pipeline.store.store import StageKey
-from pipeline.training.schedule import FULL_RATE_STEPS, Schedule, suited_rate
-from pipeline.training.selection import CERTAIN_GAIN, NO_HARM, Margin
+from pipeline.training.schedule import Schedule, suited_schedule
+from pipeline.training.selection import Margin, margin_of
 from pipeline.training.state import TrainingLabel
 from quant.schemes import Format, get_format
 
@@ -92,21 +91,13 @@ def variant_keys(context: RunContext, baseline: Baseline, variant: Variant) -> V
     return VariantKeys(fit, fitted, training, tuned, widths)
 
 
+def _schedule(context: RunContext, epochs: int, lr: float | None, default: float) -> Schedule:
+    return suited_schedule(len(context.images.trained), epochs, context.options.batch_size, lr=lr, default=default)
+
+
 def _margin(context: RunContext, schedule: Schedule) -> Margin:
-    """Return the least gain of a training: lenient if it is long and the network was not trained in this run.
-
-    The network's own training may have seen the held-out images, and long training gives up what it knows of them.
-    """
     loaded = context.options.weights != "auto" or is_imagenet(context.data)
-    steps = schedule.epochs * batches_of_epoch(len(context.images.trained), schedule.batch_size)
-    return NO_HARM if loaded and steps >= FULL_RATE_STEPS else CERTAIN_GAIN
-
-
-def _schedule(context: RunContext, epochs: int, chosen: float | None, default: float) -> Schedule:
-    """Return a schedule with the chosen learning rate, or with the default that suits the number of steps."""
-    size = context.options.batch_size
-    steps = epochs * batches_of_epoch(len(context.images.trained), size)
-    return Schedule(epochs, chosen or suited_rate(default, steps), size)
+    return margin_of(schedule.steps(len(context.images.trained)), seen=loaded)
 
 
 def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int, network: str) -> WidthKeys:

@@ -20,7 +20,7 @@ from pipeline.stages.target_sizes import feasible_sizes
 from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
-from pipeline.training.schedule import Schedule
+from pipeline.training.schedule import Schedule, suited_schedule
 from pipeline.training.selection import hold_out
 from pipeline.training.state import TrainingLabel
 from quant.rate_rounding import RoundedNetwork
@@ -180,5 +180,5 @@ class TargetCompressor:
 
     @property
     def _schedule(self) -> Schedule:
-        options = self._context.options
-        return Schedule(self._variant.epochs, options.lr or TARGET_LR, options.batch_size)
+        options, images = self._context.options, len(self._context.images.trained)
+        return suited_schedule(images, self._variant.epochs, options.batch_size, lr=options.lr, default=TARGET_LR)

@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
@@ -187,8 +185,7 @@ def held_out_losses(context: RunContext, model: nn.Module) -> Tensor:
         Cross-entropy of every image with its label, in nats: float64, (images,), the same on every rank.
     """
     context.processes.share_buffers(placed(model, context.device))
-    found = evaluate_together(model, context.images.held_out, context.processes)
-    return functional.cross_entropy(found.logits.to(torch.float64), found.labels, reduction="none")
+    return evaluate_together(model, context.images.held_out, context.processes).losses
 
 
 def _summary(context: RunContext, job: TrainingJob, entry: Entry) -> TrainingSummary:

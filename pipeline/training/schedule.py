@@ -1,20 +1,17 @@
 """The learning-rate schedule of a training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+
+from pipeline.data.dataset import batches_of_epoch
 
 PEAK = "peak"  # key of a parameter group: its peak learning rate
 
 FULL_RATE_STEPS: Final = 300
 """Steps from which a training has its full learning rate; docs/training.md has the measurements."""
-
-
-def suited_rate(lr: float, steps: int) -> float:
-    """Return the peak learning rate for a number of steps: proportional to it below ``FULL_RATE_STEPS``."""
-    return lr * min(1.0, steps / FULL_RATE_STEPS)
 
 
 @dataclass(frozen=True)
@@ -47,3 +44,22 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = group[PEAK] * self.factor(step, steps)
         return self.lr * self.factor(step, steps)
+
+    def steps(self, images: int) -> int:
+        """Return the number of steps with so many training images."""
+        return self.epochs * batches_of_epoch(images, self.batch_size)
+
+
+def suited_schedule(images: int, epochs: int, batch_size: int, *, lr: float | None, default: float) -> Schedule:
+    """Return a schedule whose peak learning rate suits its number of steps.
+
+    Args:
+        images: Number of training images.
+        epochs: Passes over them.
+        batch_size: Images per step.
+        lr: The chosen peak; None for the default.
+        default: Peak for ``FULL_RATE_STEPS`` or more. Below, it falls in proportion to the steps.
+    """
+    schedule = Schedule(epochs, default, batch_size)
+    suited = default * min(1.0, schedule.steps(images) / FULL_RATE_STEPS)
+    return replace(schedule, lr=lr or suited)

@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.dataset import Split
 from pipeline.store.entry import state_of
+from pipeline.training.schedule import FULL_RATE_STEPS
 
 HELD_OUT_SHARE: Final = 10
 """Every tenth training image is held out, but the numbers below limit the count."""
@@ -40,24 +40,51 @@ ANY_GAIN: Final = Margin()
 NO_HARM: Final = Margin(tolerance=0.1)
 """Margin of long trainings of a network whose own training may have seen the held-out images: docs/training.md."""
 
+
+def margin_of(steps: int, *, seen: bool) -> Margin:
+    """Return the least gain of a training of a good network: lenient if it is long and the images may be known.
+
+    Args:
+        steps: Steps of the training.
+        seen: True if the network's own training may have seen the held-out images. A long training gives up what the
+            network knows of them.
+    """
+    return NO_HARM if seen and steps >= FULL_RATE_STEPS else CERTAIN_GAIN
+
+
 Judge = Callable[[nn.Module], Tensor]
 """Maps a network to its losses on the held-out images: float64, (images,), the same on every rank."""
 
 
-class HoldOut(NamedTuple):
-    """Training images in two parts without common images.
+class Divisible(Protocol):
+    """Images with parts of their own kind."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def part(self, start: int, stop: int) -> Self:
+        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
+
+
+Trained = TypeVar("Trained")
+Held = TypeVar("Held")
+Parts = TypeVar("Parts", bound=Divisible)
+
+
+class HoldOut(NamedTuple, Generic[Trained, Held]):
+    """Training images in two parts, which have no common images except where the maker says so.
 
     Attributes:
         trained: Images that are trained on.
         held_out: Images that only choose between weights.
     """
 
-    trained: Split
-    held_out: Split
+    trained: Trained
+    held_out: Held
 
 
-def hold_out(images: Split, share: int = HELD_OUT_SHARE, most: int = MOST_HELD_OUT) -> HoldOut:
-    """Hold out the last images of a split, whose order mixes the classes.
+def hold_out(images: Parts, share: int = HELD_OUT_SHARE, most: int = MOST_HELD_OUT) -> HoldOut[Parts, Parts]:
+    """Hold out the last images, whose order must mix the classes.
 
     Args:
         images: Training images.
