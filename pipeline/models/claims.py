@@ -3,14 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from pipeline.errors import DataError
 from pipeline.models import torchvision_models
-from pipeline.models.checkpoint.files import read_checkpoint
 
 _KEYS: Final = (
     *("best_acc1", "best_prec1", "best_top1", "best_acc", "best_accuracy"),
@@ -38,16 +35,12 @@ def torchvision_claim(model_name: str, weights_name: str) -> Claim | None:
     return None if top1 is None else Claim(top1, f"torchvision's {weights_name}")
 
 
-def checkpoint_claim(path: Path) -> Claim | None:
+def checkpoint_claim(content: Any) -> Claim | None:
     """Return the Top-1 that a checkpoint holds beside its weights, for example as `best_acc1`; None if there is none.
 
     Args:
-        path: A checkpoint.
+        content: From `pipeline.models.checkpoint.files.read_checkpoint`.
     """
-    try:
-        content = read_checkpoint(path)
-    except DataError:  # the loading of the weights reports what is wrong with a file
-        return None
     if not isinstance(content, Mapping):
         return None
     claims = (Claim(top1, f"the checkpoint's {key}") for key in _KEYS if (top1 := _percent(content.get(key))))

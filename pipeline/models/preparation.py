@@ -83,15 +83,15 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
 
 
 def _fold(module: nn.Module, name: str) -> None:
-    trained = any(p.requires_grad for p in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
+    originals = list(cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
     value = getattr(module, name).detach().clone()
     # A copy of a parametrized module has the same class, and removing deletes a property of the class.
     kind = type(module)
     module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
-    was_parameter = any(True for _ in cast(Mapping[str, nn.Module], module.parametrizations)[name].parameters())
     parametrize.remove_parametrizations(module, name)
-    if was_parameter and not isinstance(getattr(module, name), nn.Parameter):  # two originals leave a plain tensor
+    if originals and not isinstance(getattr(module, name), nn.Parameter):  # two originals leave a plain tensor
         delattr(module, name)
+        trained = any(parameter.requires_grad for parameter in originals)
         module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
 
 

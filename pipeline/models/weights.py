@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from pipeline.models.checkpoint.matching import Match, match_weights
 from pipeline.models.checkpoint.names import identity
 from pipeline.models.checkpoint.reparametrized import other_forms
 from pipeline.models.checkpoint.words import is_normalization
+from pipeline.models.claims import Claim, checkpoint_claim
 from pipeline.models.torchvision_models import default_weights_name, download_weights, missing_download
 
 __all__ = ["default_weights_name", "load_torchvision_weights", "load_weights", "missing_download"]
@@ -23,7 +25,19 @@ __all__ = ["default_weights_name", "load_torchvision_weights", "load_weights", "
 logger = logging.getLogger(__name__)
 
 
-def load_weights(model: nn.Module, path: Path, key: str | None = None) -> str:
+class LoadedWeights(NamedTuple):
+    """The weights of a checkpoint that were loaded.
+
+    Attributes:
+        key: Their path in the file, if there were others or if it was given; else an empty text.
+        claim: The Top-1 that the file states; None if it states none.
+    """
+
+    key: str
+    claim: Claim | None
+
+
+def load_weights(model: nn.Module, path: Path, key: str | None = None) -> LoadedWeights:
     """Load the weights of a checkpoint into `model`, in place, without running any code that the file may hold.
 
     The weights are found below any keys and prefixes, see `pipeline.models.checkpoint.matching`. Of several sets of
@@ -36,15 +50,13 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> str:
         path: See `pipeline.models.checkpoint.files.read_checkpoint`.
         key: Path of the weights in the file, such as `model_ema` or `state_dict.student`; None finds them.
 
-    Returns:
-        The path of the weights in the file, if there were others or if it was given; else an empty text.
-
     Raises:
         DataError: If the file is missing, damaged or without weights, if it has no such key, or if names, shapes,
             dtypes or values do not fit the network. The network is then unchanged.
     """
     source = f"the checkpoint {path}"
-    content = list_entries(read_checkpoint(path))
+    read = read_checkpoint(path)
+    content = list_entries(read)
     if key is not None:
         content = _chosen(content, key, source)
         source = f"{source} at {key}"
@@ -54,7 +66,7 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> str:
     _copy_weights(model, match, source)
     _log_choice(match, source)
     found = match.chosen if key is None else ".".join(part for part in (key, match.chosen) if part)
-    return found if match.others or key else ""
+    return LoadedWeights(found if match.others or key else "", checkpoint_claim(read))
 
 
 def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -> nn.Module:

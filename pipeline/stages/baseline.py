@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.data.sources import is_imagenet
-from pipeline.models.claims import Claim, checkpoint_claim, torchvision_claim
+from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import fold_parametrizations
 from pipeline.models.registry import build_trainable
@@ -158,9 +158,8 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         weights = known
     elif names_checkpoint(weights):
         model = _built_network(context)
-        key = load_weights(model, Path(weights), context.options.weights_key)
+        key, claim = load_weights(model, Path(weights), context.options.weights_key)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
-        claim = checkpoint_claim(Path(weights))
         return InitialNetwork(_with_values_of(context, model).eval(), origin, claim=claim)
     download = "" if may_download else missing_download(model_name, data.classes, weights)
     if download:
@@ -187,7 +186,9 @@ def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
 
 
 def _to_train(context: RunContext) -> InitialNetwork:
-    model, name, data = _with_values_of(context, _built_network(context)), context.options.model, context.data.name
+    built, name, data = _built_network(context), context.options.model, context.data.name
+    is_trained = ":" in name and _is_seeded_alike(context, built)  # before its parametrizations are folded
+    model = _with_values_of(context, built)
     job = training_job(
         context,
         f"baseline: training {name} on {data}",
@@ -197,7 +198,7 @@ def _to_train(context: RunContext) -> InitialNetwork:
         margin=ANY_GAIN,
     )
     origin = f"trained on {data} for {BASELINE_SCHEDULE.epochs} epochs, seed {context.options.seed}"
-    if ":" in name and _is_seeded_alike(context, model):
+    if is_trained:
         logger.warning(
             "%s returns the same weights for every seed, as a trained network does; --weights auto trains them for %d "
             "epochs on %s, and --weights builtin keeps them",

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.models.checkpoint.files import read_checkpoint
 from pipeline.models.claims import checkpoint_claim, torchvision_claim
+from pipeline.models.weights import load_weights
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,7 @@ from pipeline.models.claims import checkpoint_claim, torchvision_claim
 )
 def test_a_checkpoint_states_its_top1(tmp_path, entries, top1, key):
     torch.save({"state_dict": nn.Linear(2, 2).state_dict(), **entries}, tmp_path / "c.pth")
-    claim = checkpoint_claim(tmp_path / "c.pth")
+    claim = checkpoint_claim(read_checkpoint(tmp_path / "c.pth"))
     assert claim.top1 == pytest.approx(top1)
     assert key in claim.source
 
@@ -26,15 +28,19 @@ def test_a_checkpoint_states_its_top1(tmp_path, entries, top1, key):
 @pytest.mark.parametrize("entries", [{}, {"acc": "high"}, {"acc": 930}, {"acc": float("nan")}, {"best_acc": True}])
 def test_nothing_is_made_up(tmp_path, entries):
     torch.save({"state_dict": nn.Linear(2, 2).state_dict(), **entries}, tmp_path / "c.pth")
-    assert checkpoint_claim(tmp_path / "c.pth") is None
+    assert checkpoint_claim(read_checkpoint(tmp_path / "c.pth")) is None
 
 
-def test_files_that_cannot_be_read_state_nothing(tmp_path):
+def test_files_without_entries_state_nothing(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
-    (tmp_path / "torn.pth").write_bytes(b"torn")
     torch.save([1], tmp_path / "list.pth")
-    for name in ("script.pt", "torn.pth", "list.pth", "missing.pth"):
-        assert checkpoint_claim(tmp_path / name) is None
+    for name in ("script.pt", "list.pth"):
+        assert checkpoint_claim(read_checkpoint(tmp_path / name)) is None
+
+
+def test_loading_returns_what_the_file_states(tmp_path):
+    torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "best_acc1": 76.1}, tmp_path / "c.pth")
+    assert load_weights(nn.Linear(2, 2), tmp_path / "c.pth").claim.top1 == pytest.approx(76.1)
 
 
 def test_torchvision_states_imagenets_top1():

@@ -1,5 +1,7 @@
 """Checks before any work: precision, batches of one image, and downloads of a dry run."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,15 @@ def test_a_dry_run_downloads_nothing(tmp_path, monkeypatch):
     plan = plan_text(options)
     assert all(word in plan for word in ("download", "resnet18-f37072fd.pth", "44.7 MB"))
     assert "0 of" in plan
+
+
+def test_the_plan_counts_the_memory_of_a_training_step_in_its_precision(folder):
+    """A step in bf16 keeps half of the bytes."""
+    gigabytes = {}
+    for name in ("bf16", "fp32"):
+        words = ("--batch-size", "65536", "--epochs", "1", "--out", "out", "--dry-run")
+        done = call_program(
+            folder, "--model", "resnet20", *SMALL[2:4], "--config", "3,3,2,2", "--precision", name, *words
+        )
+        gigabytes[name] = float(re.search(r"([\d.]+) GB for a training step of 65536", done.stdout)[1])
+    assert gigabytes["bf16"] == pytest.approx(gigabytes["fp32"] / 2, abs=0.01)

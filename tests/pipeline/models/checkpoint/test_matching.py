@@ -167,7 +167,7 @@ def test_buffers_of_other_kinds(tmp_path):
 def test_the_choice_and_its_alternatives_are_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     torch.save({"net": prefixed("module.", STATE), "ema": _averaged(trained(7)), "best": OTHER}, tmp_path / "c.pt")
-    assert load_weights(Net(), tmp_path / "c.pt") == "net"
+    assert load_weights(Net(), tmp_path / "c.pt").key == "net"
     assert re.search(r"c\.pt: loaded net.*(best, ema|ema, best).*--weights-key", caplog.text)
 
 
@@ -201,7 +201,7 @@ SEVERAL = {
 def test_a_key_selects_the_weights(tmp_path, key, found, state):
     torch.save(SEVERAL, tmp_path / "c.pt")
     net = Net()
-    assert load_weights(net, tmp_path / "c.pt", key) == found
+    assert load_weights(net, tmp_path / "c.pt", key).key == found
     assert has_weights(net, state)
 
 
