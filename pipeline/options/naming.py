@@ -1,11 +1,13 @@
-"""Name a run's output folder, and write an option's value as the words of a command line."""
+"""Name a run's output folder, and write options as the words of a command line."""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.errors import OptionsError
+from pipeline.options.orders import AUTO, default_model, parse_config
 from pipeline.options.values import flag_name
 
 _LONGEST: Final = 100
@@ -34,3 +36,28 @@ def flag_words(name: str, value: object) -> list[str]:
         return [flag_name(name) if value else f"--no-{name}"]
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return [flag_name(name), text]
+
+
+def command_words(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the words that repeat options: the configs, and every option that is not the default.
+
+    Args:
+        values: Option name -> checked value, in the order of the words.
+        defaults: Option name -> default. The model and the output folder have defaults that depend on other options.
+    """
+    words: list[str] = []
+    for name, value in values.items():
+        if name == "config":
+            words += [] if value == (AUTO,) else [word for text in value for word in ("--config", text)]
+        elif name == "model":
+            words += [] if value == _default_model(values["config"]) else ["--model", value]
+        elif value != (default_out(values) if name == "out" else defaults[name]):
+            words += flag_words(name, value)
+    return words
+
+
+def _default_model(configs: Sequence[str]) -> str | None:
+    try:
+        return default_model([parse_config(text) for text in configs])
+    except OptionsError:  # these configs have no default, so that the command must name the model
+        return None

@@ -1,15 +1,12 @@
 """The options of a run: every flag, validated once, with every mistake reported together."""
 
-import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
-    Field,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -18,65 +15,41 @@ from pydantic import (
 from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
+from pipeline.options.fields import (
+    Bases,
+    Bits,
+    Configs,
+    DenseBits,
+    Device,
+    ImageSize,
+    Integer,
+    Mean,
+    Number,
+    Output,
+    Precision,
+    Sizes,
+    Std,
+    Text,
+    Tracked,
+    TrackingUri,
+    choice,
+    option,
+)
 from pipeline.options.file import read_options_file, unknown_option
-from pipeline.options.images import parse_image_size, parse_mean, parse_std
-from pipeline.options.naming import default_out, flag_words
+from pipeline.options.naming import command_words, default_out, flag_words
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
     flag_name,
     names_checkpoint,
-    not_bool,
-    parse_bases,
-    parse_bits,
-    parse_configs,
-    parse_dense_bits,
-    parse_device,
-    parse_output,
-    parse_precision,
-    parse_sizes,
     parse_text,
-    parse_trackers,
-    parse_tracking_uri,
     refuse_network,
     require_installed,
 )
 
 PROGRAM = ("python", "run_pipeline.py")
 _TRACKERS = ", ".join(CHOICES["track"])
-Panel = Literal["Compression", "Model and data", "Training", "Run"]
-Text = Annotated[str, BeforeValidator(parse_text)]
-Device = Annotated[str, BeforeValidator(parse_device)]
-Integer = Annotated[int, BeforeValidator(not_bool)]
-Number = Annotated[float, BeforeValidator(not_bool)]
-Bits = Annotated[tuple[int, ...], BeforeValidator(parse_bits)]
-DenseBits = Annotated[tuple[int, ...], BeforeValidator(parse_dense_bits)]
-Sizes = Annotated[tuple[float, ...], BeforeValidator(parse_sizes)]
-Bases = Annotated[tuple[str, ...], BeforeValidator(parse_bases)]
-Tracked = Annotated[tuple[str, ...], BeforeValidator(parse_trackers)]
-Precision = Annotated[str, BeforeValidator(parse_precision)]
-TrackingUri = Annotated[str, BeforeValidator(parse_tracking_uri)]
-Output = Annotated[str, BeforeValidator(parse_output)]
-Mean = Annotated[tuple[float, ...], BeforeValidator(parse_mean)]
-Std = Annotated[tuple[float, ...], BeforeValidator(parse_std)]
-ImageSize = Annotated[tuple[int, int], BeforeValidator(parse_image_size)]
-Configs = Annotated[tuple[str, ...], BeforeValidator(parse_configs)]
-
-
-def _option(default: object, panel: Panel, help_text: str, allowed: str, **limits: Any) -> Any:
-    """Return a field with the data of its flag: panel and text of ``--help``, and allowed values for errors."""
-    extra = {"panel": panel, "allowed": allowed}
-    return Field(default, description=help_text, json_schema_extra=cast(Any, extra), **limits)
-
-
-def _choice(name: str, panel: Panel, help_text: str) -> Any:
-    allowed = ", ".join(CHOICES[name])
-    return _option(CHOICES[name][0], panel, f"{help_text}: {allowed}", allowed, pattern=_one_of(CHOICES[name]))
-
-
-def _one_of(names: tuple[str, ...]) -> str:
-    return f"^({'|'.join(map(re.escape, names))})$"
 
 
 class Options(BaseModel):
@@ -95,13 +68,13 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: Configs = _option(
+    config: Configs = option(
         ..., "Compression", "orders per stage (the largest, with a target), or dense; repeatable", "one or more configs"
     )
-    target_mb: Sizes = _option(
+    target_mb: Sizes = option(
         (), "Compression", "file sizes in MB (10^6 bytes), a comma list, instead of --bits", "sizes"
     )
-    target_drop: Number | None = _option(
+    target_drop: Number | None = option(
         None,
         "Compression",
         "points of Top-1 that the smallest file may lose on held-out training images; replaces --bits",
@@ -110,52 +83,50 @@ class Options(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
     )
-    bits: Bits = _option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
-    dense_bits: DenseBits = _option((), "Compression", "add dense rows of these widths, trained as long", "2 to 8")
-    basis: Bases = _option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
-    fit: str = _choice("fit", "Compression", "target of the fit")
-    rounding: str = _choice("rounding", "Compression", "how coefficients are rounded")
-    calibration_size: Integer = _option(
+    bits: Bits = option((8, 4), "Compression", "bits per coefficient, a comma list", "2 to 8")
+    dense_bits: DenseBits = option((), "Compression", "add dense rows of these widths, trained as long", "2 to 8")
+    basis: Bases = option(("cosine",), "Compression", f"comma list of {', '.join(CHOICES['basis'])}", "a comma list")
+    fit: str = choice("fit", "Compression", "target of the fit")
+    rounding: str = choice("rounding", "Compression", "how coefficients are rounded")
+    calibration_size: Integer = option(
         1000, "Compression", "training images of the fit and of rounding", "a whole number, 1 or more", gt=0
     )
-    backend: str = _choice("backend", "Compression", "library of the quantizers")
-    scheme: str = _choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
-    model: Text = _option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
-    weights: Text = _option(
+    backend: str = choice("backend", "Compression", "library of the quantizers")
+    scheme: str = choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
+    model: Text = option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
+    weights: Text = option(
         "auto", "Model and data", "a checkpoint file, torchvision's weights, builtin (the model's own), or auto", "text"
     )
-    weights_key: Text | None = _option(
+    weights_key: Text | None = option(
         None, "Model and data", "key of the weights in the checkpoint file, such as model_ema", "a key: a.b"
     )
-    output: Output | None = _option(
+    output: Output | None = option(
         None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
     )
-    data: Text = _option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
-    mean: Mean = _option(
-        (), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers"
-    )
-    std: Std = _option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
-    image_size: ImageSize | None = _option(
+    data: Text = option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    mean: Mean = option((), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers")
+    std: Std = option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
+    image_size: ImageSize | None = option(
         None, "Model and data", "height and width of the images; by default the data's", "1 to 16384, or two of them"
     )
-    limit_train: Integer | None = _option(None, "Model and data", "use N training images", "1 or more", gt=0)
-    limit_test: Integer | None = _option(None, "Model and data", "use N test images", "1 or more", gt=0)
-    epochs: Integer = _option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)
-    distill: bool = _option(True, "Training", "the uncompressed network teaches, or labels only", "true or false")
-    qat_epochs: Integer = _option(0, "Training", "epochs with fake-quantized coefficients", "0 or more", ge=0)
-    batch_size: Integer = _option(128, "Training", "images per step", "a whole number, 1 or more", gt=0)
-    lr: Number | None = _option(None, "Training", "peak learning rate", "above 0", gt=0, allow_inf_nan=False)
-    workers: Integer = _option(2, "Training", "processes that load images", "a whole number, 0 or more", ge=0)
-    max_drop: Number | None = _option(
+    limit_train: Integer | None = option(None, "Model and data", "use N training images", "1 or more", gt=0)
+    limit_test: Integer | None = option(None, "Model and data", "use N test images", "1 or more", gt=0)
+    epochs: Integer = option(5, "Training", "fine-tuning epochs; 0 = none", "a whole number, 0 or more", ge=0)
+    distill: bool = option(True, "Training", "the uncompressed network teaches, or labels only", "true or false")
+    qat_epochs: Integer = option(0, "Training", "epochs with fake-quantized coefficients", "0 or more", ge=0)
+    batch_size: Integer = option(128, "Training", "images per step", "a whole number, 1 or more", gt=0)
+    lr: Number | None = option(None, "Training", "peak learning rate", "above 0", gt=0, allow_inf_nan=False)
+    workers: Integer = option(2, "Training", "processes that load images", "a whole number, 0 or more", ge=0)
+    max_drop: Number | None = option(
         None, "Run", "gate: points of Top-1 that a row may lose", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
-    max_size_mb: Number | None = _option(
+    max_size_mb: Number | None = option(
         None, "Run", "gate: MB (10^6 bytes) of a row's artifact", "above 0", gt=0, allow_inf_nan=False
     )
-    seed: Integer = _option(0, "Run", "seed of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
-    device: Device = _option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
-    precision: Precision = _choice("precision", "Training", "of training; auto is bf16 where it is faster and works")
-    threads: Integer | None = _option(
+    seed: Integer = option(0, "Run", "seed of every random choice", "a whole number, 0 to 4294967295", ge=0, lt=2**32)
+    device: Device = option("auto", "Run", "auto, cpu, cuda, cuda:N, mps", "auto, cpu, cuda, cuda:N, mps")
+    precision: Precision = choice("precision", "Training", "of training; auto is bf16 where it is faster and works")
+    threads: Integer | None = option(
         None,
         "Run",
         "CPU threads; by default OMP_NUM_THREADS, or the cores within a CPU quota",
@@ -163,28 +134,28 @@ class Options(BaseModel):
         gt=0,
         le=1024,
     )
-    log_format: str = _choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
-    track: Tracked = _option((), "Run", f"comma list of {_TRACKERS}", f"{_TRACKERS}, none")
-    tracking_uri: TrackingUri | None = _option(
+    log_format: str = choice("log_format", "Run", "logs and progress for people, or a JSON object a line")
+    track: Tracked = option((), "Run", f"comma list of {_TRACKERS}", f"{_TRACKERS}, none")
+    tracking_uri: TrackingUri | None = option(
         None, "Run", "the MLflow server or store; by default MLFLOW_TRACKING_URI", "a URI"
     )
-    experiment: Text | None = _option(
+    experiment: Text | None = option(
         None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
     )
-    fresh: bool = _option(False, "Run", "recompute results that are in the store", "true or false")
-    cache_dir: Path | None = _option(None, "Run", "folder of the store of stage results", "a path")
-    lock_timeout: Number = _option(
+    fresh: bool = option(False, "Run", "recompute results that are in the store", "true or false")
+    cache_dir: Path | None = option(None, "Run", "folder of the store of stage results", "a path")
+    lock_timeout: Number = option(
         3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
-    executor: str = _choice("executor", "Run", "computes the grid in this process, or on a Ray cluster")
-    ray_address: Text | None = _option(
+    executor: str = choice("executor", "Run", "computes the grid in this process, or on a Ray cluster")
+    ray_address: Text | None = option(
         None, "Run", "the cluster; by default RAY_ADDRESS, or a local one", "HOST:PORT of a running Ray cluster"
     )
-    ray_cpus: Integer = _option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
-    ray_gpus: Number | None = _option(
+    ray_cpus: Integer = option(1, "Run", "CPUs and threads of a Ray task", "a whole number, 1 or more", gt=0)
+    ray_gpus: Number | None = option(
         None, "Run", "GPUs of a Ray task; by default 1 where the run has one", "0 or more", ge=0, allow_inf_nan=False
     )
-    out: Path = _option(
+    out: Path = option(
         None, "Run", "output folder; by default runs/<model>-<data>-<configs>", "a path", validate_default=True
     )
 
@@ -290,22 +261,9 @@ class Options(BaseModel):
 
     def command(self) -> str:
         """Return the command line that repeats the run: the configs, and every option that is not the default."""
-        words = list(PROGRAM)
-        for name, field in Options.model_fields.items():
-            value = getattr(self, name)
-            if name == "config":
-                words += [] if self.config == (AUTO,) else [word for text in self.config for word in ("--config", text)]
-            elif name == "model":
-                words += [] if self._names_default_model() else ["--model", self.model]
-            elif value != (default_out(self.model_dump()) if name == "out" else field.default):
-                words += flag_words(name, value)
-        return shlex.join(words)
-
-    def _names_default_model(self) -> bool:
-        try:
-            return self.model == default_model([parse_config(text) for text in self.config])
-        except OptionsError:  # these configs have no default, so that the command must name the model
-            return False
+        values = {name: getattr(self, name) for name in Options.model_fields}
+        defaults = {name: field.default for name, field in Options.model_fields.items()}
+        return shlex.join([*PROGRAM, *command_words(values, defaults)])
 
 
 def load_options_file(path: Path) -> dict[str, object]:
