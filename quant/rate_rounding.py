@@ -117,11 +117,12 @@ def round_network(
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
     for name in left:
         values = stored_values(layers[name]).detach()
-        exponent = ceiling_exponents(values.abs().max() / _QMAX) if name in used else torch.tensor(0, dtype=torch.int16)
-        found[name] = nearest_to_steps(values, exponent.cpu())
         if name in used:
+            found[name] = _in_8_bits(values)
             values.copy_(found[name].dequantize())
-            log_steps[name] = exponent.cpu().to(torch.float64)
+            log_steps[name] = found[name].exponents.to(torch.float64)
+        else:
+            found[name] = nearest_to_steps(values, torch.tensor(0, dtype=torch.int16))
     return RoundedNetwork(network, {name: found[name] for name in layers} | others, log_steps, errors)
 
 

@@ -22,6 +22,7 @@ from basis.swap import swap_convolutions
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import logits_of, select_output
 from pipeline.models.preparation import plain_copy
+from pipeline.models.registration import refuse_unregistered
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def check_network(
         DataError: Its output is not one logit per class.
     """
     name = type(model).__name__
-    _refuse_unregistered(model, name)
+    refuse_unregistered(model)
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
@@ -148,36 +149,6 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
 
 def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
-
-
-def _refuse_unregistered(model: nn.Module, name: str) -> None:
-    """Refuse layers and parameters in plain attributes: they would be neither trained nor stored."""
-    modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
-    for path, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if attribute.startswith("_") and attribute in nn.Module().__dict__:
-                continue
-            for leaf in _leaves(value):
-                hidden = isinstance(leaf, nn.Module) and leaf not in modules and any(True for _ in leaf.parameters())
-                hidden = hidden and not {id(p) for p in leaf.parameters()} <= parameters
-                if hidden or (isinstance(leaf, nn.Parameter) and id(leaf) not in parameters):
-                    where = ".".join(filter(None, (path, attribute)))
-                    raise OptionsError(
-                        f"the network {name} keeps layers or parameters in the plain attribute {where!r}, so that they "
-                        "are in no state dict and would be missing in the file; allowed: nn.ModuleList, nn.ModuleDict, "
-                        "nn.ParameterList or attributes of their own"
-                    )
-
-
-def _leaves(value: Any, depth: int = 3) -> Iterable[Any]:
-    if isinstance(value, nn.Module | Tensor):
-        yield value
-    elif depth and isinstance(value, list | tuple | set):
-        for each in value:
-            yield from _leaves(each, depth - 1)
-    elif depth and isinstance(value, dict):
-        for each in value.values():
-            yield from _leaves(each, depth - 1)
 
 
 def _used_parameters(model: nn.Module, images: Tensor) -> set[str]:

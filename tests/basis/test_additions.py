@@ -166,14 +166,15 @@ def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(
     assert min(shares) < 0.5 < max(shares)
 
 
-def test_a_channel_that_the_normalization_erases_stays_as_it_was():
+@pytest.mark.parametrize(("erased", "gains"), [([2, 3], [0.0, 1e-6]), (list(range(8)), [0.0] * 8)])
+def test_a_channel_that_the_normalization_erases_stays_as_it_was(erased, gains):
     original, images = Block(FORMS["x + out"]), correlated(0)
     with torch.no_grad():
-        original.norm.weight[2:4] = torch.tensor([0.0, 1e-6])
+        original.norm.weight[erased] = torch.tensor(gains)
     without, _ = uncorrected(original, images)
     series, _ = fitted(original, images)
     changed = (series.second.coefficients != without.second.coefficients).flatten(1).any(1)
-    assert changed.tolist() == [True, True, False, False, True, True, True, True]
+    assert changed.tolist() == [channel not in erased for channel in range(8)]
 
 
 def test_a_normalization_without_weights_and_one_without_statistics():
@@ -292,12 +293,3 @@ def test_torchvisions_blocks(name):
     else:
         assert_same(series, without)
         assert errors == before
-
-
-def test_a_normalization_that_erases_every_channel_changes_nothing():
-    original, images = Block(FORMS["x + out"]), correlated(0)
-    with torch.no_grad():
-        original.norm.weight.zero_()
-    without, _ = uncorrected(original, images)
-    series, _ = fitted(original, images)
-    assert torch.equal(series.second.coefficients, without.second.coefficients)

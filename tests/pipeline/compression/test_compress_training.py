@@ -1,0 +1,111 @@
+"""Training and targets of ``compress``, and what it repeats."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from basis.conv import SeriesConv2d
+from pipeline import compress, load
+from tests.pipeline.compression.networks import Maps, Net, difference, images, labels_of, seeded
+
+X = images()
+
+
+@pytest.mark.parametrize("kind", [Net, Maps])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_training_needs_no_labels_and_takes_any_tensor(kind, labelled):
+    network, x = seeded(kind), images(320)  # the gain on the tenth that is held out must be certain
+    given = (x, labels_of(x)) if labelled else x
+    plain = compress(network, x, config="2,1,1", bits=8)
+    trained = compress(network, given, config="2,1,1", bits=8, epochs=16, batch_size=32, lr=0.003)
+    assert not trained.training_undone
+    assert not torch.equal(trained.network.last.weight, plain.network.last.weight)
+    if not labelled or kind is Maps:
+        assert difference(trained.network, network) < difference(plain.network, network)
+
+
+def test_training_that_does_harm_is_rolled_back(caplog):
+    network = seeded()
+    plain = compress(network, X, config="3,2,2", bits=8)
+    harmed = compress(network, X, config="3,2,2", bits=8, epochs=1, lr=3.0, batch_size=16)
+    assert harmed.training_undone
+    assert harmed.content == plain.content
+    assert "undone" in caplog.text
+
+
+@pytest.mark.parametrize(("labelled", "epochs"), [(False, 0), (True, 0), (False, 2)])
+@pytest.mark.parametrize("kind", [Net, Maps])
+def test_a_target_decides_the_size(tmp_path, kind, labelled, epochs):
+    network = seeded(kind)
+    result = compress(network, (X, labels_of(X)) if labelled else X, target_mb=0.0018, epochs=epochs, batch_size=16)
+    assert result.target_met
+    assert 0.97 * 1800 <= result.size <= 1800
+    assert difference(result.network, network) < 0.2
+    assert [each.order is not None for each in result.layers] == [True, True, True, False]
+    loaded = load(result.save(tmp_path / "a.safetensors"), network=kind)
+    with torch.no_grad():
+        assert torch.equal(loaded(X), result.network(X))
+
+
+def test_float_series_can_be_trained_by_the_caller_and_then_quantized():
+    network = seeded()
+    series = compress(network, X, config="3,2,2").network
+    assert sum(isinstance(module, SeriesConv2d) for module in series.modules()) == 3
+    assert all(a.requires_grad for a in series.parameters())
+    optimizer = torch.optim.Adam(series.parameters(), 1e-3)
+    for _ in range(3):
+        (series.train()(X) - network(X).detach()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    result = compress(series, X, bits=8)
+    assert result.size < compress(network, X, config="dense", bits=8).size / 1.5
+    assert difference(result.network, series) < 0.02
+    assert not any(isinstance(module, SeriesConv2d) for module in result.network.modules())
+    assert sum(isinstance(module, SeriesConv2d) for module in series.modules()) == 3
+
+
+def test_equal_calls_give_equal_files():
+    options, x = {"config": "2,1,1", "bits": 4, "epochs": 16, "batch_size": 32, "lr": 0.003}, images(320)
+    first, second, other = (compress(seeded(), x, **options, seed=seed) for seed in (3, 3, 4))
+    assert not first.training_undone
+    assert first.content == second.content != other.content
+
+
+def test_frozen_parameters_stay_as_they_are():
+    network = seeded()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name == "last.weight")
+    kept = copy.deepcopy(network.head.weight)
+    result = compress(network, X, config="5,3,2", epochs=2, batch_size=16)
+    assert torch.equal(result.network.head.weight, kept)
+    assert [p.requires_grad for p in result.network.head.parameters()] == [False, False]
+
+
+def test_progress_is_shown():
+    seen = []
+
+    class Seen:
+        def stage(self, name: str) -> None:
+            seen.append(name)
+
+        @contextmanager
+        def track(self, description: str, total: int):
+            seen.append((description, total))
+            yield lambda steps, status: None
+
+    compress(seeded(), X, config="3,2,2", bits=4, epochs=2, batch_size=16, progress=Seen())
+    assert [name for name in seen if isinstance(name, str)] == [
+        "cosine 3,2,2: approximate",
+        "cosine 3,2,2: round to 4 bits",
+    ]
+    assert ("cosine 3,2,2: fine-tuning", 4) in seen, "two batches of 43 images in two epochs; five are held out"
+
+
+def test_a_target_that_no_file_meets_gives_the_nearest(monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.stages.target_search.AIM", 0.9)
+    result = compress(seeded(), X, target_mb=0.0018)
+    assert not result.target_met
+    assert result.size < 1800
+    assert "1800" in caplog.text
