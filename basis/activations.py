@@ -1,7 +1,7 @@
 """Fit coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias, cast
@@ -92,8 +92,6 @@ Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
 """Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
 
 
-GIVEN_SHARE: Final = 0.25
-"""Weight of a given Hessian beside the one of a pass. At 0.5 and above, ResNet-20 lost Top-1 at 0.03 MB."""
 KEPT_VALUES: Final = 2**25
 """Values of a layer's sampled rows that are kept for the addition that reads its output; more are gathered again."""
 
@@ -137,8 +135,6 @@ class LayerwiseFit:
         sampling: Sizes of samples.
         ridge: Ridge of the fit, a share of the mean diagonal; None to measure the errors only.
         constrain: Rounds the columns that the fit wants; None stores them as they are.
-        hessians: Layer name -> Hessian of more images than this pass has, (groups, F, F): the covariance of the rows if
-            a bias or a mean absorbs a constant, otherwise their second moment. It has the weight ``GIVEN_SHARE``.
     """
 
     def __init__(
@@ -151,9 +147,8 @@ class LayerwiseFit:
         *,
         ridge: float | None,
         constrain: Constrain | None = None,
-        hessians: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._constrain, self._hessians = constrain, hessians or {}
+        self._constrain = constrain
         self._model, self._seeds, self._shard, self._sampling, self._ridge = model, seeds, shard, sampling, ridge
         self._targets, self._shortcuts = targets.outputs, targets.shortcuts
         self._modules = dict(model.named_modules())
@@ -197,8 +192,7 @@ class LayerwiseFit:
         statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
         start = stored = columns = _stored_columns(module)
         if self._ridge is not None:
-            residual = statistics.cross - statistics.gram @ start
-            columns = start + self._step(name, module, norm, statistics.gram, residual)
+            columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
             stored = self._store(name, module, norm, statistics, columns, start)
         self._errors[name] = statistics.relative_error(stored)
         if watched:
@@ -218,7 +212,7 @@ class LayerwiseFit:
         conv, norm, x, _, chosen, kept, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
         cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
-        step = self._step(addition.name, conv, norm, statistics.gram, cross)
+        step = self._step(conv, norm, statistics.gram, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)
         kernel = conv.filters() if isinstance(conv, SeriesConv2d) else conv.weight
@@ -227,13 +221,10 @@ class LayerwiseFit:
             addition.output.copy_(norm.forward(addition.source))
         self._errors[addition.name] = statistics.relative_error(stored)
 
-    def _step(self, name: str, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
+    def _step(self, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
         """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
         assert self._ridge is not None
-        absorbs = _absorbs(layer, norm)
-        features = cross.shape[1] if absorbs else cross.shape[1] - 1
-        if name in self._hessians:
-            gram = _blended(gram, self._hessians[name], centered=absorbs)
+        features = cross.shape[1] if _absorbs(layer, norm) else cross.shape[1] - 1
         step = torch.zeros_like(cross)
         step[:, :features] = ridge_solution(gram[:, :features, :features], cross[:, :features], self._ridge)
         return step
@@ -259,17 +250,6 @@ class LayerwiseFit:
         elif norm is not None and norm.running_mean is not None:
             norm.running_mean -= (columns - stored).mT.flatten(0, 1)[:, -1]
         return columns
-
-
-def _blended(gram: Tensor, hessian: Tensor, *, centered: bool) -> Tensor:
-    """Return a Gram matrix with a constant, with ``GIVEN_SHARE`` of its second moments from a Hessian."""
-    count, moments = gram[:, -1:, -1:], hessian.to(gram)
-    if centered:
-        mean = gram[:, :-1, -1:] / count
-        moments = moments + mean @ mean.mT
-    blended = gram.clone()
-    blended[:, :-1, :-1] += GIVEN_SHARE * (count * moments - gram[:, :-1, :-1])
-    return blended
 
 
 def layer_seeds(names: Iterable[str], seed: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Measure the layers of a network for rounding to steps: sensitivities, freedoms and Hessians.
+"""Measure the layers of a network for rounding to steps: sensitivities and freedoms.
 
 Images pass through the network once, in batches, with the original's values. The first of them are also passed back for
 the sensitivities. Hooks add up the Gram matrices of the layers' inputs at sampled positions.
@@ -26,13 +26,13 @@ from quant.rate import LayerMeasurement, hessian_of, measure_freedoms
 from quant.sensitivity import images_at_once, output_sensitivities
 
 FREEDOM_IMAGES: Final = 512
-"""Images from which freedoms are measured, if one rank holds all images and Hessians are not needed."""
+"""Images from which freedoms are measured, if one rank holds all images."""
 SENSITIVITY_PIXELS: Final = 2**22
 """Pixels of the images from which sensitivities are measured, if one rank holds all images. At most
 ``FREEDOM_IMAGES`` images; of large images, 64 suffice: a factor that all layers share has no effect.
 """
 FREEDOM_POSITIONS: Final = 2**14
-"""Output positions of a layer from which its freedoms are measured, if its Hessian is not needed."""
+"""Output positions of a layer from which its freedoms are measured."""
 MIN_SENSITIVITY: Final = 1e-12
 """Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
 
@@ -40,11 +40,11 @@ MIN_SENSITIVITY: Final = 1e-12
 def measure_layers(
     model: nn.Module, original: OriginalPass, *, seed: int = 0, logits: bool = True
 ) -> dict[str, LayerMeasurement]:
-    """Measure sensitivities and freedoms of all layers that run, and Hessians if the rounding has fewer images.
+    """Measure sensitivities and freedoms of all layers that run.
 
     Args:
         model: The network to be rounded, with the original's values; it is left as it is.
-        original: The original network's pass.
+        original: The original network's pass. If one rank has all images, its first ones are enough.
         seed: Seed of the random signs of ``output_sensitivities``.
         logits: See ``output_sensitivities``.
 
@@ -54,20 +54,17 @@ def measure_layers(
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
-    sampling, keep = original.sampling, original.has_more_images
-    if not keep:
-        sampling = replace(sampling, positions=min(sampling.positions, FREEDOM_POSITIONS))
-    names = list(stored_layers(model))
-    shard, images = original.all_images_shard, original.all_images
-    several = shard.total > len(images)
-    if not several and not keep:
+    names, sampling = list(stored_layers(model)), original.sampling
+    sampling = replace(sampling, positions=min(sampling.positions, FREEDOM_POSITIONS))
+    images, shard = original.images, original.shard
+    judged, judged_shard = images, shard
+    if shard.total == len(images):
         images = images[:FREEDOM_IMAGES]
-        shard = CalibrationShard.whole(len(images))
-    judged = images if several else images[: _judged_count(images)]
+        judged = images[: max(64, SENSITIVITY_PIXELS // images[0, 0].numel())]
+        shard, judged_shard = CalibrationShard.whole(len(images)), CalibrationShard.whole(len(judged))
     inputs = _Inputs(model, original.seeds, shard, sampling)
     with inputs.recorded(names):
-        part = shard if several else CalibrationShard.whole(len(judged))
-        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=part, logits=logits)
+        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=judged_shard, logits=logits)
         with torch.no_grad(), evaluation_mode(model):
             for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])
@@ -76,13 +73,8 @@ def measure_layers(
     for name in inputs.reached:
         hessian = inputs.hessian(name, absorbs=original.absorbs(model.get_submodule(name), name))
         freedoms = measure_freedoms(hessian, inputs.terms(name)) if name in original.seeds else hessian
-        kept = hessian.to(torch.float32) if keep and name in original.seeds else None
-        found[name] = LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms, kept)
+        found[name] = LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms)
     return found
-
-
-def _judged_count(images: Tensor) -> int:
-    return min(FREEDOM_IMAGES, max(64, SENSITIVITY_PIXELS // images[0, 0].numel()))
 
 
 class _Inputs:

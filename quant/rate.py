@@ -42,18 +42,15 @@ _LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: 
 
 @dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """The two measurements that determine the steps of a layer, and its Hessian.
+    """The two measurements that determine the steps of a layer.
 
     Attributes:
         sensitivity: Fisher information s at the layer's outputs; above 0.
         freedoms: f_t of each term, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
-        hessian: Hessian from the original's inputs, float32, (groups, F, F), see ``columns_hessian``. None if the
-            rounding has all calibration images, or the layer has too many features.
     """
 
     sensitivity: float
     freedoms: Tensor
-    hessian: Tensor | None = None
 
     def log_steps(self, log_c: float) -> Tensor:
         """Return ``16 log2`` of the steps, before rounding to the grid: float64, the shape of ``freedoms``.

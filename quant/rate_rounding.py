@@ -18,7 +18,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from basis.activations import GIVEN_SHARE
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
 from quant.grid import ceiling_exponents, on_grid
@@ -84,7 +83,6 @@ def round_network(
     set_weights(network, {name: each.dequantize() for name, each in others.items()})
     plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
     allocation = _Allocation(plan, measurements, bits)
-    hessians = {name: each.hessian for name, each in measurements.items() if each.hessian is not None}
     found: dict[str, SteppedTensor] = {}
     factored: dict[str, FactoredHessian] = {}  # of the last layer, which an addition may fit a second time
 
@@ -95,10 +93,7 @@ def round_network(
     def constrain(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
         if name not in factored:
             factored.clear()
-            hessian = columns_hessian(statistics, centered=absorbs)
-            if name in hessians:
-                hessian.lerp_(hessians[name].to(hessian), GIVEN_SHARE)
-            factored[name] = factor_hessian(hessian)
+            factored[name] = factor_hessian(columns_hessian(statistics, centered=absorbs))
         shape = stored_values(layers[name]).shape
         rounded = round_to_steps(columns[:, :-1], factored[name], allocation.exponents(name), shape)
         store(name, rounded)
@@ -112,7 +107,7 @@ def round_network(
     with ExitStack() as hooks:
         for name in measurements.keys() - original.seeds.keys():
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
-        errors = original.fit(network, constrain, hessians)
+        errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
     for name in left:

@@ -13,6 +13,7 @@ from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
+from pipeline.stages.target_measurement import ROUNDING_IMAGES
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary
@@ -58,7 +59,7 @@ def compress_to_size(
 
     Args:
         original: The uncompressed network, on the device; it is not changed.
-        images: Calibration images, (N, C, H, W), on the device.
+        images: Calibration images, (N, C, H, W), on the device; the first ``ROUNDING_IMAGES`` are used.
         variant: The basis, the largest orders and one target.
         identity: The description of the network in the file.
         seed: Seed of sampled positions and random signs.
@@ -76,6 +77,7 @@ def compress_to_size(
     size = target.bytes
     assert size is not None
     model = placed(series_network(original, variant), images.device).eval()
+    images = images[:ROUNDING_IMAGES]
     search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name, progress)
     rounded, found = search.rounded(size)
     if trainer is not None:

@@ -1,7 +1,9 @@
 """Measure what the rounding to every target needs of a network: once for all targets, when it is first needed."""
 
+import logging
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -16,8 +18,10 @@ from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
 
-FREEDOMS, HESSIAN = "freedoms.", "hessian."
-"""Prefixes of the tensors of an entry."""
+logger = logging.getLogger(__name__)
+
+ROUNDING_IMAGES: Final = 1024
+"""Most calibration images of a target: four times as many brought no Top-1 (docs/results.md)."""
 
 
 class TargetMeasurement:
@@ -34,6 +38,8 @@ class TargetMeasurement:
     """
 
     def __init__(self, context: RunContext, baseline: Baseline, variant: Variant) -> None:
+        self._given = context.calibration_count
+        context = replace(context, calibration_count=min(self._given, ROUNDING_IMAGES))
         self._context, self._baseline, self._variant = context, baseline, variant
         self.inputs: dict[str, Any] = {
             "network": baseline.digest,
@@ -51,6 +57,9 @@ class TargetMeasurement:
     @cached_property
     def original_pass(self) -> OriginalPass:
         """The calibration images of this rank, and the original's outputs."""
+        count = self._context.calibration_count
+        if count < self._given and self._context.processes.is_main:
+            logger.info("%s: %d of %d calibration images are used", self._variant.name, count, self._given)
         images, shard = calibration_images(self._context), calibration_shard(self._context)
         seed = self._context.options.seed
         return OriginalPass.record(self.model, self._baseline.model, images, seed=seed, shard=shard)
@@ -61,14 +70,9 @@ class TargetMeasurement:
 
         def compute() -> Entry:
             found = measure_layers(self.model, self.original_pass, seed=self._context.options.seed)
-            tensors = {f"{FREEDOMS}{name}": each.freedoms for name, each in found.items()}
-            tensors |= {f"{HESSIAN}{name}": each.hessian for name, each in found.items() if each.hessian is not None}
-            return Entry(tensors, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
+            freedoms = {name: each.freedoms for name, each in found.items()}
+            return Entry(freedoms, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
 
         entry, _ = self._context.store.once(self.stage, compute)
         sensitivities: dict[str, float] = entry.metadata["sensitivities"]
-        tensors = entry.tensors
-        return {
-            name: LayerMeasurement(each, tensors[f"{FREEDOMS}{name}"].cpu(), tensors.get(f"{HESSIAN}{name}"))
-            for name, each in sensitivities.items()
-        }
+        return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
