@@ -36,6 +36,15 @@ def stored_layers(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def hessian_layers(model: nn.Module, max_features: int) -> dict[str, nn.Module]:
+    """Return the regular layers whose Hessian has at most so many rows, by name, in network order."""
+    return {
+        name: layer
+        for name, layer in stored_layers(model).items()
+        if is_regular(layer) and stored_values(layer)[0].numel() <= max_features
+    }
+
+
 def _master(module: nn.Module) -> Tensor:
     """Return the tensor that is trained: the stored tensor, or the original of its parametrization."""
     name = str(stored_tensor_name(module))

@@ -2,9 +2,9 @@
 
 Each ratio is printed of seconds and of CPU seconds, which depend less on other work of the machine.
 
-Argument `resnet20` (32x32 images: 1,000 for fixed widths, 4,000 for the target; the default) or `resnet18` (256 images
-of 224x224 for both). Weights are random and images smooth noise: the work does not depend on their values. With
-`--brevitas`, the network is also rounded by Brevitas' own GPTQ with the images of the target.
+Argument `resnet20` (32x32 images: 1,000 for fixed widths, and for the target the most that it uses; the default) or
+`resnet18` (256 images of 224x224 for both). Weights are random and images smooth noise: the work does not depend on
+their values.
 """
 
 import copy
@@ -22,6 +22,7 @@ from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
+from pipeline.stages.target_measurement import ROUNDING_IMAGES
 from quant.backends import get_backend
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
@@ -40,7 +41,7 @@ class Job(NamedTuple):
 
 
 JOBS = {
-    "resnet20": Job("3,3,2,2", 10, 32, 1000, 4000),
+    "resnet20": Job("3,3,2,2", 10, 32, 1000, ROUNDING_IMAGES),
     "resnet18": Job("6,3,3,2,2", 1000, 224, 256, 256),
 }
 
@@ -84,7 +85,7 @@ def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tup
 
 
 def main() -> None:
-    names = [argument for argument in sys.argv[1:] if not argument.startswith("--")] or ["resnet20"]
+    names = sys.argv[1:] or ["resnet20"]
     if names[0] not in JOBS:
         sys.exit(f"target_speed: network {names[0]!r}; allowed: {', '.join(JOBS)}")
     job = JOBS[names[0]]

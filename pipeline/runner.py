@@ -25,8 +25,9 @@ from pipeline.runtime.threads import load_hint, thread_count
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
+from pipeline.stages.kernels import kernel_figure
 from pipeline.stages.layers import layer_rows
-from pipeline.stages.report import kernel_figure, write_files, write_run_report
+from pipeline.stages.report import write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
 from pipeline.store.locks import locked

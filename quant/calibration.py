@@ -1,20 +1,21 @@
 """Round a whole network, and measure the error in each layer, in one pass over a few training images."""
 
 import copy
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from basis import progress
+from basis.activations import layer_seeds
 from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
-from basis.layers import is_regular, stored_layers, stored_values
+from basis.layers import hessian_layers, stored_layers, stored_values
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -64,7 +65,7 @@ def round_layers(
 
     Args:
         model: The network, without fake quantizers; it is left as it is.
-        images: Training images without labels, (N, 3, H, W), on the model's device.
+        images: Training images without labels, (N, C, H, W), on the model's device.
         format: The number format.
         backend: Its quantizers round.
         rounding: ``gptq`` minimizes the change of the outputs; ``nearest`` rounds the weights alone.
@@ -82,39 +83,30 @@ def round_layers(
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
-    layers = stored_layers(network)
-    small = {
-        name: layer
-        for name, layer in layers.items()
-        if is_regular(layer) and stored_values(layer)[0].numel() <= max_features
-    }
-    whole = shard or CalibrationShard.whole(len(images))
+    small, whole = hessian_layers(network, max_features), shard or CalibrationShard.whole(len(images))
+    seeds = layer_seeds(small, seed)
     wanted = in_chunks(
-        images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seed, part, sampling), sampling
+        images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seeds, part, sampling), sampling
     )
     found = Rounding()
     set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def round_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            stored = stored_values(module)
-            if name in found.layers:
-                return
-            with progress.layer(name):
-                if name not in wanted:
-                    found.layers[name] = backend.quantize(stored.detach(), format)
-                else:
-                    layer_seed = seed + zlib.crc32(name.encode())
-                    hessian = _hessian(module, inputs[0].float(), wanted.pop(name), layer_seed, shard, sampling)
-                    series = isinstance(module, SeriesConv2d)
-                    rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
-                    found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
-                stored.copy_(found.layers[name].dequantize())
+    def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if name in found.layers:
+            return
+        stored = stored_values(module)
+        with progress.layer(name):
+            if name not in wanted:
+                found.layers[name] = backend.quantize(stored.detach(), format)
+            else:
+                hessian = _hessian(module, inputs[0].float(), wanted.pop(name), seeds[name], shard, sampling)
+                series = isinstance(module, SeriesConv2d)
+                rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
+                found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
+            stored.copy_(found.layers[name].dequantize())
 
-        return round_layer
-
-    for name, layer in layers.items():
-        layer.register_forward_pre_hook(hook(name))
+    for name, layer in stored_layers(network).items():
+        layer.register_forward_pre_hook(partial(on_input, name))
     network(images)
     return found
 
@@ -123,7 +115,7 @@ def _float_outputs(
     network: nn.Module,
     layers: Mapping[str, nn.Module],
     images: Tensor,
-    seed: int,
+    seeds: Mapping[str, int],
     shard: CalibrationShard,
     sampling: SamplingConfig,
 ) -> dict[str, Tensor]:
@@ -134,8 +126,7 @@ def _float_outputs(
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if name not in found:
                 if isinstance(module, nn.Conv2d):
-                    layer_seed = seed + zlib.crc32(name.encode())
-                    chosen = samples(module, inputs[0], seed=layer_seed, shard=shard, sampling=sampling)
+                    chosen = samples(module, inputs[0], seed=seeds[name], shard=shard, sampling=sampling)
                     found[name] = conv_targets(module, chosen, output)
                 else:
                     found[name] = linear_targets(cast(nn.Linear, module), output)

@@ -18,7 +18,7 @@ from quant import minifloat
 from quant.formats import IntFormat, QuantizedTensor, check_weight, nearest_scale
 from quant.grid import MAX_EXPONENT, MIN_EXPONENT, grid_exponents, grid_values, nearest_on_grid
 from quant.schemes import FixedTensor, Format, stored_tensor
-from quant.sweeps import compensated_rounding, damped_hessian, descend
+from quant.sweeps import by_falling_diagonal, compensated_rounding, damped_hessian, descend
 
 # Candidate scales, as exponents relative to the scale of rounding to nearest, 0.3 to 1.09 times it: clipping an outlier
 # often costs less than a coarse step.
@@ -53,10 +53,10 @@ def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01
     """
     values, grams = check_weight(weight), _check_grams(weight, grams, damping)
     nearest = _nearest(values, format)
-    order = grams.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    order, ordered = by_falling_diagonal(grams)
     columns = _grouped(values, len(grams)).mT.to(torch.float64)
     columns = columns.gather(1, order[:, :, None].expand_as(columns))
-    hessian, root = damped_hessian(_reordered(grams, order), damping)
+    hessian, root = damped_hessian(ordered, damping)
     rounded, scale = _round_columns(columns, hessian, root, nearest)
     back = order.argsort(dim=1)[:, :, None].expand_as(rounded)
     rows = rounded.gather(1, back).mT.reshape(values.shape)
@@ -83,12 +83,6 @@ def _grouped(rows: Tensor, groups: int) -> Tensor:
     """(O, F) -> (groups, O / groups, F)."""
     split: Tensor = rows.unflatten(0, (groups, -1))
     return split
-
-
-def _reordered(grams: Tensor, order: Tensor) -> Tensor:
-    """Permute rows and columns of every matrix by its group's order, (groups, F)."""
-    rows = grams.gather(1, order[:, :, None].expand_as(grams))
-    return rows.gather(2, order[:, None].expand_as(grams))
 
 
 def _check_grams(weight: Tensor, grams: Tensor, damping: float) -> Tensor:

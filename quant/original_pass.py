@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.activations import Constrain, LayerwiseFit, layer_seeds
-from basis.layers import is_regular, stored_layers, stored_values
+from basis.layers import hessian_layers
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -63,7 +62,7 @@ class OriginalPass:
             sampling: See the attributes.
             max_features: Features of the largest Hessian; layers with more, and irregular ones, are rounded to nearest.
         """
-        seeds = layer_seeds(_small_layers(model, max_features), seed)
+        seeds = layer_seeds(hessian_layers(model, max_features), seed)
         whole = shard or CalibrationShard.whole(len(images))
         with torch.no_grad():
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)
@@ -79,9 +78,3 @@ class OriginalPass:
         visit = LayerwiseFit(model, outputs, self.seeds, self.shard, self.sampling, ridge=RIDGE, constrain=constrain)
         with torch.no_grad():
             return visit.run(self.images)
-
-
-def _small_layers(model: nn.Module, max_features: int) -> Iterable[str]:
-    for name, layer in stored_layers(model).items():
-        if is_regular(layer) and stored_values(layer)[0].numel() <= max_features:
-            yield name

@@ -27,7 +27,7 @@ from basis.gram_statistics import GramStatistics
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
-from quant.sweeps import compensated_rounding, damped_hessian
+from quant.sweeps import by_falling_diagonal, compensated_rounding, damped_hessian
 
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
 # Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
@@ -140,9 +140,7 @@ def factor_hessian(hessian: Tensor) -> FactoredHessian:
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
-    order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    ordered = hessian.gather(1, order[:, :, None].expand_as(hessian))
-    ordered = ordered.gather(2, order[:, None].expand_as(hessian))
+    order, ordered = by_falling_diagonal(hessian)
     return FactoredHessian(order, damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING)[1])
 
 

@@ -57,6 +57,17 @@ def _compensate_block(
         remaining[:, i + 1 :].addcmul_(feedback[:, i, i + 1 :, None], errors[:, i, None], value=-1)
 
 
+def by_falling_diagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Order the columns of symmetric matrices, (G, F, F), by importance, which is the diagonal.
+
+    Returns:
+        The order, int64, (G, F), and the matrices with rows and columns in this order.
+    """
+    order = matrices.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    rows = matrices.gather(1, order[:, :, None].expand_as(matrices))
+    return order, rows.gather(2, order[:, None].expand_as(matrices))
+
+
 def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tuple[Tensor, Tensor]:
     """Scale Gram matrices to a mean diagonal of one, add damping, and factor their inverse.
 

@@ -5,19 +5,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Final, cast
+from typing import Final
 
-import torch
-from torch import nn
-
-from basis.families import BASES
-from basis.least_squares import fit, reconstruct
-from basis.swap import compressible_convolutions
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
 from pipeline.failure import run_header
-from pipeline.models.layer_orders import LayerPlan
 from pipeline.options.grid import Target, Variant
 from pipeline.options.orders import DENSE
 from pipeline.runtime.environment import hardware
@@ -36,7 +29,7 @@ from reports import write_report
 from reports.files import write_atomically
 from reports.gate import judge
 from reports.model import Baseline as BaselineFigures
-from reports.model import Kernels, Layer, Report, Row, Slice
+from reports.model import Kernels, Layer, Report, Row
 from reports.paired import mcnemar
 from reports.run import Dataset, Hardware, Run, Stage
 from reports.warnings import fallen_rows
@@ -44,7 +37,6 @@ from reports.warnings import fallen_rows
 logger = logging.getLogger(__name__)
 
 BASELINE_PATH: Final = "artifacts/baseline.safetensors"
-_SHOWN_SLICES: Final = 6
 _DIGITS: Final = 4  # of Top-1 in percent, and of bits per value
 
 
@@ -73,37 +65,6 @@ def artifact_path(variant: Variant, basis: str, width: int | Target) -> str:
     return f"artifacts/{basis}-{variant.config.text}-{name}.safetensors"
 
 
-def kernel_figure(baseline: Baseline, result: VariantResult) -> Kernels | None:
-    """Reconstruct a few filter slices in every basis: the largest of the first compressed layer, and of other layers.
-
-    Returns:
-        The slices and their fits; None if no layer is a series.
-    """
-    planned = [layer for layer in result.network.layers if layer.order is not None]
-    compressed = [layer for layer in planned if layer.status == "compressed"] or planned
-    if not compressed:
-        return None
-    convolutions = compressible_convolutions(baseline.model)
-    first, *others = (_slice(convolutions[layer.name], layer) for layer in _spread(compressed, _SHOWN_SLICES))
-    return Kernels(**first.model_dump(), further=others)
-
-
-def _spread(layers: Sequence[LayerPlan], count: int) -> list[LayerPlan]:
-    """Return at most `count` layers, evenly spread from the first to the last."""
-    last, steps = len(layers) - 1, max(1, min(count, len(layers)) - 1)
-    return [layers[place] for place in sorted({round(step * last / steps) for step in range(steps + 1)})]
-
-
-def _slice(convolution: nn.Conv2d, layer: LayerPlan) -> Slice:
-    """Return the slice of largest norm of a layer with an order, and its fits."""
-    order = cast(tuple[int, int], layer.order)
-    slices = convolution.weight.detach().cpu().float().flatten(0, 1)
-    kernel = slices[int(torch.linalg.vector_norm(slices, dim=(1, 2)).argmax())]
-    size = (kernel.shape[0], kernel.shape[1])
-    fits = {basis: reconstruct(fit(kernel, basis, order), basis, size).tolist() for basis in BASES}
-    return Slice(layer=layer.name, original=kernel.tolist(), fits=fits, orders=list(order))
-
-
 def write_run_report(
     context: RunContext,
     baseline: Baseline,
@@ -119,7 +80,7 @@ def write_run_report(
         baseline: The uncompressed network.
         rows: The rows of all variants, verified.
         layers: The layers of all variants.
-        kernels: See ``kernel_figure``.
+        kernels: See ``pipeline.stages.kernels.kernel_figure``.
         started: ``time.monotonic()`` at the start of the run.
 
     Returns:

@@ -295,8 +295,7 @@ def test_a_file_that_is_cut_is_refused(tmp_path, state, write, share):
 
 def test_a_tensor_outside_its_storage_is_refused(tmp_path):
     torch.save(prefixed("", {"w": torch.zeros(4)}), tmp_path / "c.pt", _use_new_zipfile_serialization=False)
-    content = (tmp_path / "c.pt").read_bytes()
-    assert content.count(b"K\x04\x85") == 1  # the shape (4,)
+    assert (content := (tmp_path / "c.pt").read_bytes()).count(b"K\x04\x85") == 1  # the shape (4,)
     (tmp_path / "c.pt").write_bytes(content.replace(b"K\x04\x85", b"K\xff\x85"))
     with pytest.raises(DataError, match=r"c\.pt.*damaged"):
         load_weights(Net(), tmp_path / "c.pt")
