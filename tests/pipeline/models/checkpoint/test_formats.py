@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline.errors import DataError
 from pipeline.models.weights import load_weights
-from tests.support.checkpoints import Net, has_weights, prefixed, save_tar, trained
+from tests.support.checkpoints import Net, has_weights, save_tar, trained
 
 
 @pytest.fixture(scope="module")
@@ -222,15 +222,6 @@ def test_modules_of_the_user_may_have_names_of_the_library(tmp_path, state):
         assert has_weights(net, state)
 
 
-def test_a_class_is_not_changed(tmp_path, state):
-    # BUILD with a class on the stack sets attributes of the class in Python's unpickler.
-    change = b"cargparse\nNamespace\n(N}X\x08\x00\x00\x00__init__K\x01stb"
-    (tmp_path / "c.pkl").write_bytes(b"\x80\x02}(X\x01\x00\x00\x00a" + change + b"u.")
-    with pytest.raises(DataError, match="holds no weights"):
-        load_weights(Net(), tmp_path / "c.pkl")
-    assert argparse.Namespace(lr=1).lr == 1
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -290,12 +281,4 @@ def test_a_file_that_is_cut_is_refused(tmp_path, state, write, share):
     whole = (tmp_path / "c.pt").read_bytes().rstrip(b"\0")
     (tmp_path / "c.pt").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DataError, match=r"c\.pt.*(damaged|no weights)"):
-        load_weights(Net(), tmp_path / "c.pt")
-
-
-def test_a_tensor_outside_its_storage_is_refused(tmp_path):
-    torch.save(prefixed("", {"w": torch.zeros(4)}), tmp_path / "c.pt", _use_new_zipfile_serialization=False)
-    assert (content := (tmp_path / "c.pt").read_bytes()).count(b"K\x04\x85") == 1  # the shape (4,)
-    (tmp_path / "c.pt").write_bytes(content.replace(b"K\x04\x85", b"K\xff\x85"))
-    with pytest.raises(DataError, match=r"c\.pt.*damaged"):
         load_weights(Net(), tmp_path / "c.pt")
