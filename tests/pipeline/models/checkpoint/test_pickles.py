@@ -10,7 +10,7 @@ from pipeline.models.weights import load_weights
 from tests.support.checkpoints import Net, prefixed
 
 
-def test_a_class_is_not_changed(tmp_path, state):
+def test_a_class_is_not_changed(tmp_path):
     # BUILD with a class on the stack sets attributes of the class in Python's unpickler.
     change = b"cargparse\nNamespace\n(N}X\x08\x00\x00\x00__init__K\x01stb"
     (tmp_path / "c.pkl").write_bytes(b"\x80\x02}(X\x01\x00\x00\x00a" + change + b"u.")
