@@ -5,6 +5,7 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -88,11 +89,23 @@ def _loaded_files() -> Iterator[tuple[str, Path]]:
     for name, module in [*sys.modules.items(), *user_modules().items()]:
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and Path(file).is_file():
-            resolved = Path(file).resolve()
-            if not any(place == resolved or place in resolved.parents for place in _OURS):
+            resolved = _resolved(file)
+            if not _is_ours(resolved):
                 yield name, resolved
 
 
+# A process has thousands of modules, and every stage asks for the digest of its network.
+@cache
+def _resolved(file: str) -> Path:
+    return Path(file).resolve()
+
+
+@cache
+def _is_ours(file: Path) -> bool:
+    return any(file.is_relative_to(place) for place in _OURS)
+
+
+@cache
 def _is_users(file: Path) -> bool:
     return not any(part in _INSTALLED for part in file.parts) and not any(place in file.parents for place in _LIBRARY)
 
