@@ -3,19 +3,33 @@
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from pipeline.runtime.loggers import LOGGERS
+from reports.html.drawing import size_drawings
+from reports.plots import write_plots
+from tests.support.blank import blank_plots
 from tests.support.forking import run_child
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell ignores SIGINT in what it starts in the background, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test times anything: on a busy machine each example takes longer.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 pytest_plugins = ["pytester"]  # for the test of this very file
 
@@ -73,6 +87,34 @@ def _reloads_are_forked() -> Iterator[None]:
     """Runs in a test's process reload their artifacts in forked processes, which need not import the libraries."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.stages.verify.subprocess", SimpleNamespace(run=run_child))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plots_are_blank() -> Iterator[None]:
+    """Runs in a test's process write blank plots: to draw them takes a third of a small run. See ``plots_drawn``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reports.write.write_plots", blank_plots)
+        patch.setattr("reports.html.page.size_drawings", lambda report: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def plots_drawn() -> Iterator[None]:
+    """Runs of this module draw their plots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reports.write.write_plots", write_plots)
+        patch.setattr("reports.html.page.size_drawings", size_drawings)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_are_registered_once() -> Iterator[None]:
+    """The exporter of torch collects its operators anew for each network, which takes longer than to export it."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
 
 

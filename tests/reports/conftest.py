@@ -30,3 +30,8 @@ def many() -> Callable[[Sequence[str]], list[Row]]:
 def parse() -> Parse:
     """`parse_table`."""
     return parse_table
+
+
+@pytest.fixture(autouse=True)
+def _drawn(plots_drawn: None) -> None:
+    """Reports of these tests have their plots."""
