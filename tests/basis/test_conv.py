@@ -55,7 +55,7 @@ def numpy_kernel(series: SeriesConv2d) -> torch.Tensor:
     return torch.from_numpy(np.einsum("ti,ocij,sj->octs", left, coefficients, right)).float()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(conv=convolutions(), basis=st.sampled_from(sorted(BASES)), channels_last=st.booleans())
 def test_full_order_equals_the_original(conv: nn.Conv2d, basis: str, channels_last: bool) -> None:
     x = draw_input(conv)
@@ -68,7 +68,7 @@ def test_full_order_equals_the_original(conv: nn.Conv2d, basis: str, channels_la
     assert relative_error(series.materialize()(x), expected) < 1e-4
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(conv=convolutions(), basis=st.sampled_from(sorted(BASES)), data=st.data())
 def test_lower_order_convolves_with_the_reconstructed_kernel(conv: nn.Conv2d, basis: str, data: st.DataObject) -> None:
     order = (data.draw(st.integers(1, conv.kernel_size[0])), data.draw(st.integers(1, conv.kernel_size[1])))
@@ -194,7 +194,7 @@ def test_the_original_is_left_as_it_is() -> None:
     assert torch.equal(conv.bias, bias)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(conv=convolutions(), basis=st.sampled_from(sorted(BASES)))
 def test_materialize_gives_an_ordinary_convolution(conv: nn.Conv2d, basis: str) -> None:
     series = SeriesConv2d(conv.eval(), basis, (1, 1))

@@ -61,7 +61,7 @@ def test_coefficients_have_the_sum_of_squares_of_the_filter(basis: str, kernel: 
     assert float(coefficients.square().sum()) + lost == pytest.approx(float(weight.square().sum()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
 def test_fit_of_a_reconstruction_is_the_identity(
     basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int
@@ -73,7 +73,7 @@ def test_fit_of_a_reconstruction_is_the_identity(
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(basis=st.sampled_from(sorted(BASES)), sizes=kernels_and_orders(), seed=st.integers(0, 10**6))
 def test_equals_numpy_least_squares(basis: str, sizes: tuple[tuple[int, int], tuple[int, int]], seed: int) -> None:
     kernel, order = sizes

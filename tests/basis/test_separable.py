@@ -34,7 +34,7 @@ def cases(draw):
 
 
 @given(cases(), st.integers(0, 10))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_equals_the_dense_form(case, seed):
     conv, order, basis = case
     generator = torch.Generator().manual_seed(seed)

@@ -54,7 +54,7 @@ def _reference(weight: Tensor, scale: Tensor, qmax: int) -> npt.NDArray[np.float
 
 
 @given(st.sampled_from(SHAPES), st.integers(2, 8), st.integers(0, 10**6), st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_backends_and_reference_agree(shape: tuple[int, ...], bits: int, seed: int, given_scale: bool) -> None:
     weight, qmax = _weight(shape, seed), IntFormat(bits).qmax
     absmax = _absmax_scale(weight, qmax)

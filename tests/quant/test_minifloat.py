@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -65,7 +65,6 @@ def test_the_format_tells_its_ends(bits: int, stored: int) -> None:
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
     st.sampled_from(WIDTHS),
 )
-@settings(deadline=None)
 def test_any_float32_goes_to_the_nearest_value(values: list[float], bits: int) -> None:
     tensor = torch.tensor(values, dtype=torch.float32)
     expected = _reference(tensor.double().numpy(), bits)

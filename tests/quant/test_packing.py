@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,7 +33,6 @@ def _int8(values: list[int]) -> Tensor:
 
 
 @given(_values())
-@settings(deadline=None)
 def test_a_reference(case: tuple[list[int], int]) -> None:
     values, bits = case
     packed = pack(_integers(values, bits), bits)

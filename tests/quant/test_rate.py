@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from basis.errors import NumericalError
@@ -163,7 +163,6 @@ EXPONENTS = st.lists(st.integers(-1600, 1600), min_size=4, max_size=4)
 
 
 @given(WEIGHTS, EXPONENTS)
-@settings(deadline=None)
 def test_any_weights_are_rounded_at_any_steps(weights, exponents):
     values = torch.tensor(weights, dtype=torch.float32).view(2, 1, 2, 2)
     grid = torch.tensor(exponents, dtype=torch.int16).view(2, 2)
@@ -180,7 +179,6 @@ def test_any_weights_are_rounded_at_any_steps(weights, exponents):
 
 
 @given(st.lists(st.integers(-(2**17), 2**17), min_size=8, max_size=8), EXPONENTS)
-@settings(deadline=None)
 def test_integers_times_steps_come_back(integers, exponents):
     stepped = SteppedTensor(
         torch.tensor(integers, dtype=torch.int32).view(2, 1, 2, 2),

