@@ -22,7 +22,7 @@ from quant.rate import LayerMeasurement, entropy_bits
 from quant.rate_rounding import RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
-from quant.stepped_training import RateControl, attach_stepped_quantizers, stepped_layers
+from quant.stepped_training import NEAREST, RateControl, attach_stepped_quantizers, stepped_layers
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ COARSE_NORMALIZATION: Final = 2.0**-6
 """Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
 PASSES: Final = 5
 """Most passes that correct the size of a file."""
+TRAINED_AIM: Final = 0.985
+"""The same for training through the rounding, which meets its bits less exactly: the middle of the accepted range."""
 THRESHOLDS: Final = (0.35, 0.65)
 """Range of the rounding threshold that trims a trained network to its size; 0.5 rounds to the nearest."""
 TRIMS: Final = 8
@@ -142,7 +144,8 @@ class SizeSearch:
             score: Scores a network on training images; higher is better.
             most_loss: Largest loss of the score that is accepted.
         """
-        bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
+        plain_bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
+        bits = max(plain_bits + 8 * (TRAINED_AIM * size - plain.size), 1.0)
         model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
         summary = train(model, RateControl(model, bits))
         if summary.undone:
@@ -163,24 +166,35 @@ class SizeSearch:
         return replace(found, errors=plain.errors, training=summary)
 
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
-        """Round a trained network with the threshold, near 0.5, at which its file has the aimed size.
+        """Round a trained network to the nearest; if its file misses the size, with a threshold as near as possible.
+
+        Every other threshold moves values that training has placed: at half a bit for a value, 0.45 in place of 0.5
+        took a network from 90.9 to 60.8 % of its held-out training images.
 
         Args:
             model: The network, with fake quantizers of ``attach_stepped_quantizers``.
             others: Layer name -> stored values of the layers without a fake quantizer.
             size: Target size of the file, in bytes.
         """
-        low, high = THRESHOLDS
-        best: Compressed | None = None
-        for _ in range(TRIMS):
-            threshold = (low + high) / 2
-            record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
-            found = Compressed(record, self._size(record), {})
-            if best is None or _misses(found.size, size) < _misses(best.size, size):
+        target, best = Target(megabytes=size / 1e6), self._rounded_at(NEAREST, model, others, size)
+        too_large = best.size > size
+        near, far = NEAREST, THRESHOLDS[too_large]
+        for _ in range(0 if target.fits(best.size) else TRIMS):
+            threshold = (near + far) / 2
+            found = self._rounded_at(threshold, model, others, size)
+            if target.fits(found.size):
+                best, far = found, threshold
+                continue
+            if not target.fits(best.size) and _misses(found.size, size) < _misses(best.size, size):
                 best = found
-            low, high = (threshold, high) if found.size > AIM * size else (low, threshold)
-        assert best is not None
+            near, far = (threshold, far) if (found.size > size) == too_large else (near, threshold)
         return best
+
+    def _rounded_at(
+        self, threshold: float, model: nn.Module, others: Mapping[str, SteppedTensor], size: int
+    ) -> Compressed:
+        record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
+        return Compressed(record, self._size(record), {})
 
     def _record(self, model: nn.Module, layers: dict[str, StoredTensor], size: int) -> NetworkRecord:
         values = sum(tensor.integers.numel() for tensor in layers.values())
