@@ -176,12 +176,12 @@ class SizeSearch:
             others: Layer name -> stored values of the layers without a fake quantizer.
             size: Target size of the file, in bytes.
         """
-        target, best = Target(megabytes=size / 1e6), self._rounded_at(NEAREST, model, others, size)
+        target, best = Target(megabytes=size / 1e6), self.rounded_at(NEAREST, model, others, size)
         too_large = best.size > size
         near, far = NEAREST, THRESHOLDS[too_large]
         for _ in range(0 if target.fits(best.size) else TRIMS):
             threshold = (near + far) / 2
-            found = self._rounded_at(threshold, model, others, size)
+            found = self.rounded_at(threshold, model, others, size)
             if target.fits(found.size):
                 best, far = found, threshold
                 continue
@@ -190,9 +190,10 @@ class SizeSearch:
             near, far = (threshold, far) if (found.size > size) == too_large else (near, threshold)
         return best
 
-    def _rounded_at(
+    def rounded_at(
         self, threshold: float, model: nn.Module, others: Mapping[str, SteppedTensor], size: int
     ) -> Compressed:
+        """Round a trained network with a threshold; arguments as in ``trimmed``."""
         record = self._record(model, {**others, **stepped_layers(model, threshold)}, size)
         return Compressed(record, self._size(record), {})
 
