@@ -105,12 +105,16 @@ def _commands(commands: Commands) -> list[str]:
 
 
 def _runs(sources: Sequence[Source]) -> list[str]:
-    """Return the table of the runs, with their durations, and their commands."""
-    headers = ["Run", "Minutes", "Device", "Threads", "Precision", "Commit"]
+    """Return the table of the runs, with their durations, and their commands.
+
+    A stage that was read from the store keeps the duration of when it was computed.
+    """
+    headers = ["Run", "Minutes", "Minutes of its stages", "Device", "Threads", "Precision", "Commit"]
     lines = [
         [
             source.path.resolve().name,
-            MISSING if source.run.duration_s is None else f"{source.run.duration_s / 60:.1f}",
+            _minutes(source.run.duration_s),
+            _minutes(sum(stage.seconds or 0 for stage in source.run.stages)),
             plain(source.run.device),
             text.count(source.run.hardware.threads),
             plain(source.run.precision),
@@ -119,4 +123,8 @@ def _runs(sources: Sequence[Source]) -> list[str]:
         for source in sources
     ]
     commands = "\n".join(source.run.command for source in sources)
-    return [text.draw(headers, lines, (0, 2, 4, 5)), f"```\n{commands}\n```"]
+    return [text.draw(headers, lines, (0, 3, 5, 6)), f"```\n{commands}\n```"]
+
+
+def _minutes(seconds: float | None) -> str:
+    return MISSING if seconds is None else f"{seconds / 60:.1f}"

@@ -190,5 +190,5 @@ def test_other_runs_fill_no_cell(changes, terms):
 def test_the_page_lists_the_runs():
     page = poster_page([source([cosine(**FIVE)], duration_s=90.0, command="python run_pipeline.py --config 3,3,3,2")])
     (run,) = tables(page)["Runs"]
-    assert (run["Run"], run["Minutes"], run["Device"]) == ("a", "1.5", "cpu")
+    assert (run["Run"], run["Minutes"], run["Minutes of its stages"], run["Device"]) == ("a", "1.5", "0.1", "cpu")
     assert "python run_pipeline.py --config 3,3,3,2" in page
