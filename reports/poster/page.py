@@ -25,7 +25,7 @@ fine-tuning has no Post Top1."""
 
 _COMMANDS = f"""`$SERIESQUANT_DATA` is the folder of CIFAR-10 and the poster's checkpoints. `{IMAGENET_FOLDER}` is
 an image folder of ImageNet whose name contains `imagenet` or `ilsvrc`. Pass the folders of the new runs to `seriesquant
-poster`, too."""
+poster`, too. With `--epochs 0` a command fills Pre Top1 alone, without fine-tuning."""
 
 
 def poster_page(sources: Sequence[Source]) -> str:
