@@ -37,7 +37,7 @@ REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "po
 LONGEST = (
     *("test_poster.py", "test_kills.py", "test_ray.py", "test_library.py", "test_command.py", "test_runner.py"),
     *("test_results.py", "test_stages.py", "test_mlflow.py", "test_down.py", "test_onnx_top1.py", "test_repeat.py"),
-    *("test_run.py", "test_failure.py", "test_report.py"),
+    *("test_run.py", "test_failure.py", "test_report.py", "test_imagenet.py"),
 )
 
 

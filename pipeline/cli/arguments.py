@@ -124,6 +124,7 @@ COMMANDS = {
     "evaluate": "measure an artifact's Top-1, and how often it agrees with another",
     "verify": "check an artifact's every byte",
     "report": "merge the reports of several runs into one",
+    "poster": "print the poster's tables beside the figures of runs",
     "cache": "show or clear out the results that runs have left for later ones",
     "export": "write an artifact's network as ONNX, or as a state dict for PyTorch",
     "schema": "print the JSON Schema of report.json",

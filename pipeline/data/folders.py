@@ -52,15 +52,19 @@ def load_folder(
         The data set, named after the folder.
 
     Raises:
-        DataError: If the class folders of the splits differ, if a class is empty, or if an image is damaged.
+        DataError: If the class folders of the splits differ, if fewer than two classes of a split have images, or if
+            an image is damaged.
     """
     train_folder, (test_folder, *others) = _halves(root, TRAIN)[0], _halves(root, TEST)
+    halves = (train_folder, test_folder)
     notes = []
     if others:
         unused = ", ".join(f"{other.name}/" for other in others)
         notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
     classes = _same_classes(train_folder, test_folder)
-    lists = [list_files(half, classes) for half in (train_folder, test_folder)]
+    lists = [list_files(half, classes) for half in halves]
+    for files, half in zip(lists, halves, strict=True):
+        notes += _empty_note(files, half, classes)
     found = [header_size(path) for files in lists for path in files.paths[:HEADERS]]
     size = common_size(found)
     train, test = (
@@ -94,6 +98,15 @@ def _same_classes(train: Path, test: Path) -> tuple[str, ...]:
             f"them has {', '.join(map(readable, differ[:3]))}"
         )
     return classes
+
+
+def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[str]:
+    """Return a sentence that counts the classes without images and names the first, if there are any."""
+    filled = set(files.labels)
+    empty = [readable(name) for label, name in enumerate(classes) if label not in filled]
+    if not empty:
+        return []
+    return [f"{half.name}/ has no images in {len(empty):,} of {len(classes):,} class folders, the first is {empty[0]}"]
 
 
 def _mixed_note(found: Sequence[Size], size: Size) -> list[str]:

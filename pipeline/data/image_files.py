@@ -57,10 +57,14 @@ def class_folders(split: Path) -> tuple[str, ...]:
 def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
     """List the images of every class in a fixed random order, so that the first N are a random sample.
 
+    A class may be without images, as in a small sample of a data set of many classes.
+
     Raises:
-        DataError: If a class has no image.
+        DataError: If fewer than two classes have images.
     """
     found = [(path, label) for label, name in enumerate(classes) for path in _images_below(split / name)]
+    if len({label for _, label in found}) < 2:
+        raise _no_images(split, classes, {label for _, label in found})
     order = mixed_order(len(found)).tolist()
     return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
 
@@ -159,14 +163,17 @@ def _scaled(values: Array, path: str) -> Array:
 
 
 def _images_below(folder: Path) -> list[str]:
-    paths = [
+    return sorted(
         str(Path(where, name))
         for where, _, names in os.walk(folder, followlinks=True)
         for name in names
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-    if not paths:
-        raise DataError(
-            f"{readable(folder)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none"
-        )
-    return sorted(paths)
+    )
+
+
+def _no_images(split: Path, classes: tuple[str, ...], filled: set[int]) -> DataError:
+    empty = next(name for label, name in enumerate(classes) if label not in filled)
+    return DataError(
+        f"{readable(split / empty)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none; "
+        "2 classes or more need images"
+    )

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Set
@@ -18,8 +19,8 @@ from pipeline.runtime.packages import NAMES, ROOT, user_modules
 _VERSIONED: Final = ("torch", "torchvision")
 """Libraries whose versions are in every cache key, so that their files are not read."""
 _INSTALLED: Final = ("site-packages", "dist-packages")
-_LIBRARY: Final = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
-_OURS: Final = (*(ROOT / name for name in NAMES), ROOT / "seriesquant.py", ROOT / "run_pipeline.py")
+_LIBRARY: Final = tuple(str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib"))
+_OURS: Final = tuple(str(ROOT / name) for name in (*NAMES, "seriesquant.py", "run_pipeline.py"))
 
 
 def network_digest(name: str, model: nn.Module) -> str:
@@ -102,12 +103,20 @@ def _resolved(file: str) -> Path:
 
 @cache
 def _is_ours(file: Path) -> bool:
-    return any(file.is_relative_to(place) for place in _OURS)
+    return _is_below(file, _OURS)
 
 
 @cache
 def _is_users(file: Path) -> bool:
-    return not any(part in _INSTALLED for part in file.parts) and not any(place in file.parents for place in _LIBRARY)
+    return not any(part in _INSTALLED for part in file.parts) and not _is_below(file, _LIBRARY)
+
+
+def _is_below(file: Path, places: tuple[str, ...]) -> bool:
+    """Return True if a resolved file is one of the places or in a folder among them.
+
+    Text is compared, because ``Path.parents`` of thousands of modules takes seconds.
+    """
+    return str(file) in places or str(file).startswith(tuple(f"{place}{os.sep}" for place in places))
 
 
 def state_digest(model: nn.Module) -> str:

@@ -77,6 +77,25 @@ def test_damaged_header_is_named(tmp_path):
         load_dataset(str(tmp_path / "pets"))
 
 
+def test_a_class_without_images_keeps_its_place_and_is_noted(tmp_path):
+    root = make(tmp_path / "sample", classes=("ant", "cat", "dog"))
+    for path in (root / "val" / "ant").iterdir():
+        path.unlink()
+    data = load_dataset(str(root))
+    assert (data.classes, data.class_names) == (3, ("ant", "cat", "dog"))
+    assert set(data.test.labels.tolist()) == {1, 2}
+    (note,) = data.notes
+    assert all(term in note for term in ("val/", "1 of 3", "ant"))
+
+
+def test_images_of_one_class_alone_are_refused(tmp_path):
+    root = make(tmp_path / "sample")
+    for path in (root / "train" / "cat").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(DataError, match=r"train/cat .*1 image or more.*none.*2 classes"):
+        load_dataset(str(root))
+
+
 def test_refused_layouts(tmp_path):
     (make(tmp_path / "a") / "val" / "bird").mkdir()
     with pytest.raises(DataError, match=r"class folders.*bird"):

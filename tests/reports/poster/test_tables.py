@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 
 from reports.markdown import render
-from reports.poster import (
-    POSTER_CIFAR10,
-    POSTER_IMAGENET,
-    POSTER_QUANTIZATION,
-    PosterFigures,
-    poster_quantization_table,
-    poster_row,
-    poster_table,
-)
+from reports.poster import PosterFigures, poster_quantization_table, poster_row, poster_table
+from reports.poster.figures import POSTER_CIFAR10, POSTER_IMAGENET, POSTER_QUANTIZATION
 from tests.support.reports import make_dataset
 
 
