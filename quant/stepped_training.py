@@ -12,7 +12,7 @@ compensation; at the same steps, straight-through gradients undo it (docs/traini
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import torch
@@ -131,11 +131,12 @@ class RateControl:
 
     Args:
         model: A network with fake quantizers of ``attach_stepped_quantizers``.
-        bits: Bits of all integers; see ``quant.rate.entropy_bits``.
+        wanted: Maps the bits that all integers take now to those that the target leaves them, which depends on what the
+            rest of the network takes; see ``quant.rate.entropy_bits``.
     """
 
-    def __init__(self, model: nn.Module, bits: float) -> None:
-        self._quantizers, self._bits = list(_quantizers(model).values()), bits
+    def __init__(self, model: nn.Module, wanted: Callable[[float], float]) -> None:
+        self._quantizers, self._wanted = list(_quantizers(model).values()), wanted
 
     def before_step(self, step: int, steps: int) -> None:
         """Move the steps every few training steps, until ``CONTROL_PHASE``.
@@ -150,7 +151,7 @@ class RateControl:
         falls = max(1, math.floor(FALL_PHASE * steps / every))
         largest = max(MAX_CHANGE, -START_SHIFT / falls)
         taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
-        wanted = self._bits * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
+        wanted = self._wanted(taken) * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
         change = 0.5 * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
         for _, quantizer in self._quantizers:
             quantizer.shift += min(max(change, -largest), largest)

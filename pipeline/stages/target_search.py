@@ -18,7 +18,7 @@ from pipeline.runtime.progress import Progress
 from pipeline.stages.target_sizes import zero_record
 from pipeline.stages.train import TrainingSummary
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement, entropy_bits
+from quant.rate import LayerMeasurement
 from quant.rate_rounding import RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
@@ -144,10 +144,14 @@ class SizeSearch:
             score: Scores a network on training images; higher is better.
             most_loss: Largest loss of the score that is accepted.
         """
-        plain_bits = sum(entropy_bits(tensor) for tensor in rounded.layers.values())
-        bits = max(plain_bits + 8 * (TRAINED_AIM * size - plain.size), 1.0)
         model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
-        summary = train(model, RateControl(model, bits))
+
+        def wanted(bits: float) -> float:
+            # Compared with the file as it would be now: training changes what its normalizations take, too.
+            found = self.rounded_at(NEAREST, model, rounded.layers, size)
+            return max(bits + 8 * (TRAINED_AIM * size - found.size), 1.0)
+
+        summary = train(model, RateControl(model, wanted))
         if summary.undone:
             return replace(plain, training=summary)
         found = self.trimmed(model, rounded.layers, size)

@@ -133,7 +133,7 @@ def test_a_larger_threshold_never_gives_a_larger_integer_and_trims_the_bits():
 def test_the_control_moves_the_bits_to_those_of_the_target(share):
     model = attached()
     bits, steps = share * taken(model), 200 * CONTROL_STEPS
-    control = RateControl(model, bits)
+    control = RateControl(model, lambda _: bits)
     for step in range(steps):
         control.before_step(step, steps)
     assert taken(model) == pytest.approx(bits, rel=0.03)
@@ -143,7 +143,7 @@ def test_the_control_moves_the_bits_to_those_of_the_target(share):
 @pytest.mark.parametrize(("steps", "interval"), [(2000, CONTROL_STEPS), (391, 6), (130, 2), (55, 1)])
 def test_the_control_changes_steps_little_at_a_time_and_not_at_the_end(steps, interval):
     model = attached()
-    control = RateControl(model, 1.0)
+    control = RateControl(model, lambda _: 1.0)
     shifts = [START_SHIFT]
     for step in range(steps):
         control.before_step(step, steps)
@@ -164,7 +164,7 @@ def test_the_bits_fall_to_the_target_in_short_and_long_trainings(steps):
     network[0].parametrizations.weight[0].shift.zero_()
     bits = sum(entropy_bits(tensor) for tensor in stepped_layers(network).values())
     network[0].parametrizations.weight[0].shift.fill_(-21.0)
-    control = RateControl(network, bits)
+    control = RateControl(network, lambda _: bits)
     for step in range(steps):
         control.before_step(step, steps)
     found = sum(entropy_bits(tensor) for tensor in stepped_layers(network).values())
@@ -173,7 +173,8 @@ def test_the_bits_fall_to_the_target_in_short_and_long_trainings(steps):
 
 def test_bits_start_above_the_target_and_fall():
     model = attached()
-    control, steps, bits = RateControl(model, 0.3 * taken(model)), 400 * CONTROL_STEPS, 0.3 * taken(model)
+    steps, bits = 400 * CONTROL_STEPS, 0.3 * taken(model)
+    control = RateControl(model, lambda _: bits)
     found = []
     for step in range(0, steps, CONTROL_STEPS):
         control.before_step(step, steps)
@@ -186,7 +187,7 @@ def test_a_network_of_zeros_stays_under_control():
     model = attached()
     for name in LOG_STEPS:
         next(model.get_submodule(name).parametrizations.parameters()).data.zero_()
-    control = RateControl(model, 1000.0)
+    control = RateControl(model, lambda _: 1000.0)
     for step in range(0, 100, CONTROL_STEPS):
         control.before_step(step, 1000)
     assert taken(model) == 0
@@ -200,7 +201,7 @@ def data(tmp_path_factory):
 
 def trained(data, epochs: int, bits: float) -> nn.Module:
     model, schedule = attached(), Schedule(epochs, lr=0.02, batch_size=8)
-    control = RateControl(model, bits)
+    control = RateControl(model, lambda _: bits)
     train(model, data.train, schedule, accelerator=make_accelerator("cpu"), seed=0, rate=control)
     return model
 
