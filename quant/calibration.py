@@ -16,6 +16,7 @@ from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, stored_layers, stored_values
+from basis.modes import without_autocast
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -95,7 +96,7 @@ def round_layers(
         if name in found.layers:
             return
         stored = stored_values(module)
-        with progress.layer(name):
+        with progress.layer(name), without_autocast(stored.device):
             if name not in wanted:
                 found.layers[name] = backend.quantize(stored.detach(), format)
             else:
