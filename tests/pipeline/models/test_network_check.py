@@ -228,6 +228,20 @@ def test_another_number_of_classes_is_refused():
         check(Base, classes=5)
 
 
+def test_an_output_of_another_rank_is_refused_as_the_networks():
+    class Maps(Base):
+        def forward(self, x):
+            return super().forward(x)[..., None, None]
+
+    with pytest.raises(OptionsError, match=r"\(3, 4, 1, 1\).*\(3, 4\)"):
+        check(Maps)
+
+
+def test_a_network_in_another_precision_is_named():
+    with pytest.raises(OptionsError, match=r"torch\.float64.*float32.*network\.float\(\)"):
+        check(lambda: Base().double())
+
+
 def test_a_network_that_changes_its_input_gets_a_copy():
     class InPlace(Base):
         def forward(self, x):
