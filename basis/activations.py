@@ -15,7 +15,7 @@ from basis.cholesky import RIDGE, ridge_solution
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics, cross_products
 from basis.layers import as_maps, geometry, layer_operator, stored_values
-from basis.modes import evaluation_mode
+from basis.modes import evaluation_mode, without_autocast
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import Sample, by_sample, patch_batches, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -178,7 +178,7 @@ class LayerwiseFit:
     def on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Fit the layer to the original's outputs, at its first run."""
         if name in self._targets:
-            with progress.layer(name):
+            with progress.layer(name), without_autocast(inputs[0].device):
                 self._fit(name, module, inputs[0])
 
     def _fit(self, name: str, module: nn.Module, x: Tensor) -> None:
@@ -211,7 +211,8 @@ class LayerwiseFit:
             return
         conv, norm, x, _, chosen, kept, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
-        cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
+        with without_autocast(x.device):
+            cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
         step = self._step(conv, norm, statistics.gram, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)

@@ -1,8 +1,9 @@
-"""Evaluation mode for the length of a block."""
+"""Modes for the length of a block: evaluation, and float32 inside a network that computes in less."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -27,3 +28,14 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute as written in a hook, even if the network runs its layers under ``torch.autocast``.
+
+    Args:
+        device: The device that computes.
+    """
+    with torch.autocast(device.type, enabled=False):
+        yield

@@ -1,8 +1,6 @@
 """Round a whole network, and measure the error in each layer, in one pass over a few training images."""
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -12,17 +10,18 @@ from torch import Tensor, nn
 
 from basis import progress
 from basis.activations import layer_seeds
-from basis.chunks import in_chunks
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, stored_layers, stored_values
+from basis.modes import without_autocast
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from quant.backends import Backend
+from quant.float_outputs import FloatOutputs
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
-from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
+from quant.hessian import conv_hessian, linear_hessian, refit
 from quant.network import nearest_weights
 from quant.other_weights import set_weights
 from quant.schemes import FixedTensor, Format
@@ -83,11 +82,8 @@ def round_layers(
         Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
-    small, whole = hessian_layers(network, max_features), shard or CalibrationShard.whole(len(images))
-    seeds = layer_seeds(small, seed)
-    wanted = in_chunks(
-        images, whole, lambda chunk, part: _float_outputs(network, small, chunk, seeds, part, sampling), sampling
-    )
+    seeds = layer_seeds(hessian_layers(network, max_features), seed)
+    wanted = FloatOutputs(network, seeds, images, shard or CalibrationShard.whole(len(images)), sampling)
     found = Rounding()
     set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
@@ -95,11 +91,11 @@ def round_layers(
         if name in found.layers:
             return
         stored = stored_values(module)
-        with progress.layer(name):
-            if name not in wanted:
+        with progress.layer(name), without_autocast(stored.device):
+            if (outputs := wanted.pop(name)) is None:
                 found.layers[name] = backend.quantize(stored.detach(), format)
             else:
-                hessian = _hessian(module, inputs[0].float(), wanted.pop(name), seeds[name], shard, sampling)
+                hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
                 series = isinstance(module, SeriesConv2d)
                 rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
                 found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
@@ -108,35 +104,6 @@ def round_layers(
     for name, layer in stored_layers(network).items():
         layer.register_forward_pre_hook(partial(on_input, name))
     network(images)
-    return found
-
-
-def _float_outputs(
-    network: nn.Module,
-    layers: Mapping[str, nn.Module],
-    images: Tensor,
-    seeds: Mapping[str, int],
-    shard: CalibrationShard,
-    sampling: SamplingConfig,
-) -> dict[str, Tensor]:
-    """Record the outputs of each layer in the float network at its first run, without its bias."""
-    found: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if name not in found:
-                if isinstance(module, nn.Conv2d):
-                    chosen = samples(module, inputs[0], seed=seeds[name], shard=shard, sampling=sampling)
-                    found[name] = conv_targets(module, chosen, output)
-                else:
-                    found[name] = linear_targets(cast(nn.Linear, module), output)
-
-        return keep
-
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_hook(hook(name)).remove)
-        network(images)
     return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from basis.gram_statistics import self_products
 from basis.layers import as_maps, geometry, layer_operator, stored_layers, stored_values
-from basis.modes import evaluation_mode
+from basis.modes import evaluation_mode, without_autocast
 from basis.patches import patch_batches, samples
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
@@ -146,7 +146,8 @@ class _Inputs:
         if name not in self._passed and inputs:
             self._passed.add(name)
             self._counts.setdefault(name, 0.0)
-            add(name, module, inputs[0].detach().float())
+            with without_autocast(inputs[0].device):
+                add(name, module, inputs[0].detach().float())
 
     def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, x)

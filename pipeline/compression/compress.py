@@ -31,6 +31,7 @@ from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range
 from pipeline.training.schedule import suited_schedule
+from pipeline.training.trial import check_sensitivity
 from quant.backends import get_backend
 from quant.network import quantize_network
 from quant.schemes import get_format
@@ -65,8 +66,9 @@ def compress(
         network: Any trained network in float32, also of a class that only the caller has. The fit and the rounding take
             any output. Training takes outputs that are a tensor.
         images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair of such a tensor and
-            labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor or a pair. Only
-            training uses labels. A generator is read once, up to ``calibration_size`` images.
+            labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor, a pair or a dict.
+            NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
+            ``calibration_size`` images.
         config: Terms kept per axis: text with one order for each stage, as on the command line (``"6,3,3,2,2"``); a
             list of orders; one order for all stages; ``"dense"`` for no series; or ``"auto"``, the default with
             ``target_mb``. With a target, the orders are the largest. A network that already has series needs none.
@@ -212,6 +214,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
             raise OptionsError(
                 f"target_mb: got a network that returns a {type(output).__name__}; allowed: a tensor, or bits"
             )
+        check_sensitivity(copy.deepcopy(model), calibration[:CHECKED_IMAGES])
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None

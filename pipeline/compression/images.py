@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline.compression.splits import LoaderSplit, TensorSplit, labelled_batches
+from pipeline.compression.splits import LoaderSplit, TensorSplit, as_tensor, labelled_batches
 from pipeline.data.dataset import TrainingImages, images_at_once, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
@@ -19,8 +19,8 @@ Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """
 
 ALLOWED: Final = (
-    "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors or of pairs "
-    "(images, labels)"
+    "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors, of pairs "
+    "(images, labels) or of dicts with both"
 )
 _CPU: Final = torch.device("cpu")
 
@@ -57,7 +57,9 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     Raises:
         DataError: The source is empty or of another kind, or its images are not finite floats of one shape.
     """
-    source: Any = images
+    source: Any = as_tensor(images)
+    if type(source) in (list, tuple):
+        source = type(source)(map(as_tensor, source))
     whole = _whole(source)
     if whole is not None:
         return _sampled(*whole, count=count, seed=seed)

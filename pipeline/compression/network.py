@@ -14,7 +14,14 @@ from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import tensors_of
-from pipeline.models.preparation import fold_parametrizations, plain_copy, unwrapped, without_wrappers
+from pipeline.models.preparation import (
+    check_finite,
+    fold_parametrizations,
+    freeze_scripted_parts,
+    plain_copy,
+    unwrapped,
+    without_wrappers,
+)
 
 
 def private_copy(network: object) -> nn.Module:
@@ -24,6 +31,7 @@ def private_copy(network: object) -> nn.Module:
 
     Raises:
         OptionsError: It is no network, or it cannot be copied or compressed.
+        DataError: A parameter is NaN or infinite.
     """
     if not isinstance(network, nn.Module):
         got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
@@ -47,7 +55,10 @@ def private_copy(network: object) -> nn.Module:
                 "copy.deepcopy(network).float()"
             )
     device_of(inner)
-    return fold_parametrizations(without_wrappers(plain_copy(inner)).eval())
+    check_finite(inner, f"network: {name}")
+    network = without_wrappers(plain_copy(inner)).eval()
+    freeze_scripted_parts(network)
+    return fold_parametrizations(network)
 
 
 def device_of(network: nn.Module) -> torch.device:

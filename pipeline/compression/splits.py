@@ -1,10 +1,11 @@
 """Images of the caller in the form that the training loop reads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,9 @@ def labelled_batches(
     """Iterate once over a source of batches.
 
     Args:
-        source: Yields tensors (N, C, H, W), or pairs of a tensor and labels. A single image, (C, H, W), is a batch of
-            one. Labels are integers, (N,); others are left out.
+        source: Yields tensors (N, C, H, W), pairs of a tensor and labels, or dicts that hold both. A single image,
+            (C, H, W), is a batch of one. Labels are integers, (N,) or (N, 1); others are left out. NumPy arrays count
+            as tensors.
         stream: Random numbers for the source's order and augmentation; None takes torch's global generators.
 
     Returns:
@@ -31,11 +33,12 @@ def labelled_batches(
         DataError: A batch is of another kind.
     """
     for item in _items(source, stream):
-        images, labels = (item[0], item[1:]) if isinstance(item, list | tuple) and item else (item, ())
+        item = _pair(item) if isinstance(item, Mapping) else item
+        images, *labels = map(as_tensor, item) if isinstance(item, list | tuple) and item else [as_tensor(item)]
         if not isinstance(images, Tensor):
             raise DataError(
-                f"images: got a batch of type {type(images).__name__}; allowed: tensors (N, C, H, W), or pairs of such "
-                "a tensor and labels"
+                f"images: got a batch of type {type(images).__name__}; allowed: tensors (N, C, H, W), pairs of such a "
+                "tensor and labels, or dicts with both"
             )
         images = images[None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.is_floating_point() or not images.numel():
@@ -44,6 +47,34 @@ def labelled_batches(
                 "floats, (N, C, H, W)"
             )
         yield images.detach().float(), _labels(labels[0], len(images)) if len(labels) == 1 else None
+
+
+def as_tensor(value: Any) -> Any:
+    """Return a NumPy array as a tensor with memory of its own, and any other value unchanged."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "buif":
+        return value
+    return torch.tensor(np.ascontiguousarray(value))  # torch takes no negative strides
+
+
+def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the images of a dict, its only floats of three axes or more, and its labels, if they are clear.
+
+    Raises:
+        DataError: There are no such images, or several.
+    """
+    tensors = {name: found for name, value in batch.items() if isinstance(found := as_tensor(value), Tensor)}
+    images = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim >= 3]
+    if len(images) != 1:
+        entries = ", ".join(map(str, batch)) or "none"
+        raise DataError(
+            f"images: got a batch of type {type(batch).__name__} with the entries {entries}; allowed: a dict "
+            "with one float tensor (N, C, H, W), or pairs of images and labels"
+        )
+    classes = {
+        str(name): tensor for name, tensor in tensors.items() if tensor.ndim == 1 and not tensor.is_floating_point()
+    }
+    named = [classes[name] for name in _LABEL_NAMES if name in classes] or list(classes.values())
+    return (tensors[images[0]], *named) if len(named) == 1 else (tensors[images[0]],)
 
 
 def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
@@ -62,6 +93,7 @@ def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
 
 
 _END = object()
+_LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y", "class")
 
 
 def _labels(values: object, count: int) -> Tensor | None:
@@ -70,7 +102,8 @@ def _labels(values: object, count: int) -> Tensor | None:
         values = torch.tensor([values])
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         return None
-    return values.detach().long() if values.shape == (count,) and values.dtype != torch.bool else None
+    fits = values.shape in ((count,), (count, 1)) and values.dtype != torch.bool
+    return values.detach().long().reshape(count) if fits else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Train a compressed network on the caller's images, with the original network as its teacher."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression.images import CallerImages
+from pipeline.compression.network import device_of
 from pipeline.compression.splits import TensorSplit
 from pipeline.data.dataset import TrainingImages
 from pipeline.errors import DataError, OptionsError
@@ -17,6 +19,7 @@ from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate
+from pipeline.stages.network import CHECKED_IMAGES
 from pipeline.stages.target import MAX_LOSS
 from pipeline.stages.train import TrainingSummary
 from pipeline.training.features import feature_loss
@@ -25,6 +28,7 @@ from pipeline.training.schedule import Schedule
 from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
 from pipeline.training.step import TrainingBatch
 from pipeline.training.teacher import Teacher
+from pipeline.training.trial import check_trainable
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
@@ -45,13 +49,10 @@ def check_training(network: nn.Module, output: Any, images: CallerImages) -> Cal
         The images, without labels that no loss can use: the outputs are not logits of shape (N, classes).
 
     Raises:
-        OptionsError: The network has no parameter to train, or its output is no tensor.
+        OptionsError: The network has no parameter to train, or its output has no gradient or is no tensor.
         DataError: A label is not among the classes.
     """
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise OptionsError(
-            "epochs: no parameter of the network requires a gradient; allowed: one at least, or epochs=0"
-        )
+    check_trainable(copy.deepcopy(network), images.calibration[:CHECKED_IMAGES].to(device_of(network)), "epochs=0")
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise OptionsError(
             f"epochs: got a network that returns a {type(output).__name__}; allowed: a tensor of floats, or epochs=0"

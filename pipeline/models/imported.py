@@ -87,7 +87,7 @@ def import_model(name: str, classes: int) -> nn.Module:
         arguments = {"num_classes": classes} if _accepts_classes(build) else {}
         try:
             model = build(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script parses its arguments, for example
             raise OptionsError(
                 f"the model {name!r} could not be built: calling it raised {_describe(error)}"
             ) from error
@@ -138,7 +138,7 @@ def _find(name: str, place: Reference) -> Callable[..., Any]:
     try:
         _forget_namesake(place)
         found = operator.attrgetter(place.attribute)(importlib.import_module(place.module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = f"; allowed: {FORMS}" if place.module.endswith(".py") else ""
         raise OptionsError(
             f"the model {name!r} could not be imported from the current folder: {_describe(error)}{hint}"
@@ -186,5 +186,5 @@ def _accepts_classes(build: Callable[..., Any]) -> bool:
     return named or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

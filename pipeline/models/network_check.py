@@ -57,8 +57,9 @@ def check_network(
         The network.
 
     Raises:
-        OptionsError: The network cannot take the images or cannot be compressed. The message has the reason.
-        DataError: Its output is not one logit per class.
+        OptionsError: The network cannot take the images, its output has not two axes, or it cannot be compressed. The
+            message has the reason.
+        DataError: Its logits have another number of classes than the data.
     """
     name = type(model).__name__
     refuse_unregistered(model)
@@ -87,7 +88,8 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
     if output is not None or not all(isinstance(result, Tensor) for result in results):
         select_output(model, output)
     if classes is not None and tuple(logits[0].shape) != (len(images), classes):
-        raise DataError(
+        kind = DataError if logits[0].ndim == 2 else OptionsError
+        raise kind(
             f"the network {name} gives {tuple(logits[0].shape)} for {len(images)} images, but data of {classes} "
             f"classes needs a tensor of shape ({len(images)}, {classes})"
         )
@@ -108,9 +110,16 @@ def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
         count, channels, height, width = images.shape
         mode = "training" if training else "evaluation"
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        others = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
+        advice = (
+            f"its parameters are {', '.join(sorted(others))}, and the images are float32; allowed: a network in "
+            "float32, as from network.float()"
+            if others
+            else "choose another model or data of another size"
+        )
         raise OptionsError(
             f"the network {type(model).__name__} cannot take {count} images of {height}x{width} pixels with {channels} "
-            f"channels in {mode} mode ({reason}); choose another model or data of another size"
+            f"channels in {mode} mode ({reason}); {advice}"
         ) from error
 
 
@@ -139,10 +148,17 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
         first: Tensor = model(given)
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
+    if len(images) >= 4 and not _equal(_outputs(model, images[:2]), first[:2]):
+        logger.warning(
+            "the network %s mixes the images of a batch: its output for an image depends on the others, and so do all "
+            "figures, as with batch normalization without running statistics",
+            name,
+        )
     if not _equal(_outputs(model, images), first):
         raise OptionsError(
             f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
-            "images, so no figure of it can be verified; allowed: a network without randomness in evaluation mode"
+            "images, so no figure of it can be verified; allowed: a network without randomness and changing "
+            "state in evaluation mode"
         )
     return first
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 
 from basis.modes import evaluation_mode
 from basis.swap import replace_modules
-from pipeline.errors import OptionsError
+from pipeline.errors import DataError, OptionsError
 
 _WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
@@ -111,6 +111,29 @@ def _fold_old_hooks(module: nn.Module) -> None:
 
 def _is_old_hook(hook: object) -> bool:
     return type(hook).__module__.startswith("torch.nn.utils.") and type(hook).__name__ in _OLD_HOOKS
+
+
+def freeze_scripted_parts(model: nn.Module) -> None:
+    """Exclude scripted and traced parts from training, in place: the parameters of their copies are no leaves."""
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            for parameter in module.parameters():
+                parameter.detach_()
+
+
+def check_finite(model: nn.Module, source: str) -> None:
+    """Check that no parameter is NaN or infinite.
+
+    Args:
+        model: The network with its trained values.
+        source: The network in words, for the error message.
+
+    Raises:
+        DataError: A parameter is; the message names it.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise DataError(f"{source} is damaged: {name} holds values that are not finite")
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

@@ -11,7 +11,12 @@ from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import cifar_resnet, timm_models, torchvision_models
 from pipeline.models.imported import import_model
-from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
+from pipeline.models.preparation import (
+    fold_parametrizations,
+    freeze_scripted_parts,
+    initialize_lazy_modules,
+    without_wrappers,
+)
 from pipeline.runtime.randomness import RandomStream, python_generators
 
 # Words in the messages of PyTorch's and torchvision's shape errors. CPU allocation errors contain none of them.
@@ -73,6 +78,12 @@ def build_trainable(name: str, classes: int, example: Tensor, *, seed: int = 0, 
     with RandomStream(seed, torch.device("cpu")).drawn_from():
         model = without_wrappers(build_model(name, classes, allow_import=allow_import))
         initialize_lazy_modules(model, example)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise OptionsError(
+            f"the network {name} has parameters or buffers on the meta device, which have no values; allowed: a "
+            "network on the CPU"
+        )
+    freeze_scripted_parts(model)
     return model
 
 

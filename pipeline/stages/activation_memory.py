@@ -1,15 +1,25 @@
-"""Estimate the memory of activations, which bounds the calibration images and is part of the plan."""
+"""Estimate the memory of a run. The part of activations bounds the calibration images; the plan shows all parts."""
 
 import copy
+from collections.abc import Collection
 from typing import Final
 
 import torch
 from torch import nn
 
+from basis.layers import hessian_layers
+from basis.patches import MAX_FEATURES
+from basis.sampling import DEFAULT_SAMPLING
 from pipeline.runtime.tensor_memory import peak_bytes
+from quant.float_outputs import ROW_BYTES, layer_row_bytes
 
 ACTIVATION_BYTES: Final = 1_500_000_000
 """Most bytes of activations of the calibration images, which pass through a network at once."""
+LIBRARY_BYTES: Final = 1_400_000_000
+"""Memory of the libraries, 0.9 GB, of batches of input patches (``batch_values``), and between blocks in use."""
+_COPIES, _COPIES_OF_WIDTH = 12, 5
+# Copies of the weights in float32, in a run and for each width: fitted to the peaks of AlexNet (57 million parameters)
+# and of a network of 28 million, 2026-11-28.
 _TRAINED: Final = 2  # batch normalization of 1x1 feature maps needs more than one image
 
 
@@ -34,3 +44,31 @@ def activation_bytes(model: nn.Module, shape: tuple[int, int, int], *, training:
     images = torch.zeros(count, *shape, device=device)
     with torch.set_grad_enabled(training):
         return peak_bytes(lambda: network(images)) // count
+
+
+def weight_bytes(model: nn.Module, widths: int) -> int:
+    """Return the bytes of all copies of the weights that a run holds: networks, stored results, integers, files.
+
+    Args:
+        model: The network.
+        widths: Number of bit widths of a config.
+    """
+    return (_COPIES + _COPIES_OF_WIDTH * widths) * sum(p.nbytes for p in model.parameters())
+
+
+def sample_bytes(model: nn.Module, series: Collection[str], shape: tuple[int, int, int], count: int) -> int:
+    """Return the bytes of the sampled outputs that the fit holds, or the rounding if it holds more.
+
+    Args:
+        model: The network, on any device.
+        series: Names of the layers that become series. The fit holds the outputs of all of them.
+        shape: (C, H, W) of an image.
+        count: Number of calibration images.
+    """
+    network = copy.deepcopy(model).eval()
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    names = hessian_layers(network, MAX_FEATURES)
+    images = torch.zeros(_TRAINED, *shape, device=device)
+    sizes = layer_row_bytes(network, names, images, count, DEFAULT_SAMPLING)
+    rounding = min(sum(sizes.values()), max(ROW_BYTES, *sizes.values(), 0))
+    return max(rounding, sum(size for name, size in sizes.items() if name in series))

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.data.sources import is_imagenet
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
-from pipeline.models.preparation import fold_parametrizations
+from pipeline.models.preparation import check_finite, fold_parametrizations
 from pipeline.models.registry import build_trainable
 from pipeline.models.weights import (
     default_weights_name,
@@ -147,6 +147,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
     model_name, weights, data = context.options.model, context.options.weights, context.data
     if weights == BUILTIN:
         model = _built_network(context)
+        check_finite(model, f"--weights builtin: the network {model_name}")
         if not _is_seeded_alike(context, model):
             seed = context.options.seed
             logger.warning("--weights builtin: %s is built with random weights, here of seed %d", model_name, seed)

@@ -1,9 +1,11 @@
 """The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import torch
 from tabulate import tabulate
 
 from basis.swap import swap_convolutions
@@ -16,7 +18,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.activation_memory import activation_bytes
+from pipeline.stages.activation_memory import LIBRARY_BYTES, activation_bytes, sample_bytes, weight_bytes
 from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
@@ -68,15 +70,29 @@ def plan_text(options: Options) -> str:
 
 
 def _memory(context: RunContext) -> str:
-    """Return a line with the estimated memory of activations, beside some 0.5 GB for libraries and the weights."""
-    options, shape = context.options, context.data.input_shape
-    calibration = context.calibration_count * activation_bytes(context.network, shape, training=False) / 1e9
-    text = f"memory of activations: {calibration:.2f} GB for {context.calibration_count} calibration images"
+    """Return a line with the estimated peak of the memory, and its parts. Images in memory are not counted."""
+    options, network, shape, count = (
+        context.options,
+        context.network,
+        context.data.input_shape,
+        context.calibration_count,
+    )
+    plans = [orders_of(plan_layers(network, variant.config, options.model)) for variant in variants(options)]
+    samples = max(sample_bytes(network, plan, shape, count) for plan in plans)
+    weights = weight_bytes(network, len(options.bits))
+    images = 2 * math.prod(shape) * torch.float32.itemsize  # in both memory formats
+    calibration, training = count * (activation_bytes(network, shape, training=False) + images), 0.0
+    text = (
+        f"{LIBRARY_BYTES / 1e9:.1f} GB for libraries and batches, {weights / 1e9:.2f} GB for copies of the weights, "
+        f"{calibration / 1e9:.2f} GB for activations of {count} calibration images, {samples / 1e9:.2f} GB for samples "
+        "of them"
+    )
     if options.epochs or options.qat_epochs:
         narrow = 0.5 if context.accelerator.precision == "bf16" else 1.0
-        training = narrow * options.batch_size * activation_bytes(context.network, shape, training=True) / 1e9
-        text += f", {training:.2f} GB for a training step of {options.batch_size} images (--batch-size)"
-    return text
+        training = narrow * options.batch_size * activation_bytes(network, shape, training=True)
+        text += f"; {training / 1e9:.2f} GB for a training step of {options.batch_size} images (--batch-size)"
+    peak = LIBRARY_BYTES + weights + max(calibration + samples, training)
+    return f"memory: up to about {peak / 1e9:.1f} GB: {text}"
 
 
 def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:

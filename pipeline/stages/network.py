@@ -13,10 +13,16 @@ from pipeline.models.outputs import select_output
 from pipeline.models.preparation import without_wrappers
 from pipeline.models.registry import build_model, build_plain
 from pipeline.options.options import Options
-from pipeline.runtime.device import Accelerator
+from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.inputs import matched
-from pipeline.training.trial import TRIAL_IMAGES, check_single_image, settle_precision
+from pipeline.training.trial import (
+    TRIAL_IMAGES,
+    check_sensitivity,
+    check_single_image,
+    check_trainable,
+    settle_precision,
+)
 
 CHECKED_IMAGES: Final = 4
 """Training images on which the network is checked."""
@@ -53,7 +59,7 @@ def checked_network(options: Options, data: Dataset) -> nn.Module:
         classes=data.classes,
         output=options.output,
         basis=options.basis[0],
-        trained=bool(options.epochs or options.qat_epochs or options.weights == "auto"),
+        trained=_trains(options),
         rebuild=lambda model: rebuilt(model, select_output(build(), options.output)),
     )
 
@@ -73,21 +79,30 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         network: The checked network; it is not changed.
 
     Raises:
-        OptionsError: The network cannot be trained on batches of one image, or in the precision of the options.
+        OptionsError: The network cannot be trained, on batches of one image, or in the precision of the options; or
+            it has no gradients for a target.
     """
-    single = _cause_of_single_images(options, data)
-    if accelerator.precision == "no" and not single:
+    single, trains = _cause_of_single_images(options, data), _trains(options)
+    measures = bool(options.target_mb) or options.target_drop is not None
+    if accelerator.precision == "no" and not trains and not measures:
         return
     images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
-    model = copy.deepcopy(network)
+    model = placed(copy.deepcopy(network), accelerator.device)
     settle_precision(accelerator, model, images, options.precision)
     if single:
         check_single_image(model, images[:1], single)
+    if trains:
+        check_trainable(model, images, "--epochs 0 with --weights of a file or builtin")
+    if measures:
+        check_sensitivity(model, images)
+
+
+def _trains(options: Options) -> bool:
+    return bool(options.epochs or options.qat_epochs or options.weights == "auto")
 
 
 def _cause_of_single_images(options: Options, data: Dataset) -> str:
     """Return the reason why the run trains on batches of one image; empty if it does not."""
-    tunes = bool(options.epochs or options.qat_epochs)
-    if len(data.train) == 1 and (tunes or options.weights == "auto"):
+    if len(data.train) == 1 and _trains(options):
         return "--data: got 1 training image"
-    return "--batch-size: got 1" if options.batch_size == 1 and tunes else ""
+    return "--batch-size: got 1" if options.batch_size == 1 and (options.epochs or options.qat_epochs) else ""

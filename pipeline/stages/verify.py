@@ -31,7 +31,7 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import EVALUATION_BATCH, images_to_reload, measure
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
-from reports.files import PART
+from reports.files import PART, write_atomically
 from reports.model import Row
 
 logger = logging.getLogger(__name__)
@@ -149,20 +149,20 @@ def _answer(folder: Path) -> None:
         with torch.no_grad():
             logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
     # Not save_file, whose error for a full disk is no OSError.
-    (folder / _LOGITS).write_bytes(safetensors.torch.save(logits))
+    write_atomically(folder / _LOGITS, safetensors.torch.save(logits))
 
 
 def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: torch.device) -> None:
     batches = data.test.head(images_to_reload(data)).batches(EVALUATION_BATCH, device=device)
     images = {str(number): x.contiguous().cpu() for number, (x, _) in enumerate(batches)}
-    (folder / _IMAGES).write_bytes(safetensors.torch.save(images))
+    write_atomically(folder / _IMAGES, safetensors.torch.save(images))
     request = {
         "paths": list(map(str, paths)),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
-    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    write_atomically(folder / _REQUEST, json.dumps(request))
 
 
 def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

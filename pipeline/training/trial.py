@@ -1,5 +1,6 @@
-"""One forward and backward pass before a run: the precision of training, and batches of one image."""
+"""Forward and backward passes before a run: precision, batches of one image, and outputs without a gradient."""
 
+import contextlib
 from typing import Final
 
 import torch
@@ -54,6 +55,50 @@ def check_single_image(network: nn.Module, image: Tensor, cause: str) -> None:
         raise OptionsError(
             f"{cause}, but batch normalization of the network gets one value per channel from one image, which has no "
             "variance; allowed: 2 or more"
+        )
+
+
+def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
+    """Check that a network has parameters to train, and that its outputs depend on one of them.
+
+    Args:
+        network: A network that is not used afterwards.
+        images: float32, (N, C, H, W), on the device of the network; as many as batch normalization needs.
+        allowed: Alternatives to training, for the error message.
+
+    Raises:
+        OptionsError: No parameter requires a gradient, or the output has none.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise OptionsError(
+            f"--epochs: no parameter of the network requires a gradient; allowed: one at least, or {allowed}"
+        )
+    with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
+        output = network.train()(images)
+    if isinstance(output, Tensor) and not output.requires_grad:
+        raise OptionsError(
+            "--epochs: the outputs of the network have no gradient, as inside torch.no_grad or after detach; allowed: "
+            f"a forward that records gradients, or {allowed}"
+        )
+
+
+def check_sensitivity(network: nn.Module, images: Tensor) -> None:
+    """Check that gradients of the outputs reach the images. A target needs them to measure the layers.
+
+    Args:
+        network: A network that is not used afterwards.
+        images: float32, (N, C, H, W), on the device of the network.
+
+    Raises:
+        OptionsError: They do not.
+    """
+    given, gradient = images.detach().clone().requires_grad_(), None
+    with torch.enable_grad(), contextlib.suppress(RuntimeError):  # there is none at all
+        (gradient,) = torch.autograd.grad(network.eval()(given).float().sum(), given, allow_unused=True)
+    if gradient is None:
+        raise OptionsError(
+            "--target-mb: no gradient of the network's outputs reaches its images, as inside torch.no_grad or after "
+            "detach, so that its layers cannot be compared; allowed: a forward that records gradients, or --bits"
         )
 
 

@@ -56,6 +56,22 @@ def test_the_fit_to_activations_beats_the_fit_to_weights():
     assert errors["activations"] < errors["weights"]
 
 
+class Narrow(Net):
+    """A network that computes in bf16 by itself."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("options", [{"config": "3,2,2", "bits": 8}, {"target_mb": 0.0018}], ids=str)
+def test_layers_that_compute_in_bf16_are_fitted_in_float32(options):
+    """The sums of the fit and of rounding would lose their digits in bf16."""
+    narrow, wide = (compress(seeded(kind), X, **options) for kind in (Narrow, Net))
+    assert difference(narrow.network, seeded(Narrow)) == pytest.approx(difference(wide.network, seeded(Net)), rel=0.3)
+    assert [each.order for each in narrow.layers] == [each.order for each in wide.layers]
+
+
 def state(network: nn.Module) -> dict[str, object]:
     return {
         "tensors": {name: tensor.clone() for name, tensor in network.state_dict().items()},

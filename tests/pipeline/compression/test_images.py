@@ -1,5 +1,6 @@
 """The caller's images: tensors, loaders, data sets, generators; each is read as often as it can be."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -31,6 +32,14 @@ class Items(Dataset):
         return X[index], int(Y[index])
 
 
+class Fields(Items):
+    """Images, classes and numbers of the images, by name."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return {"number": index, "pixel_values": image, "labels": label}
+
+
 def read(source, count=1000, train=True, **options):
     return read_images(source, count=count, seed=0, batch_size=16, train=train, **options)
 
@@ -48,6 +57,12 @@ SOURCES = {
     "loader without labels": lambda: DataLoader(X, 16),
     "loader of a stream": lambda: DataLoader(Stream(), 16),
     "pairs with other targets": lambda: [(x, x * 2) for x in X.split(16)],
+    "array": lambda: X.numpy(),
+    "array of another layout": lambda: np.flip(X.double().numpy()[::-1], 0),
+    "pair of arrays": lambda: (X.numpy(), Y.numpy()[:, None]),
+    "generator of arrays": lambda: ((x.numpy(), y.numpy()) for x, y in zip(X.split(16), Y.split(16), strict=True)),
+    "loader of dicts": lambda: DataLoader(Fields(), 16),
+    "dicts of arrays": lambda: [{"image": x.numpy(), "path": ["a"] * 16} for x in X.split(16)],
 }
 
 
@@ -56,7 +71,10 @@ def test_every_source_gives_the_same_images(name):
     found = read(SOURCES[name]())
     assert torch.equal(found.calibration, X)
     assert found.calibration.dtype == torch.float32
-    labelled = name in ("pair", "list of pairs", "loader", "loader of a stream")
+    labelled = name in (
+        *("pair", "list of pairs", "loader", "loader of a stream"),
+        *("pair of arrays", "generator of arrays", "loader of dicts"),
+    )
     assert torch.equal(found.labels, Y) if labelled else found.labels is None
     batches = list(found.training.batches(16, device=CPU))
     assert sorted(map(float, torch.cat([x for x, _ in batches]).mean((1, 2, 3)))) == pytest.approx(
@@ -150,9 +168,9 @@ def test_a_source_that_is_empty_when_it_is_read_again_is_named():
         ([], "without a batch"),
         (iter([]), "without a batch"),
         (X[:0], r"\(0, 1, 10, 10\)"),
-        (X.numpy(), "ndarray"),
+        (X.numpy().astype("U"), "a batch of type ndarray"),
         ({"image": X}, "str"),
-        ([{"image": X}], "dict"),
+        ([{"image": X, "mask": X}], "dict with the entries image, mask"),
         ((X * 255).to(torch.uint8), "uint8"),
         (X.flatten(1), r"\(48, 100\)"),
         (torch.full_like(X, float("nan")), "not finite"),

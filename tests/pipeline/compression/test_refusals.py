@@ -45,6 +45,8 @@ class Odd(nn.Module):
             self.conv.register_forward_hook(lambda module, inputs, output: 2 * output)
         elif kind == "patched":
             self.conv.forward = functools.partial(nn.functional.conv2d, weight=torch.ones(4, 1, 3, 3))
+        elif kind == "damaged":
+            self.conv.weight.data[0] = float("nan")
         elif kind == "complex":
             self.register_buffer("filter", torch.ones(3, dtype=torch.complex64))
 
@@ -53,6 +55,8 @@ class Odd(nn.Module):
             x = x + torch.rand_like(x)
         if self.kind == "in place":
             x.add_(1)
+        if self.kind == "detached":
+            return self.conv(x).detach()
         return nn.functional.conv2d(x, self.conv.weight) if self.kind == "functional" else self.conv(x)
 
 
@@ -129,6 +133,8 @@ NETWORKS = [
     (lambda: Odd("patched"), {"config": "2"}, "compresses nothing.*conv: its forward was replaced"),
     (lambda: Odd("complex"), {"config": "2"}, "complex64"),
     (frozen, {"epochs": 1}, "requires a gradient"),
+    (lambda: Odd("detached"), {"config": "2", "epochs": 1}, "outputs of the network have no gradient.*epochs=0"),
+    (lambda: Odd("detached"), TARGET, "no gradient.*reaches its images.*bits"),
     (
         lambda: compress(seeded(), X, config="3,2,2").network,
         {"config": None, "bits": None, "target_mb": 0.0018},
@@ -151,6 +157,11 @@ def test_the_options_of_a_run_refuse_a_network_and_name_compress(value):
     with pytest.raises(OptionsError, match=r"pipeline\.compress\(network, images") as caught:
         Options(config="3,2,2", model=value)
     assert "networks:Net" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match=r"^compress: network: Odd is damaged: conv\.weight.*not finite"):
+        compress(Odd("damaged"), X, config="2", bits=4)
 
 
 @pytest.fixture

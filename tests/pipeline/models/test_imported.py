@@ -95,6 +95,16 @@ def test_wrong_names(own, name, words):
         build_model(name, 5)
 
 
+def test_a_script_that_ends_the_process_is_named(own):
+    """As one that parses its own command line does."""
+    (own / "script_nets.py").write_text("import sys\ndef make(): sys.exit('no licence')\n")
+    (own / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--ours'])\n")
+    with pytest.raises(OptionsError, match=r"could not be built.*SystemExit: no licence"):
+        build_model("script_nets:make", 5)
+    with pytest.raises(OptionsError, match=r"could not be imported.*SystemExit: 2"):
+        build_model("script:make", 5)
+
+
 def test_a_module_with_the_name_of_our_package(own):
     """And one that it imports: both are the user's, and our packages are in their places afterwards."""
     write(own, "quant", "reports", 6)

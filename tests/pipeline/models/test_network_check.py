@@ -9,55 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from basis.regular import irregularity
 from basis.swap import compressible_convolutions
-from pipeline.artifact.record import build_network, exact_record
 from pipeline.errors import DataError, OptionsError
-from pipeline.models.network_check import check_network
-from tests.support.networks import tiny_network, with_statistics
-
-IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-class Base(nn.Module):
-    """Two convolutions and a classifier; subclasses change one thing."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.fc = nn.Linear(4, 4)
-
-    def features(self, x):
-        return functional.relu(self.norm(self.conv2(functional.relu(self.conv1(x)))))
-
-    def forward(self, x):
-        return self.fc(self.features(x).mean((2, 3)))
-
-
-def check(make, *, trained=True, output=None, classes=4):
-    def rebuild(model):
-        return build_network(exact_record(model), make())
-
-    torch.manual_seed(7)
-    return check_network(
-        make(), IMAGES, classes=classes, output=output, basis="cosine", trained=trained, rebuild=rebuild
-    )
-
-
-def kept(model):
-    return {name: reason for name, module in model.named_modules() if (reason := irregularity(module)) is not None}
-
-
-@pytest.mark.parametrize("make", [Base, lambda: with_statistics(tiny_network()).train()])
-def test_a_plain_network_passes_unmarked_and_unchanged(make):
-    model = check(make)
-    assert kept(model) == {}
-    assert model.training
-    assert all(p.requires_grad for p in model.parameters())
-    for name, value in make().state_dict().items():
-        assert torch.equal(model.state_dict()[name], value)
+from tests.pipeline.models.checking import IMAGES, Base, check, kept
 
 
 class OwnPadding(nn.Conv2d):
@@ -224,8 +178,22 @@ def test_training_mode_is_checked_only_for_a_run_that_trains():
 
 
 def test_another_number_of_classes_is_refused():
-    with pytest.raises(DataError, match=r"\(3, 4\).*5 classes"):
+    with pytest.raises(DataError, match=r"\(4, 4\).*5 classes"):
         check(Base, classes=5)
+
+
+def test_an_output_of_another_rank_is_refused_as_the_networks():
+    class Maps(Base):
+        def forward(self, x):
+            return super().forward(x)[..., None, None]
+
+    with pytest.raises(OptionsError, match=r"\(4, 4, 1, 1\).*\(4, 4\)"):
+        check(Maps)
+
+
+def test_a_network_in_another_precision_is_named():
+    with pytest.raises(OptionsError, match=r"torch\.float64.*float32.*network\.float\(\)"):
+        check(lambda: Base().double())
 
 
 def test_a_network_that_changes_its_input_gets_a_copy():
@@ -245,4 +213,4 @@ def test_the_output_of_training_may_be_a_tuple():
             return (logits, logits) if self.training else logits
 
     model = check(Auxiliary)
-    assert model.train()(IMAGES).shape == (3, 4)
+    assert model.train()(IMAGES).shape == (4, 4)

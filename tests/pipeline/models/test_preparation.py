@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from pipeline.errors import OptionsError
+from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import (
+    check_finite,
     fold_parametrizations,
+    freeze_scripted_parts,
     initialize_lazy_modules,
     plain_copy,
     without_wrappers,
@@ -136,3 +138,29 @@ def test_a_network_with_a_graph_in_its_weights_is_copied():
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model)
     assert torch.equal(plain_copy(model).eval()(COLOURS), model.eval()(COLOURS))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("copied", [False, True])
+def test_scripted_parts_are_not_trained_and_their_copies_neither(copied):
+    """A copy of a parameter that is trained there is no leaf, which no optimizer takes."""
+    network = tiny_network()
+    network[5] = torch.jit.trace(network[5], torch.zeros(1, 16))
+    expected = network(IMAGES)
+    network = copy.deepcopy(network) if copied else network
+    freeze_scripted_parts(network)
+    twin = plain_copy(network)
+    assert all(parameter.is_leaf for parameter in twin.parameters())
+    assert [name for name, parameter in twin.named_parameters() if not parameter.requires_grad] == [
+        "5.weight",
+        "5.bias",
+    ]
+    assert torch.equal(twin(IMAGES), expected)
+
+
+def test_values_that_are_not_finite_are_named():
+    network = tiny_network()
+    check_finite(network, "the network")
+    network[2][0].weight.data[3, 0, 1, 1] = float("inf")
+    with pytest.raises(DataError, match=r"the network is damaged: 2\.0\.weight.*not finite"):
+        check_finite(network, "the network")

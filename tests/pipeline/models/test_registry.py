@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import build_model, check_forward, model_names
-from pipeline.models.registry import builder_of
+from pipeline.models.registry import build_trainable, builder_of
 
 MODULE = """
 from torch import nn
@@ -71,6 +71,11 @@ def test_own_network_is_given_the_classes_if_it_takes_them(own):
 def test_own_network_errors(own, attribute, words):
     with pytest.raises(OptionsError, match=words):
         build_model(own + attribute, 3)
+
+
+def test_a_network_without_values_is_refused():
+    with torch.device("meta"), pytest.raises(OptionsError, match=r"meta device.*on the CPU"):
+        build_trainable("resnet20", 3, torch.zeros(1, 3, 32, 32, device="cpu"))
 
 
 def test_import_can_be_forbidden(own):

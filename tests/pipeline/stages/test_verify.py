@@ -153,3 +153,13 @@ def test_a_network_that_differs_is_a_row_of_the_report_and_fails_the_gate(here, 
 def test_equal_logits_that_are_not_finite_do_not_differ():
     logits = torch.tensor([[1.0, torch.nan, torch.inf]])
     assert verify._difference(logits.clone(), logits) == 0.0
+
+
+def test_a_disk_that_is_full_at_the_reload_is_named(data, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        reload_differences([(tmp_path / "a.safetensors", torch.zeros(1, 4))], data, MODEL, CPU)
+    assert "images.safetensors" in caught.value.filename

@@ -1,4 +1,4 @@
-"""The trial step before a run: bf16, and batches of one image."""
+"""The trial step before a run: bf16, batches of one image, and outputs without gradients."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
-from pipeline.training.trial import check_single_image, settle_precision
+from pipeline.training.trial import check_sensitivity, check_single_image, check_trainable, settle_precision
 from tests.support.networks import tiny_network
 
 
@@ -87,3 +87,33 @@ def test_a_value_per_channel_is_refused():
 def test_larger_maps_and_other_layers_are_not_refused():
     check_single_image(tiny_network(), IMAGES[:1], "--batch-size: got 1")
     check_single_image(nn.Conv2d(3, 4, 12), IMAGES[:1], "--batch-size: got 1")
+
+
+class WithoutGradients(nn.Module):
+    """A network made for inference, up to some place in it."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.conv, self.head, self.where = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), where
+
+    def forward(self, x):
+        with torch.set_grad_enabled(self.where == "nowhere"):
+            x = self.conv(x).mean((2, 3))
+        with torch.set_grad_enabled(self.where != "everywhere"):
+            return self.head(x)
+
+
+def test_a_network_without_gradients_is_not_trained():
+    with pytest.raises(OptionsError, match=r"--epochs.*outputs.*no gradient.*allowed: .*--epochs 0"):
+        check_trainable(WithoutGradients("everywhere"), IMAGES, "--epochs 0")
+    with pytest.raises(OptionsError, match=r"--epochs: no parameter.*--epochs 0"):
+        check_trainable(tiny_network().requires_grad_(False), IMAGES, "--epochs 0")
+    check_trainable(WithoutGradients("in the features"), IMAGES, "--epochs 0")  # its head can be trained
+    check_trainable(tiny_network(), IMAGES, "--epochs 0")
+
+
+@pytest.mark.parametrize("where", ["everywhere", "in the features"])
+def test_a_target_needs_gradients_down_to_the_images(where):
+    check_sensitivity(WithoutGradients("nowhere"), IMAGES)
+    with pytest.raises(OptionsError, match=r"--target-mb.*no gradient.*--bits"):
+        check_sensitivity(WithoutGradients(where), IMAGES)
