@@ -23,6 +23,7 @@ from quant.backends import Backend
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
+from quant.nearest import quantize_nearest
 from quant.network import nearest_weights
 from quant.other_weights import set_weights
 from quant.schemes import FixedTensor, Format
@@ -97,7 +98,7 @@ def round_layers(
         stored = stored_values(module)
         with progress.layer(name):
             if name not in wanted:
-                found.layers[name] = backend.quantize(stored.detach(), format)
+                found.layers[name] = quantize_nearest(module, format, backend)
             else:
                 hessian = _hessian(module, inputs[0].float(), wanted.pop(name), seeds[name], shard, sampling)
                 series = isinstance(module, SeriesConv2d)
