@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from basis import progress
 from basis.additions import Addition, Additions, missing_output, version
 from basis.cholesky import RIDGE, ridge_solution
+from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics, cross_products
 from basis.layers import as_maps, geometry, layer_operator, stored_values
@@ -20,6 +21,7 @@ from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import Sample, by_sample, patch_batches, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
+from basis.swap import with_regular_layers
 
 
 @torch.no_grad()
@@ -80,9 +82,13 @@ def output_errors(
     shard: CalibrationShard | None = None,
     sampling: SamplingConfig = DEFAULT_SAMPLING,
 ) -> dict[str, float]:
-    """Measure the relative output errors without a fit; arguments and result as in ``fit_activations``."""
+    """Measure the relative output errors without a fit; arguments and result as in ``fit_activations``.
+
+    Convolutions of parametric families are measured, too.
+    """
     shard = shard or CalibrationShard.whole(len(images))
-    seeds = _series_seeds(model, seed)
+    names = [name for name, module in model.named_modules() if isinstance(module, ComputedConv2d)]
+    model, seeds = with_regular_layers(model), layer_seeds(names, seed)
     targets = original_outputs(original, seeds, images, shard, sampling, additions=False)
     return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=None).run(images)
 

@@ -1,17 +1,18 @@
 """A convolution whose filters are series: it stores coefficients and evaluates them to kernels."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from basis.computed import ComputedConv2d, in_layout_of
 from basis.errors import CompressionError
 from basis.least_squares import Size2d, fit, reconstruct
 from basis.regular import irregularity
 from basis.series import basis_matrix
 
 
-class SeriesConv2d(nn.Conv2d):
+class SeriesConv2d(ComputedConv2d):
     """A ``nn.Conv2d`` that learns the coefficients of its filters' series instead of the filters.
 
     Stride, padding, padding mode, dilation, groups and bias are those of the convolution that it replaces.
@@ -38,18 +39,13 @@ class SeriesConv2d(nn.Conv2d):
     """
 
     operator: Tensor
+    order: Size2d
 
     def __init__(self, conv: nn.Conv2d, basis: str, order: Size2d) -> None:
-        super().__init__(**_arguments(conv))
-        del self.weight
-        self.basis, self.order = basis, order
+        super().__init__(conv, basis, order)
         weight = conv.weight.detach()
-        # Read from the parameters: a parametrized weight is computed, and under no_grad it never requires a gradient.
-        trained = any(p.requires_grad for name, p in conv.named_parameters() if name != "bias")
-        self.coefficients = nn.Parameter(_in_layout_of(weight, self._initial(weight)), requires_grad=trained)
-        self.bias = _copy(conv.bias)
+        self.set_coefficients(conv, in_layout_of(weight, self._initial(weight)))
         self.register_buffer("operator", self._kronecker().to(weight), persistent=False)
-        self.train(conv.training)
 
     def _initial(self, weight: Tensor) -> Tensor:
         """Fit the weights; on the meta device only shapes exist."""
@@ -80,50 +76,16 @@ class SeriesConv2d(nn.Conv2d):
             slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
             return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve a batch of shape (N, in_channels, H, W) with the series' filters."""
-        output: Tensor = self._conv_forward(x, self.filters(), self.bias)
-        return output
-
-    def materialize(self) -> nn.Conv2d:
-        """Evaluate the series once, in float64, into an ordinary convolution.
-
-        Returns:
-            A ``nn.Conv2d`` with the same arguments, device and dtype, and no tie to this module's parameters.
-        """
-        conv = nn.Conv2d(**_arguments(self))
-        coefficients = self.coefficients.detach()
-        weight = reconstruct(coefficients, self.basis, cast(Size2d, self.kernel_size))
-        conv.weight = nn.Parameter(_in_layout_of(coefficients, weight), requires_grad=self.coefficients.requires_grad)
-        conv.bias = _copy(self.bias)
-        return conv.train(self.training)
-
-    def extra_repr(self) -> str:
-        """Return the convolution's arguments, then basis and order."""
-        convolution = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{convolution}, basis={self.basis}, order={self.order}"
-
-
-def _copy(bias: Tensor | None) -> nn.Parameter | None:
-    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-
-
-def _in_layout_of(source: Tensor, values: Tensor) -> Tensor:
-    """Return the values in the memory format of the source: converting at every step would cost time."""
-    return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
-
-
-def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments of an equal convolution, on the meta device because its tensors are replaced."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(conv, name) for name in names} | {"bias": False, "device": "meta"}
+    def reconstructed(self) -> Tensor:
+        """See ``ComputedConv2d``."""
+        return reconstruct(self.coefficients, self.basis, cast(Size2d, self.kernel_size))
 
 
 def is_compressible(module: nn.Module) -> bool:
     """Return True if a module is a regular spatial convolution, which a series can replace."""
     return (
         isinstance(module, nn.Conv2d)
-        and not isinstance(module, SeriesConv2d)
+        and not isinstance(module, ComputedConv2d)
         and irregularity(module) is None
         and max(module.kernel_size) > 1
     )

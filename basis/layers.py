@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d
 from basis.regular import irregularity
 
@@ -18,9 +19,9 @@ def stored_tensor_name(module: nn.Module) -> str | None:
     """Return the name of a layer's stored tensor; None for other modules.
 
     Returns:
-        ``coefficients`` for a series convolution, ``weight`` for another convolution or a linear layer.
+        ``coefficients`` for a convolution that computes its filters, ``weight`` for another one or a linear layer.
     """
-    if isinstance(module, SeriesConv2d):
+    if isinstance(module, ComputedConv2d):
         return "coefficients"
     return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
 
@@ -30,7 +31,7 @@ def stored_layers(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
-        if stored_tensor_name(module) is not None and (key := id(_master(module))) not in seen:
+        if stored_tensor_name(module) is not None and (key := id(master_tensor(module))) not in seen:
             seen.add(key)
             found[name] = module
     return found
@@ -45,7 +46,7 @@ def hessian_layers(model: nn.Module, max_features: int) -> dict[str, nn.Module]:
     }
 
 
-def _master(module: nn.Module) -> Tensor:
+def master_tensor(module: nn.Module) -> Tensor:
     """Return the tensor that is trained: the stored tensor, or the original of its parametrization."""
     name = str(stored_tensor_name(module))
     if parametrize.is_parametrized(module, name):
@@ -55,8 +56,13 @@ def _master(module: nn.Module) -> Tensor:
 
 
 def is_regular(module: nn.Module) -> bool:
-    """Return True for a series convolution, and for a convolution or linear layer without an irregularity."""
-    return isinstance(module, SeriesConv2d) or (stored_tensor_name(module) is not None and irregularity(module) is None)
+    """Return True for a series convolution, and for a convolution or linear layer without an irregularity.
+
+    Filters of a parametric family are not linear in the stored values, so such a convolution is not regular.
+    """
+    if isinstance(module, ComputedConv2d):
+        return isinstance(module, SeriesConv2d)
+    return stored_tensor_name(module) is not None and irregularity(module) is None
 
 
 def stored_values(module: nn.Module) -> Tensor:

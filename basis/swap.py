@@ -1,9 +1,11 @@
 """Replace a network's convolutions by series convolutions, and back."""
 
+import copy
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d, is_compressible, require_compressible
 from basis.errors import CompressionError
 from basis.least_squares import Size2d
@@ -58,14 +60,20 @@ def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv
 
 
 def materialize(model: nn.Module) -> nn.Module:
-    """Replace every series convolution by an ordinary convolution with its filters, in place.
+    """Replace every convolution that computes its filters by an ordinary one with these filters, in place.
 
     Returns:
-        The network; a bare series convolution is returned replaced.
+        The network; a bare convolution is returned replaced.
     """
     return replace_modules(
-        model, {conv: conv.materialize() for conv in model.modules() if isinstance(conv, SeriesConv2d)}
+        model, {conv: conv.materialize() for conv in model.modules() if isinstance(conv, ComputedConv2d)}
     )
+
+
+def with_regular_layers(model: nn.Module) -> nn.Module:
+    """Return a network whose layers are linear in their stored values: itself, or a materialized copy."""
+    computed = [conv for conv in model.modules() if isinstance(conv, ComputedConv2d)]
+    return model if all(isinstance(conv, SeriesConv2d) for conv in computed) else materialize(copy.deepcopy(model))
 
 
 def materialize_full(model: nn.Module) -> nn.Module:

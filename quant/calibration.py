@@ -22,6 +22,7 @@ from quant.float_outputs import FloatOutputs
 from quant.formats import IntFormat, QuantizedTensor
 from quant.gptq import gptq
 from quant.hessian import conv_hessian, linear_hessian, refit
+from quant.nearest import quantize_nearest
 from quant.network import nearest_weights
 from quant.other_weights import set_weights
 from quant.schemes import FixedTensor, Format
@@ -93,7 +94,7 @@ def round_layers(
         stored = stored_values(module)
         with progress.layer(name), without_autocast(stored.device):
             if (outputs := wanted.pop(name)) is None:
-                found.layers[name] = backend.quantize(stored.detach(), format)
+                found.layers[name] = quantize_nearest(module, format, backend)
             else:
                 hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
                 series = isinstance(module, SeriesConv2d)

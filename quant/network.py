@@ -10,6 +10,7 @@ from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.backends import Backend
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import term_factors
+from quant.nearest import quantize_nearest
 from quant.other_weights import other_weights, set_weights
 from quant.schemes import FixedTensor, Format, StoredTensor
 from quant.term_factors import TermScaledFakeQuantizer
@@ -52,7 +53,7 @@ def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backen
         quantizer = cast(parametrize.ParametrizationList, chain)[-1]
         if isinstance(quantizer, FakeQuantizer):
             return quantizer.quantized(cast(Tensor, chain.original))
-    return backend.quantize(getattr(module, tensor_name), format)
+    return quantize_nearest(module, format, backend)
 
 
 def attach_fake_quantizers(

@@ -24,9 +24,9 @@ _DEFINITIONS = (
     "**MB** is 10^6 bytes. **Model size** is the size of the written file; the baseline's values are 32-bit. "
     "**Poster's formula** is #Params x (bits + 8) / 8 / 10^6. It counts the poster's floating-point format and is not "
     "the size of a file.",
-    "**Conv2D** or dense is the network without series. A **config** lists the order kept in each stage.",
-    "`-` stands for a figure that was not measured. A slash separates the figures of CosConv and ChebConv if they "
-    "differ.",
+    "**Conv2D** or dense is the network without series. A **config** lists the order kept in each stage. FracSRF and "
+    "Fractional have no orders, and **all** means every spatial convolution.",
+    "`-` stands for a figure that was not measured. A slash separates the figures of several bases if they differ.",
 )
 
 

@@ -79,7 +79,7 @@ Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Matrix = Annotated[
     list[Annotated[list[Annotated[float, Field(strict=True)] | None], Field(min_length=1)]], Field(min_length=1)
 ]
-Basis = Literal["cosine", "chebyshev"]
+Basis = Literal["cosine", "chebyshev", "fracsrf", "fractional"]
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)]
 Scalar = bool | Number | str
 Settings = dict[str, Scalar | None]

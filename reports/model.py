@@ -72,7 +72,7 @@ class Layer(Part):
 
     MERGED_ONLY = ("runs", "settings")
 
-    basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
+    basis: Basis = Field(description="Basis of the layers; a dense row has the basis of the run.")
     config: str = Field(description="Config of the rows that the layer belongs to.")
     target_mb: Megabytes | None = Field(default=None, description="Target size of the row that the layer belongs to.")
     target_drop: Figure | None = Field(default=None, description="Target loss of the row that the layer belongs to.")

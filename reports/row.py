@@ -16,9 +16,10 @@ class Row(Part):
 
     MERGED_ONLY = ("baseline_top1", "runs", "settings")
 
-    basis: Basis = Field(description="Basis of the series; a dense row has the basis of the run.")
+    basis: Basis = Field(description="Basis of the layers; a dense row has the basis of the run.")
     config: Text = Field(
-        description="Orders per stage, or dense; for a row of a target, the largest orders, or auto for no limit."
+        description="Orders per stage, or dense, or all for a basis without orders; for a row of a target, the largest "
+        "orders, or auto for no limit."
     )
     bits: Annotated[int, Field(strict=True, ge=2, le=8)] | None = Field(
         description="Bits of a coefficient; for minifloats, the mantissa bits; null for a row of a target."

@@ -20,7 +20,7 @@ MISSING: Final = "-"
 LISTED: Final = 3
 """Number of items that a sentence lists before it only counts the others."""
 
-_BASES = {"cosine": "CosConv", "chebyshev": "ChebConv"}
+_BASES = {"cosine": "CosConv", "chebyshev": "ChebConv", "fracsrf": "FracSRF", "fractional": "Fractional"}
 _CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"wide_resnet(\d+)_(\d+)", r"Wide ResNet-\1-\2"),
@@ -54,7 +54,7 @@ def model_name(name: str | None) -> str:
 
 
 def basis_name(basis: str) -> str:
-    """Return the poster's name of a basis: CosConv or ChebConv."""
+    """Return the poster's name of a basis, such as CosConv."""
     return _BASES.get(basis, basis)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from basis.families import BASES
+from basis.parametric.families import FAMILIES
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
 from pipeline.artifact.groups import GroupReader, claims, groups_of, layout
 from pipeline.artifact.header import (
@@ -234,14 +235,20 @@ def _check_layer(entry: LayerEntry) -> None:
         )
     if (entry.basis, entry.kernel) == (None, None):
         return
-    if entry.basis not in BASES or entry.kernel is None or len(entry.shape) != 4:
+    known = (*BASES, *FAMILIES)
+    if entry.basis not in known or entry.kernel is None or len(entry.shape) != 4:
         raise CompressionError(
             f"its layer {entry.name!r} has basis {entry.basis!r}, kernel {entry.kernel} and shape {entry.shape}; "
-            f"allowed: neither basis nor kernel, or one of {', '.join(BASES)} with a kernel and 4 axes"
+            f"allowed: neither basis nor kernel, or one of {', '.join(known)} with a kernel and 4 axes"
         )
-    if any(n > k for n, k in zip(entry.shape[2:], entry.kernel, strict=True)):
+    if entry.basis in FAMILIES and entry.shape[2:] != (1, FAMILIES[entry.basis].values):
         raise CompressionError(
-            f"its layer {entry.name!r} has order {entry.shape[2:]} for a kernel of {entry.kernel}; allowed: an order "
+            f"its layer {entry.name!r} of basis {entry.basis!r} has shape {entry.shape}; allowed: axes 2 and 3 of 1 "
+            f"and {FAMILIES[entry.basis].values}"
+        )
+    if entry.order is not None and any(n > k for n, k in zip(entry.order, entry.kernel, strict=True)):
+        raise CompressionError(
+            f"its layer {entry.name!r} has order {entry.order} for a kernel of {entry.kernel}; allowed: an order "
             "within the kernel"
         )
 

@@ -197,7 +197,7 @@ class GroupReader:
                 entry.name,
                 tensor,
                 entry.basis,
-                None if entry.basis is None else (entry.shape[2], entry.shape[3]),
+                entry.order,
                 entry.kernel,
                 next(vectors) if entry.bias else None,
                 entry.named_tensor,

@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from basis.errors import CompressionError
+from basis.families import BASES
+from basis.least_squares import Size2d
 
 FORMAT_VERSION = 2
 MOST_TABLE_BYTES = 1 << 24
@@ -58,8 +60,8 @@ class LayerEntry(_Strict):
         bits: The width of the option ``--bits``; None for ``stepped``.
         shape: Shape of the stored values.
         terms: True if each term (or tap of a kernel) has an exponent, (nh, nw).
-        basis: A name in ``basis.families.BASES``; None without a series.
-        kernel: Size of the kernel, (kh, kw); None without a series.
+        basis: A choice of ``--basis``; None if the stored values are the weight itself.
+        kernel: Size of the kernel, (kh, kw); None without a basis.
         bias: True if the file has a coded bias of the layer.
         named_tensor: True if ``name`` is the name of the tensor, False if the tensor is ``NAME.weight``.
     """
@@ -73,6 +75,11 @@ class LayerEntry(_Strict):
     kernel: tuple[Size, Size] | None = None
     bias: bool = False
     named_tensor: bool = False
+
+    @property
+    def order(self) -> Size2d | None:
+        """Return the order (nh, nw) of a series; None without a series."""
+        return (self.shape[2], self.shape[3]) if self.basis in BASES else None
 
 
 class NormalizationEntry(_Strict):

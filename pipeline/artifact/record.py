@@ -7,8 +7,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from basis.conv import SeriesConv2d
+from basis.computed import ComputedConv2d
 from basis.least_squares import Size2d, reconstruct
+from basis.parametric.evaluation import reconstruct as reconstruct_parametric
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
 from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
@@ -25,10 +26,11 @@ class LayerRecord:
 
     Attributes:
         name: Name of the module in the network.
-        values: Stored values, (O, I, nh, nw) for a series; otherwise of the shape of the weight.
-        basis: A name in ``basis.families.BASES``; None if the stored values are the weight itself.
+        values: Stored values, (O, I, nh, nw) for a series, (O, I, 1, P) for a parametric family; otherwise of the shape
+            of the weight.
+        basis: A choice of ``--basis``; None if the stored values are the weight itself.
         order: Order of the series, (nh, nw); None without a series.
-        kernel: Size of the kernel, (kh, kw); None without a series.
+        kernel: Size of the kernel, (kh, kw); None without a basis.
         bias: The bias, (O,), with one step; None for no bias, or for one among ``NetworkRecord.floats``.
         named_tensor: True if ``name`` is the name of the tensor itself, False if the tensor is ``NAME.weight``.
     """
@@ -47,6 +49,11 @@ class LayerRecord:
         return self.name if self.named_tensor else f"{self.name}.weight"
 
     @property
+    def is_parametric(self) -> bool:
+        """Return True if the stored values are parameters of a parametric family."""
+        return self.basis is not None and self.order is None
+
+    @property
     def weight_shape(self) -> tuple[int, ...]:
         """Return the shape of the dense weight."""
         shape = tuple(self.values.integers.shape)
@@ -57,6 +64,8 @@ class LayerRecord:
         values = self.values.dequantize()
         if self.basis is None or self.kernel is None:
             return values
+        if self.order is None:
+            return reconstruct_parametric(values, self.basis, self.kernel)
         return reconstruct(values, self.basis, self.kernel, portable=True)
 
 
@@ -141,7 +150,7 @@ def _record(
 def _record_layer(name: str, module: nn.Module, values: StoredTensor, bias: Tensor | None) -> LayerRecord:
     values = values.cpu()
     rounded = record_bias(bias) if bias is not None and bias.shape == values.integers.shape[:1] else None
-    if not isinstance(module, SeriesConv2d):
+    if not isinstance(module, ComputedConv2d):
         return LayerRecord(name, values, bias=rounded)
     kernel = (module.kernel_size[0], module.kernel_size[1])
     return LayerRecord(name, values, module.basis, module.order, kernel, rounded)

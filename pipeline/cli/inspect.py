@@ -86,7 +86,7 @@ def _scheme_text(values: "StoredTensor") -> str:
 
 def _kept_text(layer: "LayerRecord") -> str:
     """Return the order of the terms other than zero, or their number if they do not form an order."""
-    if layer.basis is None:
+    if layer.order is None:
         return "-"
     kept = (layer.values.integers != 0).any(0).any(0)
     rows, columns, count = int(kept.any(1).sum()), int(kept.any(0).sum()), int(kept.sum())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from basis.swap import materialize, swap_convolutions
+from basis.swap import materialize
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.compression.images import Images, read_images
@@ -19,7 +19,8 @@ from pipeline.compression.settings import Config, Settings, device_from, naming_
 from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
 from pipeline.errors import OptionsError
-from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
+from pipeline.models.layer_orders import LayerPlan, plan_layers
+from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress, SilentProgress
 from pipeline.runtime.randomness import deterministic_algorithms
@@ -48,8 +49,8 @@ def compress(
     target_mb: float | None = None,
     metric: Metric | None = None,
     basis: str = "cosine",
-    fit: str = "activations",
-    rounding: str = "gptq",
+    fit: str | None = None,
+    rounding: str | None = None,
     scheme: str = "int",
     backend: str = "brevitas",
     epochs: int = 0,
@@ -76,9 +77,10 @@ def compress(
         target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
         metric: A function of a network that returns a number. It is called with copies of the original and the
             compressed network, in evaluation mode, on the original's device.
-        basis: ``cosine`` or ``chebyshev``.
-        fit: ``activations`` fits to the layers' outputs, ``weights`` to the filters alone.
-        rounding: ``gptq`` or ``nearest``.
+        basis: ``cosine`` or ``chebyshev``; or ``fracsrf`` or ``fractional``, which have no orders and need no config.
+        fit: ``activations`` (the default) fits to the layers' outputs, ``weights`` to the filters alone. ``fracsrf``
+            and ``fractional`` allow only ``weights``.
+        rounding: ``gptq`` (the default) or ``nearest``. ``fracsrf`` and ``fractional`` allow only ``nearest``.
         scheme: ``int`` or ``minifloat``.
         backend: ``brevitas`` or ``torch.ao``.
         epochs: Passes of training over the images, 0 for none: fine-tuning before the rounding, or with a target
@@ -250,7 +252,7 @@ def _compressed(work: _Work) -> _Found:
     backend = get_backend(options.backend)
     work.progress.stage(f"{variant.name}: round to {format}")
     stored, found = rounded_network(
-        model, work.calibration, format, backend, rounding=options.rounding, seed=options.seed
+        model, work.calibration, format, backend, rounding=variant.rounding(options), seed=options.seed
     )
     record = record_network(stored, quantize_network(stored, format, backend, found.layers))
     return _Found(record, fit_errors, found.errors, undone)
@@ -260,10 +262,10 @@ def _approximated(work: _Work) -> tuple[nn.Module, dict[str, float], bool]:
     """Replace convolutions by series, fit them, and train; returns the network, its errors, and True if rolled back."""
     options, variant = work.settings.options, work.settings.variant
     model, errors, undone = copy.deepcopy(work.original), {}, False
-    if orders := orders_of(work.plan):
+    if replaced_layers(work.plan):
         work.progress.stage(f"{variant.name}: approximate")
-        model = placed(swap_convolutions(model, orders, variant.bases[0]), work.settings.device).eval()
-        errors = fit_series(model, work.original, work.calibration, fit=options.fit, seed=options.seed)
+        model = placed(replace_layers(model, work.plan, variant.bases[0]), work.settings.device).eval()
+        errors = fit_series(model, work.original, work.calibration, fit=variant.fit(options), seed=options.seed)
     if work.trainer is not None:
         undone = work.trainer.train(model, f"{variant.name}: fine-tuning").undone
     return model, errors, undone

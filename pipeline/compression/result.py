@@ -104,7 +104,7 @@ def layer_figures(
         rounding_errors: Layer name -> relative output error of the rounding.
         target: True if the layers were rounded to a target, which decides the kept terms.
     """
-    terms = {layer.name: kept_terms(layer) for layer in record.layers if layer.basis is not None}
+    terms = {layer.name: kept_terms(layer) for layer in record.layers if layer.order is not None}
     sizes = layer_bits(record) if record.layers else {}
     found = []
     for layer in plan:

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from basis.conv import SeriesConv2d
+from basis.computed import ComputedConv2d
 from basis.errors import CompressionError
+from basis.parametric.families import is_parametric
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import stages_of
 from pipeline.options.grid import Variant, variants
@@ -74,6 +75,8 @@ def settings_of(
     options = Options(config=text, model="network", **rounding, **values)
     if len(options.basis) > 1:
         raise OptionsError(f"basis: got {', '.join(options.basis)}; allowed: one basis")
+    if text == DENSE and is_parametric(options.basis[0]):
+        raise OptionsError(f"config: got 'dense' with basis {options.basis[0]}; allowed: no config, or another basis")
     return Settings(options, variants(options)[0], bits, device)
 
 
@@ -121,4 +124,4 @@ def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> 
 
 
 def _has_series(network: nn.Module) -> bool:
-    return any(isinstance(module, SeriesConv2d) for module in network.modules())
+    return any(isinstance(module, ComputedConv2d) for module in network.modules())

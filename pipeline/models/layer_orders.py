@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from torch import nn
 
-from basis.conv import SeriesConv2d
+from basis.computed import ComputedConv2d
 from basis.least_squares import Size2d
 from basis.regular import irregularity
 from basis.swap import compressible_convolutions
@@ -22,8 +22,9 @@ class LayerPlan:
     Attributes:
         name: As in ``named_modules`` of the network.
         kernel: Taps (kh, kw), or None for a linear layer.
-        order: Terms kept (nh, nw), or None for a kept layer.
-        status: ``compressed`` (fewer terms than taps), ``full`` (as many: an exact change of basis) or ``kept``.
+        order: Terms kept (nh, nw), or None for a kept layer and for a parametric family.
+        status: ``compressed`` (fewer terms than taps, or parameters), ``full`` (as many terms: an exact change of
+            basis) or ``kept``.
         reason: Explanation for the report.
         float_bytes: Bytes of a weight that every file holds in floating point; 0 for a quantized one.
     """
@@ -41,7 +42,8 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
 
     Args:
         model: The network.
-        config: Orders per stage or per run of blocks, ``dense``, or ``auto`` for the full order of every kernel.
+        config: Orders per stage or per run of blocks, ``dense``, ``auto`` for the full order of every kernel, or
+            ``all`` for parametric families.
         model_name: Name of the network in error messages; its class by default.
 
     Returns:
@@ -96,7 +98,7 @@ def spatial_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and not isinstance(module, SeriesConv2d) and max(module.kernel_size) > 1
+        if isinstance(module, nn.Conv2d) and not isinstance(module, ComputedConv2d) and max(module.kernel_size) > 1
     }
 
 
@@ -130,6 +132,11 @@ def _orders(model: nn.Module, config: Config, model_name: str) -> dict[str, Laye
     if config.kind == "auto":
         return {
             name: LayerPlan(name, _size(conv), _size(conv), "full", "no largest order") for name, conv in convs.items()
+        }
+    if config.kind == "all":
+        return {
+            name: LayerPlan(name, _size(conv), None, "compressed", "kernels of a parametric family")
+            for name, conv in convs.items()
         }
     planned = _by_stage(model, config, model_name) if config.kind == "stages" else _by_block(convs, config, model_name)
     return {layer.name: layer for layer in planned}
@@ -182,8 +189,8 @@ def _planned(name: str, kernel: Size2d, order: int, where: str) -> LayerPlan:
 def _why_kept(layer: nn.Conv2d | nn.Linear, config: Config) -> str:
     if config.kind == "dense":
         return "uncompressed row"
-    if isinstance(layer, SeriesConv2d):
-        return "already a series"
+    if isinstance(layer, ComputedConv2d):
+        return "already compressed"
     if reason := irregularity(layer):
         return reason
     if isinstance(layer, nn.Linear):

@@ -8,7 +8,8 @@ O is output channels, I input channels per group, (nh, nw) the order and (kh, kw
 Bw (kw, nw) are the basis matrices of the two axes. INT4 values are packed two per byte, the first in the low bits.
 If the terms have factors or steps, they are multiplied into the matrix. A layer without a series has its integers in
 the shape of the weight, and DequantizeLinear is its last node, or a product with the steps of its taps. ONNX has no
-minifloats: they are stored as float32 coefficients, without DequantizeLinear.
+minifloats: they are stored as float32 coefficients, without DequantizeLinear. A layer of a parametric family has its
+kernels as float32 values: the graph does not evaluate the family.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,11 @@ def onnx_bits(values: StoredTensor) -> int:
     return next((width for width in _TYPES if width >= needed), _FLOAT_BITS)
 
 
+def layer_onnx_bits(layer: LayerRecord) -> int:
+    """Return the bits per value of a layer in ONNX; kernels of a parametric family are float32 values."""
+    return _FLOAT_BITS if layer.is_parametric else onnx_bits(layer.values)
+
+
 @dataclass
 class GraphParts:
     """The nodes and initializers of a graph; a constant shared by layers is stored once."""
@@ -77,6 +83,9 @@ def add_packed(parts: GraphParts, layer: LayerRecord, output: str, factors: Fact
         output: Name of the weight in the graph.
         factors: Factors of the output channels' filters, (out_channels,) float64; None for no factors.
     """
+    if layer.is_parametric:
+        parts.constant(output, dense(layer, factors))
+        return
     if layer.basis is None or layer.order is None or layer.kernel is None:
         _add_values(parts, layer, output, factors, layer.values.integers.shape)
         return
@@ -158,4 +167,4 @@ def _times(values: Array, factors: Factors | None) -> Array:
 
 def opset_needed(layers: Iterable[LayerRecord], default: int) -> int:
     """Return the oldest opset with integers of the layers' widths, at least ``default``."""
-    return max([default, *(25 for layer in layers if onnx_bits(layer.values) == 2)])
+    return max([default, *(25 for layer in layers if layer_onnx_bits(layer) == 2)])

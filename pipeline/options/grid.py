@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from basis.parametric.families import is_parametric
+from pipeline.options.dependent import FIT, ROUNDING
 from pipeline.options.options import Options
-from pipeline.options.orders import DENSE, Config, parse_config
+from pipeline.options.orders import ALL, DENSE, Config, parse_config
 from reports.gate import has_target_size
 
 
@@ -39,7 +41,8 @@ class Variant:
     """A network that is approximated and fine-tuned once, and quantized to one or more widths or targets.
 
     Attributes:
-        config: Orders per stage, or ``dense``; with targets, the largest orders, or ``auto`` for no limit.
+        config: Orders per stage, or ``dense``; with targets, the largest orders, or ``auto`` for no limit; ``all`` for
+            a parametric family.
         bases: The bases of its rows: one for a series; for the dense network, which has no basis, all of the run.
         bits: Widths of its quantization; empty with targets.
         epochs: Epochs of fine-tuning; with targets, of training through the rounding.
@@ -57,9 +60,24 @@ class Variant:
         """Return the network's name in progress lines."""
         return self.config.text if self.config.kind == DENSE else f"{self.bases[0]} {self.config.text}"
 
+    @property
+    def is_parametric(self) -> bool:
+        """Return True if the network has kernels of a parametric family."""
+        return self.config.kind == ALL
+
+    def fit(self, options: Options) -> str:
+        """Return the target of its fit: that of the options, or the weights for a parametric family."""
+        return FIT if self.is_parametric else options.fit
+
+    def rounding(self, options: Options) -> str:
+        """Return how its values are rounded: as the options say, or to nearest for a parametric family."""
+        return ROUNDING if self.is_parametric else options.rounding
+
 
 def variants(options: Options) -> list[Variant]:
-    """Return every network of a run: the series in the order of the configs, then the dense networks.
+    """Return every network of a run: series in the order of the configs, parametric families, then dense networks.
+
+    A parametric family has one network, over all spatial convolutions, whatever the configs are.
 
     The config ``dense`` is the uncompressed network as it is, quantized to the widths of ``--bits`` without
     fine-tuning. ``--dense-bits`` adds the competitor of the series: the dense network at those widths, after the same
@@ -69,9 +87,11 @@ def variants(options: Options) -> list[Variant]:
     found = []
     targets = targets_of(options)
     bits = () if targets else options.bits
-    texts = [text for text in options.config if text != DENSE]
-    for config in map(parse_config, texts):
-        found += [Variant(config, (basis,), bits, options.epochs, targets) for basis in options.basis]
+    series = [basis for basis in options.basis if not is_parametric(basis)]
+    for config in (parse_config(text) for text in options.config if text not in (DENSE, ALL)):
+        found += [Variant(config, (basis,), bits, options.epochs, targets) for basis in series]
+    families = filter(is_parametric, options.basis)
+    found += [Variant(parse_config(ALL), (family,), bits, options.epochs) for family in families]
     dense = parse_config(DENSE)
     untrained = tuple(bits for bits in options.bits if bits not in options.dense_bits)
     if DENSE in options.config and untrained:

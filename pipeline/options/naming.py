@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import OptionsError
-from pipeline.options.orders import AUTO, default_model, parse_config
+from pipeline.options.orders import ALL, AUTO, default_model, parse_config
 from pipeline.options.values import flag_name
 
 _LONGEST: Final = 100
@@ -48,7 +48,7 @@ def command_words(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> lis
     words: list[str] = []
     for name, value in values.items():
         if name == "config":
-            words += [] if value == (AUTO,) else [word for text in value for word in ("--config", text)]
+            words += [] if value in ((AUTO,), (ALL,)) else [word for text in value for word in ("--config", text)]
         elif name == "model":
             words += [] if value == _default_model(values["config"]) else ["--model", value]
         elif value != (default_out(values) if name == "out" else defaults[name]):

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic import model_validator as validate_model
 
 from pipeline.errors import OptionsError
+from pipeline.options.dependent import check_with_basis, check_with_target, with_dependent_defaults
 from pipeline.options.fields import (
     Bases,
     Bits,
@@ -36,7 +37,7 @@ from pipeline.options.fields import (
     option,
 )
 from pipeline.options.file import read_options_file, unknown_option
-from pipeline.options.naming import command_words, default_out, flag_words
+from pipeline.options.naming import command_words, default_out
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
 from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
@@ -169,9 +170,7 @@ class Options(BaseModel):
     @validate_model(mode="before")
     @classmethod
     def _drop_missing(cls, values: dict[str, object]) -> dict[str, object]:
-        given = {name: value for name, value in values.items() if value is not None}
-        targets = [given.get(name) for name in ("target_mb", "target_drop")]
-        return given if all(each in (None, (), []) for each in targets) else {"config": AUTO, **given}
+        return with_dependent_defaults({name: value for name, value in values.items() if value is not None})
 
     @field_validator("distill", "fresh", mode="before")
     @classmethod
@@ -194,17 +193,13 @@ class Options(BaseModel):
             )
         return value
 
-    @field_validator("bits", "rounding", "scheme", "qat_epochs")
+    @field_validator("bits", "basis", "fit", "rounding", "scheme", "qat_epochs")
     @classmethod
-    def _fits_target(cls, value: object, info: ValidationInfo) -> object:
-        usual = cls.model_fields[str(info.field_name)].default  # every options file that a run writes holds it
-        target = next((name for name in ("target_mb", "target_drop") if info.data.get(name)), None)
-        if target and value != usual:
-            flag, got = flag_words(str(info.field_name), value)
-            raise OptionsError(
-                f"{flag}: got {got} with {flag_name(target)}, whose rows do not use it; allowed: without {flag}, or a "
-                "run of its own"
-            )
+    def _fits_rows(cls, value: object, info: ValidationInfo) -> object:
+        name = str(info.field_name)
+        usual = cls.model_fields[name].default  # every options file that a run writes holds it
+        check_with_target(name, value, usual, info.data)
+        check_with_basis(name, value, info.data)
         return value
 
     @field_validator("weights_key")

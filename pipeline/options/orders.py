@@ -8,7 +8,7 @@ from typing import Literal
 from pipeline.errors import OptionsError
 
 ALLOWED = "orders such as '6,3,3,2,2', blocks such as '7x3,7x3,7x9,6x3', or 'dense'"
-DENSE, AUTO = "dense", "auto"
+DENSE, AUTO, ALL = "dense", "auto", "all"
 DEFAULT_MODELS = {5: "resnet18", 4: "resnet20"}
 DEFAULT_BLOCKS_MODEL = "convnext_tiny"
 _MAX_DIGITS = 6
@@ -21,14 +21,15 @@ class Config:
 
     Attributes:
         text: Canonical form, such as ``6,3,3,2,2``, ``7x3,6x3`` or ``dense``; it parses to an equal config.
-        kind: ``dense`` (nothing is compressed), ``stages`` (one order per stage), ``blocks`` (order x blocks), or
-            ``auto`` (the full order of every kernel; only for rows of a target).
-        orders: Terms kept per axis, one per token; empty for ``dense`` and ``auto``.
+        kind: ``dense`` (nothing is compressed), ``stages`` (one order per stage), ``blocks`` (order x blocks), ``auto``
+            (the full order of every kernel; only for rows of a target), or ``all`` (every spatial convolution; only for
+            parametric families, which have no orders).
+        orders: Terms kept per axis, one per token; empty for ``dense``, ``auto`` and ``all``.
         repeats: Blocks that each order covers, one per token; empty but for ``blocks``.
     """
 
     text: str
-    kind: Literal["dense", "auto", "stages", "blocks"]
+    kind: Literal["dense", "auto", "all", "stages", "blocks"]
     orders: tuple[int, ...] = ()
     repeats: tuple[int, ...] = ()
 
@@ -37,7 +38,7 @@ def parse_config(text: str) -> Config:
     """Parse a config; spaces around tokens, upper case and the multiplication sign are allowed.
 
     Args:
-        text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3``, ``dense`` or ``auto``.
+        text: Such as ``6,3,3,2,2``, ``7x3, 7x3, 7x9, 6x3``, ``dense``, ``auto`` or ``all``.
 
     Returns:
         The config with its canonical text.
@@ -56,10 +57,12 @@ def parse_config(text: str) -> Config:
         return Config(DENSE, "dense")
     if tokens == [AUTO]:
         return Config(AUTO, "auto")
+    if tokens == [ALL]:
+        return Config(ALL, "all")
     if "" in tokens:
         place = tokens.index("") + 1
         raise OptionsError(f"config {text!r} has an empty token at place {place} of {len(tokens)}; allowed: {ALLOWED}")
-    for word in (DENSE, AUTO):
+    for word in (DENSE, AUTO, ALL):
         if word in tokens:
             raise OptionsError(
                 f"config {text!r} mixes {word!r} with other tokens; allowed: {word!r} as a config of its own"

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from basis.families import BASES
+from basis.parametric.families import FAMILIES
 from pipeline.errors import OptionsError
 from pipeline.options.orders import parse_config
 from pipeline.options.registry import EXECUTORS, TRACKERS, Plugin
 from quant.registry import BACKENDS, MAX_BITS, MIN_BITS, SCHEMES
 
 CHOICES = {
-    "basis": tuple(BASES),
+    "basis": (*BASES, *FAMILIES),
     "fit": ("activations", "weights"),
     "rounding": ("gptq", "nearest"),
     "backend": tuple(BACKENDS),

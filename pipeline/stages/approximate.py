@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
-from basis.conv import SeriesConv2d
+from basis.computed import ComputedConv2d
 from basis.progress import reported_to
 from basis.shard import CalibrationShard
-from basis.swap import swap_convolutions
-from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers
+from pipeline.models.layer_orders import LayerPlan, plan_layers
+from pipeline.models.replacement import replace_layers
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.stages.baseline import Baseline
@@ -50,7 +50,7 @@ class FloatFigures:
 def approximate(
     context: RunContext, baseline: Baseline, variant: Variant, keys: VariantKeys
 ) -> tuple[nn.Module, FloatFigures]:
-    """Replace the planned convolutions by series, fit them, measure, fine-tune, and measure again.
+    """Replace the planned convolutions, fit them, measure, fine-tune, and measure again.
 
     Args:
         context: The run.
@@ -70,9 +70,8 @@ def approximate(
     fit_errors: dict[str, float] = {}
     top1_pre, training = None, TrainingSummary()
     if keys.fit is not None and keys.fitted is not None:
-        swapped = swap_convolutions(model, orders_of(layers), variant.bases[0])
-        model = placed(swapped, context.device).eval()
-        fit_errors = fit_once(context, baseline, model, keys.fit)
+        model = placed(replace_layers(model, layers, variant.bases[0]), context.device).eval()
+        fit_errors = fit_once(context, baseline, model, keys.fit, fit=variant.fit(context.options))
         top1_pre = top1_once(context, model, keys.fitted)
     if keys.training is not None:
         training = train_once(context, model, keys.training)
@@ -81,8 +80,10 @@ def approximate(
     return model, FloatFigures(layers, fit_errors, top1_pre, top1, *counts, training)
 
 
-def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: StageKey) -> dict[str, float]:
-    """Fit a network's coefficients in place, or load them from the store.
+def fit_once(
+    context: RunContext, baseline: Baseline, model: nn.Module, stage: StageKey, *, fit: str
+) -> dict[str, float]:
+    """Fit a network's coefficients in place, or load them from the store; see ``fit_series``.
 
     Returns:
         Layer name -> relative output error of the fit.
@@ -90,9 +91,9 @@ def fit_once(context: RunContext, baseline: Baseline, model: nn.Module, stage: S
 
     def compute() -> Entry:
         images, shard = calibration_images(context), calibration_shard(context)
-        options, layers = context.options, sum(isinstance(module, SeriesConv2d) for module in model.modules())
+        options, layers = context.options, sum(isinstance(module, ComputedConv2d) for module in model.modules())
         with context.progress.track(stage.name, layers) as advance, reported_to(advance):
-            errors = fit_series(model, baseline.model, images, fit=options.fit, seed=options.seed, shard=shard)
+            errors = fit_series(model, baseline.model, images, fit=fit, seed=options.seed, shard=shard)
         return Entry(state_of(model), {"errors": errors})
 
     entry, cached = context.store.once(stage, compute)
@@ -114,10 +115,11 @@ def fit_series(
     """Fit the coefficients of a network in place, or only measure their errors.
 
     Args:
-        model: The network with series convolutions, fitted to their weights.
+        model: The network with series or parametric convolutions, fitted to their weights.
         original: The network before the swap.
         images: See ``basis.activations.fit_activations``, like the last two arguments.
-        fit: ``activations`` fits to the layers' outputs; ``weights`` keeps the coefficients and measures.
+        fit: ``activations`` fits to the layers' outputs; ``weights`` keeps the coefficients and measures, which is
+            all that a parametric family allows.
         seed: Seed of the sampled positions.
         shard: None if the rank holds all images.
 

@@ -8,11 +8,11 @@ from typing import Final
 import torch
 from tabulate import tabulate
 
-from basis.swap import swap_convolutions
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import LayerBits, layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
+from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.options.grid import Target, Variant, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
@@ -115,15 +115,16 @@ def _sizes(context: RunContext, variant: Variant) -> list[str]:
     options = context.options
     model = copy.deepcopy(context.network)
     plan = plan_layers(model, variant.config, options.model)
-    orders = orders_of(plan)
-    if orders:
-        model = swap_convolutions(model, orders, variant.bases[0])
+    replaced = replaced_layers(plan)
+    if replaced:
+        model = replace_layers(model, plan, variant.bases[0])
+    what = "layers of the family" if variant.is_parametric else "layers as series"
     lines, records = [], {}
     for bits in variant.bits:
         format = get_format(options.scheme, bits)
         record = record_network(model, quantize_network(model, format, get_backend(options.backend)))
         size = len(serialize(record, network_identity(context))) / 1e6
-        figures = f"{len(orders)} layers as series, {count_params(model):,} parameters, {size:.3f} MB"
+        figures = f"{len(replaced)} {what}, {count_params(model):,} parameters, {size:.3f} MB"
         lines += [f"{basis} {variant.config.text}, {format}: {figures}" for basis in variant.bases]
         records[f"MB, {format}"] = record
     return [*lines, _layer_table(plan, records)]

@@ -17,7 +17,7 @@ from pipeline.errors import OnnxError, OptionsError
 from pipeline.models.outputs import select_output
 from pipeline.onnx.file import OnnxExporter
 from pipeline.onnx.session import open_session, run_session
-from pipeline.onnx.weights import onnx_bits
+from pipeline.onnx.weights import layer_onnx_bits
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.stages.evaluate import EVALUATION_BATCH, Evaluation, measure, measure_together
 from reports.files import write_atomically
@@ -139,7 +139,7 @@ def measured_onnx(
     except OnnxError as error:
         return None, OnnxFigures(reason=str(error))
     differing = int((found.logits.argmax(1) != measured.logits.argmax(1)).sum())
-    bits = max((onnx_bits(layer.values) for layer in record.layers), default=None)
+    bits = max((layer_onnx_bits(layer) for layer in record.layers), default=None)
     return content, OnnxFigures(found.top1, differing, bits)
 
 

@@ -28,12 +28,14 @@ class WidthKeys:
     Attributes:
         name: The combination's name in messages.
         format: The number format.
+        rounding: ``gptq`` or ``nearest``.
         training: Quantization-aware training; None without epochs.
         artifact: Rounding, both files and their figures.
     """
 
     name: str
     format: Format
+    rounding: str
     training: TrainingJob | None
     artifact: StageKey
 
@@ -71,7 +73,7 @@ def variant_keys(context: RunContext, baseline: Baseline, variant: Variant) -> V
     options, name, network = context.options, variant.name, baseline.digest
     fit = fitted = training = None
     if variant.config.kind != "dense":
-        planned = {"config": variant.config.text, "basis": variant.bases[0], "fit": options.fit}
+        planned = {"config": variant.config.text, "basis": variant.bases[0], "fit": variant.fit(options)}
         key = context.store.key("fit", network=network, calibration=calibration_inputs(context), **planned)
         fit, fitted, network = StageKey(f"{name}: fit", key), top1_key(context, f"{name}, fitted", key), key
     if variant.epochs:
@@ -104,7 +106,7 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
     options, store = context.options, context.store
     format = get_format(options.scheme, bits)
     name = f"{variant.name}, {format}"
-    how = {"scheme": format.scheme, "bits": bits, "backend": options.backend, "rounding": options.rounding}
+    how = {"scheme": format.scheme, "bits": bits, "backend": options.backend, "rounding": variant.rounding(options)}
     source = store.key("rounding", network=network, calibration=calibration_inputs(context), **how)
     training = None
     if options.qat_epochs:
@@ -122,4 +124,4 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
         source = training.stage.key
     written = {"identity": asdict(network_identity(context)), "test": context.data.test.digest}
     artifact = StageKey(f"{name}: quantization", store.key("artifact", source=source, **written))
-    return WidthKeys(name, format, training, artifact)
+    return WidthKeys(name, format, variant.rounding(options), training, artifact)

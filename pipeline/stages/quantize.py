@@ -115,7 +115,7 @@ def _quantize(context: RunContext, baseline: Baseline, original: nn.Module, keys
     layers = len(stored_layers(original))
     with context.progress.track(f"{keys.name}: rounding", layers) as advance, reported_to(advance):
         model, found = rounded_network(
-            original, images, keys.format, backend, rounding=options.rounding, seed=options.seed, shard=shard
+            original, images, keys.format, backend, rounding=keys.rounding, seed=options.seed, shard=shard
         )
     rounded = found.layers
     if keys.training is not None:
@@ -208,7 +208,7 @@ def measured_entry(
         "training": asdict(training),
         "onnx": asdict(figures),
         "bits_per_value": bits_per_value(record),
-        "terms": {layer.name: kept_terms(layer) for layer in record.layers if layer.basis is not None},
+        "terms": {layer.name: kept_terms(layer) for layer in record.layers if layer.order is not None},
         "target_met": target_met,
     }
     return Entry(tensors, metadata)

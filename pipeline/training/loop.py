@@ -9,6 +9,8 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD
 
 from basis.conv import SeriesConv2d
+from basis.parametric.conv import ParametricConv2d
+from basis.parametric.gradients import filter_space_gradients
 from basis.preconditioning import preconditioned_gradients
 from pipeline.data.dataset import TrainingImages, batches_of_epoch, images_at_once
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
@@ -55,7 +57,9 @@ def train(
     best: BestWeights | None = None,
     loss_of: Loss | None = None,
 ) -> TrainingProgress:
-    """Train a network in place on augmented images; see ``basis.preconditioning`` for the gradients.
+    """Train a network in place on augmented images.
+
+    See ``basis.preconditioning`` and ``basis.parametric.gradients`` for the gradients.
 
     With a teacher, the loss is 0.6 times the divergence from its softened outputs plus 0.4 times the labels'
     cross-entropy (Hinton et al. 2015, arXiv 1503.02531, temperature 4). In the first 60 % of all steps the features of
@@ -97,7 +101,8 @@ def train(
     steps, hooks = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
     steered = preconditioned_gradients(model, _input_covariance(model, images, teacher, steps, seed, processes))
-    with stop.deferred(), hooks.on(model), steered, quiet_backward(accelerator), shown as advance:
+    projected = filter_space_gradients(model)
+    with stop.deferred(), hooks.on(model), steered, projected, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
         for batch in batches:
             if rate is not None:
@@ -119,8 +124,9 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, obj
     """Group parameters by weight decay and learning rate.
 
     Weights and coefficients of layers decay, and so does every other parameter with more than one axis of values.
-    Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Rounded weights and their
-    scales have a lower learning rate.
+    Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Parameters of parametric
+    families do not decay either, because zero is no neutral order or width. Rounded weights and their scales have a
+    lower learning rate.
 
     Args:
         model: The network; only parameters that are trained get into a group.
@@ -130,12 +136,13 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, obj
         Parameter groups for a torch optimizer.
     """
     weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
+    shapes = {p for module in model.modules() if isinstance(module, ParametricConv2d) for p in _weights(module)}
     shares = {p: share for module in model.modules() if (share := _rounded_share(module)) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
-            decay = 0.0 if vector else schedule.weight_decay
+            decay = 0.0 if vector or parameter in shapes else schedule.weight_decay
             rate = schedule.lr * shares.get(parameter, 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
     return [

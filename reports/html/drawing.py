@@ -22,8 +22,7 @@ _VARIABLES: Final = {
     style.MUTED: "--muted",
     style.GRID: "--line",
     style.DENSE_COLOR: "--dense",
-    style.BASIS_COLORS["cosine"]: "--cosine",
-    style.BASIS_COLORS["chebyshev"]: "--chebyshev",
+    **{color: f"--{basis}" for basis, color in style.BASIS_COLORS.items()},
     style.BASELINE_COLOR: "--baseline",
 }
 """Colours of the plots -> variables of the page's style sheet, which dark mode changes."""

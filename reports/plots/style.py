@@ -13,8 +13,8 @@ GRID = "#e4e4e4"
 
 DENSE_COLOR = "#6b6b6b"
 BASELINE_COLOR = "#e0a800"
-BASIS_COLORS = {"cosine": "#0072b2", "chebyshev": "#d55e00"}
-BASIS_MARKERS = {"cosine": "o", "chebyshev": "s"}
+BASIS_COLORS = {"cosine": "#0072b2", "chebyshev": "#d55e00", "fracsrf": "#00794f", "fractional": "#7f3c8d"}
+BASIS_MARKERS = {"cosine": "o", "chebyshev": "s", "fracsrf": "^", "fractional": "v"}
 BASIS_SIZES = {"cosine": 9.5, "chebyshev": 5.5}
 """Size of the marks, in points. A mark drawn later is smaller, so that an equal point below it stays visible."""
 TARGET_MARKER = "P"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pipeline.artifact import independent_stream
+from tests.pipeline.artifact import independent_families, independent_stream
 
 TYPES = {"F64": "<f8", "I64": "<i8", "F32": "<f4", "I32": "<i4", "F16": "<f2", "I16": "<i2", "I8": "i1", "U8": "u1"}
 TYPES |= {"BOOL": "?", "BF16": "<u2"}
@@ -90,6 +90,8 @@ def group_counts(layer: dict) -> list[int]:
 def weight(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
     values = {"int": integers, "minifloat": minifloats, "stepped": stepped}[layer["scheme"]]
     found = values(layer, groups, exponents, factors)
+    if layer.get("basis") in independent_families.FAMILIES:
+        return independent_families.filters(found, layer["basis"], layer["kernel"])
     return filters(found, layer) if "basis" in layer else found
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from basis.layers import stored_tensor_name, stored_values
+from basis.parametric.conv import swap_parametric
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.codec import CODES, TABLE, table_of
@@ -43,6 +44,12 @@ def compressed(
             exponents = torch.arange(-4, height * width - 4, dtype=torch.int8).reshape(height, width)
             values[name] = replace(stored, terms=exponents)
     return record_network(model, values)
+
+
+def parametric(bits: int, family: str, scheme: str = "int") -> NetworkRecord:
+    """A small network's record with kernels of a parametric family."""
+    model = swap_parametric(tiny_network(), list(ORDERS), family)
+    return record_network(model, quantize_network(model, get_format(scheme, bits), get_backend("brevitas")))
 
 
 def stepped(*, per_term: bool = True, network: Callable[[], nn.Module] = tiny_network) -> NetworkRecord:

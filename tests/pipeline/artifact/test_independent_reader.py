@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from basis.parametric.evaluation import reconstruct
+from basis.parametric.families import FAMILIES
 from basis.series import portable_basis_matrix
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
@@ -20,8 +22,8 @@ from pipeline.options.orders import parse_config
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import quantize_network
-from tests.pipeline.artifact import independent_reader, independent_stream
-from tests.pipeline.artifact.samples import IDENTITY, compressed, stepped
+from tests.pipeline.artifact import independent_families, independent_reader, independent_stream
+from tests.pipeline.artifact.samples import IDENTITY, compressed, parametric, stepped
 from tests.support.networks import tiny_network
 
 NAMES = tuple("abcdefghij")
@@ -46,7 +48,7 @@ def write(model: nn.Module, name: str, config: str, basis: str, bits: int, path:
 
 
 def test_the_reader_needs_numpy_and_the_standard_library_only():
-    modules = independent_reader, independent_stream
+    modules = independent_reader, independent_families, independent_stream
     nodes = [node for module in modules for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text()))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -60,6 +62,22 @@ def test_the_reader_needs_numpy_and_the_standard_library_only():
 def test_every_width_and_basis(tmp_path, scheme, basis, bits):
     write_artifact(compressed(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
     assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("int", 2), ("int", 8), ("minifloat", 4)])
+@pytest.mark.parametrize("basis", independent_families.FAMILIES)
+def test_parametric_families(tmp_path, scheme, basis, bits):
+    write_artifact(parametric(bits, basis, scheme), IDENTITY, tmp_path / "a.safetensors")
+    assert_equal(tmp_path / "a.safetensors", load(tmp_path / "a.safetensors", network=tiny_network(seed=3)))
+
+
+@pytest.mark.parametrize("kernel", [(1, 3), (2, 1), (5, 2), (7, 7)])
+@pytest.mark.parametrize("basis", independent_families.FAMILIES)
+def test_every_library_gives_the_same_kernels(basis, kernel):
+    generator = np.random.default_rng(0)
+    stored = generator.normal(0, 3, (40, 25, 1, FAMILIES[basis].values)).astype(np.float32)  # some are out of range
+    ours = reconstruct(torch.from_numpy(stored), basis, kernel).numpy()
+    np.testing.assert_array_equal(independent_families.filters(stored, basis, kernel), ours, strict=True)
 
 
 @pytest.mark.parametrize("per_term", [True, False])

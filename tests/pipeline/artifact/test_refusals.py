@@ -103,6 +103,8 @@ SEVERAL = [
     (lambda h, t, s: layer(t, bias=True), STREAM),
     (lambda h, t, s: layer(t, basis="sine"), "basis 'sine'"),
     (lambda h, t, s: layer(t, kernel=[2, 2]), "an order within the kernel"),
+    (lambda h, t, s: layer(t, basis="fracsrf"), "allowed: axes 2 and 3 of 1 and 3"),
+    (lambda h, t, s: layer(t, basis="fractional", shape=[8, 3, 5, 1]), "allowed: axes 2 and 3 of 1 and 5"),
     (lambda h, t, s: layer(t, kernel=[2**31, 3]), "not valid: layers.0.kernel.0"),
     (lambda h, t, s: layer(t, kernel=[2**30, 2**30]), "has shape"),
     (lambda h, t, s: t["layers"][0].pop("kernel"), "neither basis nor kernel"),

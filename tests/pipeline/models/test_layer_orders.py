@@ -141,4 +141,4 @@ def test_other_kinds_of_convolution_are_kept() -> None:
     assert plan["0"].order == (2, 2)
     assert plan["1"].order is None
     assert plan["1"].reason == "Standardized computes its output in a way of its own"
-    assert plan["2"].reason == "already a series"
+    assert plan["2"].reason == "already compressed"
