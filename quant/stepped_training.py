@@ -40,6 +40,10 @@ FALL_PHASE: Final = 0.5
 """Share of all training steps in which the bits fall to those of the target."""
 START_SHIFT: Final = -21.0
 """Shift at the start: steps of 0.4 times those of the target."""
+GAINS: Final = (0.5, 0.15)
+"""Octaves of the steps for an octave of the bits, while the bits fall and afterwards. Training gathers the values at the
+thresholds of the rounding, so that a change of the steps later moves the bits five times as far.
+"""
 MAX_CHANGE: Final = 0.68
 """Largest change of the shift at once, in sixteenths of an octave: 3 %; larger in trainings of very few steps."""
 
@@ -152,7 +156,8 @@ class RateControl:
         largest = max(MAX_CHANGE, -START_SHIFT / falls)
         taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
         wanted = self._wanted(taken) * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
-        change = 0.5 * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
+        gain = GAINS[step >= FALL_PHASE * steps]
+        change = gain * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
         for _, quantizer in self._quantizers:
             quantizer.shift += min(max(change, -largest), largest)
 
