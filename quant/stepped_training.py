@@ -40,9 +40,13 @@ FALL_PHASE: Final = 0.5
 """Share of all training steps in which the bits fall to those of the target."""
 START_SHIFT: Final = -21.0
 """Shift at the start: steps of 0.4 times those of the target."""
-GAINS: Final = (0.5, 0.15)
-"""Octaves of the steps for an octave of the bits, while the bits fall and afterwards. Training gathers the values at the
-thresholds of the rounding, so that a change of the steps later moves the bits five times as far.
+GAIN: Final = 0.5
+"""Octaves of the steps for an octave that the bits are off."""
+CLOSE: Final = 0.1
+"""Octaves that the bits may be off for ``CLOSE_GAIN``."""
+CLOSE_GAIN: Final = 0.15
+"""The gain for bits near their target. Training gathers values at the thresholds of the rounding: after some epochs,
+steps move the bits five times as far as at first, and the full gain would oscillate.
 """
 MAX_CHANGE: Final = 0.68
 """Largest change of the shift at once, in sixteenths of an octave: 3 %; larger in trainings of very few steps."""
@@ -156,8 +160,8 @@ class RateControl:
         largest = max(MAX_CHANGE, -START_SHIFT / falls)
         taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
         wanted = self._wanted(taken) * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
-        gain = GAINS[step >= FALL_PHASE * steps]
-        change = gain * PER_OCTAVE * math.log2(max(taken, 1.0) / wanted)
+        missed = math.log2(max(taken, 1.0) / wanted)
+        change = (CLOSE_GAIN if abs(missed) < CLOSE else GAIN) * PER_OCTAVE * missed
         for _, quantizer in self._quantizers:
             quantizer.shift += min(max(change, -largest), largest)
 

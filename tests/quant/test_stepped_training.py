@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pipeline.data.sources import load_dataset
 from pipeline.runtime.device import make_accelerator
 from pipeline.training.loop import parameter_groups, train
 from pipeline.training.schedule import Schedule
+from quant.grid import grid_values
 from quant.rate import entropy_bits, nearest_to_steps
 from quant.stepped_training import (
     CONTROL_PHASE,
@@ -181,6 +183,25 @@ def test_bits_start_above_the_target_and_fall():
         found.append(taken(model) / bits)
     assert max(found[: len(found) // 4]) > 1.5
     assert found[3 * len(found) // 4 :] == pytest.approx([1.0] * (len(found) // 4), rel=0.1)
+
+
+def test_the_control_is_stable_where_values_gather_at_the_thresholds():
+    generator, names = torch.Generator().manual_seed(0), [str(number) for number in range(8)]
+    model = swap_convolutions(
+        nn.Sequential(*(nn.Conv2d(32, 32, 3) for _ in names)), dict.fromkeys(names, (3, 3)), "cosine"
+    )
+    model = attach_stepped_quantizers(model, {name: 16 * torch.rand(3, 3, generator=generator) for name in names})
+    for name, quantizer in zip(names, quantizers(model), strict=True):
+        quantizer.shift.zero_()
+        (master, *_) = model.get_submodule(name).parametrizations.parameters()
+        near = 0.5 + 0.05 * torch.randn(master.shape, generator=generator)
+        master.data.copy_(near * grid_values(quantizer.exponents()))
+    bits, steps = 0.8 * taken(model), 100 * CONTROL_STEPS
+    control, found = RateControl(model, lambda _: bits), []
+    for step in range(math.ceil(FALL_PHASE * steps), steps, CONTROL_STEPS):
+        control.before_step(step, steps)
+        found.append(taken(model))
+    assert found[-10:] == pytest.approx([bits] * 10, rel=0.02)
 
 
 def test_a_network_of_zeros_stays_under_control():
