@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.threads import usable_cpus
 from reports.html.drawing import size_drawings
 from reports.plots import write_plots
 from tests.support.blank import blank_plots
@@ -135,6 +136,12 @@ def data_folder() -> Path:
     if missing:
         pytest.fail(f"SERIESQUANT_DATA is {named}, which lacks {', '.join(missing)}", pytrace=False)
     return folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than CPUs: some tests wait for servers, clusters and processes."""
+    return len(usable_cpus()) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
