@@ -72,7 +72,9 @@ def brevitas_seconds(original: nn.Module, images: Tensor) -> float:
 
     options = {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": 4, "return_quant_tensor": False}
     layers = {nn.Conv2d: (QuantConv2d, options), nn.Linear: (QuantLinear, options)}
-    model = layerwise_quantize(copy.deepcopy(original), compute_layer_map=layers).eval()
+    # Without an error, gptq_mode leaves weights in channels_last as they are (0.13.4).
+    plain = copy.deepcopy(original).to(memory_format=torch.contiguous_format)
+    model = layerwise_quantize(plain, compute_layer_map=layers).eval()
     start = time.perf_counter()
     with torch.no_grad(), gptq_mode(model, use_quant_activations=False) as gptq:
         for _ in range(gptq.num_layers):
