@@ -71,12 +71,14 @@ class Run(NamedTuple):
         options: Options that differ between its runs.
         write: Compresses the network and writes the file; it is timed.
         read: Returns the network that the file holds.
+        before: CPU and wall seconds spent before `write`, if several runs share their work: the share of this one.
     """
 
     method: str
     options: str
     write: Callable[[Path], None]
     read: Callable[[Path], nn.Module]
+    before: tuple[float, float] = (0.0, 0.0)
 
 
 class Row(NamedTuple):
@@ -87,8 +89,8 @@ class Row(NamedTuple):
         options: See `Run`.
         bytes: Size of the file.
         top1: Top-1 of the network read from the file, in percent.
-        cpu_s: CPU seconds of `Run.write`, child processes included.
-        wall_s: Wall seconds of `Run.write`.
+        cpu_s: CPU seconds of `Run.before` and `Run.write`, child processes included.
+        wall_s: Wall seconds of both.
         error: The error in one line; the figures are then None.
     """
 
@@ -124,7 +126,7 @@ def _measure(run: Run, job: Job, path: Path) -> Row:
     start, cpu = time.perf_counter(), cpu_seconds()
     try:
         run.write(path)
-        wall_s, cpu_s = time.perf_counter() - start, cpu_seconds() - cpu
+        cpu_s, wall_s = run.before[0] + cpu_seconds() - cpu, run.before[1] + time.perf_counter() - start
         top1 = job.top1(run.read(path))
     except (Exception, SystemExit) as error:  # NNCodec reports errors as SystemExit
         return Row(run.method, run.options, error=one_line(error))

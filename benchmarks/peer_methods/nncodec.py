@@ -19,9 +19,9 @@ EPSILON = 1e-5  # of PyTorch's batch normalization
 COMMON = {"bnf": True, "use_dq": True, "row_skipping": True, "param_opt": True, "nonweight_qp": -40}
 """Folded normalization in 8 bits or more lost no Top-1 and saved 8 kB of ResNet-20's file."""
 SWEEPS: dict[str, tuple[dict[str, Any], Sequence[int]]] = {
-    "one step": (COMMON, (-24, -20, -18)),
-    "opt_qp": (COMMON | {"opt_qp": True}, (-32, -30, *range(-28, -17))),
-    "opt_qp, lambda_scale 1": (COMMON | {"opt_qp": True, "lambda_scale": 1.0}, (-30, -28, *range(-26, -21))),
+    "one step": (COMMON, (-26, -20)),
+    "opt_qp": (COMMON | {"opt_qp": True}, (-30, -28, *range(-26, -18))),
+    "opt_qp, lambda_scale 1": (COMMON | {"opt_qp": True, "lambda_scale": 1.0}, (-28, -26, -24)),
 }
 """Name of the options -> the options, and values of `qp`."""
 
