@@ -57,7 +57,9 @@ def gptq(original: nn.Module, images: Tensor, bits: int) -> nn.Module:
         "return_quant_tensor": False,
     }
     layers = {nn.Conv2d: (QuantConv2d, options), nn.Linear: (QuantLinear, options)}
-    model: nn.Module = layerwise_quantize(copy.deepcopy(original), compute_layer_map=layers).eval()
+    # Without an error, gptq_mode leaves weights in channels_last as they are (0.13.4).
+    plain = copy.deepcopy(original).to(memory_format=torch.contiguous_format)
+    model: nn.Module = layerwise_quantize(plain, compute_layer_map=layers).eval()
     with torch.no_grad():
         model(images[:1])  # its quantizers get their scales
     with torch.no_grad(), gptq_mode(model, use_quant_activations=False) as mode:

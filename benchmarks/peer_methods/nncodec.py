@@ -17,7 +17,7 @@ from .job import Job, Run
 METHOD = "NNCodec"
 EPSILON = 1e-5  # of PyTorch's batch normalization
 COMMON = {"bnf": True, "use_dq": True, "row_skipping": True, "param_opt": True, "nonweight_qp": -40}
-"""Folded normalization in 8 bits or more lost no Top-1 and saved 8 kB of ResNet-20's file."""
+"""Folding normalization and `nonweight_qp` of -40 for -75 save 7,500 of 83,749 bytes (ResNet-20, `qp` -18)."""
 SWEEPS: dict[str, tuple[dict[str, Any], Sequence[int]]] = {
     "one step": (COMMON, (-26, -20)),
     "opt_qp": (COMMON | {"opt_qp": True}, (-30, -28, *range(-26, -18))),
