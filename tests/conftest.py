@@ -24,9 +24,10 @@ from tests.support.forking import run_child
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell ignores SIGINT in what it starts in the background, and so would the programs that the tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell ignores SIGINT, and nohup SIGHUP, in what they start, and so would the programs that the tests interrupt.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # No test times anything: on a busy machine each example takes longer.
 settings.register_profile("untimed", deadline=None)

@@ -24,7 +24,7 @@ LOOKS = {  # colour and marker
     brevitas.METHOD: (style.OTHER_BITS_COLOR, "P"),
     brevitas.PACKED: (style.BITS_COLORS["8"], "X"),
 }
-LOWEST_TOP1 = 80.0  # of the plot; quanto's 2 bits are far below it
+LOWEST_TOP1 = 80.0  # of the plot: rows with 2 bits are far below it
 
 
 def write(folder: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -105,7 +105,11 @@ def _plot(path: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
     )
     for method, (color, marker) in LOOKS.items():
         every = points(rows, method)
-        drawn = envelope(every) if method == nncodec.METHOD else sorted(every)
+        drawn = [
+            point
+            for point in (envelope(every) if method == nncodec.METHOD else sorted(every))
+            if point.top1 > LOWEST_TOP1
+        ]
         if drawn:
             across, up = zip(*drawn, strict=True)
             axis.plot(across, up, color=color, marker=marker, markersize=5, linewidth=1.3, label=method)
@@ -113,12 +117,13 @@ def _plot(path: Path, facts: dict[str, Any], rows: Sequence[Row]) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1000:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_ylim(bottom=LOWEST_TOP1)
+    axis.set_ylim(LOWEST_TOP1, facts["baseline_top1"] + 1)
     axis.set_xlabel("Size of the file (kB, 1,000 bytes)", color=style.INK)
     axis.set_ylabel("Top-1 (%)", color=style.INK)
-    axis.set_title(f"{facts['model']}, without training", fontsize=11)
+    title = facts["model"].replace("resnet", "ResNet-")
+    axis.set_title(f"{title} on CIFAR-10, without training", fontsize=11)
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right", frameon=False, fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     figure.savefig(path, dpi=110)

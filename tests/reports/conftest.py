@@ -32,6 +32,6 @@ def parse() -> Parse:
     return parse_table
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _drawn(plots_drawn: None) -> None:
     """Reports of these tests have their plots."""

@@ -38,11 +38,11 @@ def hostile() -> Report:
     return data
 
 
-@pytest.fixture(scope="session")
-def page(full) -> str:
+@pytest.fixture(scope="module")
+def page(full, plots_drawn) -> str:
     return render_page(full)
 
 
-@pytest.fixture(scope="session")
-def hostile_page(hostile) -> str:
+@pytest.fixture(scope="module")
+def hostile_page(hostile, plots_drawn) -> str:
     return render_page(hostile)
