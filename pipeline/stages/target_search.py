@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
-COARSE_BITS: Final = 3.0
+COARSE_BITS: Final = 1.5
 """Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
 COARSE_NORMALIZATION: Final = 2.0**-6
 """Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
