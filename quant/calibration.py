@@ -68,7 +68,7 @@ def round_layers(
         images: Training images without labels, (N, C, H, W), on the model's device.
         format: The number format.
         backend: Its quantizers round.
-        rounding: ``gptq`` minimizes the change of the outputs; ``nearest`` rounds the weights alone.
+        rounding: ``gptq`` (``quant.gptq``) minimizes the change of the outputs; ``nearest`` rounds the weights alone.
         seed: Seed of the sampled positions of large feature maps.
         shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the values, and the
             errors, of all images.
@@ -78,9 +78,6 @@ def round_layers(
     Raises:
         CompressionError: The backend does not have the format.
         NumericalError: A weight is not finite, or a Hessian cannot be factored.
-
-    Source:
-        Frantar et al. 2023, GPTQ, arXiv 2210.17323.
     """
     network = copy.deepcopy(model).eval()
     seeds = layer_seeds(hessian_layers(network, max_features), seed)

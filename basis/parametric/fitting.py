@@ -73,8 +73,7 @@ def _refined(wanted: Tensor, stored: Tensor, family: str, kernel: Size2d) -> Ten
         change = change.flatten(1, 2)
         matrix = gram(change)
         right = (change * (wanted - found.flatten(0, 1))).sum(1)
-        diagonal = torch.stack([matrix[p][p] for p in range(len(matrix))])
-        step = damped_solution(matrix, right, damping * diagonal)
+        step = damped_solution(matrix, right, damping * matrix.diagonal(dim1=1, dim2=2).T)
         tried, new = _with_amplitude(wanted, (stored + step).clamp(least, largest), family, kernel)
         better = new < error
         stored, error = torch.where(better, tried, stored), torch.where(better, new, error)

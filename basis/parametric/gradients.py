@@ -45,7 +45,7 @@ def _projection(master: Tensor, module: ParametricConv2d) -> Callable[[Tensor], 
         count = master.shape[-1]
         _, change = kernels_and_jacobian(master.detach().reshape(-1, count).T, family, kernel)
         matrix = gram(change.flatten(1, 2))
-        damping = DAMPING * torch.stack([matrix[p][p].mean(0, keepdim=True) for p in range(count)])
+        damping = DAMPING * matrix.diagonal(dim1=1, dim2=2).mean(0)[:, None]
         right = gradient.reshape(-1, count).T.to(torch.float64)
         step = (1 + DAMPING) * damped_solution(matrix, right, damping)
         return torch.empty_like(gradient).copy_(step.T.view(gradient.shape))

@@ -14,6 +14,8 @@ from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
 
+_LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y", "class")
+
 
 def labelled_batches(
     source: Iterable[Any], stream: RandomStream | None = None
@@ -93,7 +95,6 @@ def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
 
 
 _END = object()
-_LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y", "class")
 
 
 def _labels(values: object, count: int) -> Tensor | None:

@@ -71,13 +71,9 @@ def plan_text(options: Options) -> str:
 
 def _memory(context: RunContext) -> str:
     """Return a line with the estimated peak of the memory, and its parts. Images in memory are not counted."""
-    options, network, shape, count = (
-        context.options,
-        context.network,
-        context.data.input_shape,
-        context.calibration_count,
-    )
-    plans = [orders_of(plan_layers(network, variant.config, options.model)) for variant in variants(options)]
+    options, network = context.options, context.network
+    shape, count = context.data.input_shape, context.calibration_count
+    plans = [replaced_layers(plan_layers(network, variant.config, options.model)) for variant in variants(options)]
     samples = max(sample_bytes(network, plan, shape, count) for plan in plans)
     weights = weight_bytes(network, len(options.bits))
     images = 2 * math.prod(shape) * torch.float32.itemsize  # in both memory formats

@@ -1,5 +1,6 @@
 """``compress`` in memory: what it returns, what it leaves alone, and that it computes what a run computes."""
 
+import json
 import random
 from collections.abc import Callable
 
@@ -256,8 +257,6 @@ def test_the_file_holds_what_a_run_writes(tmp_path, monkeypatch):
 
 
 def run_layers(row: dict, folder) -> dict[str, float]:
-    import json
-
     report = json.loads((folder / "out" / "report.json").read_text())
     return {
         layer["name"]: layer["rounding_error"]["4"] for layer in report["layers"] if layer["config"] == row["config"]
