@@ -1,4 +1,4 @@
-"""Plot of file size against Top-1: every row, the baseline, lines through targets, frontiers of series and dense."""
+"""Plot of file size against Top-1: every row, the baseline, lines through targets, frontiers of bases and of dense."""
 
 import hashlib
 from collections.abc import Sequence
@@ -51,13 +51,13 @@ def size_figure(report: Report, canvas: Canvas = Canvas()) -> "Figure":  # noqa:
     axis = figure.subplots()
     rows = measured(unique_rows(report))
     dense = [each for each in rows if each.row.is_dense]
-    series = [each for each in rows if not each.row.is_dense and not each.row.has_target]
+    fixed = [each for each in rows if not each.row.is_dense and not each.row.has_target]
     for basis in bases(report):
-        own = [each for each in series if each.row.basis == basis]
+        own = [each for each in fixed if each.row.basis == basis]
         _draw_rows(axis, own, report, _basis_style(basis), basis_name(basis))
     _draw_targets(axis, [each for each in rows if each.row.has_target], report)
     _draw_rows(axis, dense, report, _DENSE, "Conv2D (dense), quantized")
-    _draw_frontier(axis, series, style.INK, "-", "Series frontier")
+    _draw_frontier(axis, fixed, style.INK, "-", "Frontier of bases")
     _draw_frontier(axis, dense, style.DENSE_COLOR, "--", "Dense frontier")
     base = _draw_baseline(axis, report)
     _dress(axis, [each.size_mb for each in rows] + base, report)
