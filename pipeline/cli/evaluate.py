@@ -11,6 +11,7 @@ from tabulate import tabulate
 from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, Device, File, check_device, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DONE
+from pipeline.runtime.imports import import_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(
     files: list[Path], source: str, limit: int | None, device: str, workers: int, *, allow_import: bool
 ) -> int:
+    import_libraries("pipeline.artifact.loading", "pipeline.stages.evaluate")
     from pipeline.artifact import open_artifact
     from pipeline.artifact.loading import require_builder
     from pipeline.data import load_dataset

@@ -10,6 +10,7 @@ from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE
+from pipeline.runtime.imports import import_libraries
 
 SUMMARY = """Write an artifact's network in another format.
 
@@ -54,7 +55,8 @@ def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Pat
 
 
 def _execute(file: Path, format: str, out: Path, *, materialize: bool, allow_import: bool) -> int:
-    from pipeline.stages import export as exports  # only now: it imports torch
+    import_libraries("pipeline.stages.export")  # only now: it imports torch
+    from pipeline.stages import export as exports
 
     if format == "torch":
         print_result(exports.export_torch(file, out, allow_import=allow_import))

@@ -9,6 +9,7 @@ from tabulate import tabulate
 from pipeline.cli.arguments import FILE_ALLOWED, Action, File, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DONE
+from pipeline.runtime.imports import import_libraries
 
 if TYPE_CHECKING:
     from pipeline.artifact.record import LayerRecord
@@ -34,7 +35,8 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(file: Path) -> int:
-    from pipeline.artifact.summary import summarize  # only now: it imports torch
+    import_libraries("pipeline.artifact.summary")  # only now: it imports torch
+    from pipeline.artifact.summary import summarize
 
     summary = summarize(file)
     tables = (_header_table(file, summary), _layer_table(summary), _term_table(summary), _kind_table(summary))

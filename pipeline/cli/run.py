@@ -7,6 +7,7 @@ from pipeline.cli.arguments import Action, commands_help, read_flags
 from pipeline.cli.output import JsonProgressLines, print_result
 from pipeline.failure import EXIT_DONE, FailureReporter
 from pipeline.options.options import Options, options_from
+from pipeline.runtime.imports import import_libraries
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import make_progress
 from pipeline.runtime.signals import on_signals
@@ -28,7 +29,8 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
-            from pipeline import runner  # noqa: F401 # the import takes seconds, in which a signal may arrive
+            # The imports take seconds, in which a signal may arrive. Every run asks torchvision for the network's name.
+            import_libraries("pipeline.runner", "torchvision.models")
     from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
     with exit_barrier():

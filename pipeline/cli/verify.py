@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DATA, EXIT_DONE
+from pipeline.runtime.imports import import_libraries
 
 SUMMARY = f"""Check an artifact: its checksums, every value, and its tensors against the network that it names.
 
@@ -28,8 +29,9 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(file: Path, *, allow_import: bool) -> int:
+    import_libraries("pipeline.artifact.loading", "pipeline.artifact.summary")  # only now: it imports torch
     from pipeline.artifact.header import OBJECT
-    from pipeline.artifact.loading import architecture  # only now: it imports torch
+    from pipeline.artifact.loading import architecture
     from pipeline.artifact.summary import summarize
 
     summary = summarize(file)

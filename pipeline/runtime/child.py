@@ -9,13 +9,14 @@ from pipeline.runtime.packages import ROOT
 # seriesquant.py makes the project's packages importable, whatever modules the search path leads to.
 _CODE: Final = """
 import sys
-from importlib import import_module
 root, target, count, *words = sys.argv[1:]
 sys.path.insert(0, root)
 import seriesquant
 sys.path[:] = words[int(count):]
+from pipeline.runtime.imports import import_libraries
 module, _, function = target.partition(":")
-sys.exit(getattr(import_module(module), function)(*words[:int(count)]))
+import_libraries(module)
+sys.exit(getattr(sys.modules[module], function)(*words[:int(count)]))
 """
 
 
