@@ -52,7 +52,8 @@ def _source_files(name: str, model: nn.Module) -> set[tuple[str, Path]]:
     files = dict(_loaded_files())
     users = {module: file for module, file in files.items() if _is_users(file)}
     reached = _with_imports((defining | modules_of_networks()) & users.keys(), users)
-    installed = {module for module in defining & files.keys() if module.partition(".")[0] not in _VERSIONED}
+    others = {module for module in defining & files.keys() if module.partition(".")[0] not in _VERSIONED}
+    installed = {module for module in others if files[module].is_file()}
     return {(module, files[module]) for module in reached | installed}
 
 
@@ -86,24 +87,21 @@ def _imports(module: str, file: Path) -> set[str]:
 
 
 def _loaded_files() -> Iterator[tuple[str, Path]]:
-    """Iterate over the loaded modules that have a file and are not the project's."""
+    """Iterate over the loaded modules that name a file and are not the project's; a user's file exists."""
     for name, module in [*sys.modules.items(), *user_modules().items()]:
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and Path(file).is_file():
-            resolved = _resolved(file)
-            if not _is_ours(resolved):
+        if isinstance(file, str) and (found := _resolved_other(file)) is not None:
+            resolved, is_users = found
+            if not is_users or resolved.is_file():
                 yield name, resolved
 
 
 # A process has thousands of modules, and every stage asks for the digest of its network.
 @cache
-def _resolved(file: str) -> Path:
-    return Path(file).resolve()
-
-
-@cache
-def _is_ours(file: Path) -> bool:
-    return _is_below(file, _OURS)
+def _resolved_other(file: str) -> tuple[Path, bool] | None:
+    """Return a file's real path, and True if it is a user's; None if it is the project's."""
+    resolved = Path(file).resolve()
+    return None if _is_below(resolved, _OURS) else (resolved, _is_users(resolved))
 
 
 @cache
