@@ -20,6 +20,7 @@ from reports.html.drawing import size_drawings
 from reports.plots import write_plots
 from tests.support.blank import blank_plots
 from tests.support.forking import run_child
+from tests.support.traces import shared_trace
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -117,6 +118,14 @@ def _operators_are_registered_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_are_traced_once() -> Iterator[None]:
+    """Runs in a test's process share the graphs of their ONNX files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.onnx.file.trace", shared_trace())
         yield
 
 

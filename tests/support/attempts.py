@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.support.blank import blank_plots
 from tests.support.forking import fork
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "fcntl.flock", "fcntl.lockf", "subprocess.Popen"}
@@ -27,7 +28,7 @@ def begin(
     last: int = 0,
     count: Path | None = None,
 ) -> BaseProcess:
-    """Start the command in a folder; it reloads its artifacts in its own process.
+    """Start the command in a folder; it reloads its artifacts in its own process, and its plots are blank.
 
     Args:
         folder: The working folder.
@@ -43,12 +44,15 @@ def begin(
 def _work(folder: Path, words: list[str], streams: tuple[Path, Path], last: int, count: Path | None) -> None:
     from pipeline.cli.entry import program
     from pipeline.stages import verify
+    from reports import write
+    from reports.html import page
 
     os.chdir(folder)
     for number, stream in enumerate(streams, start=1):
         with stream.open("ab") as file:
             os.dup2(file.fileno(), number)
     verify.subprocess = SimpleNamespace(run=_answer)  # type: ignore[attr-defined]
+    write.write_plots, page.size_drawings = blank_plots, lambda report: []
     signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = _Watch(last)
     sys.addaudithook(watch)

@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+from reports.files import write_atomically
 from reports.model import Report
 from reports.plots import plot_names
 
 
 def blank_plots(report: Report, folder: Path) -> list[Path]:
     """Write empty files in place of the plots of ``reports.plots.write_plots``, with the same names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in plot_names(report)]
+    names = plot_names(report)
     for path in folder.glob("*.png"):
-        path.unlink()
-    for path in paths:
-        path.touch()
-    return paths
+        if path.name not in names:
+            path.unlink()
+    return [write_atomically(folder / name, b"") for name in names]

@@ -1,20 +1,19 @@
 """Processes that are forked from one with all libraries imported, for tests that need a process but not its imports."""
 
-import gc
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = [
-    *("pipeline.runner", "pipeline.cli.run", "matplotlib.figure", "matplotlib.backends.backend_agg", "onnxscript"),
-    *("brevitas", "torch.export", "torch._dynamo", "torch.onnx._internal.exporter._core"),
-]
+import pytest
+
+ROOT = Path(__file__).parents[2]
 PATIENCE = 600
 
 
@@ -26,7 +25,10 @@ def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
         arguments: Its arguments.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LIBRARIES)
+    context.set_forkserver_preload(["tests.support.preloaded"])
+    with pytest.MonkeyPatch.context() as patch:  # the server takes its search path from its environment
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        forkserver.ensure_running()
     process = context.Process(target=_work, args=(str(Path.cwd()), dict(os.environ), work, arguments))
     process.start()
     return process
@@ -43,10 +45,6 @@ def run_child(command: Sequence[str], *, env: Mapping[str, str], **_: Any) -> su
 
 
 def _work(folder: str, environment: dict[str, str], work: Callable[..., object], arguments: Sequence[Any]) -> None:
-    import torch
-
-    gc.freeze()  # the libraries are no garbage, and a run looks for some after each training
-    torch.set_num_threads(1)
     os.chdir(folder)
     _set_environment(environment)
     work(*arguments)
