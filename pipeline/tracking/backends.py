@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from pipeline.runtime.imports import import_libraries
 from pipeline.tracking.background import Target
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class MLflow:
     def load(self) -> None:
         """Import MLflow, and create a store that is on this machine."""
         _leave_process_group()
+        import_libraries("mlflow", "accelerate.tracking")
         import mlflow
 
         if "://" not in self._place or self._place.startswith(("file:", "sqlite:")):
@@ -151,7 +153,7 @@ class TensorBoard:
     def load(self) -> None:
         """Import the writer of event files."""
         _leave_process_group()
-        import torch.utils.tensorboard  # noqa: F401
+        import_libraries("torch.utils.tensorboard", "accelerate.tracking")
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
         """Start a run, named by date and time, so that repeated runs into one folder stay separate."""
