@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("environments")
     write_module(folder)
     write_npz(folder / "colours.npz")
-    done = start(folder, *SMALL, "--out", "first")
+    done = call_program(folder, *SMALL, "--out", "first")
     assert done.returncode == 0, done.stderr
     return folder
 
