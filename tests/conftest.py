@@ -20,7 +20,6 @@ from reports.html.drawing import size_drawings
 from reports.plots import write_plots
 from tests.support.blank import blank_plots
 from tests.support.forking import run_child
-from tests.support.traces import shared_trace
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,9 +37,11 @@ pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
 LONGEST = (
-    *("test_poster.py", "test_kills.py", "test_ray.py", "test_library.py", "test_command.py", "test_runner.py"),
-    *("test_results.py", "test_stages.py", "test_mlflow.py", "test_down.py", "test_onnx_top1.py", "test_repeat.py"),
-    *("test_run.py", "test_failure.py", "test_report.py", "test_imagenet.py"),
+    *("test_poster.py", "test_installed.py", "test_ray.py", "test_kills.py", "test_environments.py"),
+    *("test_imagenet.py", "test_mlflow.py", "test_library.py", "test_command.py", "test_results.py", "test_down.py"),
+    *("test_onnx_top1.py", "test_target_files.py", "test_runner.py", "test_stages.py", "test_verify.py"),
+    *("test_worker.py", "test_parametric.py", "test_independent_reader.py", "test_run.py", "test_repeat.py"),
+    *("test_compress.py", "test_compress_training.py", "test_failure.py", "test_report.py", "test_inputs.py"),
 )
 
 
@@ -124,6 +125,8 @@ def _operators_are_registered_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _graphs_are_traced_once() -> Iterator[None]:
     """Runs in a test's process share the graphs of their ONNX files."""
+    from tests.support.traces import shared_trace
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.onnx.file.trace", shared_trace())
         yield
@@ -152,6 +155,19 @@ def data_folder() -> Path:
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than CPUs: some tests wait for servers, clusters and processes."""
     return len(usable_cpus()) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Import the tests, and the libraries with them, without the garbage collector."""
+    global _frozen
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        _frozen = len(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
