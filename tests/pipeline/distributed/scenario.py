@@ -1,6 +1,5 @@
-"""The computations of one, two and three processes. As a program, it writes each process' results to a folder."""
+"""The computations of one, two and three processes."""
 
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -160,7 +159,8 @@ def results() -> dict[str, object]:
     return found
 
 
-if __name__ == "__main__":
+def write_results(folder: Path) -> None:
+    """Write this process' results into a folder."""
     found = results()
     rank = processes_of(make_accelerator("cpu")).rank
-    torch.save(found, Path(sys.argv[1]) / f"{rank}.pt")
+    torch.save(found, folder / f"{rank}.pt")

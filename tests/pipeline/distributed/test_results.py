@@ -16,7 +16,7 @@ def alone():
 def found(request, tmp_path_factory):
     """Return the results of each process."""
     folder = tmp_path_factory.mktemp("found")
-    done = torchrun(request.param, ["-m", "tests.pipeline.distributed.scenario", str(folder)], cwd=folder)
+    done = torchrun(request.param, ["-m", "tests.pipeline.distributed.process", str(folder)], cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
