@@ -92,7 +92,6 @@ def test_a_damaged_file_is_an_error(tmp_path, data, network_folder):
         reload_differences([(path, logits)], data, MODEL, CPU)
 
 
-@pytest.mark.usefixtures("fresh_process")
 def test_a_network_that_only_this_process_has_is_no_figure(tmp_path, data, network_folder, caplog):
     file = measured(tmp_path, data, 4)
     (network_folder / "nets" / "tiny_net.py").unlink()
