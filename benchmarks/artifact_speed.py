@@ -12,8 +12,7 @@ from torch import nn
 
 from basis.swap import compressible_convolutions, swap_convolutions
 from pipeline.artifact import Identity, load, write_artifact
-from pipeline.artifact.codec import table_of
-from pipeline.artifact.groups import INTEGERS, groups_of, layout
+from pipeline.artifact.groups import blocks_of
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.models.registry import build_model
 from quant.backends import get_backend
@@ -35,12 +34,11 @@ def median_seconds(call: Callable[[], object]) -> float:
 
 
 def entropy_bytes(record: NetworkRecord) -> float:
-    """Empirical entropy of the layers' integers, by group."""
+    """Empirical entropy of the layers' integers, by layer and term."""
     bits = 0.0
-    for group, values in zip(layout(table_of(record)), groups_of(record), strict=True):
-        if group.kind == INTEGERS:
-            counts = np.unique(values, return_counts=True)[1]
-            bits -= float((counts * np.log2(counts / counts.sum())).sum())
+    for term in (term for block in blocks_of(record) for term in block):
+        counts = np.unique(term, return_counts=True)[1]
+        bits -= float((counts * np.log2(counts / counts.sum())).sum())
     return bits / 8
 
 

@@ -1,7 +1,8 @@
 """Convert a network's record to the sections of an artifact, and back.
 
     tensors.DTYPE          parameters and buffers that are not coded
-    codes                  U8    one stream of ``quant.entropy`` with the groups of ``pipeline.artifact.groups``
+    codes                  U8    one stream of ``quant.entropy`` with the groups and blocks of
+                                 ``pipeline.artifact.groups``
     table                  U8    compressed JSON: the layers, normalizations and other tensors
 
 Parts of a section follow each other without gaps, in the order of the table.
@@ -19,7 +20,7 @@ from basis.errors import CompressionError
 from basis.families import BASES
 from basis.parametric.families import FAMILIES
 from pipeline.artifact.container import DTYPE_NAMES, DTYPES, Contents, bytes_of, join
-from pipeline.artifact.groups import GroupReader, claims, groups_of, layout
+from pipeline.artifact.groups import GroupReader, block_layout, blocks_of, claims, groups_of, layout
 from pipeline.artifact.header import (
     FORMAT_VERSION,
     OBJECT,
@@ -45,7 +46,7 @@ CODES, TENSORS, TABLE = "codes", "tensors", "table"
 FREE_INTEGERS, INTEGERS_PER_BYTE = 1 << 22, 4096
 """Most integers of a file: ``FREE_INTEGERS`` and ``INTEGERS_PER_BYTE`` for each byte of the stream."""
 GROUPS_PER_BYTE = 2
-"""Most groups of a file for each byte of the stream: the shortest description of a table has 5 bits."""
+"""Most groups and terms of blocks of a file for each byte of the stream, which bounds the time of decoding."""
 
 
 def serialize(record: NetworkRecord, identity: Identity) -> bytes:
@@ -75,8 +76,9 @@ def _sections(record: NetworkRecord) -> dict[str, Tensor]:
     for name, tensor in record.floats.items():
         parts[f"{TENSORS}.{_dtype_name(name, tensor)}"].append(tensor.contiguous().flatten())
     sections = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    if groups := groups_of(record):
-        sections[CODES] = _as_section(entropy.encode(groups))
+    groups, blocks = groups_of(record), blocks_of(record)
+    if groups or blocks:
+        sections[CODES] = _as_section(entropy.encode(groups, blocks))
     sections[TABLE] = _as_section(pack_table(table_of(record)))
     return sections
 
@@ -101,7 +103,7 @@ def decode(contents: Contents) -> tuple[Table, NetworkRecord]:
     reader = _Reader({name: values for name, values in contents.sections.items() if name not in (TABLE, CODES)})
     floats = {entry.name: _take_tensor(entry, reader) for entry in table.tensors}
     reader.finish()
-    layers, normalizations = GroupReader(table, _decode_groups(table, contents.sections.get(CODES))).records()
+    layers, normalizations = GroupReader(table, *_decode_stream(table, contents.sections.get(CODES))).records()
     return table, NetworkRecord(layers, floats, normalizations)
 
 
@@ -131,8 +133,8 @@ def _header(identity: Identity) -> Header:
     return Header(format_version=FORMAT_VERSION, builder=builder, arguments=arguments, **fields)
 
 
-def _decode_groups(table: Table, codes: Tensor | None) -> list[NDArray[np.int32]]:
-    """Decode the stream, after a check of the numbers of its integers and groups.
+def _decode_stream(table: Table, codes: Tensor | None) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]]]:
+    """Decode the groups and blocks of the stream, after a check of the numbers of its integers and groups.
 
     Raises:
         CompressionError: The section is missing or damaged, or the table claims more than a file may have.
@@ -142,9 +144,10 @@ def _decode_groups(table: Table, codes: Tensor | None) -> list[NDArray[np.int32]
             f"it has {'no' if codes is None else 'a'} section {CODES!r}; allowed: one if it has layers"
         )
     if codes is None:
-        return []
+        return [], []
     _check_claims(table, len(codes))
-    return entropy.decode(bytes_of(codes), [group.count for group in layout(table)])
+    counts, shapes = [group.count for group in layout(table)], [block.shape for block in block_layout(table)]
+    return entropy.decode(bytes_of(codes), counts, shapes)
 
 
 def _check_claims(table: Table, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Convert the integers of a record to groups, which the entropy coder codes with a table each, and back.
+"""Convert the integers of a record to groups and blocks, which the entropy coder codes, and back.
 
 The groups of a file, in this order. Groups without integers are left out.
 
@@ -6,12 +6,15 @@ The groups of a file, in this order. Groups without integers are left out.
                    the steps of a ``stepped`` layer; each minus the one before it
     terms          exponents of the term factors of ``int`` layers
     for each layer
-        integers   a group for each term or tap of a tensor of 4 axes, else one; minifloats see ``_minifloat_groups``
         scales     exponents of the scales of an ``int`` layer, minus the base
+        integers   of a ``minifloat`` layer, two groups: see ``_minifloat_groups``
     steps          of the vectors, which are the coded biases of the layers, the weights and then the biases of the
                    batch normalizations; each minus the one before it
     bases          of the vectors; each minus the one before it
     vectors        a group for each vector: its integers minus its base
+
+The integers of every ``int`` and ``stepped`` layer are a block, (terms, rows, columns). The terms are the terms or taps
+of a tensor of 4 axes, else 1. The rows are axis 0, and the columns all other axes.
 """
 
 import math
@@ -45,13 +48,24 @@ class Group:
         kind: The kind of its integers.
         count: The number of its integers.
         layer: Name of the layer of its integers; empty for those of several layers.
-        term: Number of the term or tap, in C order of the stored shape.
     """
 
     kind: str
     count: int
     layer: str = ""
-    term: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """The place of a block.
+
+    Attributes:
+        layer: Name of the layer of its integers.
+        shape: (terms, rows, columns).
+    """
+
+    layer: str
+    shape: tuple[int, int, int]
 
 
 def layout(table: Table) -> list[Group]:
@@ -66,8 +80,18 @@ def layout(table: Table) -> list[Group]:
     return [group for group in groups if group.count]
 
 
+def block_layout(table: Table) -> list[Block]:
+    """Return the blocks of a file."""
+    return [Block(layer.name, _block_shape(layer)) for layer in table.layers if layer.scheme != "minifloat"]
+
+
+def _block_shape(layer: LayerEntry) -> tuple[int, int, int]:
+    terms, rows = _term_count(layer), layer.shape[0]
+    return terms, rows, math.prod(layer.shape) // (terms * rows)
+
+
 def claims(table: Table) -> tuple[int, int]:
-    """Return least numbers of the integers and the groups of ``layout``, without making a list of its length."""
+    """Return least numbers of the integers, and of the groups and terms of blocks, without making a list of them."""
     integers = sum(math.prod(layer.shape) for layer in table.layers)
     integers += 2 * sum(each.channels for each in table.normalizations)
     groups = sum(1 if layer.scheme == "minifloat" else _term_count(layer) for layer in table.layers)
@@ -75,12 +99,9 @@ def claims(table: Table) -> tuple[int, int]:
 
 
 def _layer_layout(layer: LayerEntry) -> Iterator[Group]:
-    count, terms = math.prod(layer.shape), _term_count(layer)
     if layer.scheme == "minifloat":
-        yield from (Group(INTEGERS, count, layer.name), Group(INTEGERS, count, layer.name))
-        return
-    yield from (Group(INTEGERS, count // terms, layer.name, term) for term in range(terms))
-    if layer.scheme == "int":
+        yield from [Group(INTEGERS, math.prod(layer.shape), layer.name)] * 2
+    elif layer.scheme == "int":
         yield Group(SCALES, layer.shape[0], layer.name)
 
 
@@ -93,7 +114,7 @@ def _exponent_count(layer: LayerEntry) -> int:
 
 
 def groups_of(record: NetworkRecord) -> list[Integers]:
-    """Return the integers of all groups that ``layout`` lists."""
+    """Return the integers of all groups in ``layout``."""
     values = [layer.values for layer in record.layers]
     groups = [_differences([each for tensor in values for each in _exponents(tensor)]), _all_terms(values)]
     for layer in record.layers:
@@ -124,16 +145,22 @@ def _all_terms(values: Sequence[StoredTensor]) -> Integers:
 def _layer_groups(values: StoredTensor) -> list[Integers]:
     if isinstance(values, MinifloatTensor):
         return _minifloat_groups(values)
-    groups = _by_term(values.integers)
     if isinstance(values, QuantizedTensor):
         exponents = _scale_exponents(values)
-        groups.append(exponents - np.int32(_base(exponents)))
-    return groups
+        return [exponents - np.int32(_base(exponents))]
+    return []
 
 
-def _by_term(integers: torch.Tensor) -> list[Integers]:
+def blocks_of(record: NetworkRecord) -> list[Integers]:
+    """Return the integers of all blocks in ``block_layout``, (terms, rows, columns)."""
+    values = [layer.values for layer in record.layers]
+    return [_block(each.integers) for each in values if not isinstance(each, MinifloatTensor)]
+
+
+def _block(integers: torch.Tensor) -> Integers:
     terms = math.prod(integers.shape[2:]) if integers.ndim == 4 else 1
-    return list(np.ascontiguousarray(integers.reshape(-1, terms).numpy().T, dtype=np.int32))
+    by_term = integers.reshape(len(integers), -1, terms).numpy().transpose(2, 0, 1)
+    return np.ascontiguousarray(by_term, dtype=np.int32)
 
 
 def _minifloat_groups(values: MinifloatTensor) -> list[Integers]:
@@ -170,18 +197,19 @@ def _differences(values: Sequence[int]) -> Integers:
 
 
 class GroupReader:
-    """Rebuild layers, biases and normalizations from decoded groups, in the order of ``layout``.
+    """Rebuild layers, biases and normalizations from decoded groups and blocks, in the order of their layouts.
 
     Args:
         table: The table of the file.
         groups: The integers of the groups.
+        blocks: The integers of the blocks.
 
     Raises:
         CompressionError: An integer is outside its range; by the constructor and the methods.
     """
 
-    def __init__(self, table: Table, groups: Sequence[Integers]) -> None:
-        self._table, self._groups = table, iter(groups)
+    def __init__(self, table: Table, groups: Sequence[Integers], blocks: Sequence[Integers]) -> None:
+        self._table, self._groups, self._blocks = table, iter(groups), iter(blocks)
 
     def records(self) -> tuple[tuple[LayerRecord, ...], tuple[NormalizationRecord, ...]]:
         """Return the layers and the normalizations of the table."""
@@ -215,12 +243,11 @@ class GroupReader:
         try:
             if layer.scheme == "minifloat":
                 return self._minifloats(layer, next(exponents))
-            integers = np.stack([next(self._groups) for _ in range(_term_count(layer))])
+            integers = np.ascontiguousarray(next(self._blocks).transpose(1, 2, 0)).reshape(layer.shape)
             if layer.scheme == "stepped":
                 steps = [next(exponents) for _ in range(_exponent_count(layer))]
                 shape = layer.shape[2:] if layer.terms else ()
-                whole = np.ascontiguousarray(integers.T).reshape(layer.shape)
-                return SteppedTensor(torch.from_numpy(whole), _in_grid(steps).reshape(shape))
+                return SteppedTensor(torch.from_numpy(integers), _in_grid(steps).reshape(shape))
             return self._quantized(layer, integers, next(exponents), terms)
         except CompressionError as error:
             raise CompressionError(f"its layer {layer.name!r} is damaged: {error}") from None
@@ -234,8 +261,7 @@ class GroupReader:
             found = np.array([next(terms) for _ in range(_term_count(layer))])
             _check_range("term exponents", found, -127, 127)
             factors = torch.from_numpy(found.astype(np.int8)).reshape(layer.shape[2:])
-        whole = np.ascontiguousarray(integers.astype(np.int8).T).reshape(layer.shape)
-        return QuantizedTensor(torch.from_numpy(whole), scale, format, factors)
+        return QuantizedTensor(torch.from_numpy(integers.astype(np.int8)), scale, format, factors)
 
     def _minifloats(self, layer: LayerEntry, largest: int) -> MinifloatTensor:
         bits, (signed, mantissas) = _bits(layer), (next(self._groups), next(self._groups))

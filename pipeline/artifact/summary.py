@@ -1,7 +1,6 @@
 """Account for the bits of an artifact by layer, by term and by kind of content."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from pipeline.artifact.codec import CODES, TABLE, TENSORS, decode, table_of
 from pipeline.artifact.container import Contents, split
-from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, Group, groups_of, layout
+from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, block_layout, blocks_of, groups_of, layout
 from pipeline.artifact.header import Header
 from pipeline.artifact.loading import naming, open_artifact
 from pipeline.artifact.record import NetworkRecord
@@ -22,16 +21,18 @@ class LayerBits:
 
     Attributes:
         terms: Bits of the integers of each term or tap, in C order; one number for layers without these.
+        classes: Bits that describe the classes of the integers.
         scales: Bits of the scales.
     """
 
     terms: list[float] = field(default_factory=list)
+    classes: float = 0.0
     scales: float = 0.0
 
     @property
     def integers(self) -> float:
         """Return the bits of all integers."""
-        return sum(self.terms)
+        return sum(self.terms) + self.classes
 
 
 @dataclass(frozen=True)
@@ -86,38 +87,45 @@ def account(record: NetworkRecord, content: bytes) -> tuple[dict[str, LayerBits]
 
 def layer_bits(record: NetworkRecord) -> dict[str, LayerBits]:
     """Return the bits that each layer has in an artifact, by name, without writing it."""
-    groups = groups_of(record)
-    return _layer_bits(record, layout(table_of(record)), entropy.coded_sizes(groups))
+    return _coded_bits(record)[0]
 
 
 def _account(record: NetworkRecord, contents: Contents) -> tuple[dict[str, LayerBits], dict[str, int]]:
-    groups, stream = layout(table_of(record)), contents.sections.get(CODES)
-    sizes = np.array(entropy.coded_sizes(groups_of(record)))
-    if stream is not None:
-        sizes *= 8 * len(stream) / sizes.sum()
-    return _layer_bits(record, groups, sizes.tolist()), _kinds(contents, groups, sizes.tolist())
+    stream = contents.sections.get(CODES)
+    layers, kinds = _coded_bits(record, None if stream is None else 8 * len(stream))
+    return layers, _kinds(contents, kinds)
 
 
-def _layer_bits(record: NetworkRecord, groups: Sequence[Group], sizes: Sequence[float]) -> dict[str, LayerBits]:
-    found = {layer.name: LayerBits() for layer in record.layers}
-    for group, size in zip(groups, sizes, strict=True):
+def _coded_bits(record: NetworkRecord, size: int | None = None) -> tuple[dict[str, LayerBits], dict[str, float]]:
+    """Return the bits of each layer and of each kind of coded content.
+
+    Args:
+        record: The tensors of the network.
+        size: Bits of the stream, to which all bits add up; None for its size without the states of the lanes.
+    """
+    table, found = table_of(record), {layer.name: LayerBits() for layer in record.layers}
+    groups, blocks = entropy.coded_sizes(groups_of(record), blocks_of(record))
+    total = sum(groups) + sum(sum(block.terms) + block.offsets for block in blocks)
+    scale = 1.0 if size is None else size / total
+    kinds = {INTEGERS: 0.0, VECTORS: 0.0, SCALES: 0.0}
+    for group, bits in zip(layout(table), groups, strict=True):
+        kinds[group.kind if group.kind in kinds else SCALES] += scale * bits
         if group.kind == INTEGERS:
-            terms = found[group.layer].terms
-            terms += [0.0] * (group.term + 1 - len(terms))
-            terms[group.term] += size
+            found[group.layer].terms = [sum(found[group.layer].terms) + scale * bits]
         elif group.kind == SCALES:
-            found[group.layer].scales += size
-    return found
+            found[group.layer].scales = scale * bits
+    for place, block in zip(block_layout(table), blocks, strict=True):
+        own = found[place.layer]
+        own.terms, own.classes = [scale * bits for bits in block.terms], scale * block.offsets
+        kinds[INTEGERS] += own.integers
+    return found, kinds
 
 
-def _kinds(contents: Contents, groups: Sequence[Group], sizes: Sequence[float]) -> dict[str, int]:
+def _kinds(contents: Contents, coded_bits: dict[str, float]) -> dict[str, int]:
     sections = {name: values.nbytes for name, values in contents.sections.items()}
-    bits = {"integers": 0.0, "batch normalization and biases": 0.0, "scales and steps": 0.0}
-    for group, size in zip(groups, sizes, strict=True):
-        kind = {INTEGERS: "integers", VECTORS: "batch normalization and biases"}.get(group.kind, "scales and steps")
-        bits[kind] += size
-    ends = np.cumsum([0, *bits.values()]) / 8
-    coded = dict(zip(bits, np.diff(ends.round().astype(int)).tolist(), strict=True))
+    names = {INTEGERS: "integers", VECTORS: "batch normalization and biases", SCALES: "scales and steps"}
+    ends = np.cumsum([0, *(coded_bits[kind] for kind in names)]) / 8
+    coded = dict(zip(names.values(), np.diff(ends.round().astype(int)).tolist(), strict=True))
     return {
         **coded,
         "other tensors": sum(size for name, size in sections.items() if name.startswith(TENSORS)),

@@ -1,4 +1,4 @@
-"""Write and read single bits: the lowest bit of a byte first, the last byte filled up with zeros."""
+"""Write and read single bits: the lowest bit of a byte first, the last byte filled up with zeros. And varints."""
 
 from __future__ import annotations
 
@@ -85,3 +85,27 @@ class BitReader:
         left = 8 * len(self._data) - self._position
         if left >= 8 or self.read(left):
             raise CompressionError("an entropy-coded stream has bits after its end; allowed: zeros up to the next byte")
+
+
+def varint(number: int) -> bytes:
+    """Return a number of 0 or more as bytes: 7 bits in each, lowest first; the highest bit is 1 in all but the last."""
+    groups = [number & 127]
+    while number := number >> 7:
+        groups[-1] |= 128
+        groups.append(number & 127)
+    return bytes(groups)
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return a number and the position after it.
+
+    Raises:
+        CompressionError: The data end in the number, or it has more than 9 bytes.
+    """
+    number = shift = 0
+    while position < len(data) and shift < 63:
+        byte = data[position]
+        number, position, shift = number | (byte & 127) << shift, position + 1, shift + 7
+        if byte < 128:
+            return number, position
+    raise CompressionError("an entropy-coded stream ends in a number, or has one of too many bytes; allowed: 9 bytes")

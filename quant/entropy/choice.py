@@ -40,6 +40,10 @@ class Choice:
     bits: float
     rank: int | None = None
 
+    def described_bits(self) -> int:
+        """Return the length of the description."""
+        return self.table.description_bits() if self.rank is None else tables.repeat_bits()
+
     def write(self, bits: BitWriter) -> None:
         """Append the description."""
         if self.rank is None:
@@ -49,22 +53,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Histogram:
+class Histogram:
     """Distinct integers of a group, int64, ascending, and how often each occurs."""
 
     values: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
 
 
-def choose_tables(groups: Sequence[Integers]) -> list[Choice]:
+def choose_tables(histograms: Sequence[Histogram]) -> list[Choice]:
     """Choose the cheapest table of each group, in order.
 
     In a second round, the groups that shared a table may use one that is fitted to all of them.
-
-    Raises:
-        CompressionError: A group is not one-dimensional, or has integers that do not fit int32.
     """
-    histograms = [_histogram(group) for group in groups]
     offers = [_tables_for(histogram) for histogram in histograms]
     first = _choose(histograms, offers)
     sharing: dict[Table, list[int]] = {}
@@ -79,7 +79,7 @@ def choose_tables(groups: Sequence[Integers]) -> list[Choice]:
     return min(first, second, key=lambda choices: sum(choice.bits for choice in choices))
 
 
-def _choose(histograms: list[_Histogram], offers: list[list[Table]]) -> list[Choice]:
+def _choose(histograms: Sequence[Histogram], offers: list[list[Table]]) -> list[Choice]:
     chosen, recent = [], tables.Recent()
     for histogram, offered in zip(histograms, offers, strict=True):
         options = [Choice(t, t.description_bits() + _data_bits(t, histogram)) for t in offered]
@@ -90,31 +90,40 @@ def _choose(histograms: list[_Histogram], offers: list[list[Table]]) -> list[Cho
     return chosen
 
 
-def _union(histograms: list[_Histogram]) -> _Histogram:
+def _union(histograms: list[Histogram]) -> Histogram:
     values = np.concatenate([histogram.values for histogram in histograms])
     distinct, places = np.unique(values, return_inverse=True)
     counts = np.bincount(places, np.concatenate([histogram.counts for histogram in histograms]), len(distinct))
-    return _Histogram(distinct, counts.astype(np.int64))
+    return Histogram(distinct, counts.astype(np.int64))
 
 
-def _histogram(group: Integers) -> _Histogram:
+def histogram(group: Integers) -> Histogram:
+    """Count the integers of a group.
+
+    Raises:
+        CompressionError: The group is not one-dimensional, or has integers that do not fit int32.
+    """
     if group.ndim != 1 or not np.issubdtype(group.dtype, np.integer):
         raise CompressionError(
             f"entropy coding got an array of type {group.dtype} and shape {group.shape}; allowed: integers, one axis"
         )
     if not len(group):
-        return _Histogram(np.empty(0, np.int64), np.empty(0, np.int64))
+        return Histogram(np.empty(0, np.int64), np.empty(0, np.int64))
     low, high = int(group.min()), int(group.max())
     if low < _INT32.min or high > _INT32.max:
         raise CompressionError(f"entropy coding got integers in {low}..{high}; allowed: those of 32 bits")
     if high - low > 4 * len(group) + 65536:
-        return _Histogram(*np.unique(group.astype(np.int64), return_counts=True))
-    counts = np.bincount(group.astype(np.int64) - low)
+        return Histogram(*np.unique(group.astype(np.int64), return_counts=True))
+    return from_counts(np.bincount(group.astype(np.int64) - low), low)
+
+
+def from_counts(counts: Integers, low: int) -> Histogram:
+    """Return the histogram of the integers from ``low`` on, which occur so often."""
     (present,) = counts.nonzero()
-    return _Histogram(present + low, counts[present])
+    return Histogram(present + low, counts[present])
 
 
-def _tables_for(histogram: _Histogram) -> list[Table]:
+def _tables_for(histogram: Histogram) -> list[Table]:
     values, counts = histogram.values, histogram.counts
     if len(values) <= 1:
         return [tables.constant(int(values[0]) if len(values) else 0)]
@@ -130,7 +139,7 @@ def _tables_for(histogram: _Histogram) -> list[Table]:
     return found
 
 
-def _shape_for(histogram: _Histogram) -> Table:
+def _shape_for(histogram: Histogram) -> Table:
     """Return the shape with the fewest bits for the magnitudes, and the best chance of zero for it."""
     magnitudes = np.abs(histogram.values)
     inside = (magnitudes > 0) & (magnitudes <= MAX_MAGNITUDE)
@@ -154,7 +163,7 @@ def _magnitude_costs() -> npt.NDArray[np.float64]:
     return costs
 
 
-def _data_bits(table: Table, histogram: _Histogram) -> float:
+def _data_bits(table: Table, histogram: Histogram) -> float:
     """Return the bits of the symbols and escapes of a group under a table; infinite for another constant."""
     values, counts = histogram.values, histogram.counts
     if table.kind == CONSTANT:

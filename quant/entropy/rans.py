@@ -20,7 +20,7 @@ Source: Duda 2013, arXiv 1311.2540; interleaving, Giesen 2014, arXiv 1402.3392.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ from basis.errors import CompressionError
 PRECISION: Final = 14
 """Frequencies of a table sum to 2^14."""
 TOTAL: Final = 1 << PRECISION
+ROWS_LOG: Final = 16
+"""log2 of the most symbols of a lane: it bounds the time of decoding, which takes one step for a row of all lanes."""
 _LOW: Final = 1 << 16
 
 Words = npt.NDArray[np.uint16]
@@ -76,11 +78,11 @@ def encode(frequencies: Integers, sums: Integers, lanes: int) -> Coded:
 
 @dataclass(frozen=True)
 class Lookup:
-    """A table for decoding.
+    """One table for decoding, or several one after the other.
 
     Attributes:
-        symbols: Symbol of each s, (2^14,), uint16.
-        steps: ``f 2^14 + s - c`` of each s, (2^14,), uint32; f = 2^14 does not occur.
+        symbols: Symbol of each s, (tables 2^14,), uint16.
+        steps: ``f 2^14 + s - c`` of each s, (tables 2^14,), uint32; f = 2^14 does not occur.
     """
 
     symbols: npt.NDArray[np.uint16]
@@ -95,47 +97,66 @@ def lookup(frequencies: Integers) -> Lookup:
     return Lookup(symbols, steps.astype(np.uint32))
 
 
-def decode(coded: Coded, lookup_of: Callable[[int], Lookup], counts: list[int]) -> list[npt.NDArray[np.uint16]]:
-    """Decode symbols.
+def joined(lookups: Sequence[Lookup]) -> Lookup:
+    """Return several tables, one or more, as one after the other."""
+    return Lookup(np.concatenate([each.symbols for each in lookups]), np.concatenate([each.steps for each in lookups]))
+
+
+class Decoder:
+    """Decode the symbols of a stream in order, some at a time.
 
     Args:
         coded: The states and words.
-        lookup_of: Returns the table of a group, by its number; called once for each group.
-        counts: Number of symbols of each group; groups follow one another.
-
-    Returns:
-        The symbols of each group.
 
     Raises:
-        CompressionError: The words do not match the symbols.
+        CompressionError: The words do not match the symbols; by ``take`` and ``finish``.
     """
-    lanes, total = len(coded.states), sum(counts)
-    ends = np.cumsum(counts)
-    found, x, position = np.empty(total, np.uint16), coded.states.copy(), 0
-    words = coded.words.astype(np.uint32)
-    group, table = -1, Lookup(np.empty(0, np.uint16), np.empty(0, np.uint32))
-    for start in range(0, total, lanes):
-        stop = min(start + lanes, total)
-        row = x[: stop - start]
-        steps = np.empty(len(row), np.uint32)
-        slots = row & np.uint32(TOTAL - 1)
-        at = start
-        while at < stop:  # one piece of a row for each group in it, nearly always the whole row
-            if group < 0 or ends[group] <= at:
-                group += 1
-                table = lookup_of(group)
-            end = min(stop, int(ends[group]))
-            piece = slots[at - start : end - start]
-            found[at:end] = table.symbols[piece]
-            steps[at - start : end - start] = table.steps[piece]
-            at = end
-        row = (steps >> np.uint32(PRECISION)) * (row >> np.uint32(PRECISION)) + (steps & np.uint32(TOTAL - 1))
+
+    def __init__(self, coded: Coded) -> None:
+        self._states, self._words = coded.states.copy(), coded.words.astype(np.uint32)
+        self._symbol = self._word = 0
+
+    def take(self, count: int, table: Lookup, places: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint16]:
+        """Decode the next symbols.
+
+        Args:
+            count: Their number.
+            table: One table, or several one after the other.
+            places: Start of each symbol's table in ``table``, (count,); None for a single table.
+
+        Returns:
+            The symbols, (count,).
+        """
+        lanes, found, at = len(self._states), np.empty(count, np.uint16), 0
+        if self._symbol + count > lanes << ROWS_LOG:
+            raise CompressionError(
+                f"an entropy-coded stream has {lanes} lanes for {self._symbol + count} symbols or more; allowed: at "
+                f"most {1 << ROWS_LOG} symbols a lane"
+            )
+        while at < count:
+            lane = self._symbol % lanes
+            row = self._states[lane : lane + count - at]
+            piece = slice(at, at + len(row))
+            slots = row & np.uint32(TOTAL - 1)
+            if places is not None:
+                slots += places[piece]
+            found[piece], steps = table.symbols[slots], table.steps[slots]
+            self._refill(row, (steps >> np.uint32(PRECISION)) * (row >> np.uint32(PRECISION)), steps)
+            at += len(row)
+            self._symbol += len(row)
+        return found
+
+    def _refill(self, row: States, product: States, steps: States) -> None:
+        """Set the states of a row of lanes, in place, with the next words for those that are below their range."""
+        row[:] = product + (steps & np.uint32(TOTAL - 1))
         (empty,) = (row < _LOW).nonzero()
-        if position + len(empty) > len(words):
+        words = self._words[self._word : self._word + len(empty)]
+        if len(words) < len(empty):
             raise CompressionError("an entropy-coded stream has too few words; allowed: as many as its symbols need")
-        row[empty] = (row[empty] << np.uint32(16)) | words[position : position + len(empty)]
-        position += len(empty)
-        x[: len(row)] = row
-    if position != len(words) or bool((x != _LOW).any()):
-        raise CompressionError("an entropy-coded stream does not end as it must; allowed: the words as written")
-    return np.split(found, ends[:-1]) if counts else []
+        row[empty] = (row[empty] << np.uint32(16)) | words
+        self._word += len(empty)
+
+    def finish(self) -> None:
+        """Check that all words are used and all states are as at the start of encoding."""
+        if self._word != len(self._words) or bool((self._states != _LOW).any()):
+            raise CompressionError("an entropy-coded stream does not end as it must; allowed: the words as written")

@@ -50,11 +50,14 @@ def coded(table: dict, stream: bytes) -> dict[str, np.ndarray]:
     for layer in layers:
         counts += group_counts(layer)
     counts += [len(vectors), len(vectors), *vectors]
-    present = iter(independent_stream.decode(stream, [count for count in counts if count]) if any(counts) else [])
+    shapes = [block_shape(layer) for layer in layers if layer["scheme"] != "minifloat"]
+    stored = [count for count in counts if count]
+    found_groups, found_blocks = independent_stream.decode(stream, stored, shapes) if stored or shapes else ([], [])
+    present, blocks = iter(found_groups), iter(found_blocks)
     groups = (next(present) if count else np.zeros(0, int) for count in counts)
     exponents, factors = iter(np.cumsum(next(groups)).tolist()), iter(next(groups).tolist())
     names = [layer["name"] if layer.get("named_tensor") else f"{layer['name']}.weight" for layer in layers]
-    weights = (weight(layer, groups, exponents, factors) for layer in layers)
+    weights = (weight(layer, groups, blocks, exponents, factors) for layer in layers)
     tensors = dict(zip(names, weights, strict=True))
     steps, bases = np.cumsum(next(groups)).tolist(), np.cumsum(next(groups)).tolist()
     values = iter([to_float(next(groups) + base) * grid(step) for step, base in zip(steps, bases, strict=True)])
@@ -83,33 +86,45 @@ def group_counts(layer: dict) -> list[int]:
     count = math.prod(layer["shape"])
     if layer["scheme"] == "minifloat":
         return [count, count]
-    scales = [layer["shape"][0]] if layer["scheme"] == "int" else []
-    return [count // terms(layer)] * terms(layer) + scales
+    return [layer["shape"][0]] if layer["scheme"] == "int" else []
 
 
-def weight(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
-    values = {"int": integers, "minifloat": minifloats, "stepped": stepped}[layer["scheme"]]
-    found = values(layer, groups, exponents, factors)
+def block_shape(layer: dict) -> tuple[int, int, int]:
+    count, rows = math.prod(layer["shape"]), layer["shape"][0]
+    return terms(layer), rows, count // terms(layer) // rows
+
+
+def weight(
+    layer: dict, groups: Iterator, blocks: Iterator, exponents: Iterator[int], factors: Iterator[int]
+) -> np.ndarray:
+    if layer["scheme"] == "minifloat":
+        found = minifloats(layer, groups, exponents)
+    elif layer["scheme"] == "stepped":
+        found = stepped(layer, blocks, exponents)
+    else:
+        found = integers(layer, groups, blocks, exponents, factors)
     if layer.get("basis") in independent_families.FAMILIES:
         return independent_families.filters(found, layer["basis"], layer["kernel"])
     return filters(found, layer) if "basis" in layer else found
 
 
-def whole(layer: dict, groups: Iterator) -> np.ndarray:
-    """The integers of all terms, in the stored shape."""
-    return np.stack([next(groups) for _ in range(terms(layer))], axis=-1).reshape(layer["shape"])
+def whole(layer: dict, blocks: Iterator) -> np.ndarray:
+    """The integers of a block, in the stored shape."""
+    return np.moveaxis(next(blocks), 0, -1).reshape(layer["shape"])
 
 
-def stepped(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+def stepped(layer: dict, blocks: Iterator, exponents: Iterator[int]) -> np.ndarray:
     steps = np.array([next(exponents) for _ in range(exponent_count(layer))])
-    values = whole(layer, groups)
+    values = whole(layer, blocks)
     assert abs(values).max() < 2**24
     return to_float(values) * grid(steps).reshape(layer["shape"][2:] if layer.get("terms") else ())
 
 
-def integers(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+def integers(
+    layer: dict, groups: Iterator, blocks: Iterator, exponents: Iterator[int], factors: Iterator[int]
+) -> np.ndarray:
     shape = layer["shape"]
-    values = whole(layer, groups)
+    values = whole(layer, blocks)
     assert abs(values).max() < 2 ** (layer["bits"] - 1)
     scales = grid(next(groups) + next(exponents)).reshape(-1, *[1] * (len(shape) - 1))
     found = to_float(values) * scales
@@ -120,7 +135,7 @@ def integers(layer: dict, groups: Iterator, exponents: Iterator[int], factors: I
     return found * (quarters[powers % 4] * np.float32(2) ** (powers // 4).astype(np.float32))
 
 
-def minifloats(layer: dict, groups: Iterator, exponents: Iterator[int], factors: Iterator[int]) -> np.ndarray:
+def minifloats(layer: dict, groups: Iterator, exponents: Iterator[int]) -> np.ndarray:
     bits, signed = layer["bits"], next(groups)
     exponent, mantissa = 1 + next(exponents) - abs(signed), next(groups) + 2 ** (bits - 1)
     assert exponent.min() >= 0

@@ -1,5 +1,7 @@
 """A decoder of the stream of artifacts, written from docs/artifact.md alone: numpy and the standard library."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 Q = (65536, 77936, 92682, 110218)
@@ -53,10 +55,10 @@ def shape(p: int, r: int, c: int) -> tuple[int, list[int]]:
     return -len(sides), frequencies([*sides[::-1], zero, *sides])
 
 
-def tables(content: bytes, groups: int) -> list[tuple[int, list[int]]]:
-    """The first integer and the frequencies of each group's table; no frequencies for a constant."""
-    bits, found, recent = Bits(content), [], []
-    for _ in range(groups):
+def tables(bits: Bits, count: int) -> list[tuple[int, list[int]]]:
+    """The first integer and the frequencies of each described table; no frequencies for a constant."""
+    found, recent = [], []
+    for _ in range(count):
         kind = bits.take(2)
         if kind == 0:
             table = (bits.signed(), [])
@@ -75,51 +77,100 @@ def tables(content: bytes, groups: int) -> list[tuple[int, list[int]]]:
     return found
 
 
-def decode(stream: bytes, counts: list[int]) -> list[np.ndarray]:
+class Lanes:
+    """The states of the lanes, which give symbols."""
+
+    def __init__(self, states: np.ndarray, words: np.ndarray) -> None:
+        self.x, self.words, self.symbol, self.word = states, words, 0, 0
+
+    def take(self, chosen: list[list[int]], which: np.ndarray) -> np.ndarray:
+        """The next symbols, each by the frequencies ``chosen[which]``."""
+        slots = np.stack([np.repeat(np.arange(len(each)), each) for each in chosen])
+        f, c = np.zeros((2, len(chosen), 4097), np.int64)
+        for number, each in enumerate(chosen):
+            f[number, : len(each)], c[number, : len(each)] = each, np.cumsum(each) - each
+        found = np.zeros(len(which), np.int64)
+        for at, lanes in self.pieces(len(which)):
+            table, own = which[at], self.x[lanes]
+            s = own % 2**14
+            found[at] = symbols = slots[table, s]
+            own = f[table, symbols] * (own // 2**14) + s - c[table, symbols]
+            (short,) = (own < 2**16).nonzero()
+            own[short] = 2**16 * own[short] + self.words[self.word : self.word + len(short)]
+            self.word += len(short)
+            self.x[lanes] = own
+        return found
+
+    def pieces(self, count: int) -> Iterator[tuple[slice, slice]]:
+        """The places of symbols that neighbouring lanes give together, and these lanes."""
+        done = 0
+        while done < count:
+            lane = self.symbol % len(self.x)
+            size = min(len(self.x) - lane, count - done)
+            yield slice(done, done + size), slice(lane, lane + size)
+            done, self.symbol = done + size, self.symbol + size
+
+
+def decode(stream: bytes, counts: list[int], shapes: list[tuple[int, int, int]]) -> tuple[list, list]:
+    """The groups and the blocks."""
     lanes = 2 ** stream[0]
     described, left = varint(stream[1:])
     word_count, left = varint(left)
     groups, left = varint(left)
-    assert groups == len(counts)
-    descriptions, left = left[:described], left[described:]
+    classes, left = varint(left)
+    bits, left = Bits(left[:described]), left[described:]
     x = np.frombuffer(left[: 4 * lanes], "<u4").astype(np.int64)
     left = left[4 * lanes :]
     words, escapes = np.frombuffer(left[: 2 * word_count], "<u2").astype(np.int64), Bits(left[2 * word_count :])
-    found_tables = tables(descriptions, groups)
-    table_of = np.repeat(np.arange(groups), [n if t[1] else 0 for n, t in zip(counts, found_tables, strict=True)])
-    symbols, position = np.zeros(len(table_of), np.int64), 0
-    slots = np.zeros((groups, 2**14), np.int64)
-    f, c = np.zeros((2, groups, 4097), np.int64)
-    for number, (_, each) in enumerate(found_tables):
-        if each:
-            slots[number] = np.repeat(np.arange(len(each)), each)
-            f[number, : len(each)], c[number, : len(each)] = each, np.cumsum(each) - each
-    for start in range(0, len(symbols), lanes):
-        row = table_of[start : start + lanes]
-        own = x[: len(row)]
-        s = own % 2**14
-        symbols[start : start + lanes] = found = slots[row, s]
-        own = f[row, found] * (own // 2**14) + s - c[row, found]
-        (short,) = (own < 2**16).nonzero()
-        own[short] = 2**16 * own[short] + words[position : position + len(short)]
-        position += len(short)
-        x[: len(row)] = own
-    assert position == len(words)
-    assert (x == 2**16).all()
-    return integers(counts, found_tables, symbols, escapes)
-
-
-def integers(counts: list[int], found_tables: list, symbols: np.ndarray, escapes: Bits) -> list[np.ndarray]:
-    result, start = [], 0
-    for count, (low, each) in zip(counts, found_tables, strict=True):
-        if not each:
-            result.append(np.full(count, low))
-            continue
-        own = symbols[start : start + count]
-        values = own + low
-        for place in (own == len(each) - 1).nonzero()[0]:
-            values[place] = escapes.signed()
-        result.append(values)
-        start += count
+    has = [bits.take(1) == 1 for _ in shapes]
+    classed = [shape for shape, flag in zip(shapes, has, strict=True) if flag]
+    plain = [shape for shape, flag in zip(shapes, has, strict=True) if not flag]
+    all_counts = [*counts, *(sum(sizes) for sizes in zip(*classed, strict=True))]
+    all_counts += [rows * columns for terms, rows, columns in plain for _ in range(terms)]
+    assert groups == len(all_counts)
+    assert bool(classes) == any(has)
+    assert classes <= 64
+    found_tables = tables(bits, groups + classes)
+    assert len(bits.left) < 8
+    assert not any(bits.left)
+    source = Lanes(x, words)
+    found = [
+        integers(source, [table], np.zeros(n, int), escapes)
+        for n, table in zip(all_counts, found_tables[:groups], strict=True)
+    ]
+    given, more = found[: len(counts)], iter(found[len(counts) :])
+    parts = [split(next(more), list(sizes)) for sizes in zip(*classed, strict=True)]
+    owns, blocks = zip(*parts, strict=True) if parts else (), []
+    owners = iter(owns)
+    for (terms, rows, columns), flag in zip(shapes, has, strict=True):
+        if flag:
+            differences, of_rows, of_columns = next(owners)
+            sums = np.cumsum(differences)[:, None, None] + of_rows[:, None] + of_columns
+            which = np.minimum(np.maximum(sums, 0), classes - 1)
+            block = integers(source, found_tables[groups:], which.ravel(), escapes)
+        else:
+            block = np.concatenate([next(more) for _ in range(terms)])
+        blocks.append(block.reshape(terms, rows, columns))
+    assert source.word == len(words)
+    assert (source.x == 2**16).all()
     assert len(escapes.left) < 8
-    return result
+    return given, blocks
+
+
+def split(values: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    ends = np.cumsum(sizes)
+    return [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def integers(source: Lanes, chosen: list[tuple[int, list[int]]], which: np.ndarray, escapes: Bits) -> np.ndarray:
+    """The next integers, each of the table ``chosen[which]``."""
+    low, last = np.array([first for first, _ in chosen]), np.array([len(each) - 1 for _, each in chosen])
+    values = low[which]
+    (coded,) = (last[which] >= 0).nonzero()
+    if len(coded):
+        symbols = source.take([each or [2**14] for _, each in chosen], which[coded])
+        values[coded] += symbols
+        for place, symbol in zip(coded, symbols, strict=True):
+            if symbol == last[which[place]]:
+                values[place] = escapes.signed()
+    return values

@@ -19,7 +19,7 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.codec import CODES, TABLE, table_of
 from pipeline.artifact.container import join, split
-from pipeline.artifact.groups import groups_of, layout
+from pipeline.artifact.groups import blocks_of, groups_of, layout
 from pipeline.artifact.record import NetworkRecord, record_network
 from quant import entropy
 from quant.backends import get_backend
@@ -82,14 +82,17 @@ def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[st
 
 
 def recoded(path: Path, record: NetworkRecord, change: Callable[[dict[str, list[NDArray[np.int32]]]], object]) -> Path:
-    """Write an artifact whose groups, by kind, a test has changed in place."""
+    """Write an artifact whose groups, by kind, a test has changed in place; blocks are of the kind ``integers``."""
     contents = split(BytesIO(serialize(record, IDENTITY)))
     groups: dict[str, list[NDArray[np.int32]]] = {}
     for place, values in zip(layout(table_of(record)), groups_of(record), strict=True):
         groups.setdefault(place.kind, []).append(values)
+    blocks = blocks_of(record)
+    groups.setdefault("integers", []).extend(blocks)
     change(groups)
     remaining = {kind: iter(values) for kind, values in groups.items()}
-    stream = entropy.encode([next(remaining[place.kind]) for place in layout(table_of(record))])
+    changed = [next(remaining[place.kind]) for place in layout(table_of(record))]
+    stream = entropy.encode(changed, list(remaining["integers"]))
     path.write_bytes(join(contents.text, {**contents.sections, CODES: section(stream)}))
     return path
 

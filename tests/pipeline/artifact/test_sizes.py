@@ -6,8 +6,7 @@ import torch
 
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, serialize
-from pipeline.artifact.codec import table_of
-from pipeline.artifact.groups import INTEGERS, groups_of, layout
+from pipeline.artifact.groups import blocks_of
 from pipeline.artifact.record import record_network
 from pipeline.models import build_model
 from pipeline.models.layer_orders import orders_of, plan_layers
@@ -22,7 +21,7 @@ STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def sizes(name: str, config: str, names: tuple[str, ...], side: int) -> tuple[int, float]:
-    """The size of a file in 4 bits, and the empirical entropy of its layers' integers by group, both in bytes."""
+    """The size of a file in 4 bits, and the empirical entropy of its layers' integers by term, both in bytes."""
     torch.manual_seed(0)
     model = build_model(name, len(names))
     for module in model.modules():  # weights as after training, rather than uniform ones
@@ -31,8 +30,7 @@ def sizes(name: str, config: str, names: tuple[str, ...], side: int) -> tuple[in
     model = swap_convolutions(model, orders_of(plan_layers(model, parse_config(config))), "cosine")
     record = record_network(model, quantize_network(model, IntFormat(4), get_backend("brevitas")))
     size = len(serialize(record, Identity(name, len(names), names, *STATISTICS, (side, side))))
-    groups = zip(layout(table_of(record)), groups_of(record), strict=True)
-    return size, sum(entropy(values) for place, values in groups if place.kind == INTEGERS) / 8
+    return size, sum(entropy(term) for block in blocks_of(record) for term in block) / 8
 
 
 def entropy(values: np.ndarray) -> float:

@@ -6,25 +6,39 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as arrays_of
 
 from basis.errors import CompressionError
 from quant.entropy import coded_sizes, decode, encode, rans, tables
 from quant.entropy.bits import BitReader, BitWriter
+from quant.entropy.classes import choose_classes
+from quant.entropy.plan import make_plan
 from quant.entropy.rans import TOTAL
 
 INT32 = np.iinfo(np.int32)
 integers = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.integers(INT32.min, INT32.max))
 groups = st.lists(st.lists(integers, max_size=60).map(lambda values: np.array(values, np.int32)), max_size=8)
+sides = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
+blocks = st.lists(sides.flatmap(lambda shape: arrays_of(np.int32, shape, elements=integers)), max_size=4)
 
 
-def round_trip(arrays) -> bytes:
-    stream = encode(arrays)
-    found = decode(stream, [len(each) for each in arrays])
+def round_trip(arrays, layers=()) -> bytes:
+    stream = encode(arrays, layers)
+    found, found_layers = decode(stream, [len(each) for each in arrays], [each.shape for each in layers])
     assert len(found) == len(arrays)
-    for expected, each in zip(arrays, found, strict=True):
+    assert len(found_layers) == len(layers)
+    for expected, each in zip([*arrays, *layers], [*found, *found_layers], strict=True):
         assert each.dtype == np.int32
         np.testing.assert_array_equal(each, expected)
     return stream
+
+
+def layer(seed=0, shape=(9, 32, 48), spread=0.6) -> np.ndarray:
+    """A layer whose terms, rows and columns have different scales."""
+    generator = np.random.default_rng(seed)
+    scales = [np.exp(spread * generator.standard_normal(side)) for side in shape]
+    values = generator.laplace(size=shape) * np.einsum("t,r,c->trc", *scales)
+    return np.round(values).astype(np.int32)
 
 
 def entropy_bytes(arrays) -> float:
@@ -35,10 +49,43 @@ def entropy_bytes(arrays) -> float:
     return total / 8
 
 
-@given(groups)
+@given(groups, blocks)
 @settings(max_examples=200)
-def test_any_integers_come_back(arrays):
-    round_trip(arrays)
+def test_any_integers_come_back(arrays, layers):
+    round_trip(arrays, layers)
+
+
+@given(st.integers(0, 1000), sides, st.floats(0, 2), st.integers(1, 3))
+@settings(max_examples=100)
+def test_layers_of_any_scales_come_back(seed, shape, spread, count):
+    round_trip([], [layer(seed + number, shape, spread) for number in range(count)])
+
+
+def test_classes_save_what_rows_and_columns_differ():
+    layers = [layer(seed) for seed in range(3)]
+    alone = len(round_trip([term.ravel() for each in layers for term in each]))
+    assert len(round_trip([], layers)) < 0.92 * alone
+    alike = [layer(seed, spread=0.0) for seed in range(3)]
+    alone = len(round_trip([term.ravel() for each in alike for term in each]))
+    assert len(round_trip([], alike)) < 1.002 * alone
+
+
+def test_layers_of_large_integers_have_tables_of_their_own():
+    layers = [layer(0), 1000 * layer(1), np.zeros((4, 5, 6), np.int32), np.full((1, 2, 3), -7, np.int32)]
+    layers[0][3, 2, 1] = 127
+    with_classes = [each is not None for each in make_plan([], layers).classes]
+    assert with_classes[:2] == [True, False]
+    round_trip([np.array([5], np.int32)], layers)
+
+
+def test_offsets_are_those_of_the_scales():
+    block = layer(0, (1, 24, 2000), spread=0.0)
+    block[:, ::2] = np.round(np.random.default_rng(1).laplace(size=(12, 2000)) * 8)
+    (classes,) = choose_classes([block])
+    # A scale of 8 is three octaves, two classes each. The mean magnitude of the others is that of rounded values.
+    apart = np.log2(np.abs(block[0, ::2]).mean() / np.abs(block[0, 1::2]).mean()) * 2
+    assert np.abs(classes.rows[::2].mean() - classes.rows[1::2].mean() - apart) < 0.5
+    assert np.ptp(classes.rows[::2]) <= 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 2048, 4095, 4096, 100_000])
@@ -49,7 +96,9 @@ def test_any_number_of_symbols_fills_the_lanes(count):
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
 def test_other_integer_types_are_taken(dtype):
     values = np.array([3, -4, 0, 100], dtype)
-    np.testing.assert_array_equal(decode(encode([values]), [4])[0], values)
+    np.testing.assert_array_equal(decode(encode([values]), [4])[0][0], values)
+    block = values.reshape(1, 2, 2)
+    np.testing.assert_array_equal(decode(encode([], [block]), [], [(1, 2, 2)])[1][0], block)
 
 
 def test_equal_integers_take_no_symbols():
@@ -75,9 +124,14 @@ def test_predicted_sizes_are_those_of_the_stream():
     generator = np.random.default_rng(1)
     arrays = [np.round(generator.laplace(0, s, 5000)).astype(np.int32) for s in np.geomspace(0.1, 50, 40)]
     arrays.append(np.array([INT32.max, INT32.min, 0, 0], np.int32))
-    sizes = coded_sizes(arrays)
+    layers = [layer(0), 1000 * layer(1)]
+    sizes, blocks = coded_sizes(arrays, layers)
     assert len(sizes) == len(arrays)
-    assert len(encode(arrays)) == pytest.approx(sum(sizes) / 8, rel=0.005)
+    assert [len(each.terms) for each in blocks] == [9, 9]
+    assert blocks[0].offsets > 0
+    assert blocks[1].offsets == 0
+    total = sum(sizes) + sum(sum(each.terms) + each.offsets for each in blocks)
+    assert len(encode(arrays, layers)) == pytest.approx(total / 8, rel=0.005)
 
 
 def test_a_rare_large_integer_costs_an_escape():
@@ -92,6 +146,8 @@ def test_a_rare_large_integer_costs_an_escape():
 def test_other_arrays_are_refused(bad):
     with pytest.raises(CompressionError, match="entropy coding got"):
         encode([bad])
+    with pytest.raises(CompressionError, match="entropy coding got"):
+        encode([], [bad.reshape(1, 1, -1) if bad.dtype != np.int32 else bad])
 
 
 @given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 31))
@@ -130,9 +186,10 @@ def test_bits_come_back(values):
 @settings(max_examples=300)
 def test_a_damaged_stream_is_refused_or_gives_integers(data):
     arrays = [np.arange(-20, 20, dtype=np.int32), np.zeros(9, np.int32), np.array([1, 1, 2, 900_000] * 30, np.int32)]
-    stream = bytearray(encode(arrays))
+    layers = [layer(0, (2, 12, 30)), np.array([[[900_000, 1]]], np.int32)]
+    stream = bytearray(encode(arrays, layers))
     kind = data.draw(st.sampled_from(["flip", "cut", "more", "counts"]))
-    counts = [len(each) for each in arrays]
+    counts, shapes = [len(each) for each in arrays], [each.shape for each in layers]
     if kind == "flip":
         stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     elif kind == "cut":
@@ -141,14 +198,18 @@ def test_a_damaged_stream_is_refused_or_gives_integers(data):
         stream += data.draw(st.binary(min_size=1, max_size=9))
     else:
         counts = data.draw(st.lists(st.integers(0, 200), max_size=5))
+        shapes = data.draw(st.lists(sides, max_size=4))
     try:
-        found = decode(bytes(stream), counts)
+        found, blocks = decode(bytes(stream), counts, shapes)
     except CompressionError:
         return
     assert [len(each) for each in found] == counts
+    assert [each.shape for each in blocks] == shapes
 
 
-@pytest.mark.parametrize("stream", [b"", b"\xff", bytes([0]) + b"\xff" * 20, bytes([12, 0, 0, 0])])
+@pytest.mark.parametrize(
+    "stream", [b"", b"\xff", bytes([0]) + b"\xff" * 20, bytes([12, 0, 0, 0, 0]), bytes([0, 0, 0, 0, 1]) + b"\0\0\1\0"]
+)
 def test_claims_beyond_the_stream_are_refused(stream):
     with pytest.raises(CompressionError, match="entropy-coded stream"):
         decode(stream, [])
@@ -158,7 +219,7 @@ def test_a_lane_has_at_most_65536_symbols():
     values = (np.random.default_rng(0).random(300_000) < 0.001).astype(np.int32)
     stream = encode([values])
     assert 65536 << stream[0] >= 300_000
-    assert np.array_equal(decode(stream, [300_000])[0], values)
+    assert np.array_equal(decode(stream, [300_000])[0][0], values)
     with pytest.raises(CompressionError, match=r"lanes for .*allowed: .*65536"):
         decode(stream, [1 << 24])
 
@@ -172,10 +233,10 @@ def test_a_stream_of_very_many_tables_takes_little_memory():
         frequencies.append(table.frequencies[symbol])
         sums.append(table.frequencies[:symbol].sum())
     coded = rans.encode(np.array(frequencies, np.uint32), np.array(sums, np.uint32), 1)
-    head = [0, *varint(len(described.to_bytes())), *varint(len(coded.words)), *varint(len(chosen))]
+    head = [0, *varint(len(described.to_bytes())), *varint(len(coded.words)), *varint(len(chosen)), 0]
     words = coded.states.astype("<u4").tobytes() + coded.words.astype("<u2").tobytes()
     tracemalloc.start()
-    found = decode(bytes(head) + described.to_bytes() + words, [1] * len(chosen))
+    found, _ = decode(bytes(head) + described.to_bytes() + words, [1] * len(chosen))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert not np.concatenate(found).any()
