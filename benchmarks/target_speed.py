@@ -26,7 +26,7 @@ from pipeline.stages.target_measurement import ROUNDING_IMAGES
 from quant.backends import get_backend
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement
+from quant.rate import RatePlan
 from quant.rate_rounding import round_network
 
 BITS_PER_VALUE = 1.5
@@ -74,11 +74,11 @@ class Seconds(NamedTuple):
 def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tuple[Seconds, Seconds]:
     """Return the seconds of the first and of the second target."""
     bits = BITS_PER_VALUE * sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
-    kept: list[tuple[OriginalPass, dict[str, LayerMeasurement]]] = []
+    kept: list[tuple[OriginalPass, RatePlan]] = []
 
     def first() -> None:
         recorded = OriginalPass.record(model, original, images)
-        kept.append((recorded, measure_layers(model, recorded)))
+        kept.append((recorded, RatePlan.of(model, measure_layers(model, recorded))))
         round_network(model, *kept[0], bits)
 
     return Seconds.of(first), Seconds.of(lambda: round_network(model, *kept[0], 0.7 * bits))

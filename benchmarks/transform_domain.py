@@ -19,7 +19,7 @@ from pipeline.models.registry import build_model
 from pipeline.models.weights import load_weights
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
-from quant.rate import entropy_bits
+from quant.rate import RatePlan, entropy_bits
 from quant.rate_rounding import round_network
 
 KILOBYTES = (57.5, 47.5, 37.5, 27.5)
@@ -53,9 +53,9 @@ def main() -> None:
     series = swap_convolutions(copy.deepcopy(original), orders, "cosine").eval()  # type: ignore[arg-type]
     for domain, model in (("series", series), ("spatial", copy.deepcopy(original))):
         recorded = OriginalPass.record(model, original, calibration)
-        measured = measure_layers(model, recorded)
+        plan = RatePlan.of(model, measure_layers(model, recorded))
         for size in KILOBYTES:
-            rounded = round_network(model, recorded, measured, 8000 * size)
+            rounded = round_network(model, recorded, plan, 8000 * size)
             taken = sum(entropy_bits(tensor) for tensor in rounded.layers.values()) / 8
             correct = sum(
                 int((logits(rounded.model, x).argmax(1) == labels).sum())

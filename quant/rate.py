@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from basis.gram_statistics import GramStatistics
+from basis.layers import stored_layers, stored_values
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
@@ -189,18 +190,35 @@ class RatePlan:
     Args:
         values: Layer name -> stored values, (O, ...).
         measurements: Layer name -> measurement, for the same layers.
+
+    Attributes:
+        measurements: The argument.
     """
 
     def __init__(self, values: Mapping[str, Tensor], measurements: Mapping[str, LayerMeasurement]) -> None:
         self._values = {name: _some_channels(stored) for name, stored in values.items()}
         self._scales = {name: stored.numel() / self._values[name].numel() for name, stored in values.items()}
-        self._measurements = measurements
+        self.measurements = measurements
         self._bits: dict[tuple[str, int], float] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, measurements: Mapping[str, LayerMeasurement]) -> RatePlan:
+        """Return the plan of the measured layers of a network, with its present values."""
+        layers = stored_layers(model)
+        return cls({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
+
+    def nearest(self, bits: float) -> dict[str, SteppedTensor]:
+        """Return all layers, rounded to nearest at the steps for so many bits; of large layers some output channels."""
+        log_c = round(self.log_c(list(self._values), bits))
+        return {
+            name: nearest_to_steps(values, self.measurements[name].exponents(log_c))
+            for name, values in self._values.items()
+        }
 
     def bits(self, name: str, log_c: int) -> float:
         """Return the predicted bits of a layer at ``log_c = 16 log2(c)``."""
         if (name, log_c) not in self._bits:
-            exponents = self._measurements[name].exponents(log_c)
+            exponents = self.measurements[name].exponents(log_c)
             bits = entropy_bits(nearest_to_steps(self._values[name], exponents))
             self._bits[name, log_c] = self._scales[name] * bits
         return self._bits[name, log_c]
@@ -226,7 +244,7 @@ class RatePlan:
         """Return a ``16 log2(c)`` at which the largest integer has ``_INTEGER_BITS``, and one at which all are 0."""
         largest = 0.0
         for name in names:
-            steps = grid_values(self._measurements[name].exponents(0)).to(self._values[name].device)
+            steps = grid_values(self.measurements[name].exponents(0)).to(self._values[name].device)
             largest = max(largest, float((self._values[name] / steps).abs().max()))
         zero = round(16 * math.log2(4 * largest)) if largest > 0 else 0
         return zero - 16 * _INTEGER_BITS, zero

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,6 @@ from quant.original_pass import OriginalPass
 from quant.other_weights import other_weights, set_weights
 from quant.rate import (
     FactoredHessian,
-    LayerMeasurement,
     RatePlan,
     columns_hessian,
     entropy_bits,
@@ -59,9 +57,7 @@ class RoundedNetwork:
     errors: dict[str, float]
 
 
-def round_network(
-    model: nn.Module, original: OriginalPass, measurements: Mapping[str, LayerMeasurement], bits: float
-) -> RoundedNetwork:
+def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits: float) -> RoundedNetwork:
     """Round all layers so that their integers take about so many bits.
 
     A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. What
@@ -72,7 +68,7 @@ def round_network(
     Args:
         model: The network with the values to round; it is left as it is.
         original: The original network's pass.
-        measurements: From ``quant.measurement.measure_layers``.
+        plan: Of the model, with the measurements of ``quant.measurement.measure_layers``.
         bits: Bits of all integers; see ``quant.rate.entropy_bits``.
 
     Raises:
@@ -81,8 +77,7 @@ def round_network(
     network = copy.deepcopy(model)
     layers, others = stored_layers(network), coded_weights(model)
     set_weights(network, {name: each.dequantize() for name, each in others.items()})
-    plan = RatePlan({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
-    allocation = _Allocation(plan, measurements, bits)
+    allocation = _Allocation(plan, bits)
     found: dict[str, SteppedTensor] = {}
     factored: dict[str, FactoredHessian] = {}  # of the last layer, which an addition may fit a second time
 
@@ -105,7 +100,7 @@ def round_network(
             stored_values(module).copy_(found[name].dequantize())
 
     with ExitStack() as hooks:
-        for name in measurements.keys() - original.seeds.keys():
+        for name in plan.measurements.keys() - original.seeds.keys():
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
         errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
@@ -133,9 +128,8 @@ def _in_8_bits(values: Tensor) -> SteppedTensor:
 class _Allocation:
     """Chooses c for each layer in turn, from the bits that the layers before it took."""
 
-    def __init__(self, plan: RatePlan, measurements: Mapping[str, LayerMeasurement], bits: float) -> None:
-        self._plan, self._measurements, self._bits = plan, measurements, bits
-        self._names = list(measurements)
+    def __init__(self, plan: RatePlan, bits: float) -> None:
+        self._plan, self._bits, self._names = plan, bits, list(plan.measurements)
         self._start = plan.log_c(self._names, bits)
         self._predicted: dict[str, float] = {}
         self._spent: dict[str, float] = {}
@@ -152,7 +146,7 @@ class _Allocation:
             log_c = self._plan.log_c(left, (self._bits - spent) / ratio, within)
             log_c = min(max(log_c, lowest), highest)
             self._predicted[name] = self._plan.bits(name, round(log_c))
-            self.log_steps[name] = self._measurements[name].log_steps(log_c)
+            self.log_steps[name] = self._plan.measurements[name].log_steps(log_c)
         return on_grid(self.log_steps[name])
 
     def spend(self, name: str, bits: float) -> None:

@@ -154,10 +154,11 @@ def _layer_groups(values: StoredTensor) -> list[Integers]:
 def blocks_of(record: NetworkRecord) -> list[Integers]:
     """Return the integers of all blocks in ``block_layout``, (terms, rows, columns)."""
     values = [layer.values for layer in record.layers]
-    return [_block(each.integers) for each in values if not isinstance(each, MinifloatTensor)]
+    return [block_of(each.integers) for each in values if not isinstance(each, MinifloatTensor)]
 
 
-def _block(integers: torch.Tensor) -> Integers:
+def block_of(integers: torch.Tensor) -> Integers:
+    """Return the integers of a layer as a block."""
     terms = math.prod(integers.shape[2:]) if integers.ndim == 4 else 1
     by_term = integers.reshape(len(integers), -1, terms).numpy().transpose(2, 0, 1)
     return np.ascontiguousarray(by_term, dtype=np.int32)

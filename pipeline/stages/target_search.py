@@ -12,13 +12,15 @@ from torch import nn
 from basis.progress import Advance, reported_to
 from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
+from pipeline.artifact.groups import block_of
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
 from pipeline.runtime.progress import Progress
 from pipeline.stages.target_sizes import zero_record
 from pipeline.stages.train import TrainingSummary
+from quant import entropy
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement
+from quant.rate import LayerMeasurement, RatePlan, entropy_bits
 from quant.rate_rounding import RoundedNetwork, round_network
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
@@ -102,6 +104,7 @@ class SizeSearch:
             NumericalError: A Hessian is not positive semi-definite, or values are not finite.
         """
         target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes, 1.0)
+        bits /= self._coded_share(bits)
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
         for _ in range(passes):
@@ -123,7 +126,17 @@ class SizeSearch:
 
     def _round(self, bits: float, advance: Advance) -> RoundedNetwork:
         with reported_to(advance):
-            return round_network(self._measured.model, self._measured.original_pass, self._measured.layers, bits)
+            return round_network(self._measured.model, self._measured.original_pass, self._plan, bits)
+
+    def _coded_share(self, bits: float) -> float:
+        """Return the coded bits of all layers as a share of their entropy by term, near a number of bits.
+
+        Classes of the entropy coder take less than the entropy, and its tables more.
+        """
+        layers = self._plan.nearest(bits).values()
+        _, coded = entropy.coded_sizes([], [block_of(layer.integers.cpu()) for layer in layers])
+        expected = sum(map(entropy_bits, layers))
+        return sum(sum(block.terms) + block.offsets for block in coded) / expected if expected > 0 else 1.0
 
     def trained(
         self,
@@ -209,6 +222,10 @@ class SizeSearch:
 
     def _size(self, record: NetworkRecord) -> int:
         return file_size(record, self._identity)
+
+    @cached_property
+    def _plan(self) -> RatePlan:
+        return RatePlan.of(self._measured.model, self._measured.layers)
 
     @cached_property
     def _other_bytes(self) -> int:

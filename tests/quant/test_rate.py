@@ -226,6 +226,14 @@ def test_the_plan_meets_any_number_of_bits(per_value):
     assert high > 0.85 * per_value * count
 
 
+def test_the_nearest_rounding_of_a_plan_has_its_bits():
+    plan, names, count = plan_of()
+    layers = plan.nearest(1.5 * count)
+    assert list(layers) == names
+    log_c = round(plan.log_c(names, 1.5 * count))
+    assert sum(map(entropy_bits, layers.values())) == pytest.approx(sum(plan.bits(name, log_c) for name in names))
+
+
 def test_coarser_steps_take_fewer_bits():
     plan, names, _ = plan_of()
     bits = [sum(plan.bits(name, log_c) for name in names) for log_c in range(-120, 60, 4)]

@@ -14,7 +14,7 @@ from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
-from quant.rate import entropy_bits
+from quant.rate import LayerMeasurement, RatePlan, entropy_bits
 from quant.rate_rounding import RoundedNetwork, round_network
 from tests.support.lockstep import in_shares
 
@@ -82,6 +82,12 @@ def bits_of(rounded: RoundedNetwork) -> float:
     return sum(entropy_bits(rounded.layers[name]) for name in rounded.log_steps)
 
 
+def rounded_at(
+    model: nn.Module, original: OriginalPass, measurements: dict[str, LayerMeasurement], bits: float
+) -> RoundedNetwork:
+    return round_network(model, original, RatePlan.of(model, measurements), bits)
+
+
 def divergence(model: nn.Module, original: nn.Module, images: torch.Tensor) -> float:
     with torch.no_grad():
         wanted, found = original(images).log_softmax(1), model(images).log_softmax(1)
@@ -106,7 +112,7 @@ def test_a_network_takes_about_its_bits_and_holds_its_integers(original, images,
     model = series(original)
     before = copy.deepcopy(model.state_dict())
     wanted = per_value * values_count(model)
-    rounded = round_network(model, recorded, measurements, wanted)
+    rounded = rounded_at(model, recorded, measurements, wanted)
     assert bits_of(rounded) == pytest.approx(wanted, rel=0.08)  # small layers: one step of the grid is some percent
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     for name, layer in layers_of(rounded.model).items():
@@ -119,7 +125,7 @@ def test_a_network_takes_about_its_bits_and_holds_its_integers(original, images,
 def test_more_bits_are_closer_to_the_original(original, images, recorded, measurements):
     model = series(original)
     ends = [
-        round_network(model, recorded, measurements, bits * values_count(model)).model for bits in (0.5, 1.5, 3.0, 8.0)
+        rounded_at(model, recorded, measurements, bits * values_count(model)).model for bits in (0.5, 1.5, 3.0, 8.0)
     ]
     found = [divergence(end, original, images) for end in ends]
     assert found == sorted(found, reverse=True)
@@ -132,7 +138,7 @@ def test_a_repeated_rounding_is_the_same_and_the_global_generator_stays(original
     assert {
         name: (each.sensitivity, each.freedoms.tolist()) for name, each in measure_layers(model, fresh).items()
     } == {name: (each.sensitivity, each.freedoms.tolist()) for name, each in measurements.items()}
-    first, second = (round_network(model, source, measurements, 5000.0) for source in (recorded, fresh))
+    first, second = (rounded_at(model, source, measurements, 5000.0) for source in (recorded, fresh))
     for name, tensor in first.layers.items():
         assert torch.equal(tensor.integers, second.layers[name].integers)
         assert torch.equal(tensor.exponents, second.layers[name].exponents)
@@ -141,7 +147,7 @@ def test_a_repeated_rounding_is_the_same_and_the_global_generator_stays(original
 
 
 def test_no_bits_leave_almost_only_zeros_and_the_mean_outputs(original, images, recorded, measurements):
-    rounded = round_network(series(original), recorded, measurements, 0.0)
+    rounded = rounded_at(series(original), recorded, measurements, 0.0)
     assert bits_of(rounded) < 0.1 * values_count(original)
     with torch.no_grad():
         assert rounded.model(images).isfinite().all()
@@ -149,7 +155,7 @@ def test_no_bits_leave_almost_only_zeros_and_the_mean_outputs(original, images, 
 
 
 def test_a_layer_that_never_runs_keeps_its_values_up_to_whole_steps(original, recorded, measurements):
-    rounded = round_network(series(original), recorded, measurements, 5000.0)
+    rounded = rounded_at(series(original), recorded, measurements, 5000.0)
     assert "never" not in measurements
     assert "never" not in rounded.log_steps
     stored, weight = rounded.layers["never"], original.never.weight
@@ -166,7 +172,7 @@ def test_layers_without_a_hessian_are_rounded_to_the_nearest(original, images):
     expected = float(images.double().square().mean())
     assert measurements["stem"].freedoms.tolist() == [[pytest.approx(expected)] * 3] * 3
     wanted = 3.0 * values_count(model)
-    rounded = round_network(model, recorded, measurements, wanted)
+    rounded = rounded_at(model, recorded, measurements, wanted)
     assert bits_of(rounded) == pytest.approx(wanted, rel=0.06)
     for name in ("stem", "narrow"):
         values, tensor = stored_values(layers_of(model)[name]), rounded.layers[name]
@@ -179,7 +185,7 @@ def test_layers_without_a_hessian_are_rounded_to_the_nearest(original, images):
 def test_ranks_round_to_the_same_integers(original, images, measurements):
     def work(mine: torch.Tensor, shard: CalibrationShard) -> RoundedNetwork:
         model, own = series(original), copy.deepcopy(original)
-        return round_network(model, OriginalPass.record(model, own, mine, shard=shard), measurements, 5000.0)
+        return rounded_at(model, OriginalPass.record(model, own, mine, shard=shard), measurements, 5000.0)
 
     first, second = in_shares(2, images, work)
     for name, tensor in first.layers.items():
@@ -192,7 +198,7 @@ def test_a_network_of_zeros_stays_zero(original, images):
         parameter.data.zero_()
     model = series(empty)
     recorded = OriginalPass.record(model, empty, images)
-    rounded = round_network(model, recorded, measure_layers(model, recorded), 1000.0)
+    rounded = rounded_at(model, recorded, measure_layers(model, recorded), 1000.0)
     assert not any(tensor.integers.any() for tensor in rounded.layers.values())
     with torch.no_grad():
         assert not rounded.model(images).any()
@@ -261,7 +267,7 @@ def test_a_layer_that_does_not_run_keeps_a_weight_that_the_network_reads():
     torch.manual_seed(0)
     network, images = Attention().eval(), torch.randn(32, 3, 16, 16)
     original = OriginalPass.record(network, network, images)
-    rounded = round_network(network, original, measure_layers(network, original), 6 * 1000)
+    rounded = rounded_at(network, original, measure_layers(network, original), 6 * 1000)
     weight, stored = network.attention.out_proj.weight.detach(), rounded.layers["attention.out_proj"]
     assert float((stored.dequantize() - weight).norm() / weight.norm()) < 0.02
     assert torch.equal(rounded.model.attention.out_proj.weight, stored.dequantize())
