@@ -64,7 +64,7 @@ def train(
     With a teacher, the loss is 0.6 times the divergence from its softened outputs plus 0.4 times the labels'
     cross-entropy (Hinton et al. 2015, arXiv 1503.02531, temperature 4). In the first 60 % of all steps the features of
     ``pipeline.training.features`` are matched too. The covariance of the teacher's layer inputs preconditions the
-    gradients of longer trainings.
+    gradients of longer trainings, unless there is a rate.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).
@@ -100,7 +100,9 @@ def train(
     batches = _training_batches(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, hooks = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    steered = preconditioned_gradients(model, _input_covariance(model, images, teacher, steps, seed, processes))
+    # Behind a rounding, steps of filters do better: docs/training.md has the measurement.
+    covariance = {} if rate is not None else _input_covariance(model, images, teacher, steps, seed, processes)
+    steered = preconditioned_gradients(model, covariance)
     projected = filter_space_gradients(model)
     with stop.deferred(), hooks.on(model), steered, projected, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
