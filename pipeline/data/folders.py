@@ -8,7 +8,16 @@ from typing import Final
 import torch
 
 from pipeline.data.dataset import Dataset, Normalization
-from pipeline.data.image_files import ImageFiles, class_folders, decode, header_size, list_files, readable, to_bytes
+from pipeline.data.image_files import (
+    ImageFiles,
+    class_folders,
+    decode,
+    header_size,
+    largest_of_16_bits,
+    list_files,
+    readable,
+    to_bytes,
+)
 from pipeline.data.memory import PADDED_SIDE, MemorySplit, memory_dataset, resized
 from pipeline.data.sizes import Size, common_size, fitted
 from pipeline.data.streaming import CROP, FolderSplit
@@ -22,6 +31,8 @@ MEMORY_BYTES: Final = 1_000_000_000
 """Largest size of a data set that is decoded into memory."""
 HEADERS: Final = 256
 """Files of a split, a random sample, whose headers decide the common size."""
+DEEP: Final = 32
+"""Training files, a random sample, whose largest value of 16 bits is said."""
 
 
 def is_image_folder(root: Path) -> bool:
@@ -65,6 +76,7 @@ def load_folder(
     lists = [list_files(half, classes) for half in halves]
     for files, half in zip(lists, halves, strict=True):
         notes += _empty_note(files, half, classes)
+    notes += _deep_note(lists[0])
     found = [header_size(path) for files in lists for path in files.paths[:HEADERS]]
     size = common_size(found)
     train, test = (
@@ -107,6 +119,17 @@ def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[s
     if not empty:
         return []
     return [f"{half.name}/ has no images in {len(empty):,} of {len(classes):,} class folders, the first is {empty[0]}"]
+
+
+def _deep_note(files: ImageFiles) -> list[str]:
+    """Return a sentence about gray images of 16 bits, if there are any: cameras may use 12 or 14 of the bits only."""
+    largest = [value for value in map(largest_of_16_bits, files.paths[:DEEP]) if value is not None]
+    if not largest:
+        return []
+    note = (
+        f"gray images of 16 bits have values of up to {max(largest)} in {len(largest)} of them: all are divided by 257"
+    )
+    return [note if max(largest) >= 2**14 else f"{note}, so they are dark; images of 8 bits are taken as they are"]
 
 
 def _mixed_note(found: Sequence[Size], size: Size) -> list[str]:

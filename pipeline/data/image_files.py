@@ -105,6 +105,15 @@ def header_size(path: str) -> tuple[int, int]:
         raise _damaged(path, error) from error
 
 
+def largest_of_16_bits(path: str) -> int | None:
+    """Return the largest value of a gray image of 16 bits; None for any other image, also for a damaged one."""
+    try:
+        with Image.open(path) as image:
+            return int(np.asarray(image).max()) if image.mode.startswith("I") else None
+    except Exception:  # as in `decode`, which refuses the file when its turn comes
+        return None
+
+
 def to_bytes(image: Image.Image) -> torch.Tensor:
     """Convert an RGB image to its pixels: uint8, (H, W, 3)."""
     return torch.from_numpy(np.array(image, dtype=np.uint8))

@@ -32,6 +32,18 @@ def test_small_images_are_in_memory(tmp_path, second):
     assert sorted(data.train.labels.tolist()) == [0] * 5 + [1] * 5
 
 
+@pytest.mark.parametrize(("largest", "dark"), [(4095, True), (65535, False)])
+def test_the_largest_value_of_16_bits_is_said(tmp_path, largest, dark):
+    root = make(tmp_path / "pets")
+    assert not any("16 bits" in note for note in load_dataset(str(root)).notes)
+    values = np.random.default_rng(0).integers(0, largest, (16, 20), dtype=np.uint16)
+    values[3, 4] = largest
+    Image.fromarray(values).save(root / "train" / "cat" / "0.png")
+    (note,) = (note for note in load_dataset(str(root)).notes if "16 bits" in note)
+    assert str(largest) in note
+    assert ("dark" in note) == dark
+
+
 def test_odd_sizes_and_modes_are_brought_to_the_common_size(tmp_path):
     root = make(tmp_path / "pets")
     Image.new("L", (30, 30), 100).save(root / "val" / "cat" / "odd.png")
