@@ -208,12 +208,19 @@ class RatePlan:
         return cls({name: stored_values(layers[name]).detach() for name in measurements}, measurements)
 
     def nearest(self, bits: float) -> dict[str, SteppedTensor]:
-        """Return all layers, rounded to nearest at the steps for so many bits; of large layers some output channels."""
+        """Return all layers, rounded to nearest at the steps for so many bits.
+
+        Layers of more than ``PREDICTION_VALUES`` values have some of their output channels; see ``scale``.
+        """
         log_c = round(self.log_c(list(self._values), bits))
         return {
             name: nearest_to_steps(values, self.measurements[name].exponents(log_c))
             for name, values in self._values.items()
         }
+
+    def scale(self, name: str) -> float:
+        """Return the number of values of a layer, divided by those in ``nearest``."""
+        return self._scales[name]
 
     def bits(self, name: str, log_c: int) -> float:
         """Return the predicted bits of a layer at ``log_c = 16 log2(c)``."""

@@ -45,8 +45,8 @@ CODES, TENSORS, TABLE = "codes", "tensors", "table"
 
 FREE_INTEGERS, INTEGERS_PER_BYTE = 1 << 22, 4096
 """Most integers of a file: ``FREE_INTEGERS`` and ``INTEGERS_PER_BYTE`` for each byte of the stream."""
-GROUPS_PER_BYTE = 2
-"""Most groups and terms of blocks of a file for each byte of the stream, which bounds the time of decoding."""
+FREE_GROUPS, GROUPS_PER_BYTE = 1 << 16, 2
+"""Most groups and terms of blocks of a file: ``FREE_GROUPS`` and ``GROUPS_PER_BYTE`` for each byte of the stream."""
 
 
 def serialize(record: NetworkRecord, identity: Identity) -> bytes:
@@ -159,7 +159,7 @@ def _check_claims(table: Table, size: int) -> None:
     integers, groups = claims(table)
     for claimed, what, most in (
         (integers, "integers", FREE_INTEGERS + INTEGERS_PER_BYTE * size),
-        (groups, "groups", GROUPS_PER_BYTE * size),
+        (groups, "groups", FREE_GROUPS + GROUPS_PER_BYTE * size),
     ):
         if claimed > most:
             raise CompressionError(

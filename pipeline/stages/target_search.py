@@ -133,10 +133,12 @@ class SizeSearch:
 
         Classes of the entropy coder take less than the entropy, and its tables more.
         """
-        layers = self._plan.nearest(bits).values()
-        _, coded = entropy.coded_sizes([], [block_of(layer.integers.cpu()) for layer in layers])
-        expected = sum(map(entropy_bits, layers))
-        return sum(sum(block.terms) + block.offsets for block in coded) / expected if expected > 0 else 1.0
+        layers = self._plan.nearest(bits)
+        _, blocks = entropy.coded_sizes([], [block_of(layer.integers.cpu()) for layer in layers.values()])
+        scales = [self._plan.scale(name) for name in layers]
+        coded = sum(scale * (sum(block.terms) + block.offsets) for scale, block in zip(scales, blocks, strict=True))
+        expected = sum(scale * entropy_bits(layer) for scale, layer in zip(scales, layers.values(), strict=True))
+        return coded / expected if expected > 0 else 1.0
 
     def trained(
         self,

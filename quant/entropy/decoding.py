@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -59,10 +60,10 @@ def decode(
     for shape, has_classes in zip(shapes, stream.has_classes, strict=True):
         if has_classes:
             assert class_tables is not None  # checked by _read
-            block = class_tables.decode(next(classes).of_all(len(stream.class_tables)), decoder, escapes)
+            block = class_tables.decode(next(classes), shape, decoder, escapes)
         else:
-            block = np.stack([next(terms) for _ in range(shape[0])])
-        blocks.append(block.reshape(shape))
+            block = np.stack([next(terms) for _ in range(shape[0])]).reshape(shape)
+        blocks.append(block)
     decoder.finish()
     escapes.finish()
     return groups[: len(counts)], blocks
@@ -100,7 +101,7 @@ def _read(data: bytes, counts: Sequence[int], shapes: Sequence[Shape]) -> _Strea
         number, position = read_varint(data, position)
         numbers.append(number)
     described, words, claimed, classes = numbers
-    ends = np.cumsum([position, described, _STATE_BYTES << data[0], _WORD_BYTES * words]).tolist()
+    ends = list(accumulate([position, described, _STATE_BYTES << data[0], _WORD_BYTES * words]))
     if ends[-1] > len(data):
         raise CompressionError(f"an entropy-coded stream claims {ends[-1]} bytes, but has {len(data)}; allowed: both")
     descriptions, recent = BitReader(data[ends[0] : ends[1]]), tables.Recent()
@@ -154,19 +155,19 @@ class _ClassTables:
             rans.lookup(table.frequencies) if coded else rans.Lookup(_NOTHING.astype(np.uint16), _NOTHING)
             for table, coded in zip(chosen, self._coded, strict=True)
         ]
-        if lookups:
-            self._lookup = rans.Lookup(
-                *(np.concatenate([getattr(e, f) for e in lookups]) for f in ("symbols", "steps"))
-            )
+        self._lookup = rans.joined(lookups)
 
-    def decode(self, classes: npt.NDArray[np.uint8], decoder: rans.Decoder, escapes: BitReader) -> Integers:
-        """Decode the integers of a block, (terms, rows, columns), from their classes."""
-        integers = self._low.astype(np.int32)[classes]
-        coded = self._coded[classes]
-        own = classes[coded]
-        places = own.astype(np.uint32) << np.uint32(rans.PRECISION)
-        symbols = decoder.take(len(own), self._lookup, places)
-        integers[coded] = _integers(symbols, self._low[own], self._escape[own], escapes)
+    def decode(self, classes: Classes, shape: Shape, decoder: rans.Decoder, escapes: BitReader) -> Integers:
+        """Decode the integers of a block, (terms, rows, columns), from their classes; one term at a time."""
+        integers = np.empty(shape, np.int32)
+        for term, values in enumerate(integers):
+            of_term = classes.of_term(term, len(self._low))
+            values[:] = self._low[of_term]
+            coded = self._coded[of_term]
+            own = of_term[coded]
+            starts = own.astype(np.uint32) << np.uint32(rans.PRECISION)
+            symbols = decoder.take(len(own), self._lookup, starts)
+            values[coded] = _integers(symbols, self._low[own], self._escape[own], escapes)
         return integers
 
 

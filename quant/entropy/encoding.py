@@ -43,7 +43,7 @@ def encode(groups: Sequence[Integers], blocks: Sequence[Integers] = ()) -> bytes
     for group, choice in zip(plan.groups, plan.choices, strict=True):
         symbols.add([choice.table], np.zeros(len(group), np.uint8), group, escapes)
     class_tables = [choice.table for choice in plan.tables]
-    for block, classes in zip(blocks, plan.classes, strict=True):
+    for block, classes in zip(plan.blocks, plan.classes, strict=True):
         if classes is not None:
             symbols.add(class_tables, classes.of_all(len(class_tables)).ravel(), block.ravel(), escapes)
     f, c = symbols.frequencies_and_sums()
@@ -80,14 +80,15 @@ def coded_sizes(groups: Sequence[Integers], blocks: Sequence[Integers] = ()) -> 
     plan = make_plan(groups, blocks)
     by_group = [choice.bits for choice in plan.choices]
     with_classes = sum(block.size for block, each in zip(blocks, plan.classes, strict=True) if each is not None)
-    described = sum(choice.described_bits() for choice in plan.tables)
+    shared = plan.choices[len(groups) : len(groups) + 3] if with_classes else []
+    described = sum(choice.described_bits() for choice in (*shared, *plan.tables))
     terms = iter(by_group[len(groups) + (3 if with_classes else 0) :])
     found = []
     for place, (block, classes) in enumerate(zip(blocks, plan.classes, strict=True)):
         if classes is None:
             found.append(BlockBits([next(terms) for _ in block]))
         else:
-            *own, offsets = block_bits(plan, block, place)
+            *own, offsets = block_bits(plan, place)
             share = described * block.size / with_classes / len(own)
             found.append(BlockBits([bits + share for bits in own], offsets))
     return by_group[: len(groups)], found

@@ -27,6 +27,7 @@ class Plan:
             without classes.
         choices: The table of each group.
         given: Number of the given groups.
+        blocks: The blocks.
         classes: The classes of each block; None for a block without them.
         tables: The tables of the classes.
     """
@@ -34,6 +35,7 @@ class Plan:
     groups: list[Integers]
     choices: list[Choice]
     given: int
+    blocks: list[Integers]
     classes: list[Classes | None]
     tables: list[Choice]
 
@@ -56,6 +58,7 @@ def make_plan(groups: Sequence[Integers], blocks: Sequence[Integers]) -> Plan:
             )
     histograms = [histogram(group) for group in groups]
     by_term = [[histogram(term.ravel()) for term in block] for block in blocks]
+    groups = [group.astype(np.int32, copy=False) for group in groups]
     blocks = [block.astype(np.int32, copy=False) for block in blocks]
     without = _plan(groups, histograms, blocks, by_term, [None] * len(blocks))
     chosen = [place for place, block in enumerate(blocks) if block.size > 0 and _largest(block) <= LARGEST]
@@ -70,7 +73,7 @@ def make_plan(groups: Sequence[Integers], blocks: Sequence[Integers]) -> Plan:
             classes[place] = each
         plan = _plan(groups, histograms, blocks, by_term, classes)
         best = min(best, plan, key=lambda each: each.bits)
-        sizes = {place: sum(block_bits(plan, blocks[place], place)) for place in chosen}
+        sizes = {place: sum(block_bits(plan, place)) for place in chosen}
         kept = [place for place in chosen if sizes[place] < plain[place]]
         if kept == chosen:
             break
@@ -78,9 +81,16 @@ def make_plan(groups: Sequence[Integers], blocks: Sequence[Integers]) -> Plan:
     return best
 
 
-def block_bits(plan: Plan, block: Integers, place: int) -> list[float]:
-    """Return the bits of each term of a block with classes, and then those of all its bases and offsets."""
-    classes = plan.classes[place]
+def block_bits(plan: Plan, place: int) -> list[float]:
+    """Return the bits of each term of a block with classes, and then those of all its bases and offsets.
+
+    The descriptions of tables are not in them, because all such blocks share these.
+
+    Args:
+        plan: The plan.
+        place: Number of the block.
+    """
+    classes, block = plan.classes[place], plan.blocks[place]
     assert classes is not None
     tables = [choice.table for choice in plan.tables]
     prices = np.array([_prices(table) for table in tables])
@@ -111,7 +121,7 @@ def _plan(
             counted += terms
     class_histograms = _class_histograms(with_classes)
     choices = choose_tables([*counted, *class_histograms])
-    return Plan(whole, choices[: len(whole)], len(groups), classes, choices[len(whole) :])
+    return Plan(whole, choices[: len(whole)], len(groups), list(blocks), classes, choices[len(whole) :])
 
 
 def _offsets(classes: Classes) -> tuple[Integers, Integers, Integers]:

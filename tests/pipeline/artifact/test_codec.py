@@ -160,3 +160,9 @@ def test_the_summary_accounts_for_every_byte(tmp_path: Path, record: NetworkReco
     estimated = layer_bits(record)
     for name, bits in summary.layers.items():
         assert bits.integers == pytest.approx(estimated[name].integers, rel=0.05)
+
+
+def test_a_large_kernel_of_zeros_can_be_written():
+    zeros = SteppedTensor(torch.zeros(3, 1, 11, 11, dtype=torch.int32), torch.zeros(11, 11, dtype=torch.int16))
+    content = serialize(NetworkRecord((LayerRecord("conv", zeros),), {}), IDENTITY)
+    assert torch.equal(decode(split(BytesIO(content)))[1].layers[0].values.integers, zeros.integers)

@@ -99,6 +99,12 @@ def test_other_integer_types_are_taken(dtype):
     np.testing.assert_array_equal(decode(encode([values]), [4])[0][0], values)
     block = values.reshape(1, 2, 2)
     np.testing.assert_array_equal(decode(encode([], [block]), [], [(1, 2, 2)])[1][0], block)
+    many = np.random.default_rng(0).integers(-100, 101, 1000).astype(dtype)
+    blocks = [np.clip(layer(), -100, 100).astype(dtype)]
+    (group,), found = decode(encode([many], blocks), [1000], [blocks[0].shape])
+    np.testing.assert_array_equal(group, many)
+    np.testing.assert_array_equal(found[0], blocks[0])
+    assert coded_sizes([many], blocks) == coded_sizes([many.astype(np.int32)], [blocks[0].astype(np.int32)])
 
 
 def test_equal_integers_take_no_symbols():
@@ -131,6 +137,7 @@ def test_predicted_sizes_are_those_of_the_stream():
     assert blocks[0].offsets > 0
     assert blocks[1].offsets == 0
     total = sum(sizes) + sum(sum(each.terms) + each.offsets for each in blocks)
+    assert total == pytest.approx(make_plan(arrays, layers).bits, rel=1e-9)
     assert len(encode(arrays, layers)) == pytest.approx(total / 8, rel=0.005)
 
 
@@ -205,6 +212,12 @@ def test_a_damaged_stream_is_refused_or_gives_integers(data):
         return
     assert [len(each) for each in found] == counts
     assert [each.shape for each in blocks] == shapes
+
+
+def test_sizes_beyond_64_bits_are_refused():
+    huge = b"\xff" * 8 + b"\x7f"
+    with pytest.raises(CompressionError, match="claims 27670116110564327"):
+        decode(bytes([0]) + huge + huge + bytes(2), [])
 
 
 @pytest.mark.parametrize(
