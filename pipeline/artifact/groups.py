@@ -82,12 +82,11 @@ def layout(table: Table) -> list[Group]:
 
 def block_layout(table: Table) -> list[Block]:
     """Return the blocks of a file."""
-    return [Block(layer.name, _block_shape(layer)) for layer in table.layers if layer.scheme != "minifloat"]
-
-
-def _block_shape(layer: LayerEntry) -> tuple[int, int, int]:
-    terms, rows = _term_count(layer), layer.shape[0]
-    return terms, rows, math.prod(layer.shape) // (terms * rows)
+    found = []
+    for layer in (each for each in table.layers if each.scheme != "minifloat"):
+        terms, rows = _term_count(layer), layer.shape[0]
+        found.append(Block(layer.name, (terms, rows, math.prod(layer.shape) // (terms * rows))))
+    return found
 
 
 def claims(table: Table) -> tuple[int, int]:
@@ -143,25 +142,21 @@ def _all_terms(values: Sequence[StoredTensor]) -> Integers:
 
 
 def _layer_groups(values: StoredTensor) -> list[Integers]:
-    if isinstance(values, MinifloatTensor):
-        return _minifloat_groups(values)
     if isinstance(values, QuantizedTensor):
         exponents = _scale_exponents(values)
         return [exponents - np.int32(_base(exponents))]
-    return []
+    return _minifloat_groups(values) if isinstance(values, MinifloatTensor) else []
 
 
 def blocks_of(record: NetworkRecord) -> list[Integers]:
     """Return the integers of all blocks in ``block_layout``, (terms, rows, columns)."""
-    values = [layer.values for layer in record.layers]
-    return [block_of(each.integers) for each in values if not isinstance(each, MinifloatTensor)]
+    return [block_of(each.values.integers) for each in record.layers if not isinstance(each.values, MinifloatTensor)]
 
 
 def block_of(integers: torch.Tensor) -> Integers:
     """Return the integers of a layer as a block."""
     terms = math.prod(integers.shape[2:]) if integers.ndim == 4 else 1
-    by_term = integers.reshape(len(integers), -1, terms).numpy().transpose(2, 0, 1)
-    return np.ascontiguousarray(by_term, dtype=np.int32)
+    return np.ascontiguousarray(integers.reshape(len(integers), -1, terms).numpy().transpose(2, 0, 1), dtype=np.int32)
 
 
 def _minifloat_groups(values: MinifloatTensor) -> list[Integers]:
@@ -247,8 +242,8 @@ class GroupReader:
             integers = np.ascontiguousarray(next(self._blocks).transpose(1, 2, 0)).reshape(layer.shape)
             if layer.scheme == "stepped":
                 steps = [next(exponents) for _ in range(_exponent_count(layer))]
-                shape = layer.shape[2:] if layer.terms else ()
-                return SteppedTensor(torch.from_numpy(integers), _in_grid(steps).reshape(shape))
+                exponents_of_terms = _in_grid(steps).reshape(layer.shape[2:] if layer.terms else ())
+                return SteppedTensor(torch.from_numpy(integers), exponents_of_terms)
             return self._quantized(layer, integers, next(exponents), terms)
         except CompressionError as error:
             raise CompressionError(f"its layer {layer.name!r} is damaged: {error}") from None

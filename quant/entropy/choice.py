@@ -166,12 +166,17 @@ def _magnitude_costs() -> npt.NDArray[np.float64]:
 def _data_bits(table: Table, histogram: Histogram) -> float:
     """Return the bits of the symbols and escapes of a group under a table; infinite for another constant."""
     values, counts = histogram.values, histogram.counts
+    if table.kind == CONSTANT and (len(values) > 1 or (len(values) == 1 and values[0] != table.low)):
+        return float("inf")
+    return float(counts @ prices(table, values))
+
+
+def prices(table: Table, integers: Integers) -> npt.NDArray[np.float64]:
+    """Return the bits of each integer under a table, with its escape: 0 for a constant."""
     if table.kind == CONSTANT:
-        return 0.0 if not len(values) or (len(values) == 1 and values[0] == table.low) else float("inf")
-    symbols = table.symbols(values)
-    bits = float(counts @ (PRECISION - np.log2(table.frequencies[symbols])))
+        return np.zeros(len(integers))
+    symbols = table.symbols(integers)
+    found: npt.NDArray[np.float64] = PRECISION - np.log2(table.frequencies[symbols])
     escaped = symbols == table.escape
-    if escaped.any():
-        lengths = np.floor(np.log2(2 * np.abs(values[escaped].astype(np.float64)) + 1))
-        bits += float(counts[escaped] @ (6 + lengths))
-    return bits
+    found[escaped] += 6 + np.floor(np.log2(2 * np.abs(integers[escaped].astype(np.float64)) + 1))
+    return found

@@ -101,9 +101,9 @@ class _Symbols:
         self._frequencies, self._sums = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
 
     def add(
-        self, chosen: Sequence[Table], places: npt.NDArray[np.uint8], integers: Integers, escapes: BitWriter
+        self, chosen: Sequence[Table], which: npt.NDArray[np.uint8], integers: Integers, escapes: BitWriter
     ) -> None:
-        """Add integers, whose tables are ``chosen[places]``; escaped ones are written to ``escapes``."""
+        """Add integers, whose tables are ``chosen[which]``; escaped ones are written to ``escapes``."""
         if not len(integers):
             return
         low, high = int(integers.min()), int(integers.max())
@@ -111,7 +111,7 @@ class _Symbols:
             # Every integer of every table once, and then a lookup.
             values = np.arange(low, high + 1)
             prepared = [np.stack(parts) for parts in zip(*(_coded(each, values) for each in chosen), strict=True)]
-            f, c, escaped = (each[places, integers - low] for each in prepared)
+            f, c, escaped = (each[which, integers - low] for each in prepared)
         else:
             f, c, escaped = _coded(chosen[0], integers)
         for value in integers[escaped].tolist():

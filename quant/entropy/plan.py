@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from basis.errors import CompressionError
-from quant.entropy.choice import Choice, Histogram, choose_tables, from_counts, histogram
+from quant.entropy.choice import Choice, Histogram, choose_tables, from_counts, histogram, prices
 from quant.entropy.classes import LARGEST, Classes, choose_classes
-from quant.entropy.rans import PRECISION
-from quant.entropy.tables import CONSTANT, Table
 
 Integers = npt.NDArray[Any]
 
@@ -93,10 +91,10 @@ def block_bits(plan: Plan, place: int) -> list[float]:
     classes, block = plan.classes[place], plan.blocks[place]
     assert classes is not None
     tables = [choice.table for choice in plan.tables]
-    prices = np.array([_prices(table) for table in tables])
-    terms = prices[classes.of_all(len(tables)), block + LARGEST].sum((1, 2))
+    by_class = np.array([prices(table, np.arange(-LARGEST, LARGEST + 1)) for table in tables])
+    terms = by_class[classes.of_all(len(tables)), block + LARGEST].sum((1, 2))
     own = sum(
-        float(_group_prices(choice.table, part).sum())
+        float(prices(choice.table, part).sum())
         for choice, part in zip(plan.choices[plan.given :], _offsets(classes), strict=False)
     )
     return [*terms.tolist(), own]
@@ -141,16 +139,3 @@ def _class_histograms(with_classes: Sequence[tuple[Integers, Classes]]) -> list[
 
 def _largest(block: Integers) -> int:
     return max(-int(block.min()), int(block.max()))
-
-
-def _prices(table: Table) -> npt.NDArray[np.float64]:
-    """Return the bits of each integer from -LARGEST to LARGEST in a table."""
-    return _group_prices(table, np.arange(-LARGEST, LARGEST + 1))
-
-
-def _group_prices(table: Table, integers: Integers) -> npt.NDArray[np.float64]:
-    if table.kind == CONSTANT:
-        return np.zeros(len(integers))
-    symbols = table.symbols(integers)
-    escaped = np.floor(np.log2(2 * np.abs(integers.astype(np.float64)) + 1)) + 6
-    return PRECISION - np.log2(table.frequencies[symbols]) + np.where(symbols == table.escape, escaped, 0.0)

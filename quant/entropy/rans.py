@@ -116,13 +116,13 @@ class Decoder:
         self._states, self._words = coded.states.copy(), coded.words.astype(np.uint32)
         self._symbol = self._word = 0
 
-    def take(self, count: int, table: Lookup, places: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint16]:
+    def take(self, count: int, table: Lookup, starts: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint16]:
         """Decode the next symbols.
 
         Args:
             count: Their number.
             table: One table, or several one after the other.
-            places: Start of each symbol's table in ``table``, (count,); None for a single table.
+            starts: Start of each symbol's table in ``table``, (count,); None for a single table.
 
         Returns:
             The symbols, (count,).
@@ -138,17 +138,17 @@ class Decoder:
             row = self._states[lane : lane + count - at]
             piece = slice(at, at + len(row))
             slots = row & np.uint32(TOTAL - 1)
-            if places is not None:
-                slots += places[piece]
+            if starts is not None:
+                slots += starts[piece]
             found[piece], steps = table.symbols[slots], table.steps[slots]
-            self._refill(row, (steps >> np.uint32(PRECISION)) * (row >> np.uint32(PRECISION)), steps)
+            row[:] = (steps >> np.uint32(PRECISION)) * (row >> np.uint32(PRECISION)) + (steps & np.uint32(TOTAL - 1))
+            self._refill(row)
             at += len(row)
             self._symbol += len(row)
         return found
 
-    def _refill(self, row: States, product: States, steps: States) -> None:
-        """Set the states of a row of lanes, in place, with the next words for those that are below their range."""
-        row[:] = product + (steps & np.uint32(TOTAL - 1))
+    def _refill(self, row: States) -> None:
+        """Append the next words to the states of a row of lanes that are below their range, in place."""
         (empty,) = (row < _LOW).nonzero()
         words = self._words[self._word : self._word + len(empty)]
         if len(words) < len(empty):

@@ -65,15 +65,13 @@ def tables(bits: Bits, count: int) -> list[tuple[int, list[int]]]:
         elif kind == 1:
             table = shape(bits.take(6), bits.take(6), bits.take(5))
         elif kind == 2:
-            low, count = bits.signed(), bits.take(12) + 1
-            levels = [bits.take(6) for _ in range(count)]
+            low, integers_of_table = bits.signed(), bits.take(12) + 1
+            levels = [bits.take(6) for _ in range(integers_of_table)]
             table = (low, frequencies([power(level - 63) if level else 0 for level in levels]))
         else:
             table = recent[bits.take(3)]
         recent = [table, *(other for other in recent if other != table)][:8]
         found.append(table)
-    assert len(bits.left) < 8
-    assert not any(bits.left)
     return found
 
 
