@@ -24,6 +24,7 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import logits_of, select_output
 from pipeline.models.preparation import plain_copy
 from pipeline.models.registration import refuse_unregistered
+from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
     """Run a network or, in training mode, a copy of it; describe errors about the images."""
     try:
         if training:
-            return plain_copy(model).train()(images.clone())
+            with RandomStream(0, images.device).drawn_from():
+                return plain_copy(model).train()(images.clone())
         with evaluation_mode(model), torch.no_grad():
             return model(images.clone())
     except CompressionError:

@@ -86,9 +86,9 @@ sys.path.insert(0, sys.argv[1])
 sys.path.append(os.getcwd())
 before = state()
 from pipeline import Options, run
-result = run(Options(config="3,2,2", bits=4, model="tiny_net:make", data="colours.npz", epochs=1, out="library"))
+result = run(Options(config="3,2,2", bits=4, model="dropping_net:make", data="colours.npz", epochs=1, out="library"))
 try:
-    run(Options(config="3,2,2", bits=4, model="tiny_net:make", data="nowhere.npz", out="failed"))
+    run(Options(config="3,2,2", bits=4, model="dropping_net:make", data="nowhere.npz", out="failed"))
 except ValueError as error:
     print("raised", type(error).__name__)
 after = state()
