@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# The tests start many processes, each of which would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check format build clean
 
@@ -42,5 +45,6 @@ $(INSTALLED): pyproject.toml
 	    "choose another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing seriesquant into $(VENV) (minutes the first time; later calls skip it)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --editable '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; some packages hold files of no Python
 	@touch $@

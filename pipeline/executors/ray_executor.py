@@ -21,7 +21,7 @@ from pipeline.executors import Executor
 from pipeline.executors.worker import WorkerPayload, WorkerResult, compute, make_payload
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
-from pipeline.runtime.forwarding import replay
+from pipeline.runtime.forwarding import LineBoard, replay
 from pipeline.runtime.packages import ROOT, clashing
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline
@@ -118,25 +118,6 @@ class RayExecutor:
         """Wait for at most ``POLL_SECONDS``; return reference -> number of the variant of the tasks that ended."""
         ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
         return {reference: self._pending.pop(reference) for reference in ready}
-
-
-class LineBoard:
-    """Collects log lines of the workers for the driver; runs as an actor of the cluster."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def append(self, line: str) -> None:
-        """Add a line."""
-        self._lines.append(line)
-
-    def drain(self) -> list[str]:
-        """Return the lines added since the last call, and remove them."""
-        lines, self._lines = self._lines, []
-        return lines
-
-    def flush(self) -> None:
-        """Do nothing. The calls of one worker run in order, so that its lines are there once this one has ended."""
 
 
 def fetch_result(reference: Any, name: str, get: Callable[[Any], Any] | None = None) -> WorkerResult:

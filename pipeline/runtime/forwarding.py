@@ -48,3 +48,25 @@ def replay(line: str, progress: Progress) -> None:
         progress.result(content)
     else:
         progress.stage(content)
+
+
+class LineBoard:
+    """Collects the lines of the workers for the driver.
+
+    It runs as an actor of a cluster, whose process imports this module. It must not import PyTorch, for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def append(self, line: str) -> None:
+        """Add a line."""
+        self._lines.append(line)
+
+    def drain(self) -> list[str]:
+        """Return the lines added since the last call, and remove them."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def flush(self) -> None:
+        """Do nothing. The calls of one worker run in order, so that its lines are there once this one has ended."""

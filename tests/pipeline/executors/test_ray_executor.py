@@ -12,11 +12,12 @@ import ray.exceptions
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_executor
-from pipeline.executors.ray_executor import LineBoard, fetch_result
+from pipeline.executors.ray_executor import fetch_result
 from pipeline.executors.worker import LineWriter
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
+from pipeline.runtime.forwarding import LineBoard
 from pipeline.runtime.signals import Interruption
 
 ROOT = Path(__file__).parents[3]
@@ -72,6 +73,11 @@ def test_processes_of_a_launcher_have_no_cluster(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionsError, match=r"--executor.* ray .*\b2\b.*allowed: local"):
         executor(Options(config="3,3,3,2", executor="ray"), Interruption())
+
+
+def test_the_process_of_the_board_needs_no_pytorch():
+    code = f"import sys, {LineBoard.__module__}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_board_gives_each_line_once():
