@@ -209,8 +209,8 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
             fit="weights",
             rounding="nearest",
             epochs=1,
-            limit_train=3000,
-            limit_test=2000,
+            limit_train=2000,
+            limit_test=1000,
             out=tmp_path / "out",
         )
     )
@@ -228,7 +228,7 @@ def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(dat
             config=("3,3,2,2",),
             bits=(8, 4),
             model="resnet20",
-            limit_test=2000,
+            limit_test=1000,
             weights=str(data_folder / CHECKPOINTS["resnet20"]),
             data=str(data_folder / "cifar10.npz"),
             epochs=0,

@@ -30,7 +30,7 @@ class BitWriter:
 
         The zigzag code of n is 2n for n >= 0 and -2n - 1 otherwise; 1 is added to it, so that its length is 1 or more.
         """
-        code = (2 * value if value >= 0 else -2 * value - 1) + 1
+        code = _positive_code(value)
         length = code.bit_length() - 1
         self.write(length, _LENGTH_BITS)
         self.write(code & ((1 << length) - 1), length)
@@ -38,6 +38,16 @@ class BitWriter:
     def to_bytes(self) -> bytes:
         """Return the bits as bytes."""
         return bytes(self._bytes) + self._value.to_bytes((self._count + 7) // 8, "little")
+
+
+def integer_bits(value: int) -> int:
+    """Return the number of bits that ``BitWriter.write_integer`` writes."""
+    return _LENGTH_BITS + _positive_code(value).bit_length() - 1
+
+
+def _positive_code(value: int) -> int:
+    """Return the zigzag code of an integer, plus 1."""
+    return (2 * value if value >= 0 else -2 * value - 1) + 1
 
 
 class BitReader:

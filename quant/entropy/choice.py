@@ -176,7 +176,8 @@ def prices(table: Table, integers: Integers) -> npt.NDArray[np.float64]:
     if table.kind == CONSTANT:
         return np.zeros(len(integers))
     symbols = table.symbols(integers)
-    found: npt.NDArray[np.float64] = PRECISION - np.log2(table.frequencies[symbols])
+    found: npt.NDArray[np.float64] = table.symbol_bits[symbols]
     escaped = symbols == table.escape
-    found[escaped] += 6 + np.floor(np.log2(2 * np.abs(integers[escaped].astype(np.float64)) + 1))
+    if escaped.any():
+        found[escaped] += 6 + np.floor(np.log2(2 * np.abs(integers[escaped].astype(np.float64)) + 1))
     return found

@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from basis.errors import CompressionError
-from quant.entropy.bits import BitReader, BitWriter
-from quant.entropy.rans import TOTAL
+from quant.entropy.bits import BitReader, BitWriter, integer_bits
+from quant.entropy.rans import PRECISION, TOTAL
 
 Integers = npt.NDArray[Any]
 
@@ -83,6 +83,11 @@ class Table:
         """Number of the escape symbol."""
         return len(self.frequencies) - 1
 
+    @property
+    def symbol_bits(self) -> npt.NDArray[np.float64]:
+        """Bits of each symbol, as ``frequencies``; those of absent integers have no meaning."""
+        return _symbol_bits(self.kind, self.description)
+
     def write(self, bits: BitWriter) -> None:
         """Append the description."""
         bits.write(self.kind, _KIND_BITS)
@@ -99,15 +104,17 @@ class Table:
 
     def description_bits(self) -> int:
         """Return the length of the description in bits."""
-        bits = BitWriter()
-        self.write(bits)
-        return len(bits)
+        if self.kind == CONSTANT:
+            return _KIND_BITS + integer_bits(self.low)
+        if self.kind == SHAPE:
+            return _KIND_BITS + _ZERO_BITS + _RATIO_BITS + _CURVE_BITS
+        return _KIND_BITS + integer_bits(self.low) + _COUNT_BITS + _LEVEL_BITS * len(self.description)
 
     def symbols(self, integers: Integers) -> Integers:
         """Return the symbol of each integer, int64; the escape for integers outside the table."""
-        places = np.where(self.frequencies > 0, np.arange(len(self.frequencies)), self.escape)
+        places = _symbols(self.kind, self.description)
         # An index of -1, for smaller integers, is the last place: the escape.
-        symbols: Integers = places[np.clip(integers.astype(np.int64) - self.low, -1, self.escape)]
+        symbols: Integers = places[np.minimum(np.maximum(integers.astype(np.int64) - self.low, -1), len(places) - 1)]
         return symbols
 
 
@@ -189,6 +196,20 @@ def _frequencies(kind: int, description: tuple[int, ...]) -> npt.NDArray[np.int6
     one_sided = magnitude_weights(ratio, curve)
     zero_weight = max(1, (2 * int(one_sided.sum()) * power(zero - 32)) >> 16)
     return normalized(np.concatenate([one_sided[::-1], [zero_weight], one_sided]))
+
+
+@lru_cache(maxsize=1024)
+def _symbols(kind: int, description: tuple[int, ...]) -> Integers:
+    """Return the symbol of each integer of a table, and then the escape."""
+    frequencies = _frequencies(kind, description)
+    symbols: Integers = np.where(frequencies > 0, np.arange(len(frequencies)), len(frequencies) - 1)
+    return symbols
+
+
+@lru_cache(maxsize=1024)
+def _symbol_bits(kind: int, description: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    bits: npt.NDArray[np.float64] = PRECISION - np.log2(np.maximum(_frequencies(kind, description), 1))
+    return bits
 
 
 @cache

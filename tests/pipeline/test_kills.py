@@ -155,13 +155,13 @@ def check(folder, attempt, expected):
 def test_a_run_that_is_asked_to_end_does_so_after_a_step_and_goes_on_later(folder, expected, number, code):
     attempt = f"-{code}"
     (folder / "pause").touch()
-    process = start(folder, attempt)
+    process = fork(folder, attempt)
     while not (folder / "paused").exists():
-        assert process.poll() is None, (folder / f"log{attempt}").read_text()
+        assert process.exitcode is None, (folder / f"log{attempt}").read_text()
         time.sleep(0.02)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     (folder / "paused").unlink()
-    assert process.wait(PATIENCE) == code
+    assert finish(process) == code
     assert "run the same command again" in (folder / f"log{attempt}").read_text().splitlines()[-1]
     assert len(list((folder / f"store{attempt}").glob("*.checkpoint"))) == 1, "it ended in its training"
     assert finish(fork(folder, attempt)) == 0

@@ -115,7 +115,7 @@ def test_the_worked_example_of_the_documents_runs(here, monkeypatch, capsys) -> 
     """It has a smaller network and fewer images here, for the time that they take."""
     text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8").partition("\n## A whole run\n")[2]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    program, count = re.subn(r"limit_train=\d+", "limit_train=32, limit_test=32", "\n".join(blocks))
+    program, count = re.subn(r"limit_train=\d+", "limit_train=16, limit_test=16", "\n".join(blocks))
     assert count == 2
     program = program.replace('Options(config="3,3,2,2",', 'Options(config="3,3,2,2", model="resnet20",')
     assert program.count('model="resnet20"') > 2

@@ -26,8 +26,9 @@ def fork(work: Callable[..., object], *arguments: object) -> BaseProcess:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.preloaded"])
-    with pytest.MonkeyPatch.context() as patch:  # the server takes its search path from its environment
+    with pytest.MonkeyPatch.context() as patch:  # the server takes its search path and threads from its environment
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("OMP_NUM_THREADS", "1")
         forkserver.ensure_running()
     process = context.Process(target=_work, args=(str(Path.cwd()), dict(os.environ), work, arguments))
     process.start()

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: it drives the browser")
+wait = pytest.importorskip("selenium.webdriver.support.wait")
 
+PATIENCE = 600
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 if not BROWSER or not DRIVER:
@@ -112,7 +114,8 @@ def test_the_pickers_filter_table_plot_and_bars(opened) -> None:
     assert len({each.get_attribute("data-mark") for each in visible(driver, "svg.wide [data-mark]")}) == 4
     assert len(visible(driver, ".stacks li")) == 4
     driver.find_element("css selector", ".picker button").click()
-    assert len(cells(driver, 0)) == everything
+    # The page filters once the browser has reset the form, which may be after the click returns.
+    wait.WebDriverWait(driver, PATIENCE).until(lambda _: len(cells(driver, 0)) == everything)
 
 
 def test_dark_mode_changes_page_and_plot(opened) -> None:
