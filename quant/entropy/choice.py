@@ -13,7 +13,6 @@ import numpy.typing as npt
 from basis.errors import CompressionError
 from quant.entropy import tables
 from quant.entropy.bits import BitWriter
-from quant.entropy.rans import PRECISION
 from quant.entropy.tables import CONSTANT, MAX_MAGNITUDE, Table
 
 Integers = npt.NDArray[Any]
