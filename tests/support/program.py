@@ -13,7 +13,6 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.runtime.loggers import LOGGERS
-from tests.support.attempts import begin
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
@@ -30,15 +29,6 @@ def run_program(folder: Path, *arguments: str, **environment: str) -> subprocess
         timeout=PATIENCE,
         check=False,
     )
-
-
-def fork_program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as ``run_program`` does, in a forked process, which has imported its libraries already."""
-    log, errors = folder / "forked.stdout", folder / "forked.stderr"
-    process = begin(folder, [*arguments, "--cache-dir", "cache"], log=log, errors=errors)
-    process.join(PATIENCE)
-    assert process.exitcode is not None, f"it did not end within {PATIENCE} s"
-    return subprocess.CompletedProcess(list(arguments), process.exitcode, log.read_text(), errors.read_text())
 
 
 def call_program(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.executors import executor
 from pipeline.options.options import Options
@@ -17,7 +16,6 @@ from pipeline.runtime.signals import Interruption
 from tests.support.attempts import begin
 from tests.support.networks import SOURCE, write_npz
 
-ROOT = Path(__file__).parents[3]
 PATIENCE = 600  # a worker pauses for half of it
 # A network that stops a worker in the middle of a training step, once, if there is a file named `pause`, and raises an
 # internal error there if there is a file named `broken`.
@@ -78,13 +76,6 @@ class Run:
         return self.process.exitcode, out, error
 
 
-def start(folder: Path, out: str, *words: str) -> subprocess.Popen[bytes]:
-    """The command as users start it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "SERIESQUANT_CACHE": str(folder / f"cache-{out}")}
-    command = [sys.executable, str(ROOT / "run_pipeline.py"), *NETWORK, "--out", out, *words]
-    return subprocess.Popen(command, cwd=folder, env=environment)
-
-
 def paused(folder: Path, ended: Callable[[], object]) -> tuple[int, int]:
     """The ids of a worker in the middle of its task and of what started it."""
     until = time.monotonic() + PATIENCE
@@ -138,9 +129,14 @@ def cluster():
 
 
 def test_the_grid_gives_the_same_report(here, cluster):
-    code, out, error = Run(here, "ray", *GRID, "--executor", "ray", "--ray-address", cluster).finish()
+    words = ("--executor", "ray", "--ray-address", cluster, "--track", "tensorboard")
+    code, out, error = Run(here, "ray", *GRID, *words).finish()
     assert code == 0, error
     assert report(here, "ray") == report(here, "local")
+    (events,) = (here / "ray" / "tensorboard").iterdir()
+    tracked = EventAccumulator(str(events)).Reload()
+    epochs = {"baseline/training": 10, "cosine-3.2.2/finetune": 1, "chebyshev-3.2.2/finetune": 1}
+    assert {name: len(tracked.Scalars(f"{name}/loss")) for name in epochs} == epochs
     digests = [[row["sha256"] for row in report(here, name)["rows"]] for name in ("ray", "local")]
     assert digests[0] == digests[1]
     assert len(set(digests[0])) == 2
@@ -184,10 +180,10 @@ def test_a_bug_on_a_worker_is_logged_with_the_traceback_of_the_worker(here, clus
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_and_the_cluster_that_it_started(here, number, code):
     (here / "pause").touch()
-    process = start(here, f"signal{code}", *SMALL, "--executor", "ray")
-    pids = paused(here, process.poll)
-    process.send_signal(number)
-    assert process.wait(PATIENCE) == code, "it does not wait for the worker, which would end well in the end"
+    run = Run(here, f"signal{code}", *SMALL, "--executor", "ray")
+    pids = paused(here, lambda: run.process.exitcode)
+    os.kill(run.process.pid, number)
+    assert run.finish()[0] == code, "it does not wait for the worker, which would end well in the end"
     until = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < until

@@ -7,26 +7,25 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.pipeline.tracking.conftest import free_port
 from tests.support.networks import write_module, write_npz
-from tests.support.program import ROOT, call_program, fork_program
+from tests.support.program import ROOT, call_program
 
 TRAININGS = {"baseline/training": 10, "cosine-5.3.3/finetune": 2, "cosine-5.3.3-4/qat": 1}
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """Runs the command on a small network and data, with more flags, as a process or in this one."""
+    """Runs the command on a small network and data, with more flags."""
     write_npz(tmp_path / "colours.npz")
     write_module(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
 
-    def run(*flags: str, program=call_program) -> subprocess.CompletedProcess[str]:
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
         words = ["--config", "5,3,3", "--bits", "4", "--model", "tiny_net:make", "--data", "colours.npz"]
         words += ["--epochs", "2", "--out", "out", *flags]
-        return program(tmp_path, *words)
+        return call_program(tmp_path, *words)
 
     return run
 
@@ -56,17 +55,6 @@ def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tm
         name: list(range(1, epochs + 1)) for name, epochs in TRAININGS.items()
     }
     assert curves[0] == curves[1]
-
-
-def test_epochs_of_another_process_are_told_too(command, tmp_path) -> None:
-    done = command("--track", "tensorboard", "--executor", "ray", program=fork_program)
-    assert done.returncode == 0, done.stderr
-    (events,) = (tmp_path / "out" / "tensorboard").iterdir()
-    found = EventAccumulator(str(events)).Reload()
-    assert {name: len(found.Scalars(f"{name}/loss")) for name in ("baseline/training", "cosine-5.3.3/finetune")} == {
-        "baseline/training": 10,
-        "cosine-5.3.3/finetune": 2,
-    }
 
 
 def curve(server, run, name):
