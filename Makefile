@@ -46,5 +46,5 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing seriesquant into $(VENV) (minutes the first time; later calls skip it)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --editable '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; some packages hold files of no Python
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true  # on all cores; some files are no Python
 	@touch $@
