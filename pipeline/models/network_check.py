@@ -151,17 +151,17 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
         first: Tensor = model(given)
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
-    if len(images) >= 4 and not _equal(_outputs(model, images[:2]), first[:2]):
-        logger.warning(
-            "the network %s mixes the images of a batch: its output for an image depends on the others, and so do all "
-            "figures, as with batch normalization without running statistics",
-            name,
-        )
     if not _equal(_outputs(model, images), first):
         raise OptionsError(
             f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
             "images, so no figure of it can be verified; allowed: a network without randomness and changing "
             "state in evaluation mode"
+        )
+    if len(images) >= 4 and not _equal(_outputs(model, images[:2]), first[:2]):
+        logger.warning(
+            "the network %s mixes the images of a batch: its output for an image depends on the others, and so do all "
+            "figures, as with batch normalization without running statistics",
+            name,
         )
     return first
 

@@ -168,9 +168,10 @@ class TrainingOnly(Base):
         (TrainingOnly, "training mode.*size mismatch"),
     ],
 )
-def test_what_gives_wrong_figures_is_refused(make, words):
+def test_what_gives_wrong_figures_is_refused(make, words, caplog):
     with pytest.raises(OptionsError, match=words):
         check(make)
+    assert caplog.text == "", "nothing else is said of it, such as that it mixes the images of a batch"
 
 
 def test_training_mode_is_checked_only_for_a_run_that_trains():
