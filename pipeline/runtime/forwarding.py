@@ -53,7 +53,8 @@ def replay(line: str, progress: Progress) -> None:
 class LineBoard:
     """Collects the lines of the workers for the driver.
 
-    It runs as an actor of a cluster, whose process imports this module. It must not import PyTorch, for seconds.
+    It runs as an actor of a cluster. The actor's process imports this module, which must not import PyTorch: that
+    takes seconds.
     """
 
     def __init__(self) -> None:

@@ -67,10 +67,7 @@ class Narrow(Net):
 
 @pytest.mark.parametrize("options", [{"config": "3,2,2", "bits": 8}, {"target_mb": 0.0014}], ids=str)
 def test_layers_that_compute_in_bf16_are_fitted_in_float32(options):
-    """The sums of the fit and of rounding would lose their digits in bf16.
-
-    The files are so small that rounding changes the outputs by more than bf16 does.
-    """
+    """The sums of the fit and of rounding would lose their digits in bf16; rounding changes the outputs by more."""
     narrow, wide = (compress(seeded(kind), X, **options) for kind in (Narrow, Net))
     assert difference(narrow.network, seeded(Narrow)) == pytest.approx(difference(wide.network, seeded(Net)), rel=0.3)
     assert [each.order for each in narrow.layers] == [each.order for each in wide.layers]

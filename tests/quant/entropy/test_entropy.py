@@ -176,6 +176,14 @@ def test_every_explicit_table_has_frequencies_of_the_total(levels, low):
     assert ((table.frequencies[:-1] > 0) == (np.array(levels) > 0)).all()
 
 
+@given(st.lists(st.integers(0, 63), min_size=1, max_size=300).filter(any), st.integers(INT32.min, INT32.max // 2))
+def test_the_length_of_a_description_is_that_of_what_is_written(levels, low):
+    for table in (tables.constant(low), tables.shape(5, 9, 3), tables.explicit(low, tuple(levels))):
+        bits = BitWriter()
+        table.write(bits)
+        assert table.description_bits() == len(bits)
+
+
 @given(st.lists(st.one_of(st.integers(INT32.min, INT32.max), st.integers(-5, 5))))
 def test_bits_come_back(values):
     bits = BitWriter()
