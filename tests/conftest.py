@@ -21,9 +21,6 @@ from reports.plots import write_plots
 from tests.support.blank import blank_plots
 from tests.support.forking import run_child
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: with a thread each they do not wait for one another
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # A shell ignores SIGINT, and nohup SIGHUP, in what they start, and so would the programs that the tests interrupt.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -155,6 +152,12 @@ def data_folder() -> Path:
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than CPUs: some tests wait for servers, clusters and processes."""
     return len(usable_cpus()) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Give each of several test processes one thread, before they start: numpy reads the variable when imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(wrapper=True)
