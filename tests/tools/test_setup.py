@@ -16,13 +16,13 @@ PACKAGES = ("basis", "quant", "pipeline", "reports")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # A Python that makes "environments" which only write down what they are asked to do; pip fails while `broken`
-# exists. Not all files of the packages can be compiled.
+# exists. There is no newer pip, and not all files of the packages can be compiled.
 FAKE_PYTHON = """#!/bin/sh
 case "$1 $2" in
   "-c "*) [ ! -e old ] ;;
   "--version "*) echo "Python 3.9.1" ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  "-m pip") echo pip >> log; [ ! -e broken ] ;;
+  "-m pip") [ "$6" = --upgrade ] && exit 1; echo pip >> log; [ ! -e broken ] ;;
   "-m compileall") false ;;
   *) echo "$*" >> log ;;
 esac
