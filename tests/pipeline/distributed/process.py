@@ -1,11 +1,12 @@
-"""The program of one of several processes: it writes its results of the scenario into a folder."""
+"""One of several processes: it writes its results of the scenario, and its stderr, into a folder."""
 
-import sys
+import os
 from pathlib import Path
 
-from pipeline.runtime.imports import import_libraries
 
-SCENARIO = "tests.pipeline.distributed.scenario"
+def write(folder: Path) -> None:
+    from tests.pipeline.distributed.scenario import write_results
 
-import_libraries(SCENARIO)
-sys.modules[SCENARIO].write_results(Path(sys.argv[1]))
+    with (folder / f"{os.environ['RANK']}.stderr").open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    write_results(folder)
