@@ -48,7 +48,7 @@ def grid_values(exponents: Tensor) -> Tensor:
     """
     whole = exponents.to(torch.int32)
     octaves = torch.div(whole, PER_OCTAVE, rounding_mode="floor")
-    bits = torch.tensor(_OCTAVE, device=whole.device).view(torch.int32)[whole % PER_OCTAVE]
+    bits = torch.tensor(_OCTAVE, dtype=torch.float32, device=whole.device).view(torch.int32)[whole % PER_OCTAVE]
     # float32 keeps its exponent from bit 23 on; the values of the grid are normal numbers.
     return (bits + octaves * 2**23).view(torch.float32)
 

@@ -103,6 +103,8 @@ def _labels(values: object, count: int) -> Tensor | None:
         values = torch.tensor([values])
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         return None
+    if values.ndim == 1 and len(values) != count:
+        raise DataError(f"images: got {len(values)} labels for {count} images; allowed: one label for each image")
     fits = values.shape in ((count,), (count, 1)) and values.dtype != torch.bool
     return values.detach().long().reshape(count) if fits else None
 

@@ -138,8 +138,8 @@ class Trainer:
         """
         if self.labelled:
             return evaluate(model, self.images.held_out, device=self.device).losses
-        difference = (self._outputs(model) - self._wanted).square().flatten(1).sum(1)
-        return difference / self._wanted.square().flatten(1).sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny)
+        difference = (self._outputs(model) - self._wanted).square().sum(1)
+        return difference / self._wanted.square().sum(1).mean().clamp_min(torch.finfo(torch.float64).tiny)
 
     def score(self, model: nn.Module) -> float:
         """Score a network on the held-out images: Top-1 in percent, or without labels the negated mean loss."""
@@ -153,10 +153,10 @@ class Trainer:
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> Tensor:
-        """Return the outputs for the held-out images, float64, on the CPU."""
+        """Return the outputs for the held-out images, float64, (images, values), on the CPU."""
         model = placed(model, self.device).eval()
         batches = self.images.held_out.batches(EVALUATION_BATCH, device=self.device)
-        return torch.cat([model(x).double().cpu() for x, _ in batches])
+        return torch.cat([model(x).double().reshape(len(x), -1).cpu() for x, _ in batches])
 
 
 def divided(images: CallerImages) -> HoldOut[TrainingImages, TensorSplit]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline.errors import OptionsError
 from pipeline.runtime.packages import hidden_for, user_modules
+from pipeline.runtime.user_code import restored_settings
 
 FORMS: Final = "module:callable, for example my_networks:small_net, or file.py:callable"
 
@@ -82,7 +83,7 @@ def import_model(name: str, classes: int) -> nn.Module:
         OptionsError: If the module cannot be imported, the callable is missing or fails, or it returns something else.
     """
     place = reference(name)
-    with _first_on_path(place.folder), hidden_for(place.folder), _recorded():
+    with _first_on_path(place.folder), hidden_for(place.folder), _recorded(), restored_settings():
         build = _find(name, place)
         arguments = {"num_classes": classes} if _accepts_classes(build) else {}
         try:

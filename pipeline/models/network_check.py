@@ -23,7 +23,13 @@ from basis.swap import swap_convolutions
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import logits_of, select_output
 from pipeline.models.preparation import plain_copy
-from pipeline.models.registration import refuse_unregistered
+from pipeline.models.registration import (
+    refuse_changing_parameters,
+    refuse_foreign,
+    refuse_unregistered,
+    refuse_unstorable,
+    used_parameters,
+)
 from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
@@ -65,14 +71,18 @@ def check_network(
     """
     name = type(model).__name__
     refuse_unregistered(model)
+    refuse_unstorable(model)
+    if trained:
+        refuse_changing_parameters(plain_copy(model).eval())
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
     _select_logits(model, images, classes, output, trained=trained)
+    refuse_foreign(model, images)
     expected = _protected_outputs(model, images, name)
-    used = _used_parameters(model, images)
+    used = used_parameters(model, images)
     duplicate = plain_copy(model)
-    if not _equal(_outputs(duplicate, images), expected) or _used_parameters(duplicate, images) != used:
+    if not _equal(_outputs(duplicate, images), expected) or used_parameters(duplicate, images) != used:
         raise OptionsError(
             f"a copy of the network {name} does not compute with its own parameters: a replaced method or a closure "
             "refers to the original; allowed: a network that uses its parameters through self"
@@ -133,10 +143,10 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
+def _equal(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
     if found.shape != expected.shape:
         return False
-    within = TOLERANCE * float(expected.abs().nan_to_num().max())
+    within = tolerance * float(expected.abs().nan_to_num().max())
     return bool(torch.allclose(found.float(), expected.float(), rtol=0.0, atol=within, equal_nan=True))
 
 
@@ -146,18 +156,23 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     Raises:
         OptionsError: The same images give different outputs.
     """
-    given = images.clone()
-    with evaluation_mode(model), torch.no_grad():
+    given, stream = images.clone(), RandomStream(0, images.device)
+    before = dict(stream.state)
+    with stream.drawn_from(), evaluation_mode(model), torch.no_grad():
         first: Tensor = model(given)
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
-    if not _equal(_outputs(model, images), first):
+    drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
+    with stream.drawn_from():
+        second = _outputs(model, images)
+    # Without random numbers, outputs may differ in last bits, by the order of sums.
+    if not _equal(second, first, 0.0 if drawn else TOLERANCE):
         raise OptionsError(
             f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
             "images, so no figure of it can be verified; allowed: a network without randomness and changing "
             "state in evaluation mode"
         )
-    if len(images) >= 4 and not _equal(_outputs(model, images[:2]), first[:2]):
+    if len(images) >= 4 and not _equal(_run(model, images[:2], training=False), first[:2]):
         logger.warning(
             "the network %s mixes the images of a batch: its output for an image depends on the others, and so do all "
             "figures, as with batch normalization without running statistics",
@@ -170,33 +185,15 @@ def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
 
 
-def _used_parameters(model: nn.Module, images: Tensor) -> set[str]:
-    """Return the parameters on which the outputs depend; none if the network detaches its outputs."""
-    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    frozen = [p for p in parameters.values() if not p.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with evaluation_mode(model), torch.enable_grad():
-            total = model(images.clone()).float().sum()
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    except RuntimeError:
-        return set()
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
-
-
 def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, used: Set[str], basis: str) -> None:
     """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see."""
     layers = {name: module for name, module in model.named_modules() if stored_tensor_name(module) is not None}
-    for name, reason in _structural_reasons(model, layers, images, expected).items():
+    for name, reason in _structural_reasons(model, layers, images).items():
         mark_irregular(layers[name], reason)
     calls = _count_calls(model, layers, images)
     for name, layer in layers.items():
         if calls[name] < 0 and is_regular(layer):
-            mark_irregular(layer, "its input is passed by keyword")
+            mark_irregular(layer, "its input is not one batch, passed by position")
     candidates = [name for name, layer in layers.items() if is_compressible(layer)]
     for name in candidates:
         if calls[name] == 0 and f"{name}.weight" in used:
@@ -211,37 +208,43 @@ def _mark_layers(model: nn.Module, images: Tensor, expected: Tensor, used: Set[s
             logger.info("%s is kept as it is: %s", name, found)
 
 
-def _structural_reasons(
-    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, expected: Tensor
-) -> dict[str, str]:
+def _structural_reasons(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> dict[str, str]:
     reasons = {}
     shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     for name, layer in layers.items():
         tensor = getattr(layer, "weight", None)
         if any(method in vars(layer) for method in ("forward", "_conv_forward")) and layer is not model:
             reasons[name] = "its forward was replaced"
-        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images, expected):
+        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images):
             reasons[name] = "it has hooks that change its inputs or outputs"
         elif not isinstance(tensor, nn.Parameter):
             reasons[name] = "its weight is computed"
         elif shared[id(tensor)] > 1:
             reasons[name] = "another layer has the same weight"
+        elif layer.bias is not None and shared[id(layer.bias)] > 1:
+            reasons[name] = "another layer has the same bias"
     return reasons
 
 
-def _hooks_matter(model: nn.Module, name: str, images: Tensor, expected: Tensor) -> bool:
-    trial = plain_copy(model)
+def _hooks_matter(model: nn.Module, name: str, images: Tensor) -> bool:
+    given, trial = plain_copy(model), plain_copy(model)
     for hooks in _HOOKS:
         vars(trial.get_submodule(name))[hooks].clear()
-    return not _equal(_outputs(trial, images), expected)
+    changed = images.flip(3) / 2  # what hooks have stored is of other images
+    try:
+        return not _equal(_outputs(trial, changed), _outputs(given, changed))
+    except Exception:  # a network that needs what the hook stores
+        return True
 
 
 def _count_calls(model: nn.Module, names: Iterable[str], images: Tensor) -> Counter[str]:
-    """Count the calls of layers with one positional input; a layer with any other call has a negative number."""
+    """Count the calls of layers with one positional batch; a layer with any other call has a negative number."""
     calls: Counter[str] = Counter()
 
     def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        calls[name] += 1 if len(inputs) == 1 and calls[name] >= 0 else -1_000_000
+        axes = 2 if isinstance(module, nn.Linear) else 4
+        fits = len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim >= axes
+        calls[name] += 1 if fits and calls[name] >= 0 else -1_000_000
 
     with ExitStack() as hooks:
         for name in names:

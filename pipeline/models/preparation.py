@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize, prune
 
@@ -13,6 +14,7 @@ from basis.modes import evaluation_mode
 from basis.swap import replace_modules
 from pipeline.errors import DataError, OptionsError
 
+FORWARD_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 _WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
 _OLD_HOOKS: Final = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
@@ -132,7 +134,7 @@ def check_finite(model: nn.Module, source: str) -> None:
         DataError: A parameter is; the message names it.
     """
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
             raise DataError(f"{source} is damaged: {name} holds values that are not finite")
 
 
@@ -142,14 +144,27 @@ def plain_copy(model: nn.Module) -> nn.Module:
     Raises:
         OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
     """
+    memo = _without_graphs(model)
     try:
-        return copy.deepcopy(model, _without_graphs(model))
+        duplicate = copy.deepcopy(model, memo)
+        for own, other in zip(model.modules(), duplicate.modules(), strict=True):
+            if isinstance(own, GraphModule):  # its copies have no hooks
+                vars(other).update({hooks: copy.deepcopy(vars(own)[hooks], memo) for hooks in FORWARD_HOOKS})
+        return duplicate
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
             f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); allowed: a network that copy.deepcopy copies, without locks, files and "
             "generators in its attributes"
         ) from error
+
+
+def drop_graphs(model: nn.Module) -> None:
+    """Detach the tensors that a network keeps in plain attributes, in place: ``copy.deepcopy`` refuses their graphs."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(module)[name] = value.detach()
 
 
 def _without_graphs(model: nn.Module) -> dict[int, Any]:

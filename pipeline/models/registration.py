@@ -1,11 +1,19 @@
-"""Find layers and parameters that a network keeps in plain attributes, where torch does not see them."""
+"""Find what a network computes with, and what of it no file can hold: unregistered layers, parameters of others."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from basis.modes import evaluation_mode
 from pipeline.errors import OptionsError
+from pipeline.runtime.randomness import RandomStream
+
+logger = logging.getLogger(__name__)
 
 _OWN: Final = frozenset(vars(nn.Module()))
 """Attributes of every module, in which torch registers its parts."""
@@ -29,6 +37,115 @@ def refuse_unregistered(model: nn.Module) -> None:
                     "so that they are in no state dict and would be missing in the file; allowed: nn.ModuleList, "
                     "nn.ModuleDict, nn.ParameterList or attributes of their own"
                 )
+
+
+def refuse_foreign(model: nn.Module, images: Tensor) -> None:
+    """Check that a network computes with no parameters but its own.
+
+    A copy of a network does, if a closure, a replaced method or a weak reference in it belongs to the network that it
+    was copied from.
+
+    Args:
+        model: The network.
+        images: Some images, on its device.
+
+    Raises:
+        OptionsError: It computes with others.
+    """
+    own = {id(parameter) for parameter in model.parameters()}
+    stream = RandomStream(0, images.device)
+    with stream.drawn_from(), evaluation_mode(model), torch.no_grad(), _UsedParameters() as used:
+        model(images.clone())
+    if not used.found.keys() <= own:
+        raise OptionsError(
+            f"a copy of the network {type(model).__name__} does not compute with its own parameters: a replaced "
+            "method, a closure or a weak reference refers to those of the original; allowed: a network that uses its "
+            "parameters through self"
+        )
+
+
+class _UsedParameters(TorchFunctionMode):
+    """Notes the parameters that functions of torch compute with.
+
+    Attributes:
+        found: Their ids, and the parameters themselves, so that no id is used again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, nn.Parameter] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # not a shape or a type
+            for value in tree_leaves((args, kwargs)):
+                if isinstance(value, nn.Parameter):
+                    self.found[id(value)] = value
+        return result
+
+
+def used_parameters(model: nn.Module, images: Tensor) -> set[str]:
+    """Return the parameters on which the outputs depend; none if the network detaches its outputs."""
+    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    frozen = [p for p in parameters.values() if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with evaluation_mode(model), torch.enable_grad():
+            total = model(images.clone()).float().sum()
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except RuntimeError:
+        return set()
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def refuse_unstorable(model: nn.Module) -> None:
+    """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
+
+    Raises:
+        OptionsError: A tensor is sparse or nested.
+    """
+    kind = type(model).__name__
+    for path, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            logger.warning(
+                "%s in the network %s has extra state, which no file holds: a network into which a file is loaded must "
+                "have it already",
+                path or "a part",
+                kind,
+            )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.layout != torch.strided or tensor.is_nested:
+            layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise OptionsError(
+                f"the tensor {name!r} of the network {kind} is {layout}, which no file can hold; allowed: dense "
+                "tensors, as from to_dense()"
+            )
+
+
+def refuse_changing_parameters(model: nn.Module) -> None:
+    """Check that a network has the same parameters in training and in evaluation mode.
+
+    Args:
+        model: The network in evaluation mode; it is changed, so pass a copy.
+
+    Raises:
+        OptionsError: Its mode changes a parameter, as where updates of low rank are merged into weights.
+    """
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.train()
+    for name, parameter in model.named_parameters():
+        if name not in before or not torch.equal(parameter.detach(), before[name]):
+            raise OptionsError(
+                f"the parameter {name!r} of the network {type(model).__name__} changes with the mode, so that training "
+                "cannot be undone or stored; allowed: a network whose train() and eval() change no parameter, or no "
+                "training"
+            )
 
 
 def _parameters(value: Any, depth: int = 3) -> Iterator[nn.Parameter]:

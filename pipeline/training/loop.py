@@ -13,6 +13,7 @@ from basis.parametric.conv import ParametricConv2d
 from basis.parametric.gradients import filter_space_gradients
 from basis.preconditioning import preconditioned_gradients
 from pipeline.data.dataset import TrainingImages, batches_of_epoch, images_at_once
+from pipeline.models.preparation import drop_graphs
 from pipeline.runtime.device import Accelerator, placed, prepare, processes_of, quiet_backward, release
 from pipeline.runtime.processes import Processes
 from pipeline.runtime.progress import Progress, SilentProgress
@@ -119,6 +120,7 @@ def train(
     if best is not None:
         position.selection = best.choose(model)
     release(accelerator, model.eval())
+    drop_graphs(model)
     return checkpointer.timed(position)
 
 
