@@ -1,10 +1,9 @@
 """``pipeline.compress``: a live network in, a compressed network and its figures out."""
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,8 @@ from basis.swap import materialize
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.compression.images import Images, read_images
-from pipeline.compression.network import check, device_of, identity_of, private_copy
-from pipeline.compression.result import CompressionResult, layer_figures
+from pipeline.compression.network import check, device_of, identity_of, private_copy, selected
+from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
@@ -37,8 +36,6 @@ from quant.backends import get_backend
 from quant.network import quantize_network
 from quant.schemes import get_format
 
-Metric = Callable[[nn.Module], Any]
-
 
 def compress(
     network: nn.Module,
@@ -58,6 +55,7 @@ def compress(
     batch_size: int = 128,
     calibration_size: int = 1000,
     seed: int = 0,
+    output: str | int | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> CompressionResult:
@@ -65,7 +63,7 @@ def compress(
 
     Args:
         network: Any trained network in float32, also of a class that only the caller has. The fit and the rounding take
-            any output. Training takes outputs that are a tensor.
+            any output. Training and targets take one tensor of the output; see ``output``.
         images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair of such a tensor and
             labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor, a pair or a dict.
             NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
@@ -89,6 +87,9 @@ def compress(
         batch_size: Images per training step. A ``DataLoader`` decides the size itself.
         calibration_size: Most images for the fit and for rounding.
         seed: Seed of every random choice.
+        output: Number or name of the tensor that training and targets take, for a network that returns several. None
+            selects the only tensor, the entry ``logits``, or the first of a tuple or list. The compressed network still
+            returns all of them.
         device: Device that computes; None for the network's. The result is on the network's device.
         progress: Shows stages and epochs; None shows nothing.
 
@@ -123,13 +124,14 @@ def compress(
             batch_size=batch_size,
             calibration_size=calibration_size,
             seed=seed,
+            output=None if output is None else str(output),
         )
         if metric is not None and not callable(metric):
             raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
         work = _prepared(original, images, settings, YieldingProgress(progress or SilentProgress()))
-        baseline_metric = _measured(metric, original)
+        baseline_metric = measured(metric, original)
         found = _compressed(work)
-        result = _network_of(found, original)
+        result = _network_of(found, original, work.selection)
         content = serialize(found.record, work.identity)
         return CompressionResult(
             result,
@@ -138,7 +140,7 @@ def compress(
             ),
             len(content),
             len(serialize(_float_record(original), work.identity)),
-            _measured(metric, result),
+            measured(metric, result),
             baseline_metric,
             found.training_undone,
             found.target_met,
@@ -157,6 +159,7 @@ class _Work:
         identity: The description of the network in the file.
         settings: The validated arguments.
         logits: True if the outputs are logits of labelled classes.
+        selection: Key of the forward hook of ``original`` that selects one output; None without one.
         trainer: Trains networks; None without epochs.
         progress: Shows stages.
     """
@@ -167,6 +170,7 @@ class _Work:
     identity: Identity
     settings: Settings
     logits: bool
+    selection: int | None
     trainer: Trainer | None
     progress: Progress
 
@@ -210,23 +214,21 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     plan_layers(model, variant.config)  # checks the config before a pass over the images
     output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
     plan = plan_layers(model, variant.config)
-    identity = identity_of(original, output, calibration)
+    identity, selection = identity_of(original, output, calibration), None
+    if options.output is not None or (not isinstance(output, Tensor) and (variant.targets or options.epochs)):
+        selection, output = selected(model, calibration[:CHECKED_IMAGES], options.output)
     if variant.targets:
-        if not isinstance(output, Tensor):
-            raise OptionsError(
-                f"target_mb: got a network that returns a {type(output).__name__}; allowed: a tensor, or bits"
-            )
         check_sensitivity(copy.deepcopy(model), calibration[:CHECKED_IMAGES])
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None
     if options.epochs:
-        given = check_training(original, output, given)
+        given = check_training(model, output, given, options.batch_size)
         parts, peak = divided(given), TARGET_LR if variant.targets else FINETUNE_LR
         count = len(parts.trained)
         schedule = suited_schedule(count, options.epochs, options.batch_size, lr=options.lr, default=peak)
         trainer = Trainer(model, parts, given.labels is not None, schedule, options.seed, device, progress)
-    return _Work(model, calibration, plan, identity, settings, logits, trainer, progress)
+    return _Work(model, calibration, plan, identity, settings, logits, selection, trainer, progress)
 
 
 def _compressed(work: _Work) -> _Found:
@@ -276,24 +278,11 @@ def _float_record(model: nn.Module) -> NetworkRecord:
     return record_network(materialize(copy.deepcopy(model)), {})
 
 
-def _network_of(found: _Found, original: nn.Module) -> nn.Module:
-    """Return the compressed network, on the device of the original and in its memory format."""
+def _network_of(found: _Found, original: nn.Module, selection: int | None) -> nn.Module:
+    """Return the compressed network with all its outputs, on the device of the original and in its memory format."""
     if found.series is None:
         return build_network(found.record, materialize(copy.deepcopy(original)))
     network = found.series.to(device_of(original)).to(memory_format=torch.contiguous_format)
+    if selection is not None:
+        del network._forward_hooks[selection]
     return network.eval()
-
-
-def _measured(metric: Metric | None, network: nn.Module) -> float | None:
-    """Return the metric of a copy of a network, so that the metric can change nothing.
-
-    Raises:
-        OptionsError: The metric is no number.
-    """
-    if metric is None:
-        return None
-    value = metric(copy.deepcopy(network))
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):  # the last for a tensor of several values
-        raise OptionsError(f"metric: returned a {type(value).__name__}; allowed: one number") from None

@@ -13,7 +13,7 @@ from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network
-from pipeline.models.outputs import tensors_of
+from pipeline.models.outputs import select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
     fold_parametrizations,
@@ -110,6 +110,27 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
         network.register_forward_pre_hook(hook)
     with torch.no_grad():
         return network(images.clone())
+
+
+def selected(network: nn.Module, images: Tensor, output: str | None) -> tuple[int, Tensor]:
+    """Make a network return one of its outputs alone; see ``pipeline.models.outputs.select_output``.
+
+    Args:
+        network: The network, changed in place.
+        images: (N, C, H, W), on its device.
+        output: See ``select_output``.
+
+    Returns:
+        The key of the forward hook that selects the output, and the output for the images.
+
+    Raises:
+        OptionsError: There is no such output.
+    """
+    before = set(network._forward_hooks)
+    select_output(network, output)
+    (key,) = network._forward_hooks.keys() - before
+    with torch.no_grad():
+        return key, network(images.clone())
 
 
 def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:

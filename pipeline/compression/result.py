@@ -1,18 +1,24 @@
 """The result of a compression in memory: the network, its figures and its file."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from basis.least_squares import Size2d
 from pipeline.artifact.record import NetworkRecord
 from pipeline.artifact.summary import layer_bits
+from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.stages.layers import kept_part
 from pipeline.stages.quantize import kept_terms
 from reports.files import write_atomically
+
+Metric: TypeAlias = Callable[[nn.Module], Any]
+"""A function of a network that returns a number."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +131,18 @@ def layer_figures(
             )
         )
     return tuple(found)
+
+
+def measured(metric: Metric | None, network: nn.Module) -> float | None:
+    """Return the metric of a copy of a network, so that the metric can change nothing.
+
+    Raises:
+        OptionsError: The metric is no number.
+    """
+    if metric is None:
+        return None
+    value = metric(copy.deepcopy(network))
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last for a tensor of several values
+        raise OptionsError(f"metric: returned a {type(value).__name__}; allowed: one number") from None

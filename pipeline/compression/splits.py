@@ -223,7 +223,7 @@ class LoaderSplit:
     def _passes(self, stream: RandomStream) -> Iterator[tuple[Tensor, Tensor | None]]:
         while True:
             found = 0
-            for batch in labelled_batches(self.source, stream):
+            for batch in _without_single_end(labelled_batches(self.source, stream)):
                 found += 1
                 yield batch
             if not found:
@@ -231,6 +231,18 @@ class LoaderSplit:
                     "images: got an iterable that yields nothing when it is iterated again; allowed: a DataLoader, a "
                     "tensor, or epochs=0"
                 )
+
+
+def _without_single_end(batches: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Leave out a last batch of one image after larger ones: batch normalization cannot be trained on it."""
+    largest = 0
+    held: tuple[Tensor, Tensor | None] | None = None
+    for batch in batches:
+        if held is not None:
+            yield held
+        held, largest = batch, max(largest, len(batch[0]))
+    if held is not None and (len(held[0]) > 1 or largest == 1):
+        yield held
 
 
 def placed_batch(images: Tensor, labels: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.compression.images import CallerImages
 from pipeline.compression.network import device_of
-from pipeline.compression.splits import TensorSplit
+from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages
 from pipeline.errors import DataError, OptionsError
 from pipeline.runtime.device import placed
@@ -28,7 +28,7 @@ from pipeline.training.schedule import Schedule
 from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
 from pipeline.training.step import TrainingBatch
 from pipeline.training.teacher import Teacher
-from pipeline.training.trial import check_trainable
+from pipeline.training.trial import check_single_image, check_trainable
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
@@ -37,22 +37,29 @@ IMITATION_WEIGHT: Final = 10.0
 """Weight of the squared difference from the teacher's outputs, as a share of their variance."""
 
 
-def check_training(network: nn.Module, output: Any, images: CallerImages) -> CallerImages:
+def check_training(network: nn.Module, output: Any, images: CallerImages, batch_size: int) -> CallerImages:
     """Check that a network can be trained on the images.
 
     Args:
-        network: The network.
+        network: The network, on the device that computes.
         output: Its output for some images.
         images: The caller's images.
+        batch_size: Images per training step, for images without batches of their own.
 
     Returns:
         The images, without labels that no loss can use: the outputs are not logits of shape (N, classes).
 
     Raises:
-        OptionsError: The network has no parameter to train, or its output has no gradient or is no tensor.
+        OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be
+            trained on batches of one image.
         DataError: A label is not among the classes.
     """
-    check_trainable(copy.deepcopy(network), images.calibration[:CHECKED_IMAGES].to(device_of(network)), "epochs=0")
+    checked = images.calibration[:CHECKED_IMAGES].to(device_of(network))
+    loader = images.training.source if isinstance(images.training, LoaderSplit) else None
+    size = batch_size if loader is None else getattr(loader, "batch_size", None)
+    if size == 1 or len(images.training) == 1:
+        check_single_image(copy.deepcopy(network), checked[:1], "epochs: got batches of one image")
+    check_trainable(copy.deepcopy(network), checked, "epochs=0")
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise OptionsError(
             f"epochs: got a network that returns a {type(output).__name__}; allowed: a tensor of floats, or epochs=0"

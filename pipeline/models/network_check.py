@@ -21,15 +21,9 @@ from basis.modes import evaluation_mode
 from basis.regular import irregularity, mark_irregular
 from basis.swap import swap_convolutions
 from pipeline.errors import DataError, OptionsError
+from pipeline.models import registration
 from pipeline.models.outputs import logits_of, select_output
 from pipeline.models.preparation import plain_copy
-from pipeline.models.registration import (
-    refuse_changing_parameters,
-    refuse_foreign,
-    refuse_unregistered,
-    refuse_unstorable,
-    used_parameters,
-)
 from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
@@ -70,19 +64,19 @@ def check_network(
         DataError: Its logits have another number of classes than the data.
     """
     name = type(model).__name__
-    refuse_unregistered(model)
-    refuse_unstorable(model)
+    registration.refuse_unregistered(model)
+    registration.refuse_unstorable(model)
     if trained:
-        refuse_changing_parameters(plain_copy(model).eval())
+        registration.refuse_changing_parameters(plain_copy(model).eval())
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
     _select_logits(model, images, classes, output, trained=trained)
-    refuse_foreign(model, images)
+    registration.refuse_foreign(model, images)
     expected = _protected_outputs(model, images, name)
-    used = used_parameters(model, images)
+    used = registration.used_parameters(model, images)
     duplicate = plain_copy(model)
-    if not _equal(_outputs(duplicate, images), expected) or used_parameters(duplicate, images) != used:
+    if not _equal(_outputs(duplicate, images), expected) or registration.used_parameters(duplicate, images) != used:
         raise OptionsError(
             f"a copy of the network {name} does not compute with its own parameters: a replaced method or a closure "
             "refers to the original; allowed: a network that uses its parameters through self"
@@ -110,11 +104,11 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
 def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
     """Run a network or, in training mode, a copy of it; describe errors about the images."""
     try:
-        if training:
-            with RandomStream(0, images.device).drawn_from():
+        with RandomStream(0, images.device).drawn_from():
+            if training:
                 return plain_copy(model).train()(images.clone())
-        with evaluation_mode(model), torch.no_grad():
-            return model(images.clone())
+            with evaluation_mode(model), torch.no_grad():
+                return model(images.clone())
     except CompressionError:
         raise
     except Exception as error:  # code of users raises anything
@@ -137,8 +131,8 @@ def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    with evaluation_mode(model):
+def _outputs(model: nn.Module, images: Tensor, stream: RandomStream | None = None) -> Tensor:
+    with (stream or RandomStream(0, images.device)).drawn_from(), evaluation_mode(model):
         found: Tensor = model(images.clone())
     return found
 
@@ -163,8 +157,7 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
-    with stream.drawn_from():
-        second = _outputs(model, images)
+    second = _outputs(model, images, stream)
     # Without random numbers, outputs may differ in last bits, by the order of sums.
     if not _equal(second, first, 0.0 if drawn else TOLERANCE):
         raise OptionsError(
@@ -172,7 +165,13 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
             "images, so no figure of it can be verified; allowed: a network without randomness and changing "
             "state in evaluation mode"
         )
-    if len(images) >= 4 and not _equal(_run(model, images[:2], training=False), first[:2]):
+    few = _run(model, images[:2], training=False)
+    if few.shape != first[:2].shape:
+        raise OptionsError(
+            f"the network {name} gives {tuple(first.shape)} for {len(images)} images and {tuple(few.shape)} for 2; "
+            "allowed: a row of outputs for each image"
+        )
+    if len(images) >= 4 and not _equal(few, first[:2]):
         logger.warning(
             "the network %s mixes the images of a batch: its output for an image depends on the others, and so do all "
             "figures, as with batch normalization without running statistics",

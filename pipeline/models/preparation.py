@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize, prune
+from torch.utils._pytree import tree_leaves, tree_map
 
 from basis.modes import evaluation_mode
 from basis.swap import replace_modules
@@ -163,11 +164,15 @@ def drop_graphs(model: nn.Module) -> None:
     """Detach the tensors that a network keeps in plain attributes, in place: ``copy.deepcopy`` refuses their graphs."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                vars(module)[name] = value.detach()
+            if any(_has_graph(leaf) for leaf in tree_leaves(value)):
+                vars(module)[name] = tree_map(lambda leaf: leaf.detach() if _has_graph(leaf) else leaf, value)
 
 
 def _without_graphs(model: nn.Module) -> dict[int, Any]:
     """Return copies of computed tensors with a graph, by id: ``copy.deepcopy`` refuses these tensors themselves."""
-    tensors = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
-    return {id(value): value.detach().clone() for value in tensors if not value.is_leaf}
+    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
+    return {id(leaf): leaf.detach().clone() for leaf in leaves if _has_graph(leaf)}
+
+
+def _has_graph(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf

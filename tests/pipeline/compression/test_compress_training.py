@@ -8,7 +8,7 @@ import torch
 
 from basis.conv import SeriesConv2d
 from pipeline import compress, load
-from tests.pipeline.compression.networks import Maps, Net, difference, images, labels_of, seeded
+from tests.pipeline.compression.networks import Maps, Named, Net, difference, images, labels_of, seeded
 
 X = images()
 
@@ -109,3 +109,55 @@ def test_a_target_that_no_file_meets_gives_the_nearest(monkeypatch, caplog):
     assert not result.target_met
     assert result.size < 1800
     assert "1800" in caplog.text
+
+
+class Several(Net):
+    """It returns maps and logits; in training mode a further output."""
+
+    def forward(self, x):
+        maps, logits = self.features(x), super().forward(x)
+        return (maps, logits, logits) if self.training else (maps, logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (Named, {"config": "3,2,2", "bits": 4, "epochs": 1}),
+        (Named, {"config": "3,2,2", "epochs": 1}),
+        (Named, {"target_mb": 0.0018}),
+        (Several, {"config": "3,2,2", "bits": 4, "epochs": 1, "output": 1}),
+        (Several, {"config": "3,2,2", "bits": 4, "epochs": 1, "output": "1"}),
+    ],
+)
+def test_one_of_several_outputs_is_trained_and_all_are_returned(kind, arguments, tmp_path):
+    x = images(64)
+    network = compress(seeded(kind), (x, labels_of(x)), **arguments).network
+    found, wanted = network(x), seeded(kind).eval()(x)
+    assert type(found) is type(wanted)
+    assert len(found) == len(wanted)
+
+
+def test_a_network_whose_hook_keeps_an_output_can_be_trained():
+    x, network = images(64), seeded()
+    network.kept = None
+    network.last.register_forward_hook(lambda module, inputs, output: setattr(network, "kept", output))
+    assert compress(network, (x, labels_of(x)), config="3,2,2", bits=4, epochs=1).size > 0
+
+
+def test_networks_and_callers_in_inference_mode_are_taken():
+    x = images()
+    with torch.inference_mode():
+        network = Net().eval()
+        result = compress(network, (x, labels_of(x)), config="3,2,2", bits=4, epochs=1)
+    assert not any(parameter.is_inference() for parameter in result.network.parameters())
+
+
+def test_another_default_type_changes_no_bit():
+    x, network = images(), seeded()
+    expected = compress(network, x, config="3,2,2", bits=4).content
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = compress(network, x, config="3,2,2", bits=4).content
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected

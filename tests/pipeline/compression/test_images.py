@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pipeline import compress
@@ -190,6 +191,19 @@ def test_other_sources_are_refused_in_a_sentence(source, words):
 def test_labels_outside_the_classes_are_refused_before_training():
     with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
         compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
+
+
+def test_another_number_of_labels_than_images_is_refused():
+    with pytest.raises(DataError, match="10 labels for 48 images"):
+        compress(seeded(), (images(), torch.zeros(10, dtype=torch.int64)), config="3,2,2", bits=4)
+
+
+def test_a_last_batch_of_one_image_is_left_out_of_training():
+    network = nn.Sequential(seeded(), nn.BatchNorm1d(4)).eval()
+    sizes = [8, 8, 1]
+    batches = [(x, labels_of(x)) for x in images(17).split(sizes)]
+    result = compress(network, batches, config=2, bits=8, epochs=1)
+    assert result.network(images(3)).shape == (3, 4)
 
 
 def test_labels_that_come_and_go_are_refused():

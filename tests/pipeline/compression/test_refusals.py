@@ -26,6 +26,12 @@ def frozen() -> nn.Module:
     return seeded().requires_grad_(False)
 
 
+def patched() -> nn.Module:
+    network, other = seeded(), seeded()
+    network.features = other.features  # a copy of the network still computes with the parameters of the other
+    return network
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -125,8 +131,9 @@ NETWORKS = [
         {"config": "2"},
         "cannot take 4 images of 10x10 pixels with 1 chan",
     ),
-    (lambda: seeded(Named), {"epochs": 1}, "returns a dict.*epochs=0"),
-    (lambda: seeded(Named), TARGET, "returns a dict.*bits"),
+    (lambda: seeded(Named), {"epochs": 1, "output": "probabilities"}, "output: got 'probabilities'.*logits, features"),
+    (patched, {}, "copy of the network Net"),
+    (lambda: nn.Sequential(seeded(), nn.BatchNorm1d(4)), {"epochs": 1, "batch_size": 1, "config": 2}, "one image"),
     (lambda: Odd("random"), {"config": "2"}, "Odd is not deterministic"),
     (lambda: Odd("hook"), {"config": "2"}, "compresses nothing.*conv: it has hooks"),
     (lambda: Odd("functional"), {"config": "2"}, "compresses nothing.*conv: the network reads its weight"),

@@ -1,6 +1,7 @@
 """Networks of a user: names of modules, paths of files, and modules with names of our packages."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,3 +136,21 @@ def test_a_colon_in_a_folder(own):
     (own / "a:b" / "colon_nets.py").write_text("from torch import nn\nclass Net(nn.Identity): pass\n")
     assert reference("a:b/colon_nets.py:Net").module == "colon_nets"
     build_model("a:b/colon_nets.py:Net", 2)
+
+
+def test_what_a_module_sets_for_the_whole_process_is_restored(own):
+    (own / "imported_settings.py").write_text(
+        "import os, torch\n"
+        "torch.set_grad_enabled(False)\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "torch.set_default_device('meta')\n"
+        "def net():\n"
+        "    os.chdir('sub')\n"
+        "    return torch.nn.Conv2d(1, 1, 3)\n"
+    )
+    network = build_model("imported_settings:net", 3)
+    assert network.weight.dtype == torch.float64, "the module itself computes as it wants"
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.empty(1).device.type == "cpu"
+    assert own == Path.cwd()

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import types
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 
 from basis.swap import compressible_convolutions
 from pipeline.errors import DataError, OptionsError
+from pipeline.models.outputs import select_output
+from pipeline.models.preparation import plain_copy
 from tests.pipeline.models.checking import IMAGES, Base, check, kept
 
 
@@ -77,6 +80,44 @@ class Subclass(Base):
         self.conv2 = OwnPadding(4, 4, 3)
 
 
+class KeptByHook(Base):
+    """Its hook keeps an output in an attribute. A copy without the hook has the old output, of the same images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1.register_forward_hook(self.keep)
+        self.first = None
+
+    def keep(self, module, inputs, output):
+        self.first = output
+
+    def forward(self, x):
+        return super().forward(x) + self.first.mean((1, 2, 3))[:, None]
+
+
+class ListedByHook(KeptByHook):
+    """Its hook fills a list, which is empty without the hook."""
+
+    def keep(self, module, inputs, output):
+        self.first.append(output)
+
+    def forward(self, x):
+        self.first = []
+        return Base.forward(self, x) + self.first[0].mean((1, 2, 3))[:, None]
+
+
+class OneByOne(Base):
+    def features(self, x):
+        first = torch.stack([self.conv1(image) for image in x])
+        return self.norm(torch.vmap(self.conv2)(first))
+
+
+class TiedBias(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv2.bias = self.conv1.bias
+
+
 @pytest.mark.parametrize(
     ("make", "names"),
     [
@@ -88,6 +129,10 @@ class Subclass(Base):
         (Keyword, {"conv2"}),
         (ReadWeight, {"conv2"}),
         (Subclass, {"conv2"}),
+        (KeptByHook, {"conv1"}),
+        (ListedByHook, {"conv1"}),
+        (OneByOne, {"conv1", "conv2"}),
+        (TiedBias, {"conv1", "conv2"}),
     ],
 )
 def test_layers_that_cannot_be_replaced_are_kept_with_a_reason(make, names):
@@ -151,6 +196,62 @@ class Closure(Base):
         self.forward = lambda x: Base.forward(own, x)
 
 
+class PartOfAnother(Base):
+    """A copy of a network whose method belongs to the original; a copy of this copy computes with it, too."""
+
+    def __init__(self):
+        super().__init__()
+        own = Base()
+        self.features = own.features
+
+
+class WeakParent(Base):
+    def __init__(self):
+        super().__init__()
+        self.parent = weakref.ref(OTHER)
+
+    def features(self, x):
+        return self.norm(self.conv2(self.parent().conv1(x)))
+
+
+OTHER = Base()
+
+
+class SlightNoise(Base):
+    """Its outputs differ by far less than the last bits of an exact change of the network may."""
+
+    def forward(self, x):
+        return super().forward(x) + 1e-6 * torch.rand(4)
+
+
+class Merging(Base):
+    """Its mode changes a weight, as layers with updates of low rank do."""
+
+    merged = False
+
+    def train(self, mode=True):
+        if mode == self.merged:
+            self.conv2.weight.data += 1 - 2 * self.merged
+            self.merged = not mode
+        return super().train(mode)
+
+
+class FixedBatch(Base):
+    def forward(self, x):
+        return self.fc(self.features(x).reshape(4, 4, -1).mean(2))
+
+
+class FullBatch(Base):
+    def forward(self, x):
+        return super().forward(x) + torch.ones(4, 1)[: max(4, len(x))].expand(4, 4)
+
+
+class SparseBuffer(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("neighbours", torch.eye(4).to_sparse())
+
+
 class TrainingOnly(Base):
     def forward(self, x):
         if self.training:
@@ -166,6 +267,13 @@ class TrainingOnly(Base):
         (ChangingAttribute, "built again"),
         (Closure, "copy of the network Closure"),
         (TrainingOnly, "training mode.*size mismatch"),
+        (PartOfAnother, "copy of the network PartOfAnother"),
+        (WeakParent, "copy of the network WeakParent"),
+        (SlightNoise, "SlightNoise is not deterministic"),
+        (Merging, r"'conv2\.weight'.*changes with the mode"),
+        (FixedBatch, r"\(4, 4\) for 2"),
+        (FullBatch, "cannot take 2 images"),
+        (SparseBuffer, "'neighbours'.*sparse"),
     ],
 )
 def test_what_gives_wrong_figures_is_refused(make, words, caplog):
@@ -176,6 +284,36 @@ def test_what_gives_wrong_figures_is_refused(make, words, caplog):
 
 def test_training_mode_is_checked_only_for_a_run_that_trains():
     check(TrainingOnly, trained=False)
+
+
+def test_the_check_leaves_the_random_generators_as_they_were():
+    model = SlightNoise()
+    torch.manual_seed(7)  # as the check of these tests does
+    before = torch.get_rng_state()
+    with pytest.raises(OptionsError):
+        check(lambda: model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_state_that_no_file_holds_is_said(caplog):
+    class Extra(Base):
+        def get_extra_state(self):
+            return {"factor": 2}
+
+        def set_extra_state(self, state):
+            pass
+
+    check(Extra)
+    assert "extra state" in caplog.text
+
+
+def test_a_traced_network_keeps_the_hook_that_selects_its_output():
+    class Named(Base):
+        def forward(self, x):
+            return {"logits": super().forward(x), "first": x}
+
+    model = select_output(torch.fx.symbolic_trace(Named()), None)
+    assert plain_copy(model)(IMAGES).shape == (4, 4)
 
 
 def test_another_number_of_classes_is_refused():
