@@ -17,6 +17,8 @@ SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+_NO_CLASS: Final = (".", "__MACOSX")
+"""Beginnings of the names of folders that hold no class."""
 _ORIENTATION: Final = 0x0112  # EXIF tag
 _TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
 
@@ -43,12 +45,12 @@ class ImageFiles:
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted and without hidden folders.
+    """Return the names of the class folders, sorted, without hidden folders and those that macOS adds to archives.
 
     Raises:
         DataError: If there are fewer than two.
     """
-    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith(_NO_CLASS))
     if len(names) < 2:
         raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(names)}")
     return tuple(names)

@@ -17,6 +17,8 @@ _MOST_OBJECTS: Final = 10**6
 """Objects that are visited; a file of few bytes can nest lists without end."""
 _TENSORS: Final = {"q": "quantized", "sparse_": "sparse", "meta_": "meta", "nested_": "nested"}
 _REBUILT_ARRAY: Final = re.compile(r"numpy\.(_core|core)\.multiarray\._reconstruct")
+_ARRAY_OF_BYTES: Final = re.compile(r"numpy\.(_core|core)\.numeric\._frombuffer")
+"""The function of arrays in pickles of protocol 5: (bytes, type, shape, order)."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,19 @@ def as_tensor(value: Any) -> Tensor | None:
     """Return a tensor unchanged, and a NumPy array of numbers as a tensor; None for any other value."""
     if isinstance(value, Tensor):
         return value.detach()
-    if not isinstance(value, Placeholder) or not _REBUILT_ARRAY.fullmatch(value.type_name):
+    if not isinstance(value, Placeholder):
         return None
-    if not isinstance(value.state, tuple) or len(value.state) != 5:
+    if _REBUILT_ARRAY.fullmatch(value.type_name) and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, kind, by_columns, content = value.state
+    elif _ARRAY_OF_BYTES.fullmatch(value.type_name) and len(value.args) == 4:
+        content, kind, shape, order = value.args
+        by_columns = order == "F"
+    else:
         return None
-    _, shape, kind, by_columns, content = value.state
     code = kind.args[0] if isinstance(kind, Placeholder) and kind.args else None
-    if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1", code) or not isinstance(content, bytes):
+    if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1", code):
+        return None
+    if not isinstance(content, bytes | bytearray):
         return None
     swapped = isinstance(kind.state, tuple) and kind.state[1] == ">"
     array = np.frombuffer(content, np.dtype(code).newbyteorder(">" if swapped else "<"))

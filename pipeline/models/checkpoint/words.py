@@ -28,8 +28,11 @@ _LOSS: Final = re.compile(
 )
 _NORMALIZATION: Final = frozenset(["mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std"])
 _COUNTERS: Final = frozenset(
-    ["n_averaged", "num_updates", "num_batches_tracked", "decay", "step", "steps", "epoch", "global_step"]
-)
+    [
+        "n_averaged", "num_updates", "num_batches_tracked", "decay", "step", "steps", "epoch", "global_step",
+        "total_ops", "total_params",  # of thop, in every layer
+    ]
+)  # fmt: skip
 
 
 def canonical(path: str) -> str:

@@ -100,6 +100,13 @@ def test_a_class_without_images_keeps_its_place_and_is_noted(tmp_path):
     assert all(term in note for term in ("val/", "1 of 3", "ant"))
 
 
+def test_what_macos_adds_to_archives_is_no_class(tmp_path):
+    root = make(tmp_path / "pets")
+    (root / "train" / "__MACOSX" / "cat").mkdir(parents=True)
+    (root / "train" / "cat" / "._0.png").write_bytes(b"attributes")
+    assert load_dataset(str(root)).classes == 2
+
+
 def test_images_of_one_class_alone_are_refused(tmp_path):
     root = make(tmp_path / "sample")
     for path in (root / "train" / "cat").iterdir():

@@ -53,6 +53,15 @@ def _arrays(state, path):
     torch.save({name: np.asfortranarray(tensor.numpy()) for name, tensor in state.items()}, path)
 
 
+def _array_pickle(state, path):
+    # In protocol 5 numpy writes the bytes of contiguous arrays beside their types, and others as before.
+    arrays = {name: tensor.numpy().astype(">f4") for name, tensor in state.items() if tensor.is_floating_point()}
+    counters = {name: tensor.numpy() for name, tensor in state.items() if not tensor.is_floating_point()}
+    first, *_ = arrays
+    arrays[first] = np.asfortranarray(arrays[first])
+    path.write_bytes(pickle.dumps(arrays | counters, protocol=5))
+
+
 def _scripted(net, path):
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(net).save(path)
@@ -70,6 +79,7 @@ WRITERS = {
     "protocol-4": lambda state, path: torch.save(state, path, pickle_protocol=4),
     "plain-pickle": _plain_pickle,
     "arrays": _arrays,
+    "array-pickle": _array_pickle,
     "metadata": lambda state, path: safetensors.torch.save_file(state, path, metadata={"format": "pt"}),
     "network": lambda _, path: torch.save(trained(), path),
     "network-before-1.6": lambda _, path: torch.save(trained(), path, _use_new_zipfile_serialization=False),

@@ -174,6 +174,7 @@ def test_the_choice_and_its_alternatives_are_logged(tmp_path, caplog):
 def test_what_is_left_out_is_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     more = {"criterion.weight": torch.ones(3), "normalize.mean": torch.zeros(3), "n_averaged": torch.tensor(1)}
+    more |= {"conv.total_ops": torch.zeros(1, dtype=torch.float64), "total_params": torch.ones(1, dtype=torch.float64)}
     torch.save({**prefixed("module.", STATE), **more}, tmp_path / "c.pt")
     load_weights(Net(), tmp_path / "c.pt")
     assert all(name in caplog.text for name in more)
