@@ -82,11 +82,14 @@ def _execute(
 
 
 def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import: bool) -> "Evaluation":
+    import torch
+
     from pipeline.artifact import load, open_artifact
     from pipeline.artifact.header import class_names
     from pipeline.data.dataset import Normalization
     from pipeline.errors import DataError
     from pipeline.models import check_forward
+    from pipeline.models.memory_format import settle_memory_format
     from pipeline.models.outputs import select_output
     from pipeline.stages.evaluate import evaluate
     from pipeline.stages.inputs import check_channels
@@ -103,4 +106,5 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
     check_channels(data, normalization.channels, header.model)
     network = select_output(load(file, allow_import=allow_import), header.output)
     check_forward(network, header.classes, data.image_size, normalization.channels)
+    settle_memory_format(network, torch.zeros(2, normalization.channels, *data.image_size))
     return evaluate(network, data.test.normalized(normalization), device=device)

@@ -209,10 +209,11 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
         batch_size=options.batch_size,
         train=options.epochs > 0,
     )
-    model = placed(copy.deepcopy(original), device).eval()
+    model = copy.deepcopy(original).to(device).eval()
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
     plan_layers(model, variant.config)  # checks the config before a pass over the images
     output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
+    placed(model, device)
     plan = plan_layers(model, variant.config)
     identity, selection = identity_of(original, output, calibration), None
     if options.output is not None or (not isinstance(output, Tensor) and (variant.targets or options.epochs)):

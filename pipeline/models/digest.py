@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.models.imported import loaded_module, modules_of_networks
 from pipeline.runtime.packages import NAMES, ROOT, user_modules
@@ -121,6 +121,9 @@ def state_digest(model: nn.Module) -> str:
     """Return the SHA-256 in hex of a network's state dict: its names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):  # extra state
+            digest.update(f"{name} {tensor!r};".encode())
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from basis.regular import irregularity, mark_irregular
 from basis.swap import swap_convolutions
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import registration
+from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import logits_of, select_output
 from pipeline.models.preparation import plain_copy
 from pipeline.runtime.randomness import RandomStream
@@ -70,10 +71,11 @@ def check_network(
         registration.refuse_changing_parameters(plain_copy(model).eval())
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
-    images = images.to(next((p.device for p in model.parameters()), torch.device("cpu")))
+    images = images.to(next((p.device for p in model.parameters()), torch.device("cpu"))).contiguous()
     _select_logits(model, images, classes, output, trained=trained)
     registration.refuse_foreign(model, images)
     expected = _protected_outputs(model, images, name)
+    settle_memory_format(model, images)
     used = registration.used_parameters(model, images)
     duplicate = plain_copy(model)
     if not _equal(_outputs(duplicate, images), expected) or registration.used_parameters(duplicate, images) != used:

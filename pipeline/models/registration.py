@@ -40,23 +40,24 @@ def refuse_unregistered(model: nn.Module) -> None:
 
 
 def refuse_foreign(model: nn.Module, images: Tensor) -> None:
-    """Check that a network computes with no parameters but its own.
+    """Check that a copy of a network does not compute with parameters of the network that it was copied from.
 
-    A copy of a network does, if a closure, a replaced method or a weak reference in it belongs to the network that it
-    was copied from.
+    It does, if a closure, a replaced method or a weak reference in it belongs to that network. Such parameters have the
+    values of the copy's own; others, such as a constant kernel, do not.
 
     Args:
         model: The network.
         images: Some images, on its device.
 
     Raises:
-        OptionsError: It computes with others.
+        OptionsError: It does.
     """
     own = {id(parameter) for parameter in model.parameters()}
     stream = RandomStream(0, images.device)
     with stream.drawn_from(), evaluation_mode(model), torch.no_grad(), _UsedParameters() as used:
         model(images.clone())
-    if not used.found.keys() <= own:
+    foreign = [parameter for key, parameter in used.found.items() if key not in own]
+    if any(other.shape == p.shape and torch.equal(other, p) for other in foreign for p in model.parameters()):
         raise OptionsError(
             f"a copy of the network {type(model).__name__} does not compute with its own parameters: a replaced "
             "method, a closure or a weak reference refers to those of the original; allowed: a network that uses its "

@@ -179,13 +179,20 @@ def _gains_from_bf16(on_cpu: bool) -> bool:
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def contiguous_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Make the inputs contiguous: a forward pre-hook of networks that ``placed`` leaves in contiguous memory."""
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
+
+
 def placed(model: Network, device: torch.device) -> Network:
     """Move a network to a device in channels_last, the memory format of the images, in place.
 
     Always use this helper: outputs differ in their last bits between memory formats. Parameters of five axes have none
-    of this kind and stay as they are.
+    of this kind and stay as they are. So do networks with the hook ``contiguous_inputs``.
     """
     model.to(device)
+    if any(hook is contiguous_inputs for hook in model._forward_pre_hooks.values()):
+        return model
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

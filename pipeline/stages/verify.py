@@ -22,6 +22,7 @@ from pipeline.artifact.loading import load_parts
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.imported import import_folder
+from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import select_output
 from pipeline.runtime.child import child_command
 from pipeline.runtime.device import placed
@@ -146,6 +147,7 @@ def _answer(folder: Path) -> None:
     for number, path in enumerate(request["paths"]):
         network, _, identity = load_parts(path, allow_import=True)
         select_output(network, identity.output)
+        settle_memory_format(network, next(iter(images.values()))[:2])
         with torch.no_grad():
             logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
     # Not save_file, whose error for a full disk is no OSError.

@@ -14,6 +14,7 @@ from basis.swap import compressible_convolutions
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import select_output
 from pipeline.models.preparation import plain_copy
+from pipeline.runtime.device import placed
 from tests.pipeline.models.checking import IMAGES, Base, check, kept
 
 
@@ -215,6 +216,16 @@ class WeakParent(Base):
 
 
 OTHER = Base()
+SMOOTHING = nn.Parameter(torch.full((4, 1, 3, 3), 1 / 9), requires_grad=False)
+
+
+class ConstantKernel(Base):
+    """It computes with parameters that are constants of its code."""
+
+    def features(self, x):
+        own = nn.Parameter(torch.ones(4, 1, 1, 1), requires_grad=False)
+        smooth = functional.conv2d(super().features(x), SMOOTHING, padding=1, groups=4)
+        return functional.conv2d(smooth, own, groups=4)
 
 
 class SlightNoise(Base):
@@ -280,6 +291,24 @@ def test_what_gives_wrong_figures_is_refused(make, words, caplog):
     with pytest.raises(OptionsError, match=words):
         check(make)
     assert caplog.text == "", "nothing else is said of it, such as that it mixes the images of a batch"
+
+
+def test_a_network_that_views_its_maps_stays_in_contiguous_memory():
+    class Flat(Base):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4 * 12 * 12, 4)
+
+        def forward(self, x):
+            return self.fc(self.features(x).view(len(x), -1))
+
+    model = placed(check(Flat), torch.device("cpu")).eval()
+    assert torch.equal(model(IMAGES.to(memory_format=torch.channels_last)), Flat().eval()(IMAGES))
+    assert placed(check(Base), torch.device("cpu")).conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_constants_may_be_parameters():
+    assert not kept(check(ConstantKernel))
 
 
 def test_training_mode_is_checked_only_for_a_run_that_trains():
