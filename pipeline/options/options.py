@@ -47,6 +47,7 @@ from pipeline.options.values import (
     parse_text,
     refuse_network,
     require_installed,
+    require_utf8,
 )
 
 PROGRAM = ("python", "run_pipeline.py")
@@ -218,6 +219,11 @@ class Options(BaseModel):
         if value == "minifloat" and info.data.get("backend") == "torch.ao":
             raise OptionsError("--scheme: got 'minifloat' with --backend torch.ao; allowed: int, or --backend brevitas")
         return value
+
+    @field_validator("data", "weights", "model", "out", "cache_dir")
+    @classmethod
+    def _is_text(cls, value: object, info: ValidationInfo) -> object:
+        return require_utf8(flag_name(str(info.field_name)), value)
 
     @field_validator("executor")
     @classmethod

@@ -247,6 +247,23 @@ def shown(value: object) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
+def require_utf8(flag: str, value: object) -> object:
+    """Return a name of a file or a network unchanged if it is valid text: reports and artifacts hold it.
+
+    Raises:
+        OptionsError: It has bytes that the locale's encoding cannot decode.
+    """
+    try:
+        str(value).encode("utf-8")
+    except UnicodeEncodeError:
+        readable = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise OptionsError(
+            f"{flag}: got '{readable}' with bytes that are no text in this locale; allowed: names in UTF-8, and a "
+            "locale with UTF-8, such as LC_ALL=C.UTF-8"
+        ) from None
+    return value
+
+
 def _without_repeats(flag: str, values: Iterable[_T]) -> tuple[_T, ...]:
     seen = tuple(values)
     if twice := [value for value in dict.fromkeys(seen) if seen.count(value) > 1]:

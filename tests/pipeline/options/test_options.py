@@ -265,3 +265,10 @@ def test_options_of_ray_alone(name: str, value: object) -> None:
     options = Options(config="3,3,3,2", executor="ray", **{name: value})
     assert getattr(options, name) == value
     assert _again(options) == options
+
+
+@pytest.mark.parametrize("name", ["data", "weights", "model", "out", "cache_dir"])
+def test_names_that_are_no_text_are_refused(name):
+    with pytest.raises(OptionsError, match=r"--.*\\udce9.*UTF-8") as caught:
+        Options(**{"config": "3,2", "bits": 4, name: "caf\udce9"})
+    assert str(caught.value).encode("utf-8")
