@@ -1,9 +1,7 @@
 """The check of a network before any work: what it refuses, and what it marks to be kept."""
 
 import copy
-import itertools
 import types
-import weakref
 
 import pytest
 import torch
@@ -164,58 +162,6 @@ def test_statistics_that_other_code_reads_are_kept():
     assert kept(check(make)).keys() == {"norm"}
 
 
-class RandomEval(Base):
-    def features(self, x):
-        return functional.dropout(super().features(x), 0.5, training=True)
-
-
-class PlainList(Base):
-    def __init__(self):
-        super().__init__()
-        self.more = [nn.Conv2d(4, 4, 3, padding=1)]
-
-    def features(self, x):
-        return self.more[0](super().features(x))
-
-
-COUNTER = itertools.count(1)
-
-
-class ChangingAttribute(Base):
-    def __init__(self):
-        super().__init__()
-        self.factor = next(COUNTER)
-
-    def features(self, x):
-        return super().features(x) * self.factor
-
-
-class Closure(Base):
-    def __init__(self):
-        super().__init__()
-        own = self
-        self.forward = lambda x: Base.forward(own, x)
-
-
-class PartOfAnother(Base):
-    """A copy of a network whose method belongs to the original; a copy of this copy computes with it, too."""
-
-    def __init__(self):
-        super().__init__()
-        own = Base()
-        self.features = own.features
-
-
-class WeakParent(Base):
-    def __init__(self):
-        super().__init__()
-        self.parent = weakref.ref(OTHER)
-
-    def features(self, x):
-        return self.norm(self.conv2(self.parent().conv1(x)))
-
-
-OTHER = Base()
 SMOOTHING = nn.Parameter(torch.full((4, 1, 3, 3), 1 / 9), requires_grad=False)
 
 
@@ -226,71 +172,6 @@ class ConstantKernel(Base):
         own = nn.Parameter(torch.ones(4, 1, 1, 1), requires_grad=False)
         smooth = functional.conv2d(super().features(x), SMOOTHING, padding=1, groups=4)
         return functional.conv2d(smooth, own, groups=4)
-
-
-class SlightNoise(Base):
-    """Its outputs differ by far less than the last bits of an exact change of the network may."""
-
-    def forward(self, x):
-        return super().forward(x) + 1e-6 * torch.rand(4)
-
-
-class Merging(Base):
-    """Its mode changes a weight, as layers with updates of low rank do."""
-
-    merged = False
-
-    def train(self, mode=True):
-        if mode == self.merged:
-            self.conv2.weight.data += 1 - 2 * self.merged
-            self.merged = not mode
-        return super().train(mode)
-
-
-class FixedBatch(Base):
-    def forward(self, x):
-        return self.fc(self.features(x).reshape(4, 4, -1).mean(2))
-
-
-class FullBatch(Base):
-    def forward(self, x):
-        return super().forward(x) + torch.ones(4, 1)[: max(4, len(x))].expand(4, 4)
-
-
-class SparseBuffer(Base):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("neighbours", torch.eye(4).to_sparse())
-
-
-class TrainingOnly(Base):
-    def forward(self, x):
-        if self.training:
-            raise RuntimeError("size mismatch")
-        return super().forward(x)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (RandomEval, "RandomEval is not deterministic"),
-        (PlainList, "'more'.*ModuleList"),
-        (ChangingAttribute, "built again"),
-        (Closure, "copy of the network Closure"),
-        (TrainingOnly, "training mode.*size mismatch"),
-        (PartOfAnother, "copy of the network PartOfAnother"),
-        (WeakParent, "copy of the network WeakParent"),
-        (SlightNoise, "SlightNoise is not deterministic"),
-        (Merging, r"'conv2\.weight'.*changes with the mode"),
-        (FixedBatch, r"\(4, 4\) for 2"),
-        (FullBatch, "cannot take 2 images"),
-        (SparseBuffer, "'neighbours'.*sparse"),
-    ],
-)
-def test_what_gives_wrong_figures_is_refused(make, words, caplog):
-    with pytest.raises(OptionsError, match=words):
-        check(make)
-    assert caplog.text == "", "nothing else is said of it, such as that it mixes the images of a batch"
 
 
 def test_a_network_that_views_its_maps_stays_in_contiguous_memory():
@@ -309,19 +190,6 @@ def test_a_network_that_views_its_maps_stays_in_contiguous_memory():
 
 def test_constants_may_be_parameters():
     assert not kept(check(ConstantKernel))
-
-
-def test_training_mode_is_checked_only_for_a_run_that_trains():
-    check(TrainingOnly, trained=False)
-
-
-def test_the_check_leaves_the_random_generators_as_they_were():
-    model = SlightNoise()
-    torch.manual_seed(7)  # as the check of these tests does
-    before = torch.get_rng_state()
-    with pytest.raises(OptionsError):
-        check(lambda: model)
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_state_that_no_file_holds_is_said(caplog):
