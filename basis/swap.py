@@ -1,12 +1,12 @@
 """Replace a network's convolutions by series convolutions, and back."""
 
-import copy
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
 from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d, is_compressible, require_compressible
+from basis.copying import copy_network
 from basis.errors import CompressionError
 from basis.least_squares import Size2d
 
@@ -73,7 +73,7 @@ def materialize(model: nn.Module) -> nn.Module:
 def with_regular_layers(model: nn.Module) -> nn.Module:
     """Return a network whose layers are linear in their stored values: itself, or a materialized copy."""
     computed = [conv for conv in model.modules() if isinstance(conv, ComputedConv2d)]
-    return model if all(isinstance(conv, SeriesConv2d) for conv in computed) else materialize(copy.deepcopy(model))
+    return model if all(isinstance(conv, SeriesConv2d) for conv in computed) else materialize(copy_network(model))
 
 
 def materialize_full(model: nn.Module) -> nn.Module:

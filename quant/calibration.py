@@ -1,6 +1,5 @@
 """Round a whole network, and measure the error in each layer, in one pass over a few training images."""
 
-import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from basis import progress
 from basis.activations import layer_seeds
 from basis.conv import SeriesConv2d
+from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, stored_layers, stored_values
 from basis.modes import without_autocast
@@ -79,7 +79,7 @@ def round_layers(
         CompressionError: The backend does not have the format.
         NumericalError: A weight is not finite, or a Hessian cannot be factored.
     """
-    network = copy.deepcopy(model).eval()
+    network = copy_network(model).eval()
     seeds = layer_seeds(hessian_layers(network, max_features), seed)
     wanted = FloatOutputs(network, seeds, images, shard or CalibrationShard.whole(len(images)), sampling)
     found = Rounding()

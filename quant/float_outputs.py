@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Final, cast
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.chunks import in_chunks
+from basis.copying import copy_network
 from basis.patches import samples
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
@@ -42,7 +42,7 @@ class FloatOutputs:
         shard: CalibrationShard,
         sampling: SamplingConfig,
     ) -> None:
-        self._network, self._seeds, self._images = copy.deepcopy(network), seeds, images
+        self._network, self._seeds, self._images = copy_network(network), seeds, images
         self._shard, self._sampling = shard, sampling
         self._bytes = layer_row_bytes(self._network, seeds, images[:2], len(images), sampling)
         self._left, self._found = list(seeds), dict[str, Tensor]()

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
 from quant.grid import ceiling_exponents, on_grid
@@ -74,7 +74,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     Raises:
         NumericalError: A Hessian is not positive semi-definite, or values are not finite.
     """
-    network = copy.deepcopy(model)
+    network = copy_network(model)
     layers, others = stored_layers(network), coded_weights(model)
     set_weights(network, {name: each.dequantize() for name, each in others.items()})
     allocation = _Allocation(plan, bits)

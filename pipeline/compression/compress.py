@@ -1,6 +1,5 @@
 """``pipeline.compress``: a live network in, a compressed network and its figures out."""
 
-import copy
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from basis.swap import materialize
 from pipeline.artifact import Identity, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
@@ -209,7 +209,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
         batch_size=options.batch_size,
         train=options.epochs > 0,
     )
-    model = copy.deepcopy(original).to(device).eval()
+    model = copy_network(original).to(device).eval()
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
     plan_layers(model, variant.config)  # checks the config before a pass over the images
     output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
@@ -219,7 +219,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     if options.output is not None or (not isinstance(output, Tensor) and (variant.targets or options.epochs)):
         selection, output = selected(model, calibration[:CHECKED_IMAGES], options.output)
     if variant.targets:
-        check_sensitivity(copy.deepcopy(model), calibration[:CHECKED_IMAGES])
+        check_sensitivity(copy_network(model), calibration[:CHECKED_IMAGES])
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None
@@ -264,7 +264,7 @@ def _compressed(work: _Work) -> _Found:
 def _approximated(work: _Work) -> tuple[nn.Module, dict[str, float], bool]:
     """Replace convolutions by series, fit them, and train; returns the network, its errors, and True if rolled back."""
     options, variant = work.settings.options, work.settings.variant
-    model, errors, undone = copy.deepcopy(work.original), {}, False
+    model, errors, undone = copy_network(work.original), {}, False
     if replaced_layers(work.plan):
         work.progress.stage(f"{variant.name}: approximate")
         model = placed(replace_layers(model, work.plan, variant.bases[0]), work.settings.device).eval()
@@ -276,13 +276,13 @@ def _approximated(work: _Work) -> tuple[nn.Module, dict[str, float], bool]:
 
 def _float_record(model: nn.Module) -> NetworkRecord:
     """Record a network in float32, with plain filters."""
-    return record_network(materialize(copy.deepcopy(model)), {})
+    return record_network(materialize(copy_network(model)), {})
 
 
 def _network_of(found: _Found, original: nn.Module, selection: int | None) -> nn.Module:
     """Return the compressed network with all its outputs, on the device of the original and in its memory format."""
     if found.series is None:
-        return build_network(found.record, materialize(copy.deepcopy(original)))
+        return build_network(found.record, materialize(copy_network(original)))
     network = found.series.to(device_of(original)).to(memory_format=torch.contiguous_format)
     if selection is not None:
         del network._forward_hooks[selection]

@@ -1,6 +1,5 @@
 """The result of a compression in memory: the network, its figures and its file."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from basis.copying import copy_network
 from basis.least_squares import Size2d
 from pipeline.artifact.record import NetworkRecord
 from pipeline.artifact.summary import layer_bits
@@ -141,7 +141,7 @@ def measured(metric: Metric | None, network: nn.Module) -> float | None:
     """
     if metric is None:
         return None
-    value = metric(copy.deepcopy(network))
+    value = metric(copy_network(network))
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):  # the last for a tensor of several values

@@ -1,12 +1,12 @@
 """Compress a network in memory to the size of its file."""
 
-import copy
 import logging
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.compression.training import Trainer
@@ -83,7 +83,7 @@ def compress_to_size(
     if trainer is not None:
 
         def network_of(record: NetworkRecord) -> nn.Module:
-            return placed(build_network(record, copy.deepcopy(original)), images.device)
+            return placed(build_network(record, copy_network(original)), images.device)
 
         def train(model: nn.Module, control: RateControl) -> TrainingSummary:
             return trainer.train(model, f"{variant.name}: training through the rounding", rate=control)

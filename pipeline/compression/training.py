@@ -1,6 +1,5 @@
 """Train a compressed network on the caller's images, with the original network as its teacher."""
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from pipeline.compression.images import CallerImages
 from pipeline.compression.network import device_of
 from pipeline.compression.splits import LoaderSplit, TensorSplit
@@ -58,8 +58,8 @@ def check_training(network: nn.Module, output: Any, images: CallerImages, batch_
     loader = images.training.source if isinstance(images.training, LoaderSplit) else None
     size = batch_size if loader is None else getattr(loader, "batch_size", None)
     if size == 1 or len(images.training) == 1:
-        check_single_image(copy.deepcopy(network), checked[:1], "epochs: got batches of one image")
-    check_trainable(copy.deepcopy(network), checked, "epochs=0")
+        check_single_image(copy_network(network), checked[:1], "epochs: got batches of one image")
+    check_trainable(copy_network(network), checked, "epochs=0")
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise OptionsError(
             f"epochs: got a network that returns a {type(output).__name__}; allowed: a tensor of floats, or epochs=0"

@@ -13,6 +13,7 @@ from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset, resized
 from pipeline.data.npz import load_npz
 from pipeline.errors import DataError, OptionsError
+from pipeline.options.values import expanded
 
 __all__ = ["is_imagenet", "load_dataset"]
 
@@ -55,7 +56,7 @@ def load_dataset(
             check_limit(limit)
     if workers < 0:
         raise OptionsError(f"the number of workers must be 0 or more, got {workers}")
-    path = Path(source).expanduser()
+    path = expanded(source)
     if source != "digits" and is_image_folder(path):
         return load_folder(path, limit_train=limit_train, limit_test=limit_test, workers=workers, image_size=image_size)
     data = _limited(load_digits() if source == "digits" else _from_path(path), limit_train, limit_test)

@@ -1,6 +1,5 @@
 """Compute variants in a worker process, which reads the data and rebuilds the baseline once a run."""
 
-import copy
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import Any, TextIO, cast
 import torch
 from torch import Tensor
 
+from basis.copying import copy_network
 from pipeline.errors import OptionsError
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
@@ -155,7 +155,7 @@ def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Basel
     context = make_context(
         options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
     )
-    network = copy.deepcopy(context.network)
+    network = copy_network(context.network)
     network.load_state_dict(payload.baseline)
     return context, make_baseline(context, network, payload.origin, payload.top1)
 

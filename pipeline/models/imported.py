@@ -14,6 +14,7 @@ from typing import Any, Final
 from torch import nn
 
 from pipeline.errors import OptionsError
+from pipeline.options.values import expanded
 from pipeline.runtime.packages import hidden_for, user_modules
 from pipeline.runtime.user_code import restored_settings
 
@@ -54,7 +55,7 @@ def reference(name: str) -> Reference:
     module, _, attribute = name.rpartition(":")
     if not module or not attribute:
         raise OptionsError(f"the model {name!r} must be written {FORMS}")
-    path = Path(module).expanduser()
+    path = expanded(module)
     is_path = "/" in module or (path.suffix == ".py" and path.is_file())
     if not is_path:
         return Reference(module, attribute, Path.cwd())

@@ -73,6 +73,7 @@ def check_network(
         images = torch.cat([images, images])
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu"))).contiguous()
     _select_logits(model, images, classes, output, trained=trained)
+    registration.refuse_global_hooks(model, images)
     registration.refuse_foreign(model, images)
     expected = _protected_outputs(model, images, name)
     settle_memory_format(model, images)

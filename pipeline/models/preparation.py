@@ -1,21 +1,20 @@
 """Convert a user's network to plain modules: without wrappers, lazy parts and parametrizations."""
 
-import copy
+import weakref
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map
 
+from basis.copying import copy_network
 from basis.modes import evaluation_mode
 from basis.swap import replace_modules
 from pipeline.errors import DataError, OptionsError
 
-FORWARD_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 _WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
 _OLD_HOOKS: Final = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
@@ -39,10 +38,30 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed."""
+    """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed.
+
+    Raises:
+        OptionsError: A part holds itself, or is a weak reference, which ``nn.Module`` takes for a module.
+    """
     while (inner := _wrapped(model)) is not None:
         model = inner
+    _refuse_endless(model, "", ())
     return model
+
+
+def _refuse_endless(module: nn.Module, path: str, above: tuple[nn.Module, ...]) -> None:
+    """Check that no walk over the parts is endless. ``nn.Module.modules`` cannot be used before."""
+    above = (*above, module)
+    for name, part in module._modules.items():
+        where = f"{path}.{name}".removeprefix(".")
+        if type(part) in weakref.ProxyTypes or any(part is each for each in above):
+            kind = "a weak reference to a module" if type(part) in weakref.ProxyTypes else "a module that holds it"
+            raise OptionsError(
+                f"the attribute {where!r} of the network {type(above[0]).__name__} is {kind}, which torch registers as "
+                "a part of it; allowed: weakref.ref(module), which it does not register"
+            )
+        if part is not None:
+            _refuse_endless(part, where, above)
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
@@ -145,13 +164,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     Raises:
         OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
     """
-    memo = _without_graphs(model)
     try:
-        duplicate = copy.deepcopy(model, memo)
-        for own, other in zip(model.modules(), duplicate.modules(), strict=True):
-            if isinstance(own, GraphModule):  # its copies have no hooks
-                vars(other).update({hooks: copy.deepcopy(vars(own)[hooks], memo) for hooks in FORWARD_HOOKS})
-        return duplicate
+        return copy_network(model, _without_graphs(model))
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
             f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "

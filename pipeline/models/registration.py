@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -39,6 +40,43 @@ def refuse_unregistered(model: nn.Module) -> None:
                 )
 
 
+def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
+    """Check that no hook on all modules, as of ``register_module_forward_hook``, changes the outputs of a network.
+
+    A file does not hold such a hook, and a network of other layers calls it for other modules.
+
+    Args:
+        model: The network.
+        images: Some images, on its device.
+
+    Raises:
+        OptionsError: A hook does.
+    """
+    registered = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
+    if not any(registered):
+        return
+    found, kept = _outputs(model, images), [dict(hooks) for hooks in registered]
+    try:
+        for hooks in registered:
+            hooks.clear()
+        without = _outputs(model, images)
+    finally:
+        for hooks, before in zip(registered, kept, strict=True):
+            hooks.update(before)
+    if not torch.equal(found, without):
+        raise OptionsError(
+            f"a global hook, as of register_module_forward_hook, changes the outputs of the network "
+            f"{type(model).__name__}, and no file holds such a hook; allowed: hooks of the network's own modules"
+        )
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with RandomStream(0, images.device).drawn_from(), evaluation_mode(model):
+        found: Tensor = model(images.clone())
+    return found
+
+
 def refuse_foreign(model: nn.Module, images: Tensor) -> None:
     """Check that a copy of a network does not compute with parameters of the network that it was copied from.
 
@@ -53,9 +91,8 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
         OptionsError: It does.
     """
     own = {id(parameter) for parameter in model.parameters()}
-    stream = RandomStream(0, images.device)
-    with stream.drawn_from(), evaluation_mode(model), torch.no_grad(), _UsedParameters() as used:
-        model(images.clone())
+    with _UsedParameters() as used:
+        _outputs(model, images)
     foreign = [parameter for key, parameter in used.found.items() if key not in own]
     if any(other.shape == p.shape and torch.equal(other, p) for other in foreign for p in model.parameters()):
         raise OptionsError(
@@ -109,7 +146,8 @@ def refuse_unstorable(model: nn.Module) -> None:
     """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
 
     Raises:
-        OptionsError: A tensor is sparse or nested.
+        OptionsError: A parameter is missing in the state dict; a tensor is sparse or nested; or a buffer shares memory with a parameter. Training changes both at
+            once, and in a loaded network each has memory of its own.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():
@@ -120,6 +158,12 @@ def refuse_unstorable(model: nn.Module) -> None:
                 path or "a part",
                 kind,
             )
+    in_state = model.state_dict().keys()
+    if missing := [name for name, _ in model.named_parameters() if name not in in_state]:
+        raise OptionsError(
+            f"the state dict of the network {kind} lacks the parameter {missing[0]!r}, as where a hook renames its "
+            "entries; allowed: a network whose state dict has all parameters under their own names"
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.layout != torch.strided or tensor.is_nested:
             layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
@@ -127,6 +171,25 @@ def refuse_unstorable(model: nn.Module) -> None:
                 f"the tensor {name!r} of the network {kind} is {layout}, which no file can hold; allowed: dense "
                 "tensors, as from to_dense()"
             )
+    for name, buffer in model.named_buffers():
+        for other, parameter in model.named_parameters():
+            if _share_memory(buffer, parameter):
+                raise OptionsError(
+                    f"the buffer {name!r} of the network {kind} shares memory with the parameter {other!r}, which no "
+                    "file can hold; allowed: a buffer of its own, as from clone()"
+                )
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    if "meta" in (one.device.type, other.device.type) or not one.numel() or not other.numel():
+        return False
+    (start, end), (other_start, other_end) = _addresses(one), _addresses(other)
+    return one.device == other.device and start < other_end and other_start < end
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def refuse_changing_parameters(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from pipeline.options.values import (
     parse_dense_bits,
     parse_device,
     parse_output,
+    parse_path,
     parse_precision,
     parse_sizes,
     parse_text,
@@ -24,6 +25,7 @@ from pipeline.options.values import (
 
 Panel = Literal["Compression", "Model and data", "Training", "Run"]
 Text = Annotated[str, BeforeValidator(parse_text)]
+PathText = Annotated[str, BeforeValidator(parse_path)]
 Device = Annotated[str, BeforeValidator(parse_device)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Number = Annotated[float, BeforeValidator(not_bool)]

@@ -27,6 +27,7 @@ from pipeline.options.fields import (
     Mean,
     Number,
     Output,
+    PathText,
     Precision,
     Sizes,
     Std,
@@ -44,7 +45,7 @@ from pipeline.options.values import (
     CHOICES,
     flag_name,
     names_checkpoint,
-    parse_text,
+    parse_path,
     refuse_network,
     require_installed,
     require_utf8,
@@ -96,7 +97,7 @@ class Options(BaseModel):
     backend: str = choice("backend", "Compression", "library of the quantizers")
     scheme: str = choice("scheme", "Compression", "integers, or floats of 8 + bits stored bits")
     model: Text = option(None, "Model and data", "a network's name, or module:callable", "text", validate_default=True)
-    weights: Text = option(
+    weights: PathText = option(
         "auto", "Model and data", "a checkpoint file, torchvision's weights, builtin (the model's own), or auto", "text"
     )
     weights_key: Text | None = option(
@@ -105,7 +106,7 @@ class Options(BaseModel):
     output: Output | None = option(
         None, "Model and data", "number or name of the network's output with the logits", "a number from 0, or a name"
     )
-    data: Text = option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
+    data: PathText = option("digits", "Model and data", "digits, an .npz file, or a folder of images or CIFAR", "text")
     mean: Mean = option((), "Model and data", "mean per channel of values in 0..1; by default the network's", "numbers")
     std: Std = option((), "Model and data", "deviation per channel of values in 0..1; see --mean", "numbers")
     image_size: ImageSize | None = option(
@@ -253,12 +254,12 @@ class Options(BaseModel):
     @field_validator("cache_dir", mode="before")
     @classmethod
     def _path_only(cls, value: object) -> object:
-        return None if value is None else parse_text(value)
+        return None if value is None else parse_path(value)
 
     @field_validator("out", mode="before")
     @classmethod
     def _resolve_out(cls, value: object, info: ValidationInfo) -> object:
-        return default_out(info.data) if value is None else parse_text(value)
+        return default_out(info.data) if value is None else parse_path(value)
 
     def command(self) -> str:
         """Return the command line that repeats the run: the configs, and every option that is not the default."""

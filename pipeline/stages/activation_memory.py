@@ -1,12 +1,12 @@
 """Estimate the memory of a run. The part of activations bounds the calibration images; the plan shows all parts."""
 
-import copy
 from collections.abc import Collection
 from typing import Final
 
 import torch
 from torch import nn
 
+from basis.copying import copy_network
 from basis.layers import hessian_layers
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING
@@ -39,7 +39,7 @@ def activation_bytes(model: nn.Module, shape: tuple[int, int, int], *, training:
     Returns:
         Bytes for one image, in float32.
     """
-    network, count = copy.deepcopy(model).train(training), _TRAINED if training else 1
+    network, count = copy_network(model).train(training), _TRAINED if training else 1
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.zeros(count, *shape, device=device)
     with torch.set_grad_enabled(training):
@@ -65,7 +65,7 @@ def sample_bytes(model: nn.Module, series: Collection[str], shape: tuple[int, in
         shape: (C, H, W) of an image.
         count: Number of calibration images.
     """
-    network = copy.deepcopy(model).eval()
+    network = copy_network(model).eval()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     names = hessian_layers(network, MAX_FEATURES)
     images = torch.zeros(_TRAINED, *shape, device=device)

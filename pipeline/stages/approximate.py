@@ -1,12 +1,12 @@
 """Replace convolutions by series, fit the coefficients, fine-tune, and measure before and after."""
 
-import copy
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from basis.activations import fit_activations, output_errors
 from basis.computed import ComputedConv2d
+from basis.copying import copy_network
 from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from pipeline.models.layer_orders import LayerPlan, plan_layers
@@ -65,7 +65,7 @@ def approximate(
         OptionsError: The config does not fit the network.
         NumericalError: The fit or the training has values that are not finite.
     """
-    model = copy.deepcopy(baseline.model)
+    model = copy_network(baseline.model)
     layers = plan_layers(model, variant.config)
     fit_errors: dict[str, float] = {}
     top1_pre, training = None, TrainingSummary()

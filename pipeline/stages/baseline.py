@@ -1,6 +1,5 @@
 """Load the uncompressed network, or train it once on the data, and measure it."""
 
-import copy
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from basis.copying import copy_network
 from pipeline.data.sources import is_imagenet
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
@@ -181,7 +181,7 @@ def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
 
 def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
     """Copy the values of a network into the checked architecture, with effective weights for parametrized ones."""
-    network = copy.deepcopy(context.network)
+    network = copy_network(context.network)
     network.load_state_dict(fold_parametrizations(model).state_dict())
     return network
 

@@ -1,6 +1,5 @@
 """The plan of a run: its stages, their state in the store, and the estimated size of every layer and file."""
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import torch
 from tabulate import tabulate
 
+from basis.copying import copy_network
 from pipeline.artifact import serialize
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.artifact.summary import LayerBits, layer_bits
@@ -109,7 +109,7 @@ def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:
 def _sizes(context: RunContext, variant: Variant) -> list[str]:
     """Return a line for every width and basis, and a table of the layers."""
     options = context.options
-    model = copy.deepcopy(context.network)
+    model = copy_network(context.network)
     plan = plan_layers(model, variant.config, options.model)
     replaced = replaced_layers(plan)
     if replaced:

@@ -1,11 +1,11 @@
 """Build the network of the options, and check it with images of the data before any work."""
 
-import copy
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from pipeline.artifact.loading import rebuilt
 from pipeline.data.dataset import Dataset
 from pipeline.models.network_check import check_network
@@ -87,7 +87,7 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
     if accelerator.precision == "no" and not trains and not measures:
         return
     images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
-    model = placed(copy.deepcopy(network), accelerator.device)
+    model = placed(copy_network(network), accelerator.device)
     settle_precision(accelerator, model, images, options.precision)
     if single:
         check_single_image(model, images[:1], single)

@@ -1,12 +1,12 @@
 """Round the stored values, train through the rounding, make both files, and measure the network of the artifact."""
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from basis.layers import stored_layers
 from basis.progress import reported_to
 from basis.shard import CalibrationShard
@@ -149,7 +149,7 @@ def rounded_network(
     Returns:
         A copy of the network whose layers have the form that is stored, and their rounded values.
     """
-    model = copy.deepcopy(original)
+    model = copy_network(original)
     if isinstance(format, IntFormat):
         model = materialize_full(model)  # docs/method.md: the kernel has the smaller rounding error, at equal bits
     return model, round_layers(model, images, format, backend, rounding=rounding, seed=seed, shard=shard)
@@ -178,7 +178,7 @@ def measured_entry(
         The entry of the store, for ``quantized_network``.
     """
     identity = network_identity(context)
-    network = build_network(record, copy.deepcopy(baseline.model))
+    network = build_network(record, copy_network(baseline.model))
     measured = evaluate_together(network, context.data.test, context.processes)
     portable, figures = measured_onnx(
         baseline.exporter,

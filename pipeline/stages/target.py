@@ -1,12 +1,12 @@
 """Compress a network to a target: the size of its file, or the loss of Top-1 on held-out training images."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Final
 
 from torch import nn
 
+from basis.copying import copy_network
 from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.data.dataset import Split
 from pipeline.options.grid import Target, Variant
@@ -133,7 +133,7 @@ class TargetCompressor:
         return self._search.trained(rounded, plain, size, train, score, MAX_LOSS)
 
     def _network(self, record: NetworkRecord) -> nn.Module:
-        return build_network(record, copy.deepcopy(self._baseline.model))
+        return build_network(record, copy_network(self._baseline.model))
 
     def _smallest_file(self, drop: float) -> tuple[Compressed, bool]:
         """Search the smallest file that loses at most so many points of Top-1 on held-out training images.

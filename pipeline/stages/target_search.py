@@ -1,6 +1,5 @@
 """Search the rounding whose file has a target size; knows no options and no store."""
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from typing import Final, Protocol
 
 from torch import nn
 
+from basis.copying import copy_network
 from basis.progress import Advance, reported_to
 from pipeline.artifact import Identity, file_size
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
@@ -164,7 +164,7 @@ class SizeSearch:
             score: Scores a network on training images; higher is better.
             most_loss: Largest loss of the score that is accepted.
         """
-        model = attach_stepped_quantizers(copy.deepcopy(self._measured.model), rounded.log_steps)
+        model = attach_stepped_quantizers(copy_network(self._measured.model), rounded.log_steps)
 
         def wanted(bits: float) -> float:
             # Compared with the file as it would be now: training changes what its normalizations take, too.

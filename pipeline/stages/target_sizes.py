@@ -1,11 +1,11 @@
 """The range of file sizes that a target may have, known before anything is measured."""
 
-import copy
 import math
 
 import torch
 from torch import nn
 
+from basis.copying import copy_network
 from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, file_size
@@ -84,7 +84,7 @@ def check_sizes(variant: Variant, sizes: tuple[int, int]) -> None:
 def series_network(model: nn.Module, variant: Variant) -> nn.Module:
     """Return a copy of a network with series convolutions of a variant's largest orders."""
     orders = orders_of(plan_layers(model, variant.config))
-    return swap_convolutions(copy.deepcopy(model), orders, variant.bases[0])
+    return swap_convolutions(copy_network(model), orders, variant.bases[0])
 
 
 def zero_record(model: nn.Module, error: float) -> NetworkRecord:

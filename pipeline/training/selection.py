@@ -1,6 +1,5 @@
 """Choose the weights of a training by the loss on held-out training images: the start, or the end of an epoch."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -8,6 +7,7 @@ from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from basis.copying import copy_network
 from pipeline.store.entry import state_of
 from pipeline.training.schedule import FULL_RATE_STEPS
 
@@ -146,7 +146,7 @@ class BestWeights:
     """
 
     def __init__(self, model: nn.Module, judge: Judge, margin: Margin = CERTAIN_GAIN) -> None:
-        self._copy, self._judge, self._margin = copy.deepcopy(model), judge, margin
+        self._copy, self._judge, self._margin = copy_network(model), judge, margin
         self._start = state_of(model)
         self._start_losses = judge(self._copy)
         self.epoch = 0

@@ -41,6 +41,20 @@ class Padded(nn.Conv2d):
 
 def wrapped(num_classes=4):
     return nn.DataParallel(Net(num_classes))
+
+
+class Plain(nn.Module):
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        embedding = self.conv(x).relu().mean((2, 3))
+        return {"embedding": embedding, "logits": self.fc(embedding)}
+
+
+def traced(num_classes=4):
+    return torch.fx.symbolic_trace(Plain(num_classes))
 '''
 
 
@@ -103,3 +117,13 @@ def test_an_output_that_is_missing_is_refused_before_any_work(report, here, tmp_
             )
         )
     assert not (tmp_path / "refused" / "artifacts").exists()
+
+
+def test_a_traced_network_with_several_outputs(report, folder, monkeypatch):
+    """`copy.deepcopy` drops the hook that selects the logits."""
+    monkeypatch.chdir(folder)
+    options = Options(
+        config="2", bits=(8,), model="user_nets:traced", data="colours.npz", epochs=1, out=folder / "traced-out"
+    )
+    rows = run(options).report["rows"]
+    assert [row["reloaded_logits_max_abs_diff"] for row in rows if row["artifact"]] == [0.0]

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pipeline.models.preparation import (
     freeze_scripted_parts,
     initialize_lazy_modules,
     plain_copy,
+    unwrapped,
     without_wrappers,
 )
 from tests.support.networks import tiny_network
@@ -164,3 +166,11 @@ def test_values_that_are_not_finite_are_named():
     network[2][0].weight.data[3, 0, 1, 1] = float("inf")
     with pytest.raises(DataError, match=r"the network is damaged: 2\.0\.weight.*not finite"):
         check_finite(network, "the network")
+
+
+@pytest.mark.parametrize("reference", [weakref.proxy, lambda module: module])
+def test_a_part_that_refers_to_the_whole_is_refused(reference):
+    network = tiny_network()
+    network[0].parent = reference(network)
+    with pytest.raises(OptionsError, match=r"'0\.parent'.*weakref\.ref"):
+        unwrapped(network)

@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -101,6 +102,23 @@ class SparseBuffer(Base):
         self.register_buffer("neighbours", torch.eye(4).to_sparse())
 
 
+class SharedMemory(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("first", self.conv1.weight.data[1:])
+
+
+class RenamedState(Base):
+    def __init__(self):
+        super().__init__()
+        self._register_state_dict_hook(_rename)
+
+
+def _rename(module, state, prefix, metadata):
+    for name in list(state):
+        state[f"net.{name}"] = state.pop(name)
+
+
 class TrainingOnly(Base):
     def forward(self, x):
         if self.training:
@@ -123,6 +141,8 @@ class TrainingOnly(Base):
         (FixedBatch, r"\(4, 4\) for 2"),
         (FullBatch, "cannot take 2 images"),
         (SparseBuffer, "'neighbours'.*sparse"),
+        (RenamedState, r"state dict.*'conv1\.weight'"),
+        (SharedMemory, r"'first'.*memory.*'conv1\.weight'"),
     ],
 )
 def test_what_gives_wrong_figures_is_refused(make, words, caplog):
@@ -142,3 +162,25 @@ def test_the_check_leaves_the_random_generators_as_they_were():
     with pytest.raises(OptionsError):
         check(lambda: model)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_buffer_beside_a_parameter_in_one_memory_is_allowed():
+    class Flat(Base):
+        def __init__(self):
+            super().__init__()
+            flat = torch.ones(8)
+            self.fc.bias.data = flat[:4]
+            self.register_buffer("part", flat[4:])
+
+    check(Flat)
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(1, False), (2, True)])
+def test_a_hook_on_all_modules_may_not_change_the_outputs(factor, refused):
+    hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output * factor)
+    try:
+        with pytest.raises(OptionsError, match="global hook") if refused else nullcontext():
+            check(Base)
+        assert len(nn.modules.module._global_forward_hooks) == 1
+    finally:
+        hook.remove()

@@ -272,3 +272,18 @@ def test_names_that_are_no_text_are_refused(name):
     with pytest.raises(OptionsError, match=r"--.*\\udce9.*UTF-8") as caught:
         Options(**{"config": "3,2", "bits": 4, name: "caf\udce9"})
     assert str(caught.value).encode("utf-8")
+
+
+@pytest.mark.parametrize("name", ["weights", "data", "out", "cache_dir"])
+def test_a_tilde_is_the_home_folder(name, monkeypatch):
+    """Shells leave it in `--out=~/runs`."""
+    monkeypatch.setenv("HOME", "/home/of/a/test")
+    found = {path: str(getattr(Options(config="3,3,3,2", **{name: path}), name)) for path in PATHS}
+    assert found == PATHS
+
+
+PATHS = {"~/a.pt": "/home/of/a/test/a.pt", "a~": "a~", "~nobody-of-this-name/a": "~nobody-of-this-name/a"}
+
+
+def test_a_file_in_the_folder_stays_a_file():
+    assert Options(config="3,3,3,2", weights="./DEFAULT").weights == "./DEFAULT"
