@@ -126,6 +126,10 @@ def compress(
             seed=seed,
             output=None if output is None else str(output),
         )
+        if progress is not None and not all(callable(getattr(progress, name, None)) for name in ("stage", "track")):
+            raise OptionsError(
+                f"progress: got {progress!r}; allowed: an object with the methods stage and track, or None"
+            )
         if metric is not None and not callable(metric):
             raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
         work = _prepared(original, images, settings, YieldingProgress(progress or SilentProgress()))

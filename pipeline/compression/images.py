@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline.compression.splits import LoaderSplit, TensorSplit, as_tensor, labelled_batches
+from pipeline.compression.splits import ALLOWED, LoaderSplit, TensorSplit, as_labels, as_tensor, labelled_batches
 from pipeline.data.dataset import TrainingImages, images_at_once, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
@@ -18,10 +18,6 @@ Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """A tensor, (N, C, H, W); a pair of it and labels, (N,); a data set; or an iterable of batches, with or without labels.
 """
 
-ALLOWED: Final = (
-    "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors, of pairs "
-    "(images, labels) or of dicts with both"
-)
 _CPU: Final = torch.device("cpu")
 
 
@@ -82,7 +78,7 @@ def _whole(source: Any) -> tuple[Tensor, Tensor | None] | None:
             raise DataError(f"images: got images of several shapes in a {type(source).__name__}; allowed: one shape")
         source = torch.stack(tuple(source))
     pair = source if isinstance(source, tuple | list) and len(source) == 2 else (source, None)
-    images, labels = pair
+    images, labels = pair[0], as_labels(pair[1])
     if not isinstance(images, Tensor) or not (labels is None or (isinstance(labels, Tensor) and labels.ndim != 4)):
         return None
     return next(labelled_batches([images if labels is None else (images, labels)]))

@@ -1,10 +1,11 @@
 """Validate the arguments of a compression in memory, with the options of a run."""
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from numbers import Integral, Real
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from pipeline.options.grid import Variant, variants
 from pipeline.options.options import Options
 from pipeline.options.orders import AUTO, DENSE
 
+_N = TypeVar("_N", int, float)
 Config: TypeAlias = str | int | Sequence[int]
 """Orders as on the command line; one order for all stages; or one order for each stage."""
 
@@ -63,9 +65,7 @@ def settings_of(
     """
     if bits is not None and target_mb is not None:
         raise OptionsError(f"bits: got {bits} with target_mb={target_mb}; allowed: one of the two")
-    for name, value, kinds in (("bits", bits, int), ("target_mb", target_mb, int | float)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise OptionsError(f"{name}: got {value!r}; allowed: one number, or None")
+    bits, target_mb = _number("bits", bits, Integral, int), _number("target_mb", target_mb, Real, float)
     text = _config_text(network, config, target=target_mb is not None)
     if text == DENSE and bits is None and not _has_series(network):
         raise OptionsError("config: got 'dense' without bits, which compresses nothing; allowed: bits=4, or orders")
@@ -78,6 +78,15 @@ def settings_of(
     if text == DENSE and is_parametric(options.basis[0]):
         raise OptionsError(f"config: got 'dense' with basis {options.basis[0]}; allowed: no config, or another basis")
     return Settings(options, variants(options)[0], bits, device)
+
+
+def _number(name: str, value: Any, kind: type, result: Callable[[Any], _N]) -> _N | None:
+    """Return a number of Python or NumPy as one of Python; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise OptionsError(f"{name}: got {value!r}; allowed: one number, or None")
+    return result(value)
 
 
 def device_from(device: object, default: torch.device) -> torch.device:
@@ -114,13 +123,17 @@ def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> 
         return AUTO if target else DENSE if _has_series(network) else None
     if isinstance(config, str):
         return config
-    if isinstance(config, int) and not isinstance(config, bool):
+    if _is_whole(config):
         kernels = [max(max(conv.kernel_size) for conv in convs.values()) for convs in stages_of(network).values()]
-        return ",".join(str(min(config, kernel)) for kernel in kernels) or str(config)
+        return ",".join(str(min(int(cast(int, config)), kernel)) for kernel in kernels) or str(config)
     orders = list(config) if isinstance(config, Sequence) else [config]
-    if not orders or any(isinstance(order, bool) or not isinstance(order, int) for order in orders):
+    if not orders or not all(map(_is_whole, orders)):
         raise OptionsError(f"config: got {config!r}; allowed: text such as '6,3,3,2,2', an order, or a list of orders")
     return ",".join(map(str, orders))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _has_series(network: nn.Module) -> bool:

@@ -3,17 +3,23 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from basis.errors import CompressionError
 from pipeline.data.dataset import batch_indices, check_limit, mixed_order, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
 
+ALLOWED: Final = (
+    "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors, of pairs "
+    "(images, labels) or of dicts with both"
+)
 _LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y", "class")
 
 
@@ -32,11 +38,12 @@ def labelled_batches(
         Pairs of images, float32 (N, C, H, W), and labels, int64 (N,), or None.
 
     Raises:
-        DataError: A batch is of another kind.
+        DataError: A batch is of another kind, or the source raises an error.
     """
     for item in _items(source, stream):
         item = _pair(item) if isinstance(item, Mapping) else item
-        images, *labels = map(as_tensor, item) if isinstance(item, list | tuple) and item else [as_tensor(item)]
+        images, *labels = item if isinstance(item, list | tuple) and item else [item]
+        images = as_tensor(images)
         if not isinstance(images, Tensor):
             raise DataError(
                 f"images: got a batch of type {type(images).__name__}; allowed: tensors (N, C, H, W), pairs of such a "
@@ -55,7 +62,15 @@ def as_tensor(value: Any) -> Any:
     """Return a NumPy array as a tensor with memory of its own, and any other value unchanged."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "buif":
         return value
-    return torch.tensor(np.ascontiguousarray(value))  # torch takes no negative strides
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    return torch.tensor(np.ascontiguousarray(native))  # torch takes no negative strides
+
+
+def as_labels(value: Any) -> Any:
+    """Return an integer or a list of integers as a tensor, and any other value as ``as_tensor`` does."""
+    values = value if isinstance(value, list | tuple) else [value]
+    whole = bool(values) and all(isinstance(each, Integral) and not isinstance(each, bool) for each in values)
+    return torch.tensor([int(each) for each in values]) if whole else as_tensor(value)
 
 
 def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -64,7 +79,7 @@ def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
     Raises:
         DataError: There are no such images, or several.
     """
-    tensors = {name: found for name, value in batch.items() if isinstance(found := as_tensor(value), Tensor)}
+    tensors = {name: found for name, value in batch.items() if isinstance(found := as_labels(value), Tensor)}
     images = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.ndim >= 3]
     if len(images) != 1:
         entries = ", ".join(map(str, batch)) or "none"
@@ -88,10 +103,20 @@ def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
         iterator = iter(source)
     while True:
         with stream.drawn_from():
-            item = next(iterator, _END)
+            item = _next(iterator)
         if item is _END:
             return
         yield item
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator, _END)
+    except CompressionError:
+        raise
+    except Exception as error:  # a caller's code raises anything, and a loader cannot stack images that are no arrays
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(f"images: got a source that cannot be read ({reason}); allowed: {ALLOWED}") from error
 
 
 _END = object()
@@ -99,8 +124,7 @@ _END = object()
 
 def _labels(values: object, count: int) -> Tensor | None:
     """Return the labels of a batch; None if the values are no classes."""
-    if isinstance(values, int) and not isinstance(values, bool):
-        values = torch.tensor([values])
+    values = as_labels(values)
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         return None
     if values.ndim == 1 and len(values) != count:

@@ -120,13 +120,15 @@ def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
         count, channels, height, width = images.shape
         mode = "training" if training else "evaluation"
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        advice = "choose another model or data of another size"
         others = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
-        advice = (
-            f"its parameters are {', '.join(sorted(others))}, and the images are float32; allowed: a network in "
-            "float32, as from network.float()"
-            if others
-            else "choose another model or data of another size"
-        )
+        if others:
+            advice = (
+                f"its parameters are {', '.join(sorted(others))}, and the images are float32; allowed: a network in "
+                "float32, as from network.float()"
+            )
+        elif isinstance(error, TypeError):
+            advice = "allowed: a network whose forward takes one batch of images, as a module around yours can have"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take {count} images of {height}x{width} pixels with {channels} "
             f"channels in {mode} mode ({reason}); {advice}"

@@ -146,8 +146,8 @@ def refuse_unstorable(model: nn.Module) -> None:
     """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
 
     Raises:
-        OptionsError: A parameter is missing in the state dict; a tensor is sparse or nested; or a buffer shares memory with a parameter. Training changes both at
-            once, and in a loaded network each has memory of its own.
+        OptionsError: A parameter is missing in the state dict; a tensor is sparse or nested; or a buffer shares memory
+            with a parameter. Training changes both at once, and in a loaded network each has memory of its own.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():

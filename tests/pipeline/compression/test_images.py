@@ -41,6 +41,13 @@ class Fields(Items):
         return {"number": index, "pixel_values": image, "labels": label}
 
 
+class Pictures(Items):
+    """Images that no loader stacks, as without a transform."""
+
+    def __getitem__(self, index):
+        return object(), 0
+
+
 def read(source, count=1000, train=True, **options):
     return read_images(source, count=count, seed=0, batch_size=16, train=train, **options)
 
@@ -61,6 +68,9 @@ SOURCES = {
     "array": lambda: X.numpy(),
     "array of another layout": lambda: np.flip(X.double().numpy()[::-1], 0),
     "pair of arrays": lambda: (X.numpy(), Y.numpy()[:, None]),
+    "array of another byte order": lambda: X.numpy().astype(">f4"),
+    "pair with a list": lambda: (X, Y.tolist()),
+    "pairs with tuples": lambda: [(x, tuple(y.tolist())) for x, y in zip(X.split(16), Y.split(16), strict=True)],
     "generator of arrays": lambda: ((x.numpy(), y.numpy()) for x, y in zip(X.split(16), Y.split(16), strict=True)),
     "loader of dicts": lambda: DataLoader(Fields(), 16),
     "dicts of arrays": lambda: [{"image": x.numpy(), "path": ["a"] * 16} for x in X.split(16)],
@@ -74,7 +84,7 @@ def test_every_source_gives_the_same_images(name):
     assert found.calibration.dtype == torch.float32
     labelled = name in (
         *("pair", "list of pairs", "loader", "loader of a stream"),
-        *("pair of arrays", "generator of arrays", "loader of dicts"),
+        *("pair of arrays", "generator of arrays", "loader of dicts", "pair with a list", "pairs with tuples"),
     )
     assert torch.equal(found.labels, Y) if labelled else found.labels is None
     batches = list(found.training.batches(16, device=CPU))
@@ -177,6 +187,7 @@ def test_a_source_that_is_empty_when_it_is_read_again_is_named():
         (torch.full_like(X, float("nan")), "not finite"),
         ([X, images(4, side=12)], "one shape"),
         ([X[0], images(4, side=12)[0]], "several shapes"),
+        (Pictures(), r"cannot be read \(TypeError: .*found <class 'object'>"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -4,6 +4,7 @@ import functools
 import re
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,6 +58,8 @@ class Odd(nn.Module):
             self.register_buffer("filter", torch.ones(3, dtype=torch.complex64))
 
     def forward(self, x):
+        if self.kind == "two inputs":
+            raise TypeError("forward() missing 1 required positional argument: 'y'")
         if self.kind == "random":
             x = x + torch.rand_like(x)
         if self.kind == "in place":
@@ -98,10 +101,18 @@ ARGUMENTS = [
     ({"seed": -1}, "seed: got -1"),
     ({"device": "cuda:77"}, "device: got 'cuda:77'"),
     ({"device": "toaster"}, "device: got 'toaster'"),
+    ({"bits": 4.0}, "bits: got 4.0"),
+    ({"progress": True}, "progress: got True"),
     ({"metric": 91.0}, "metric: got a float"),
     ({"metric": lambda network: "good"}, "metric: returned a str"),
     ({"metric": lambda network: network(X)}, "metric: returned a Tensor"),
 ]
+
+
+def test_numbers_of_numpy_are_numbers():
+    expected = compress(seeded(), X, config=[3, 2, 2], bits=4)
+    found = compress(seeded(), X, config=list(np.array([3, 2, 2])), bits=np.int64(4), seed=np.int64(0))
+    assert found.content == expected.content
 
 
 @pytest.mark.parametrize(("changes", "words"), ARGUMENTS, ids=[words for _, words in ARGUMENTS])
@@ -131,6 +142,7 @@ NETWORKS = [
         {"config": "2"},
         "cannot take 4 images of 10x10 pixels with 1 chan",
     ),
+    (lambda: Odd("two inputs"), {"config": "2"}, "TypeError.*one batch of images"),
     (lambda: seeded(Named), {"epochs": 1, "output": "probabilities"}, "output: got 'probabilities'.*logits, features"),
     (patched, {}, "copy of the network Net"),
     (lambda: nn.Sequential(seeded(), nn.BatchNorm1d(4)), {"epochs": 1, "batch_size": 1, "config": 2}, "one image"),
