@@ -16,6 +16,7 @@ from pipeline.errors import DataError
 Array = npt.NDArray[Any]
 _COLOURS: Final = (1, 3)  # numbers of channels that are recognised at any place
 _MOST_8_BIT, MOST_16_BIT = 255, 65535
+_MOST_NAMED: Final = 10**5
 _RANGES: Final = "whole numbers of 0 to 255 or 0 to 65535, or floats of 0 to 1"
 
 
@@ -100,7 +101,7 @@ def label_indices(
         arrays: Name in messages -> labels, (N,) or (N, 1), or one-hot rows, (N, classes).
         counts: Number of images of each half.
         names: The file's class names, or None.
-        notes: Gets a sentence if labels are shifted.
+        notes: Gets a sentence if labels are shifted, or if labels below the largest have no image.
 
     Returns:
         Indices of each half, (N,), and the names of the classes if the labels are strings.
@@ -121,6 +122,11 @@ def label_indices(
     if least == 1 and (names is None or most == len(names)):
         notes.append(f"the labels begin with 1: they are shifted from 1..{most} to 0..{most - 1}")
         indices = [array - 1 for array in indices]
+        most -= 1
+    used = set(np.concatenate(indices).tolist())
+    if names is None and most < _MOST_NAMED and (gaps := sorted(set(range(most + 1)) - used)):
+        listed = ", ".join(map(str, gaps[:10])) + (", ..." if len(gaps) > 10 else "")
+        notes.append(f"no image has the label {listed}, and the largest label is {most}")
     return indices, None
 
 

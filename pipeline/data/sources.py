@@ -73,7 +73,9 @@ def _from_path(path: Path) -> Dataset:
         return load_npz(path)
     folders = cifar_folders(path)
     if not folders:
-        raise DataError(f"the data {shown} is a folder of no known layout; {ALLOWED}")
+        entries = sorted(f"{readable(each.name)}{'/' * each.is_dir()}" for each in path.iterdir())
+        holds = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "") or "nothing"
+        raise DataError(f"the data {shown} is a folder of no known layout, it holds {holds}; {ALLOWED}")
     if len(folders) > 1:
         raise DataError(f"the data {shown} holds both CIFAR-10 and CIFAR-100; give one of the two folders in it")
     return load_cifar(folders[0])

@@ -15,6 +15,7 @@ from pipeline.models.checkpoint.words import is_of_training
 
 _MOST_OBJECTS: Final = 10**6
 """Objects that are visited; a file of few bytes can nest lists without end."""
+_LONGEST_LIST: Final = 16
 _TENSORS: Final = {"q": "quantized", "sparse_": "sparse", "meta_": "meta", "nested_": "nested"}
 _REBUILT_ARRAY: Final = re.compile(r"numpy\.(_core|core)\.multiarray\._reconstruct")
 _ARRAY_OF_BYTES: Final = re.compile(r"numpy\.(_core|core)\.numeric\._frombuffer")
@@ -82,7 +83,8 @@ class Content:
 def list_entries(content: Any) -> Content:
     """List the tensors in nested dicts, pickled networks, TorchScript modules and other objects with attributes.
 
-    Lists and tuples are not entered. NumPy arrays become tensors.
+    Dicts and objects in short lists and tuples, such as ``(state_dict, epoch)``, count too. NumPy arrays become
+    tensors.
 
     Raises:
         DataError: The content has more than a million objects.
@@ -125,11 +127,13 @@ def _visit(value: Any, path: str, found: Content, budget: list[int], above: tupl
 
 
 def _members(value: Any) -> Mapping[Any, Any] | None:
-    """Return a mapping's items or an object's attributes; None for any other value."""
+    """Return a mapping's items, an object's attributes, or a short list's dicts and objects; None for others."""
     if isinstance(value, Placeholder):
         made_of = value.args[0] if value.args and isinstance(value.args[0], dict) else None
         found = (value.items or None, value.state, made_of)
         return next((each for each in found if isinstance(each, dict)), None)
+    if isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
+        return {place: each for place, each in enumerate(value) if as_tensor(each) is None and _members(each)} or None
     return value if isinstance(value, dict) else None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
 
-ALLOWED: Final = "a .safetensors file, or a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt)"
+ALLOWED: Final = "a .safetensors file, a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt), or an .npz file"
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _STORAGES: Final = {
     "Float": torch.float32,
@@ -40,7 +41,10 @@ _OTHER_FORMATS: Final = (
     (b"\x93NUMPY", "NumPy's .npy"),
     (b"{", "JSON"),
     (b"\x08", "ONNX"),
+    (b"version https://git-lfs", "of a Git LFS pointer, in place of the file that `git lfs pull` fetches"),
+    (b"<", "HTML or XML, as of a download that failed"),
 )
+_LONGEST: Final = max(len(start) for start, _ in _OTHER_FORMATS)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -48,7 +52,7 @@ def read_checkpoint(path: Path) -> Any:
 
     Args:
         path: A safetensors file, a file of ``torch.save`` (zip, the format before 1.6, or tar), a TorchScript archive,
-            or a plain pickle. The code of a TorchScript archive is not read.
+            a NumPy archive, or a plain pickle. The code of a TorchScript archive is not read.
 
     Returns:
         The content; tensors of a file share memory where they did when they were saved.
@@ -77,9 +81,11 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _read(file: IO[bytes], path: Path) -> Any:
-    start = file.read(9)
+    start = file.read(_LONGEST)
     file.seek(0)
-    if path.suffix == ".safetensors" or (start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32):
+    if not start:
+        raise DataError(f"the checkpoint {path} is damaged: it is empty; allowed: {ALLOWED}")
+    if path.suffix == ".safetensors" or (start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32):
         with safetensors.safe_open(path, framework="pt", device="cpu") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
     for magic, name in _OTHER_FORMATS:
@@ -99,9 +105,13 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.count("/") <= 1]
         found = next((name for name in names if name.rpartition("/")[2] == "data.pkl"), None)
+        if found is None and names and all(name.endswith(".npy") for name in names):
+            return _read_arrays(file)
         if found is None:
+            exported = any(name.rpartition("/")[2] == "archive_format" for name in names)
             raise DataError(
-                f"the checkpoint {path} is a zip archive without data.pkl, which torch.save and torch.jit.save write; "
+                f"the checkpoint {path} is a zip archive without data.pkl, which torch.save and torch.jit.save write"
+                f"{', but of torch.export, whose program has a state_dict to save' if exported else ''}; "
                 f"allowed: {ALLOWED}"
             )
         folder = found.removesuffix("data.pkl")
@@ -116,6 +126,17 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
             return _as_type(storages[name], kind)
 
         return read_pickle(io.BytesIO(archive.read(found)), load_storage, _nested())
+
+
+def _read_arrays(file: IO[bytes]) -> dict[str, Tensor]:
+    """Read the arrays of a NumPy archive, in place of tensors."""
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        return {
+            name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+            for name, array in arrays.items()
+            if array.dtype.kind in "buif"
+        }
 
 
 def _read_stream(file: IO[bytes]) -> Any:

@@ -145,6 +145,14 @@ def test_labels_of_every_kind(tmp_path, labels, names, words):
     assert [words in note for note in data.notes] == ([True] if words else [])
 
 
+def test_labels_without_an_image_are_said(tmp_path):
+    data = load(tmp_path, labels=LABELS * 3)
+    assert len(data.class_names) == 7
+    assert any("1, 2, 4, 5" in note for note in data.notes)
+    names = np.array(list("abcdefg"))
+    assert load(tmp_path, labels=LABELS * 3, class_names=names).notes == ()
+
+
 def test_class_names_decide_about_labels_from_1(tmp_path):
     three, four = np.array(["a", "b", "c"]), np.array(["none", "a", "b", "c"])
     assert in_file_order(load(tmp_path, labels=LABELS + 1, class_names=three).train)[1] == LABELS.tolist()

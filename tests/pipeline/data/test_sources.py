@@ -53,3 +53,10 @@ def test_two_cifars_are_ambiguous(tmp_path):
     (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(DataError, match=r"CIFAR-10 .*CIFAR-100"):
         load_dataset(str(tmp_path))
+
+
+def test_a_folder_of_another_layout_is_described(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"notes\.txt, train/; .*test/"):
+        load_dataset(str(tmp_path))

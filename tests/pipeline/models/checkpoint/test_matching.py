@@ -236,7 +236,8 @@ def test_a_missing_key_lists_the_keys(tmp_path, key):
             {"module": dict.fromkeys(STATE, nn.Conv2d) | {"count": torch.ones(2)}},
             r"conv1\.weight is a class torch\.nn\.modules\.conv\.Conv2d",
         ),
-        ({"state_dict": [STATE, OTHER], "scale": torch.ones(2)}, r"state_dict is a list of 2 dict"),
+        ({"state_dict": [STATE, OTHER]}, r"--weights-key: state_dict\.0, state_dict\.1"),
+        ({"state_dict": [STATE] * 17, "scale": torch.ones(2)}, r"state_dict is a list of 17 dict"),
         ({"policy": {"mlp.weight": torch.ones(2, 2)}}, r"none of.*conv1\.weight.*mlp\.weight.*--weights-key of policy"),
         (
             {"model": _with_classes(9)},

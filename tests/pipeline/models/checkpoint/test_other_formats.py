@@ -1,0 +1,36 @@
+"""Files that are no checkpoints: the error says what they are."""
+
+import zipfile
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.models.weights import load_weights
+from tests.support.checkpoints import Net
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"\x93NUMPY\x01\x00", "NumPy"),
+        (b'{"metadata":', "JSON"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        (b"<!DOCTYPE html>", "HTML"),
+    ],
+)
+def test_other_formats_are_named(tmp_path, start, words):
+    (tmp_path / "c.pt").write_bytes(start + bytes(100))
+    with pytest.raises(DataError, match=rf"c\.pt.*{words}.*safetensors"):
+        load_weights(Net(), tmp_path / "c.pt")
+
+
+def test_another_zip_and_a_folder_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("net/archive_format", "pt2")
+        archive.writestr("net/weights.json", "{}")
+    with pytest.raises(DataError, match=r"zip.*data\.pkl.*torch\.export"):
+        load_weights(Net(), tmp_path / "c.zip")
+    with pytest.raises(DataError, match=r"folder.*safetensors"):
+        load_weights(Net(), tmp_path)
