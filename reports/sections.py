@@ -134,8 +134,8 @@ def _table(drawn: str, note: str = "") -> list[Block]:
 
 
 def _has_float_rows(report: Report) -> bool:
-    """Return True if a row has Top-1 in float; rows of a target have none."""
-    return any(row.top1_post is not None for row in report.rows)
+    """Return True if a series row has Top-1 in float; rows of a target have none."""
+    return any(row.top1_post is not None and not row.is_dense for row in report.rows)
 
 
 def _float_title(report: Report) -> str:

@@ -1,13 +1,14 @@
 """Opening paragraph of a report: reduction in size, loss of Top-1, gate, rows by size, and series against dense."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 from reports import text
 from reports.gate import gate_words
 from reports.model import DENSE, Report, Row
 from reports.rows import MeasuredRow, baseline, baseline_top1, frontier, loss, measured, unique_rows
-from reports.text import LISTED, basis_name, listed, model_name, row_name, with_settings
+from reports.text import basis_name, model_name, row_name, with_settings
 from reports.verdict import Outcome, Verdict, verdicts
 from reports.warnings import fallen_rows
 
@@ -23,6 +24,13 @@ _PHRASES = {
     Outcome.TIES: "neither wins (a dense file no larger is within the 95 % interval)",
     Outcome.LOSES: "dense wins",
     Outcome.BETWEEN: "neither wins (no dense row is matched in both size and Top-1)",
+}
+_WORDS = {
+    Outcome.WINS: "better",
+    Outcome.SMALLER: "smaller with Top-1 within the 95 % interval",
+    Outcome.TIES: "equal within the 95 % interval",
+    Outcome.LOSES: "worse",
+    Outcome.BETWEEN: "between the dense rows",
 }
 
 
@@ -141,24 +149,18 @@ def _span(group: Sequence[MeasuredRow]) -> str:
 
 
 def _against_dense(report: Report) -> str:
+    """Describe the outcome of a single series row, and count the outcomes of several, which a table lists."""
     found = verdicts(report)
     if not found:
         return ""
-    groups = [(outcome, [verdict for verdict in found if verdict.outcome is outcome]) for outcome in Outcome]
-    phrases = [f"{_PHRASES[outcome]} {_cases(group, len(found))}" for outcome, group in groups if group]
     unknown = "" if found[0].interval else " The number of test images is not known, so no interval was applied."
-    return f"Against plain low-bit quantization of the {DENSE} network: {'; '.join(phrases)}.{unknown}"
-
-
-def _cases(group: Sequence[Verdict], total: int) -> str:
-    """Describe the rows of one outcome: each row of a short report, otherwise their number, sizes and best row."""
-    sizes = [text.megabytes(verdict.series.size_mb) for verdict in group]
-    if total <= LISTED:
-        each = [f"{size} MB ({_case(verdict)})" for size, verdict in zip(sizes, group, strict=True)]
-        return f"at {listed(each)}"
-    span = f"at {sizes[0]} MB" if sizes[0] == sizes[-1] else f"from {sizes[0]} to {sizes[-1]} MB"
-    best = max(group, key=lambda verdict: verdict.series.top1)
-    return f"in {len(group)} of {total} series rows, {span} (the best: {_case(best)})"
+    against = f"plain low-bit quantization of the {DENSE} network"
+    if len(found) == 1:
+        size = text.megabytes(found[0].series.size_mb)
+        return f"Against {against}: {_PHRASES[found[0].outcome]} at {size} MB ({_case(found[0])}).{unknown}"
+    counts = Counter(verdict.outcome for verdict in found)
+    outcomes = ", ".join(f"{counts[outcome]} {_WORDS[outcome]}" for outcome in Outcome if counts[outcome])
+    return f"Of {len(found)} series rows against {against}: {outcomes}.{unknown}"
 
 
 def _case(verdict: Verdict) -> str:
