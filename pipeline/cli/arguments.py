@@ -105,8 +105,8 @@ def _metavar(name: str, field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     default = field.default
     if field.is_required():
-        return " (required without a target)"
-    if default in (None, False, ()):
+        return " (required without a target or a parametric basis)"
+    if default is None or default is False or default == ():
         return ""
     if default is True:
         return " (default yes)"

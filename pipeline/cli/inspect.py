@@ -57,7 +57,7 @@ def _header_table(file: Path, summary: "Summary") -> str:
         ("model", header.model),
         ("built by", f"{header.builder}, {arguments}"),
         ("classes", f"{header.classes}: {', '.join(names)}{more}"),
-        ("input", f"RGB / 255, mean {list(header.mean)}, std {list(header.std)}"),
+        ("input", f"x / 255, mean {list(header.mean)}, std {list(header.std)}"),
         ("image size", "{} x {}".format(*header.image_size)),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)

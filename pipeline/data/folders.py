@@ -85,6 +85,8 @@ def load_folder(
     name, names, normalization = readable(root.resolve().name), tuple(map(readable, classes)), Normalization()
     total = (len(train.paths) + len(test.paths)) * size[0] * size[1] * 3
     if total > MEMORY_BYTES or max(size) > PADDED_SIDE:
+        if image_size is None and max(size) <= PADDED_SIDE:
+            notes.append(_enlarged_note(size))
         size = image_size or (CROP, CROP)
         splits = [FolderSplit(files, normalization, workers, size) for files in (train, test)]
         return Dataset(name, len(names), names, size, splits[0], splits[1], normalization, notes=tuple(notes))
@@ -93,6 +95,14 @@ def load_folder(
     decoded = [_in_memory(files, size, normalization, workers) for files in (train, test)]
     data = memory_dataset(name, names, decoded[0], decoded[1], tuple(notes))
     return data if image_size is None else resized(data, image_size)
+
+
+def _enlarged_note(size: Size) -> str:
+    shape = f"{size[0]}x{size[1]}"
+    return (
+        f"the images of {shape} pixels take more than {MEMORY_BYTES / 1e9:g} GB, so they are streamed and enlarged to "
+        f"{CROP}x{CROP}; --image-size {size[0]},{size[1]} keeps their size"
+    )
 
 
 def _halves(root: Path, names: Sequence[str]) -> list[Path]:

@@ -85,6 +85,7 @@ def test_help_names_every_option() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert all("--" + name.replace("_", "-") in done.stdout for name in [*Options.model_fields, "options", "dry_run"])
     assert "python run_pipeline.py" in done.stdout
+    assert done.stdout.count("(default 0)") == 2, "of --seed and --qat-epochs"
     assert all(f"{name}: " in done.stdout for name in COMMANDS)
     words = " ".join(done.stdout.split())
     assert all(f"{code} {meaning}" in words for code, meaning in EXIT_CODES.items())

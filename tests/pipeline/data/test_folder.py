@@ -107,6 +107,16 @@ def test_what_macos_adds_to_archives_is_no_class(tmp_path):
     assert load_dataset(str(root)).classes == 2
 
 
+def test_small_images_beyond_the_memory_are_enlarged_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.data.folders.MEMORY_BYTES", 100)
+    root = make(tmp_path / "many")
+    data = load_dataset(str(root))
+    assert data.image_size == (224, 224)
+    assert any("224x224" in note and "--image-size" in note for note in data.notes)
+    small = load_dataset(str(root), image_size=(16, 16))
+    assert (small.image_size, small.notes) == ((16, 16), ())
+
+
 def test_images_of_one_class_alone_are_refused(tmp_path):
     root = make(tmp_path / "sample")
     for path in (root / "train" / "cat").iterdir():

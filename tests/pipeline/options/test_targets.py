@@ -73,6 +73,7 @@ def test_a_size_that_is_given_twice() -> None:
         ("bits", (4,), "4"),
         ("scheme", "minifloat", "minifloat"),
         ("rounding", "nearest", "nearest"),
+        ("fit", "weights", "weights"),
         ("qat_epochs", 1, "1"),
     ],
 )
