@@ -3,28 +3,48 @@
 import copy
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
-_FORWARD_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS: Final = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
-def copy_network(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Copy a network with its hooks. ``copy.deepcopy`` alone drops those of graphs that torch.fx traced.
+def copy_network(model: nn.Module) -> nn.Module:
+    """Copy a network with its hooks and with the tensors that it keeps in attributes.
+
+    ``copy.deepcopy`` alone drops the hooks of graphs that torch.fx traced, and refuses tensors with a gradient graph,
+    such as a feature map that a forward keeps.
 
     Args:
         model: The network.
-        memo: Objects that are copied already, by id, as for ``copy.deepcopy``.
 
     Returns:
-        The copy.
+        The copy; kept tensors have no gradient graph in it.
 
     Example:
         >>> trial = copy_network(net).eval()
     """
-    memo = {} if memo is None else memo
+    memo = _without_graphs(model)
     duplicate = copy.deepcopy(model, memo)
     for own, other in zip(model.modules(), duplicate.modules(), strict=True):
         if isinstance(own, GraphModule):
-            vars(other).update({hooks: copy.deepcopy(vars(own)[hooks], memo) for hooks in _FORWARD_HOOKS})
+            vars(other).update({hooks: copy.deepcopy(vars(own)[hooks], memo) for hooks in _HOOKS})
     return duplicate
+
+
+def has_graph(value: object) -> bool:
+    """Return True for a tensor that was computed with a gradient graph."""
+    return isinstance(value, Tensor) and not value.is_leaf
+
+
+def _without_graphs(model: nn.Module) -> dict[int, Any]:
+    """Return copies of the kept tensors with a graph, by id, as a memo for ``copy.deepcopy``."""
+    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
+    return {id(leaf): leaf.detach().clone() for leaf in leaves if has_graph(leaf)}

@@ -139,11 +139,12 @@ def _record(
         else LayerRecord(name, values.cpu(), named_tensor=True)
         for name, values in quantized.items()
     )
-    skipped = tuple(f"{name}.{part}" for name in quantized for part in ("weight", "coefficients", "parametrizations."))
-    held = {f"{layer.name}.bias" for layer in layers if layer.bias is not None}
+    computed = tuple(f"{name}.parametrizations." for name in quantized)
+    held = {f"{name}.{part}" for name in quantized for part in ("weight", "coefficients")}
+    held |= {f"{layer.name}.bias" for layer in layers if layer.bias is not None}
     held |= {layer.name for layer in layers if layer.named_tensor}
     held |= {name for normalization in normalizations for name in normalization.tensors()}
-    floats = {name: tensor for name, tensor in tensors.items() if not name.startswith(skipped) and name not in held}
+    floats = {name: tensor for name, tensor in tensors.items() if not name.startswith(computed) and name not in held}
     return NetworkRecord(layers, floats, normalizations)
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
-from pipeline.options.values import CHOICES, flag_name, parse_text
+from pipeline.options.values import CHOICES, expanded, flag_name, parse_path
 from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
 from pipeline.runtime.threads import prepare_threads
@@ -115,9 +115,9 @@ def _find_option(argv: Sequence[str], option: str) -> str | None:
     """Return an option's value from the flags, or else from the options file; None if it is missing or not text."""
     value: object = _flag(argv, flag_name(option))
     if value is None and (file := _flag(argv, "--options")) is not None:
-        value = _in_file(Path(file), option)
+        value = _in_file(expanded(file), option)
     try:
-        return parse_text(value)
+        return parse_path(value)
     except ValueError:
         return None
 

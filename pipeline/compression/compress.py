@@ -126,7 +126,7 @@ def compress(
             seed=seed,
             output=None if output is None else str(output),
         )
-        if progress is not None and not all(callable(getattr(progress, name, None)) for name in ("stage", "track")):
+        if progress is not None and not _shows_progress(progress):
             raise OptionsError(
                 f"progress: got {progress!r}; allowed: an object with the methods stage and track, or None"
             )
@@ -191,12 +191,18 @@ class _Found:
     series: nn.Module | None = None
 
 
+def _shows_progress(value: object) -> bool:
+    named = all(callable(getattr(value, name, None)) for name in ("stage", "track"))
+    return named and not isinstance(value, type)
+
+
 @contextmanager
 def _undisturbed() -> Generator[None]:
     """Compute as a run does, whatever modes of torch the caller is in."""
     with ExitStack() as modes:
         modes.enter_context(TURNS.computing())
         modes.enter_context(deterministic_algorithms())
+        modes.enter_context(torch.device("cpu"))  # instead of the caller's default device
         modes.enter_context(torch.inference_mode(False))  # gradients are on inside
         for kind in ("cpu", "cuda"):
             modes.enter_context(torch.autocast(kind, enabled=False))

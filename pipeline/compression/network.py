@@ -22,6 +22,7 @@ from pipeline.models.preparation import (
     unwrapped,
     without_wrappers,
 )
+from pipeline.models.registration import refuse_shared_memory
 
 
 def private_copy(network: object) -> nn.Module:
@@ -55,6 +56,7 @@ def private_copy(network: object) -> nn.Module:
                 "copy.deepcopy(network).float()"
             )
     device_of(inner)
+    refuse_shared_memory(inner)  # copies of buffers have memory of their own
     check_finite(inner, f"network: {name}")
     network = without_wrappers(plain_copy(inner)).eval()
     freeze_scripted_parts(network)

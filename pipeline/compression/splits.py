@@ -1,6 +1,7 @@
 """Images of the caller in the form that the training loop reads."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from numbers import Integral
@@ -99,19 +100,21 @@ def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:
     if stream is None:
         yield from source
         return
-    with stream.drawn_from():
+    with stream.drawn_from(), _described():
         iterator = iter(source)
     while True:
-        with stream.drawn_from():
-            item = _next(iterator)
+        with stream.drawn_from(), _described():
+            item = next(iterator, _END)
         if item is _END:
             return
         yield item
 
 
-def _next(iterator: Iterator[Any]) -> Any:
+@contextmanager
+def _described() -> Generator[None]:
+    """Describe errors of a source."""
     try:
-        return next(iterator, _END)
+        yield
     except CompressionError:
         raise
     except Exception as error:  # a caller's code raises anything, and a loader cannot stack images that are no arrays
@@ -129,7 +132,7 @@ def _labels(values: object, count: int) -> Tensor | None:
         return None
     if values.ndim == 1 and len(values) != count:
         raise DataError(f"images: got {len(values)} labels for {count} images; allowed: one label for each image")
-    fits = values.shape in ((count,), (count, 1)) and values.dtype != torch.bool
+    fits = values.numel() == count and values.shape in ((count,), (count, 1), ()) and values.dtype != torch.bool
     return values.detach().long().reshape(count) if fits else None
 
 
@@ -264,9 +267,11 @@ def _without_single_end(batches: Iterator[tuple[Tensor, Tensor | None]]) -> Iter
     for batch in batches:
         if held is not None:
             yield held
-        held, largest = batch, max(largest, len(batch[0]))
-    if held is not None and (len(held[0]) > 1 or largest == 1):
-        yield held
+        held, largest = None, max(largest, len(batch[0]))
+        if len(batch[0]) == 1 < largest:  # perhaps the last batch
+            held = batch[0].clone(), batch[1]  # the source may use its memory for the next batch
+        else:
+            yield batch
 
 
 def placed_batch(images: Tensor, labels: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, make_baseline
 from pipeline.stages.context import RunContext, make_context
 from pipeline.stages.variant import VariantResult, run_variant
+from pipeline.store.entry import load_state, state_of
 from pipeline.store.store import StageRecord
 from pipeline.tracking import RecordingTracker
 from pipeline.training.state import EpochFigures, TrainingLabel
@@ -83,7 +84,7 @@ def make_payload(context: RunContext, baseline: Baseline, threads: int) -> Worke
         baseline: The uncompressed network.
         threads: Number of threads of a worker.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in baseline.model.state_dict().items()}
+    state = state_of(baseline.model)
     folder = context.store.folder.absolute()
     return WorkerPayload(context.options, state, baseline.origin, baseline.top1, folder, context.device.type, threads)
 
@@ -156,7 +157,7 @@ def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Basel
         options, accelerator, LineProgress(stream, lines=ForwardedLines()), Interruption(), RecordingTracker()
     )
     network = copy_network(context.network)
-    network.load_state_dict(payload.baseline)
+    load_state(network, payload.baseline)
     return context, make_baseline(context, network, payload.origin, payload.top1)
 
 

@@ -24,5 +24,7 @@ def settle_memory_format(model: nn.Module, images: Tensor) -> None:
         trial = placed(plain_copy(model), images.device)
         with stream.drawn_from(), evaluation_mode(trial):
             trial(images.to(memory_format=torch.channels_last, copy=True))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         model.register_forward_pre_hook(contiguous_inputs)

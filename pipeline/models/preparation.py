@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize, prune
-from torch.utils._pytree import tree_leaves, tree_map
 
-from basis.copying import copy_network
+from basis.copying import copy_network, has_graph
 from basis.modes import evaluation_mode
 from basis.swap import replace_modules
 from pipeline.errors import DataError, OptionsError
@@ -165,7 +164,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
         OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
     """
     try:
-        return copy_network(model, _without_graphs(model))
+        return copy_network(model)
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
             f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
@@ -175,18 +174,21 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def drop_graphs(model: nn.Module) -> None:
-    """Detach the tensors that a network keeps in plain attributes, in place: ``copy.deepcopy`` refuses their graphs."""
+    """Detach the tensors that a network keeps in plain attributes, in place: ``copy.deepcopy`` refuses their graphs.
+
+    Dicts and lists stay the same objects, because several modules may share one.
+    """
+    seen: set[int] = set()
     for module in model.modules():
-        for name, value in vars(module).items():
-            if any(_has_graph(leaf) for leaf in tree_leaves(value)):
-                vars(module)[name] = tree_map(lambda leaf: leaf.detach() if _has_graph(leaf) else leaf, value)
+        _detach_members(vars(module), seen)
 
 
-def _without_graphs(model: nn.Module) -> dict[int, Any]:
-    """Return copies of computed tensors with a graph, by id: ``copy.deepcopy`` refuses these tensors themselves."""
-    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
-    return {id(leaf): leaf.detach().clone() for leaf in leaves if _has_graph(leaf)}
-
-
-def _has_graph(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_leaf
+def _detach_members(members: dict[Any, Any] | list[Any], seen: set[int]) -> None:
+    seen.add(id(members))
+    for key, value in list(members.items() if isinstance(members, dict) else enumerate(members)):
+        if has_graph(value):
+            members[key] = value.detach()
+        elif isinstance(value, dict | list) and id(value) not in seen:
+            _detach_members(value, seen)
+        elif isinstance(value, tuple) and type(value) is tuple and any(map(has_graph, value)):
+            members[key] = tuple(each.detach() if has_graph(each) else each for each in value)

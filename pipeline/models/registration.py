@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -63,7 +64,7 @@ def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
     finally:
         for hooks, before in zip(registered, kept, strict=True):
             hooks.update(before)
-    if not torch.equal(found, without):
+    if not torch.allclose(found, without, rtol=0.0, atol=0.0, equal_nan=True):
         raise OptionsError(
             f"a global hook, as of register_module_forward_hook, changes the outputs of the network "
             f"{type(model).__name__}, and no file holds such a hook; allowed: hooks of the network's own modules"
@@ -94,12 +95,17 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
     with _UsedParameters() as used:
         _outputs(model, images)
     foreign = [parameter for key, parameter in used.found.items() if key not in own]
-    if any(other.shape == p.shape and torch.equal(other, p) for other in foreign for p in model.parameters()):
+    if any(_same_values(other, parameter) for other in foreign for parameter in model.parameters()):
         raise OptionsError(
             f"a copy of the network {type(model).__name__} does not compute with its own parameters: a replaced "
             "method, a closure or a weak reference refers to those of the original; allowed: a network that uses its "
             "parameters through self"
         )
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    same = (one.shape, one.device) == (other.shape, other.device) and torch.equal(one, other)
+    return same and bool((one != one.flatten()[:1]).any())  # constants of one value say nothing
 
 
 class _UsedParameters(TorchFunctionMode):
@@ -147,7 +153,7 @@ def refuse_unstorable(model: nn.Module) -> None:
 
     Raises:
         OptionsError: A parameter is missing in the state dict; a tensor is sparse or nested; or a buffer shares memory
-            with a parameter. Training changes both at once, and in a loaded network each has memory of its own.
+            with a parameter.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():
@@ -171,20 +177,26 @@ def refuse_unstorable(model: nn.Module) -> None:
                 f"the tensor {name!r} of the network {kind} is {layout}, which no file can hold; allowed: dense "
                 "tensors, as from to_dense()"
             )
-    for name, buffer in model.named_buffers():
-        for other, parameter in model.named_parameters():
-            if _share_memory(buffer, parameter):
-                raise OptionsError(
-                    f"the buffer {name!r} of the network {kind} shares memory with the parameter {other!r}, which no "
-                    "file can hold; allowed: a buffer of its own, as from clone()"
-                )
+    refuse_shared_memory(model)
 
 
-def _share_memory(one: Tensor, other: Tensor) -> bool:
-    if "meta" in (one.device.type, other.device.type) or not one.numel() or not other.numel():
-        return False
-    (start, end), (other_start, other_end) = _addresses(one), _addresses(other)
-    return one.device == other.device and start < other_end and other_start < end
+def refuse_shared_memory(model: nn.Module) -> None:
+    """Check that no buffer shares memory with a parameter. A copy of the network would share none.
+
+    Raises:
+        OptionsError: A buffer does. Training changes both at once, and in a loaded network each has its own memory.
+    """
+    tensors = [(name, tensor, True) for name, tensor in model.named_buffers()]
+    tensors += [(name, tensor, False) for name, tensor in model.named_parameters()]
+    stored = [each for each in tensors if each[1].numel() and each[1].device.type != "meta"]
+    ranges = sorted((str(tensor.device), *_addresses(tensor), name, buffer) for name, tensor, buffer in stored)
+    for (device, _, end, name, buffer), (other_device, start, _, other, other_buffer) in pairwise(ranges):
+        if device == other_device and start < end and buffer != other_buffer:
+            own, shared = (name, other) if buffer else (other, name)
+            raise OptionsError(
+                f"the buffer {own!r} of the network {type(model).__name__} shares memory with the parameter "
+                f"{shared!r}, which no file can hold; allowed: a buffer of its own, as from clone()"
+            )
 
 
 def _addresses(tensor: Tensor) -> tuple[int, int]:

@@ -10,18 +10,21 @@ import torch
 
 @contextmanager
 def restored_settings() -> Generator[None]:
-    """Restore the folder, torch's gradient mode, default type, default device and threads after code of users.
+    """Restore the folder, torch's gradient mode, default type and device, precision and threads after code of users.
 
     A module may set them for its own purpose when it is imported: other code would then compute in another way.
     """
     folder, gradients, dtype = Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()
     device, threads = torch.get_default_device(), torch.get_num_threads()
+    products = torch.get_float32_matmul_precision()
     try:
         yield
     finally:
         os.chdir(folder)
         torch.set_grad_enabled(gradients)
         torch.set_default_dtype(dtype)
+        if torch.get_float32_matmul_precision() != products:
+            torch.set_float32_matmul_precision(products)
         if torch.get_default_device() != device:
             torch.set_default_device(device)
         if torch.get_num_threads() != threads:

@@ -18,7 +18,7 @@ from pipeline.stages.context import RunContext, calibration_images, calibration_
 from pipeline.stages.evaluate import top1_once
 from pipeline.stages.keys import VariantKeys
 from pipeline.stages.train import TrainingSummary, train_once
-from pipeline.store.entry import Entry, state_of
+from pipeline.store.entry import Entry, load_state, state_of
 from pipeline.store.store import StageKey
 from quant.counting import compressible_params, count_params
 
@@ -98,7 +98,7 @@ def fit_once(
 
     entry, cached = context.store.once(stage, compute)
     if cached or context.processes.count > 1:
-        model.load_state_dict(entry.tensors)
+        load_state(model, entry.tensors)
     errors: dict[str, float] = entry.metadata["errors"]
     return errors
 

@@ -28,6 +28,7 @@ from pipeline.stages.evaluate import Measurement, measured_once, top1_key
 from pipeline.stages.network import example_images
 from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
+from pipeline.store.entry import load_state, state_of
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule
 from pipeline.training.selection import ANY_GAIN
@@ -182,7 +183,7 @@ def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
 def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
     """Copy the values of a network into the checked architecture, with effective weights for parametrized ones."""
     network = copy_network(context.network)
-    network.load_state_dict(fold_parametrizations(model).state_dict())
+    load_state(network, state_of(fold_parametrizations(model)))
     return network
 
 

@@ -175,6 +175,7 @@ def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
         "versions": library_versions(),
         "device": [device.type, name],
         "precision": accelerator.precision,
+        "products": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }

@@ -24,6 +24,7 @@ from pipeline.stages.context import RunContext, log_data_notes, log_precision, m
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
+from pipeline.store.entry import load_state
 from pipeline.store.store import StageKey
 from quant.backends import get_backend
 from quant.counting import count_params
@@ -95,7 +96,7 @@ def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:
     """Return the baseline if no training is needed; otherwise a random network, whose keys match no stored result."""
     entry = context.store.find(initial.job.stage.key) if initial.job else None
     if entry is not None:
-        initial.model.load_state_dict(entry.tensors)
+        load_state(initial.model, entry.tensors)
     return make_baseline(context, initial.model, initial.origin, float("nan"))
 
 

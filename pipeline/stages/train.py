@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import evaluate_together
-from pipeline.store.entry import Entry, state_of
+from pipeline.store.entry import Entry, load_state, state_of
 from pipeline.store.store import StageKey
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
@@ -155,7 +155,7 @@ def train_once(
 
     entry, cached = context.store.once(job.stage, compute)
     if cached or context.processes.count > 1:
-        model.load_state_dict(entry.tensors)
+        load_state(model, entry.tensors)
     if cached:
         _replay(context, job, entry)
     placed(model, context.device).eval()

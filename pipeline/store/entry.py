@@ -33,13 +33,27 @@ class Entry:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copy a network's state dict to the CPU, each tensor with memory of its own."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    """Copy the tensors of a network's state dict to the CPU, each with memory of its own; extra state is left out."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _tensors(model).items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the tensors of ``state_of`` into a network, in place; its extra state stays.
+
+    Raises:
+        RuntimeError: A name or a shape differs.
+    """
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    model.load_state_dict({**extra, **state})
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def fits(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
     """Return True if a state has the names and shapes of the network's state dict."""
-    own = model.state_dict()
+    own = _tensors(model)
     return own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.copying import copy_network
-from pipeline.store.entry import state_of
+from pipeline.store.entry import load_state, state_of
 from pipeline.training.schedule import FULL_RATE_STEPS
 
 HELD_OUT_SHARE: Final = 10
@@ -159,7 +159,7 @@ class BestWeights:
         Returns:
             The mean held-out loss.
         """
-        self._copy.load_state_dict(state_of(model))
+        load_state(self._copy, state_of(model))
         losses = self._judge(self._copy)
         mean = float(losses.mean())
         if self.losses is None or mean < float(self.losses.mean().nan_to_num(torch.inf)):
@@ -184,9 +184,9 @@ class BestWeights:
         """Load the chosen weights into the network."""
         before = float(self._start_losses.mean())
         if self.weights is None or self.losses is None or not self._gain(self.losses):
-            model.load_state_dict(self._start)
+            load_state(model, self._start)
             return Selection(0, before, before)
-        model.load_state_dict(self.weights)
+        load_state(model, self.weights)
         return Selection(self.epoch, before, float(self.losses.mean()))
 
     def _gain(self, losses: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.signals import Interruption
-from pipeline.store.entry import Entry, fits, state_of
+from pipeline.store.entry import Entry, fits, load_state, state_of
 from pipeline.training.selection import BestWeights, Selection
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def restore(
     state, momentum, generators = (_part(entry, prefix) for prefix in (_MODEL, _MOMENTUM, _RANDOM))
     if not fits(model, state) or generators.keys() != random.state.keys():
         return None
-    model.load_state_dict(state)
+    load_state(model, state)
     for name, parameter in _trained(model):
         if name in momentum:
             optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])

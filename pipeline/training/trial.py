@@ -67,19 +67,31 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
         allowed: Alternatives to training, for the error message.
 
     Raises:
-        OptionsError: No parameter requires a gradient, or the output has none.
+        OptionsError: No parameter requires a gradient, the output has none, or the network fails.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise OptionsError(
             f"--epochs: no parameter of the network requires a gradient; allowed: one at least, or {allowed}"
         )
-    with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
-        output = network.train()(images)
+    try:
+        with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
+            output = network.train()(images)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise OptionsError(
+            f"--epochs: the network fails in training mode on maps in channels_last memory ({_one_line(error)}); "
+            f"allowed: reshape or flatten in place of view, or {allowed}"
+        ) from error
     if isinstance(output, Tensor) and not output.requires_grad:
         raise OptionsError(
             "--epochs: the outputs of the network have no gradient, as inside torch.no_grad or after detach; allowed: "
             f"a forward that records gradients, or {allowed}"
         )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def check_sensitivity(network: nn.Module, images: Tensor) -> None:

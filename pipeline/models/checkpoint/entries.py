@@ -116,6 +116,7 @@ def _visit(value: Any, path: str, found: Content, budget: list[int], above: tupl
     if _is_network(value):
         found.entries += [Entry(path, name, tensor) for name, tensor in _network_tensors(value, "", budget, above)]
         return
+    before = len(found.entries) + len(found.others)
     for key, each in members.items():
         _spend(budget)
         tensor = as_tensor(each)
@@ -124,6 +125,8 @@ def _visit(value: Any, path: str, found: Content, budget: list[int], above: tupl
             found.entries.append(Entry(path, str(key), tensor))
         elif id(each) not in above:
             _visit(each, inner, found, budget, (*above, id(each)))
+    if isinstance(value, list | tuple) and path and len(found.entries) + len(found.others) == before:
+        found.others[path] = type_name(value)
 
 
 def _members(value: Any) -> Mapping[Any, Any] | None:
@@ -133,8 +136,14 @@ def _members(value: Any) -> Mapping[Any, Any] | None:
         found = (value.items or None, value.state, made_of)
         return next((each for each in found if isinstance(each, dict)), None)
     if isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
-        return {place: each for place, each in enumerate(value) if as_tensor(each) is None and _members(each)} or None
+        return {place: each for place, each in enumerate(value) if _has_members(each)} or None
     return value if isinstance(value, dict) else None
+
+
+def _has_members(value: Any) -> bool:
+    if isinstance(value, Placeholder):
+        return as_tensor(value) is None and bool(_members(value))
+    return isinstance(value, dict | list | tuple)
 
 
 def _is_network(value: Any) -> bool:

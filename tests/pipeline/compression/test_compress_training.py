@@ -8,6 +8,7 @@ import torch
 
 from basis.conv import SeriesConv2d
 from pipeline import compress, load
+from pipeline.errors import OptionsError
 from tests.pipeline.compression.networks import Maps, Named, Net, difference, images, labels_of, seeded
 
 X = images()
@@ -161,3 +162,40 @@ def test_another_default_type_changes_no_bit():
     finally:
         torch.set_default_dtype(torch.float32)
     assert found == expected
+
+
+class Keeping(Net):
+    """It keeps a map, whose gradient graph copy.deepcopy refuses, in a dict that another part reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = self.block.kept = {}
+
+    def features(self, x):
+        self.block.kept["stem"] = x = self.stem(x).relu()
+        return self.last(self.kept["stem"] + self.block(x)).relu()
+
+
+class Stateful(Net):
+    def get_extra_state(self):
+        return {"version": 2}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 2}
+
+
+@pytest.mark.parametrize("kind", [Keeping, Stateful])
+@pytest.mark.parametrize("rounding", [{"config": "3,2,2", "bits": 4}, {"target_mb": 0.0018}])
+def test_networks_that_keep_maps_or_extra_state_are_trained(kind, rounding):
+    result = compress(seeded(kind), (X, labels_of(X)), epochs=1, **rounding)
+    assert result.network(X[:5]).shape == (5, 4)
+
+
+def test_a_forward_that_views_maps_in_training_alone_is_refused_in_a_sentence():
+    class Auxiliary(Net):
+        def features(self, x):
+            maps = super().features(x)
+            return maps + 0 * maps.view(len(maps), -1).mean() if self.training else maps
+
+    with pytest.raises(OptionsError, match=r"epochs: .*channels_last.*reshape"):
+        compress(seeded(Auxiliary), X, config="3,2,2", epochs=1)

@@ -217,6 +217,20 @@ def test_a_last_batch_of_one_image_is_left_out_of_training():
     assert result.network(images(3)).shape == (3, 4)
 
 
+def test_a_source_may_use_its_memory_again():
+    class Reusing:
+        def __iter__(self):
+            memory = torch.empty(8, 1, 10, 10)
+            for number in range(3):
+                yield memory[: 1 if number == 2 else 8].fill_(number)
+
+        def __len__(self):
+            return 2
+
+    batches = read(Reusing()).training.batches(8, device=CPU)
+    assert [float(images.mean()) for images, _ in batches] == [0, 1]
+
+
 def test_labels_that_come_and_go_are_refused():
     class Some:
         passes = 0

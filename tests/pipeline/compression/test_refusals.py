@@ -33,6 +33,12 @@ def patched() -> nn.Module:
     return network
 
 
+def sharing() -> nn.Module:
+    network = seeded()
+    network.register_buffer("alias", network.last.weight.detach())
+    return network
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -133,6 +139,7 @@ NETWORKS = [
     (lambda: nn.Conv2d(1, 4, 3), {"config": "2"}, "a bare Conv2d"),
     (lambda: torch.jit.trace(seeded(), X), {}, "scripted"),
     (Lazy, {"config": "2"}, "no values yet"),
+    (sharing, {}, "'alias'.*memory"),
     (lambda: seeded().half(), {}, "torch.float16.*float32"),
     (lambda: seeded().to("meta"), {}, "meta"),
     (locked, {}, "cannot be copied.*lock"),

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import (
     check_finite,
+    drop_graphs,
     fold_parametrizations,
     freeze_scripted_parts,
     initialize_lazy_modules,
@@ -174,3 +175,14 @@ def test_a_part_that_refers_to_the_whole_is_refused(reference):
     network[0].parent = reference(network)
     with pytest.raises(OptionsError, match=r"'0\.parent'.*weakref\.ref"):
         unwrapped(network)
+
+
+def test_graphs_are_dropped_and_what_modules_share_stays_shared():
+    network, shared = tiny_network(), {}
+    network[0].maps = network[1].maps = shared
+    shared["own"], shared["last"] = shared, [network(IMAGES)]
+    network[1].pair = (network(IMAGES), 3)
+    drop_graphs(network)
+    copy.deepcopy(network)
+    assert network[0].maps is network[1].maps is shared
+    assert network[1].pair[1] == 3

@@ -1,5 +1,6 @@
 """Files that are no checkpoints: the error says what they are."""
 
+import pickle
 import zipfile
 
 import pytest
@@ -34,3 +35,15 @@ def test_another_zip_and_a_folder_are_named(tmp_path):
         load_weights(Net(), tmp_path / "c.zip")
     with pytest.raises(DataError, match=r"folder.*safetensors"):
         load_weights(Net(), tmp_path)
+
+
+def test_lists_that_hold_themselves_or_one_another_have_an_end(tmp_path):
+    endless = [{"epoch": 1}]
+    endless.append(endless)
+    nested = [{"epoch": 1}]
+    for _ in range(9):
+        nested = [nested] * 16
+    for content in (endless, nested):
+        (tmp_path / "c.pt").write_bytes(pickle.dumps(content))
+        with pytest.raises(DataError, match=r"no weights|more than"):
+            load_weights(Net(), tmp_path / "c.pt")
