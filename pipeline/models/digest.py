@@ -10,8 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from pipeline.models.imported import loaded_module, modules_of_networks
 from pipeline.runtime.packages import NAMES, ROOT, user_modules
@@ -121,9 +123,13 @@ def state_digest(model: nn.Module) -> str:
     """Return the SHA-256 in hex of a network's state dict: its names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor):  # extra state
-            digest.update(f"{name} {tensor!r};".encode())
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        leaves, structure = tree_flatten(tensor)  # extra state may be anything
+        digest.update(f"{name} {structure if len(leaves) != 1 else ''}".encode())
+        for leaf in leaves:
+            array = torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "buif" else leaf
+            if not isinstance(array, Tensor):
+                digest.update(f"{array!r};".encode())
+                continue
+            digest.update(f"{array.dtype} {tuple(array.shape)};".encode())
+            digest.update(array.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from pipeline.models import build_model
-from pipeline.models.digest import network_digest
+from pipeline.models.digest import network_digest, state_digest
 from tests.support.networks import tiny_network
 
 NETS = """
@@ -92,3 +94,25 @@ def test_installed_and_standard_modules_do_not_count():
     assert imaplib
     assert sklearn.isotonic
     assert network_digest("x", tiny_network()) == before
+
+
+class Tables(nn.Linear):
+    """Its extra state is a large table, in a tensor or an array, whose text leaves out the middle."""
+
+    def __init__(self, table):
+        super().__init__(1, 1)
+        nn.init.ones_(self.weight)
+        nn.init.ones_(self.bias)
+        self.table = table
+
+    def get_extra_state(self):
+        return {"table": self.table, "version": 2}
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.clone, torch.Tensor.numpy])
+def test_every_value_of_extra_state_counts(convert):
+    table = torch.zeros(5000)
+    changed = table.clone()
+    changed[2500] = 1
+    digests = [state_digest(Tables(convert(each))) for each in (table, table.clone(), changed)]
+    assert digests[0] == digests[1] != digests[2]
