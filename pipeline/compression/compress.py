@@ -202,7 +202,8 @@ def _undisturbed() -> Generator[None]:
     with ExitStack() as modes:
         modes.enter_context(TURNS.computing())
         modes.enter_context(deterministic_algorithms())
-        modes.enter_context(torch.device("cpu"))  # instead of the caller's default device
+        if torch.get_default_device() != torch.device("cpu"):
+            modes.enter_context(torch.device("cpu"))
         modes.enter_context(torch.inference_mode(False))  # gradients are on inside
         for kind in ("cpu", "cuda"):
             modes.enter_context(torch.autocast(kind, enabled=False))

@@ -64,7 +64,7 @@ def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
     finally:
         for hooks, before in zip(registered, kept, strict=True):
             hooks.update(before)
-    if not torch.allclose(found, without, rtol=0.0, atol=0.0, equal_nan=True):
+    if found.shape != without.shape or not torch.allclose(found, without, rtol=0.0, atol=0.0, equal_nan=True):
         raise OptionsError(
             f"a global hook, as of register_module_forward_hook, changes the outputs of the network "
             f"{type(model).__name__}, and no file holds such a hook; allowed: hooks of the network's own modules"

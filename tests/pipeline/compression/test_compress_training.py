@@ -199,3 +199,11 @@ def test_a_forward_that_views_maps_in_training_alone_is_refused_in_a_sentence():
 
     with pytest.raises(OptionsError, match=r"in training mode.*view size"):
         compress(seeded(Auxiliary), X, config="3,2,2", epochs=1)
+
+
+def test_the_callers_default_device_does_not_matter():
+    expected = compress(seeded(), X, config="3,2,2", bits=4, epochs=1)
+    network = seeded()
+    with torch.device("meta"):
+        found = compress(network, X, config="3,2,2", bits=4, epochs=1)
+    assert found.content == expected.content
