@@ -79,7 +79,10 @@ def check_network(
     settle_memory_format(model, images)
     used = registration.used_parameters(model, images)
     duplicate = plain_copy(model)
-    if not _equal(_outputs(duplicate, images), expected) or registration.used_parameters(duplicate, images) != used:
+    if (
+        not _equal(registration.outputs_of(duplicate, images), expected)
+        or registration.used_parameters(duplicate, images) != used
+    ):
         raise OptionsError(
             f"a copy of the network {name} does not compute with its own parameters: a replaced method or a closure "
             "refers to the original; allowed: a network that uses its parameters through self"
@@ -135,13 +138,6 @@ def _run(model: nn.Module, images: Tensor, *, training: bool) -> Any:
         ) from error
 
 
-@torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor, stream: RandomStream | None = None) -> Tensor:
-    with (stream or RandomStream(0, images.device)).drawn_from(), evaluation_mode(model):
-        found: Tensor = model(images.clone())
-    return found
-
-
 def _equal(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
     if found.shape != expected.shape:
         return False
@@ -162,7 +158,7 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
-    second = _outputs(model, images, stream)
+    second = registration.outputs_of(model, images, stream)
     # Without random numbers, outputs may differ in last bits, by the order of sums.
     if not _equal(second, first, 0.0 if drawn else TOLERANCE):
         raise OptionsError(
@@ -236,7 +232,7 @@ def _hooks_matter(model: nn.Module, name: str, images: Tensor) -> bool:
         vars(trial.get_submodule(name))[hooks].clear()
     changed = images.flip(3) / 2  # what hooks have stored is of other images
     try:
-        return not _equal(_outputs(trial, changed), _outputs(given, changed))
+        return not _equal(registration.outputs_of(trial, changed), registration.outputs_of(given, changed))
     except Exception:  # a network that needs what the hook stores
         return True
 
@@ -253,7 +249,7 @@ def _count_calls(model: nn.Module, names: Iterable[str], images: Tensor) -> Coun
     with ExitStack() as hooks:
         for name in names:
             hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(on_call, name)).remove)
-        _outputs(model, images)
+        registration.outputs_of(model, images)
     return calls
 
 
@@ -266,7 +262,7 @@ def _replaceable(
     try:
         trial = swap_convolutions(trial, {name: (height, width) for name, (height, width) in sizes.items()}, series)
         return _count_calls(trial, names, images) == Counter({name: calls[name] for name in names}) and _equal(
-            _outputs(trial, images), expected
+            registration.outputs_of(trial, images), expected
         )
     except Exception:  # a network that reads `weight` of a series, for example
         return False
@@ -282,12 +278,12 @@ def _check_rebuilt(
     Raises:
         OptionsError: No file can hold the network, or it has other outputs than the original.
     """
-    if _equal(_outputs(_rebuilt(model, rebuild, name), images), expected):
+    if _equal(registration.outputs_of(_rebuilt(model, rebuild, name), images), expected):
         return
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             mark_irregular(module, "other code reads its statistics")
-    if not _equal(_outputs(_rebuilt(model, rebuild, name), images), expected):
+    if not _equal(registration.outputs_of(_rebuilt(model, rebuild, name), images), expected):
         raise OptionsError(
             f"the network {name}, built again with the same parameters and persistent buffers, gives other outputs: it "
             "depends on something else, such as random attributes, files or the order of calls; allowed: a network "

@@ -56,11 +56,11 @@ def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
     registered = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
     if not any(registered):
         return
-    found, kept = _outputs(model, images), [dict(hooks) for hooks in registered]
+    found, kept = outputs_of(model, images), [dict(hooks) for hooks in registered]
     try:
         for hooks in registered:
             hooks.clear()
-        without = _outputs(model, images)
+        without = outputs_of(model, images)
     finally:
         for hooks, before in zip(registered, kept, strict=True):
             hooks.update(before)
@@ -72,8 +72,15 @@ def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    with RandomStream(0, images.device).drawn_from(), evaluation_mode(model):
+def outputs_of(model: nn.Module, images: Tensor, stream: RandomStream | None = None) -> Tensor:
+    """Return the outputs of a network in evaluation mode for a copy of images.
+
+    Args:
+        model: The network.
+        images: Images, (N, C, H, W), on its device.
+        stream: Its random numbers; None for those of seed 0.
+    """
+    with (stream or RandomStream(0, images.device)).drawn_from(), evaluation_mode(model):
         found: Tensor = model(images.clone())
     return found
 
@@ -93,7 +100,7 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
     """
     own = {id(parameter) for parameter in model.parameters()}
     with _UsedParameters() as used:
-        _outputs(model, images)
+        outputs_of(model, images)
     foreign = [parameter for key, parameter in used.found.items() if key not in own]
     if any(_same_values(other, parameter) for other in foreign for parameter in model.parameters()):
         raise OptionsError(
