@@ -1,6 +1,7 @@
 """Types of option values, which parse what a user gives, and fields with the data of their flags."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
@@ -26,6 +27,7 @@ from pipeline.options.values import (
 Panel = Literal["Compression", "Model and data", "Training", "Run"]
 Text = Annotated[str, BeforeValidator(parse_text)]
 PathText = Annotated[str, BeforeValidator(parse_path)]
+Folder = Annotated[Path, BeforeValidator(parse_path)]
 Device = Annotated[str, BeforeValidator(parse_device)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Number = Annotated[float, BeforeValidator(not_bool)]

@@ -22,6 +22,7 @@ from pipeline.options.fields import (
     Configs,
     DenseBits,
     Device,
+    Folder,
     ImageSize,
     Integer,
     Mean,
@@ -146,7 +147,7 @@ class Options(BaseModel):
         None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
     )
     fresh: bool = option(False, "Run", "recompute results that are in the store", "true or false")
-    cache_dir: Path | None = option(None, "Run", "folder of the store of stage results", "a path")
+    cache_dir: Folder | None = option(None, "Run", "folder of the store of stage results", "a path")
     lock_timeout: Number = option(
         3600.0, "Run", "seconds to wait for another run", "a number, 0 or more", ge=0, allow_inf_nan=False
     )
@@ -250,11 +251,6 @@ class Options(BaseModel):
         if "config" not in info.data:  # no options are built: the wrong config is an error already
             return None
         return default_model([parse_config(text) for text in info.data["config"]])
-
-    @field_validator("cache_dir", mode="before")
-    @classmethod
-    def _path_only(cls, value: object) -> object:
-        return None if value is None else parse_path(value)
 
     @field_validator("out", mode="before")
     @classmethod
