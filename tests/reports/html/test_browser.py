@@ -11,6 +11,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 wait = pytest.importorskip("selenium.webdriver.support.wait")
 
 PATIENCE = 600
+LOADED = "return location.href === arguments[0] && document.readyState === 'complete'"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 if not BROWSER or not DRIVER:
@@ -43,6 +44,8 @@ def opened(browser, page, tmp_path) -> Callable[..., object]:
         )
         browser.get_log("performance")
         browser.get(path.as_uri())
+        # On a busy machine the driver may return before the page is there.
+        wait.WebDriverWait(browser, PATIENCE).until(lambda _: browser.execute_script(LOADED, path.as_uri()))
         return browser
 
     yield open_page
