@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -197,13 +196,16 @@ def refuse_shared_memory(model: nn.Module) -> None:
     tensors += [(name, tensor, False) for name, tensor in model.named_parameters()]
     stored = [each for each in tensors if each[1].numel() and each[1].device.type != "meta"]
     ranges = sorted((str(tensor.device), *_addresses(tensor), name, buffer) for name, tensor, buffer in stored)
-    for (device, _, end, name, buffer), (other_device, start, _, other, other_buffer) in pairwise(ranges):
-        if device == other_device and start < end and buffer != other_buffer:
+    furthest: dict[tuple[str, bool], tuple[int, str]] = {}  # device, and True for buffers -> end and name
+    for device, start, end, name, buffer in ranges:
+        other_end, other = furthest.get((device, not buffer), (start, ""))
+        if start < other_end:
             own, shared = (name, other) if buffer else (other, name)
             raise OptionsError(
                 f"the buffer {own!r} of the network {type(model).__name__} shares memory with the parameter "
                 f"{shared!r}, which no file can hold; allowed: a buffer of its own, as from clone()"
             )
+        furthest[device, buffer] = max(furthest.get((device, buffer), (end, name)), (end, name))
 
 
 def _addresses(tensor: Tensor) -> tuple[int, int]:

@@ -108,6 +108,15 @@ class SharedMemory(Base):
         self.register_buffer("first", self.conv1.weight.data[1:])
 
 
+class SharedBehindAnother(Base):
+    """In memory, another parameter begins between the parameter and the buffer that shares its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = nn.Parameter(self.conv1.weight.data[1:2])
+        self.register_buffer("end", self.conv1.weight.data[2:])
+
+
 class RenamedState(Base):
     def __init__(self):
         super().__init__()
@@ -143,6 +152,7 @@ class TrainingOnly(Base):
         (SparseBuffer, "'neighbours'.*sparse"),
         (RenamedState, r"state dict.*'conv1\.weight'"),
         (SharedMemory, r"'first'.*memory.*'conv1\.weight'"),
+        (SharedBehindAnother, r"'end'.*memory.*'conv1\.weight'"),
     ],
 )
 def test_what_gives_wrong_figures_is_refused(make, words, caplog):
