@@ -1,4 +1,4 @@
-"""Log to MLflow and TensorBoard by accelerate's trackers; runs only in the tracker's own process.
+"""Log to MLflow, and to TensorBoard by accelerate's tracker; runs only in the tracker's own process.
 
 A backend is one class here and one entry in ``pipeline.options.registry.TRACKERS``.
 """
@@ -17,7 +17,7 @@ from pipeline.runtime.imports import import_libraries
 from pipeline.tracking.background import Target
 
 if TYPE_CHECKING:
-    from accelerate.tracking import MLflowTracker, TensorBoardTracker
+    from accelerate.tracking import TensorBoardTracker
 
     from pipeline.options.options import Options
 
@@ -60,7 +60,6 @@ class MLflow:
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._tracker: MLflowTracker
 
     @staticmethod
     def target(options: "Options") -> Target:
@@ -84,51 +83,42 @@ class MLflow:
 
     def load(self) -> None:
         """Import MLflow, and create a store that is on this machine."""
-        _leave_process_group()
-        import_libraries("mlflow", "accelerate.tracking")
+        import_libraries("mlflow")
         import mlflow
 
         if "://" not in self._place or self._place.startswith(("file:", "sqlite:")):
             mlflow.search_experiments(max_results=1)
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
-        """Start a run in the experiment that the environment names, or in ``EXPERIMENT``."""
-        from accelerate.tracking import MLflowTracker
+        """Start a run in the experiment that the environment names, or in ``EXPERIMENT``; or continue MLFLOW_RUN_ID."""
+        import mlflow
 
-        self._tracker = MLflowTracker(EXPERIMENT, run_name=name)
-        self._start_run()
-        self._tracker.store_init_configuration(parameters)
-        run = self._tracker.tracker.info
+        if os.environ.get("MLFLOW_RUN_ID"):  # MLflow reads it, and the run has its own experiment
+            experiment = None
+        else:
+            experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)).experiment_id
+        run = mlflow.start_run(run_name=name, experiment_id=experiment).info
+        mlflow.log_params(parameters)
         page = f"{self._place.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
         return page if self._is_server else str(run.run_id)
 
-    def _start_run(self) -> None:
-        """Start the run, once more if another run has created the experiment in the meantime."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._tracker.start()
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            self._tracker.start()
-
     def log(self, values: dict[str, float], step: int | None = None) -> None:
         """Log metrics."""
-        self._tracker.log(values, step=step)
+        import mlflow
+
+        mlflow.log_metrics(values, step=step)
 
     def file(self, path: str, folder: str) -> None:
         """Upload an artifact."""
-        self._tracker.log_artifact(path, folder or None)
-
-    def end(self, status: str) -> None:
-        """End the run; accelerate's tracker has no other status than ``FINISHED``."""
         import mlflow
 
-        if status == FINISHED:
-            self._tracker.finish()
-        else:
-            mlflow.end_run(status)
+        mlflow.log_artifact(path, folder or None)
+
+    def end(self, status: str) -> None:
+        """End the run."""
+        import mlflow
+
+        mlflow.end_run(status)
 
 
 class TensorBoard:

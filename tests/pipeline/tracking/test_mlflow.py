@@ -91,14 +91,30 @@ def test_a_run_that_ends_early_says_how(server, error, status) -> None:
 def test_an_experiment_that_another_run_creates_meanwhile(server) -> None:
     server.client.create_experiment("contested")
     code = (
-        "import mlflow; from pipeline.tracking.backends import MLflow; backend = MLflow(mlflow.get_tracking_uri())\n"
-        "backend.load(); search, seen = mlflow.search_experiments, [[]]\n"
-        "mlflow.search_experiments = lambda **words: seen.pop() if seen else search(**words)\n"
-        "backend.start('late', {}); backend.end('FINISHED')"
+        "import mlflow; from mlflow.store.tracking.rest_store import RestStore\n"
+        "from pipeline.tracking import backends\n"
+        "backends.EXPERIMENT = 'contested'; backend = backends.MLflow(mlflow.get_tracking_uri()); backend.load()\n"
+        "find, seen = RestStore.get_experiment_by_name, [None]\n"
+        "RestStore.get_experiment_by_name = lambda store, name: seen.pop() if seen else find(store, name)\n"
+        "backend.start('late', {}); assert not seen; backend.end('FINISHED')"
     )
-    names = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_EXPERIMENT_NAME": "contested"}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | names, check=True, timeout=PATIENCE)
+    names = os.environ | {"MLFLOW_TRACKING_URI": server.uri}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=names, check=True, timeout=PATIENCE)
     assert [run.info.status for run in server.runs("contested")] == ["FINISHED"]
+
+
+def test_a_run_that_the_environment_names_is_continued(server) -> None:
+    experiment = server.client.create_experiment("jobs")
+    job = server.client.create_run(experiment).info.run_id
+    names = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_RUN_ID": job}
+    tracker = Trackers([Target("mlflow", server.uri, names)])
+    tracker.start("compress", {"config": "3,3,2,2"})
+    train(tracker)
+    tracker.finish(REPORT, Path())
+    (run,) = server.runs("jobs")
+    assert (run.info.run_id, run.info.status) == (job, "FINISHED")
+    assert run.data.params == {"config": "3,3,2,2"}
+    assert run.data.metrics["cosine-3.3.2.2/finetune/loss"] == pytest.approx(1 / 3)
 
 
 def test_nothing_is_said_after_the_end(server, finished) -> None:
