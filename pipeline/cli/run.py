@@ -29,8 +29,8 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
-            # The imports take seconds, in which a signal may arrive. Every run asks torchvision for the network's name.
-            import_libraries("pipeline.runner", "torchvision.models")
+            # The imports take seconds, in which a signal may arrive.
+            import_libraries("pipeline.runner")
     from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
     with exit_barrier():

@@ -49,7 +49,7 @@ def published_statistics(model: nn.Module, name: str, weights: str) -> Statistic
         name: Its name, see `pipeline.models.registry.build_model`.
         weights: The weights' name; for a name that torchvision does not know, its default weights count.
     """
-    if name in torchvision_models.names():
+    if torchvision_models.includes(name):
         return torchvision_models.statistics(name, weights)
     model = unwrapped(model)
     for attribute in _CONFIGS:

@@ -54,7 +54,7 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
             return import_model(name, classes)
     if name in cifar_resnet.BUILDERS:
         return cifar_resnet.BUILDERS[name](classes)
-    if name in torchvision_models.names():
+    if torchvision_models.includes(name):
         return torchvision_models.build(name, classes)
     raise OptionsError(_unknown(name))
 
@@ -113,7 +113,7 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
         return "import", {"num_classes": classes}
     if name in cifar_resnet.BLOCKS:
         return "cifar_resnet", {"blocks": cifar_resnet.BLOCKS[name], "classes": classes}
-    if name in torchvision_models.names():
+    if torchvision_models.includes(name):
         return "torchvision", {"num_classes": classes, **torchvision_models.arguments(name)}
     raise OptionsError(_unknown(name))
 

@@ -31,6 +31,11 @@ def names() -> tuple[str, ...]:
     return tuple(_zoo().list_models(module=_zoo()))
 
 
+def includes(name: str) -> bool:
+    """Return True if torchvision has a classification network `name`; no other name has a colon."""
+    return ":" not in name and name in names()
+
+
 def build(name: str, classes: int) -> nn.Module:
     """Build the network `name` with random weights and `classes` outputs, on the default device.
 
@@ -65,7 +70,7 @@ def arguments(name: str) -> dict[str, bool]:
 
 def default_weights_name(name: str) -> str | None:
     """Return the name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
-    if name not in names():
+    if not includes(name):
         return None
     default = getattr(_zoo().get_model_weights(name), "DEFAULT", None)
     return None if default is None else str(default.name)
@@ -155,7 +160,7 @@ def _published(name: str, weights_name: str) -> Any:
 
 
 def _find(name: str, weights_name: str) -> Any:
-    members = dict(_zoo().get_model_weights(name).__members__) if name in names() else {}
+    members = dict(_zoo().get_model_weights(name).__members__) if includes(name) else {}
     if weights_name not in members:
         allowed = f"allowed: {', '.join(members)}" if members else "torchvision has none for this network"
         raise OptionsError(f"no weights named {weights_name!r} for {name}; {allowed}, or the path of a checkpoint file")

@@ -18,6 +18,10 @@ class _TensorMemory(TorchDispatchMode):
         self._known: set[int] = set()
         self.now = self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to exempt this mode from compilation, PyTorch would import its compiler, which takes a second
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in _tensors((args, kwargs)):
             self._known.add(tensor.untyped_storage()._cdata)  # weights and inputs are not counted
