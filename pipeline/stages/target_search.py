@@ -32,7 +32,7 @@ AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
 TRAINED_AIM: Final = 0.985
 """The same for training through the rounding, which meets a size less exactly: the middle of the accepted range."""
-COARSE_BITS: Final = 1.5
+COARSE_BITS: Final = 1.25
 """Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
 COARSE_NORMALIZATION: Final = 2.0**-6
 """Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
