@@ -156,8 +156,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Give each of several test processes one thread, before they start: numpy reads the variable when imported."""
+    """Set the environment of several test processes before they start: numpy reads its variable when imported."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 its workers wait for the other tests
 
 
 @pytest.hookimpl(wrapper=True)

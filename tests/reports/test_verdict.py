@@ -1,5 +1,4 @@
 import pytest
-from scipy.stats import binomtest
 
 from reports.verdict import Outcome, verdict_table, verdicts, wilson
 from tests.support.reports import make_dataset
@@ -68,6 +67,8 @@ def test_the_table_has_a_line_a_series_row(report, many, parse) -> None:
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (355, 360), (9173, 10_000), (1, 3)])
 def test_wilson_agrees_with_scipy(right: int, images: int) -> None:
+    from scipy.stats import binomtest  # here, because it takes a second
+
     expected = binomtest(right, images).proportion_ci(method="wilson")
     assert wilson(100 * right / images, images) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 

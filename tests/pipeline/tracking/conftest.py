@@ -10,13 +10,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from pipeline.tracking import background, tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
 PATIENCE = 600
 ROW = {
@@ -86,11 +88,20 @@ class Server:
         pytest.fail(f"the MLflow server did not start: {log.read_text()}", pytrace=False)
 
     @property
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """MLflow's own client of this server."""
+        from mlflow.tracking import MlflowClient  # here, so that only the process with these tests imports MLflow
+
         return MlflowClient(self.uri)
 
-    def runs(self, experiment: str) -> list[Run]:
+    def artifact(self, run_id: str, name: str, folder: Path) -> Path:
+        """Download an artifact of a run, or all of them, into a folder."""
+        from mlflow import artifacts
+
+        words = {"artifact_path": name} if name else {}
+        return Path(artifacts.download_artifacts(run_id=run_id, dst_path=folder, tracking_uri=self.uri, **words))
+
+    def runs(self, experiment: str) -> "list[Run]":
         """The runs of an experiment, none where there is no such experiment."""
         found = self.client.get_experiment_by_name(experiment)
         return [] if found is None else list(self.client.search_runs([found.experiment_id]))

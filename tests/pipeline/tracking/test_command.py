@@ -3,9 +3,7 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 
-import mlflow
 import pytest
 
 from tests.pipeline.tracking.conftest import free_port
@@ -47,9 +45,8 @@ def test_a_run_is_tracked_and_again_when_all_of_it_is_stored(command, server, tm
         assert run.data.metrics["baseline/top1"] == report["baseline"]["top1"]
         assert run.data.metrics["cosine-5.3.3-4/top1_quant"] == report["rows"][0]["top1_quant"]
         for name in ("report.md", "report.json", report["rows"][0]["artifact"], report["rows"][0]["onnx"]):
-            uri = f"runs:/{run.info.run_id}/{name}"
-            got = mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path / "got", tracking_uri=server.uri)
-            assert Path(got).read_bytes() == (tmp_path / "out" / name).read_bytes()
+            got = server.artifact(run.info.run_id, name, tmp_path / "got")
+            assert got.read_bytes() == (tmp_path / "out" / name).read_bytes()
         curves.append({name: curve(server, run, name) for name in TRAININGS})
     assert {name: [step for step, _ in curve] for name, curve in curves[0].items()} == {
         name: list(range(1, epochs + 1)) for name, epochs in TRAININGS.items()

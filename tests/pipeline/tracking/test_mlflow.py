@@ -10,9 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-import mlflow
 import pytest
-from mlflow.tracking import MlflowClient
 
 from pipeline.options.options import Options
 from pipeline.tracking import Tracker, background, tracking
@@ -69,7 +67,7 @@ def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> 
     for bits in (4, 8):
         row = {field: metrics[f"cosine-3.3.2.2-{bits}/{field}"] for field in ("top1_quant", "delta_quant", "size_mb")}
         assert row == {"top1_quant": 90.21, "delta_quant": -0.65, "size_mb": 0.078}
-    got = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=tmp_path, tracking_uri=server.uri))
+    got = server.artifact(run.info.run_id, "", tmp_path)
     there = {path.relative_to(got).as_posix(): path.read_bytes() for path in got.rglob("*") if path.is_file()}
     assert {name: (finished / name).read_bytes() for name in FILES} == {
         name: content for name, content in there.items() if not name.startswith("out/")
@@ -153,6 +151,8 @@ def test_two_runs_in_two_threads_keep_apart(server, finished, tmp_path, monkeypa
     for thread in threads:
         thread.join()
     assert [len(server.runs(name)) for name in ("first", "second")] == [1, 0]
+    from mlflow.tracking import MlflowClient
+
     own = MlflowClient(store)
     (local,) = own.search_runs([own.get_experiment_by_name("second").experiment_id])
     assert (local.info.status, local.data.metrics["baseline/top1"]) == ("FINISHED", 91.73)
