@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Folders of installed packages that no target imports, or little of them: a fifth of the time to compile.
-UNUSED := /(tests|testing|databricks|fontTools|mypy|pip|pygments|rllib|selenium)/
+UNUSED := /(brevitas_examples|databricks|fontTools|mypy|mypyc|physics|pip|pygments|rllib|selenium|serve|sklearn|testing|tests|transformers|tune)/
 
 # The tests start many processes, each of which would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
