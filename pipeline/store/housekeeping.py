@@ -12,6 +12,7 @@ from typing import Final
 import platformdirs
 from filelock import FileLock, Timeout
 
+from pipeline.options.values import expanded
 from reports.files import PART
 
 _LENGTH = struct.Struct("<Q")
@@ -110,8 +111,6 @@ LOCK: Final = ".lock"
 
 
 def store_folder(chosen: Path | None = None) -> Path:
-    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder for user caches."""
-    if chosen is not None:
-        return chosen
-    named = os.environ.get(VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
+    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder for user caches. ``~`` is the home folder."""
+    named = str(chosen) if chosen is not None else os.environ.get(VARIABLE)
+    return expanded(named) if named else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))

@@ -98,6 +98,15 @@ def test_ls_shows_the_environments_folder(folder, monkeypatch, capsys):
     assert lines[-1] == f"5 files, 0.301 MB, in {folder}"
 
 
+@pytest.mark.parametrize("words", [["cache", "ls"], ["cache", "ls", "--cache-dir=~/store"]])
+def test_a_tilde_is_the_home_folder(tmp_path, words, monkeypatch, capsys):
+    """Shells leave it in `--cache-dir=~/store`, and an environment file in a variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SERIESQUANT_CACHE", "~/store")
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f" in {tmp_path / 'store'}")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
