@@ -111,6 +111,6 @@ LOCK: Final = ".lock"
 
 
 def store_folder(chosen: Path | None = None) -> Path:
-    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder for user caches. ``~`` is the home folder."""
+    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder; ``~`` is the home folder."""
     named = str(chosen) if chosen is not None else os.environ.get(VARIABLE)
     return expanded(named) if named else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
