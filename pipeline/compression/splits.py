@@ -250,7 +250,7 @@ class LoaderSplit:
     def _passes(self, stream: RandomStream) -> Iterator[tuple[Tensor, Tensor | None]]:
         while True:
             found = 0
-            for batch in _without_single_end(labelled_batches(self.source, stream)):
+            for batch in _without_single_images(labelled_batches(self.source, stream)):
                 found += 1
                 yield batch
             if not found:
@@ -260,17 +260,12 @@ class LoaderSplit:
                 )
 
 
-def _without_single_end(batches: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Leave out a last batch of one image after larger ones: batch normalization cannot be trained on it."""
+def _without_single_images(batches: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Leave out batches of one image after larger ones: batch normalization cannot be trained on them."""
     largest = 0
-    held: tuple[Tensor, Tensor | None] | None = None
     for batch in batches:
-        if held is not None:
-            yield held
-        held, largest = None, max(largest, len(batch[0]))
-        if len(batch[0]) == 1 < largest:  # perhaps the last batch
-            held = batch[0].clone(), batch[1]  # the source may use its memory for the next batch
-        else:
+        largest = max(largest, len(batch[0]))
+        if len(batch[0]) > 1 or largest == 1:
             yield batch
 
 

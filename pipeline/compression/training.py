@@ -57,8 +57,11 @@ def check_training(network: nn.Module, output: Any, images: CallerImages, batch_
     checked = images.calibration[:CHECKED_IMAGES].to(device_of(network))
     loader = images.training.source if isinstance(images.training, LoaderSplit) else None
     size = batch_size if loader is None else getattr(loader, "batch_size", None)
-    if size == 1 or len(images.training) == 1:
+    if size == 1:
         check_single_image(copy_network(network), checked[:1], "epochs: got batches of one image")
+    if len(divided(images).trained) == 1:
+        cause = f"epochs: got {len(images.training)} images and trains on one of them"
+        check_single_image(copy_network(network), checked[:1], cause, "3 images or more")
     check_trainable(copy_network(network), checked, "epochs=0")
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise OptionsError(

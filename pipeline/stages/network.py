@@ -16,6 +16,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.inputs import matched
+from pipeline.training.selection import hold_out
 from pipeline.training.trial import (
     TRIAL_IMAGES,
     check_sensitivity,
@@ -90,7 +91,7 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
     model = placed(copy_network(network), accelerator.device)
     settle_precision(accelerator, model, images, options.precision)
     if single:
-        check_single_image(model, images[:1], single)
+        check_single_image(model, images[:1], *single)
     if trains:
         check_trainable(model, images, "--epochs 0 with --weights of a file or builtin")
     if measures:
@@ -101,8 +102,12 @@ def _trains(options: Options) -> bool:
     return bool(options.epochs or options.qat_epochs or options.weights == "auto")
 
 
-def _cause_of_single_images(options: Options, data: Dataset) -> str:
-    """Return the reason why the run trains on batches of one image; empty if it does not."""
-    if len(data.train) == 1 and _trains(options):
-        return "--data: got 1 training image"
-    return "--batch-size: got 1" if options.batch_size == 1 and (options.epochs or options.qat_epochs) else ""
+def _cause_of_single_images(options: Options, data: Dataset) -> tuple[str, str] | None:
+    """Return the reason why the run trains on batches of one image, and what is allowed; None if it does not."""
+    count = len(data.train)
+    if len(hold_out(data.train).trained) == 1 and _trains(options):
+        shown = "1 training image" if count == 1 else f"{count} training images, one of which is held out"
+        return f"--data: got {shown}", "3 or more"
+    if options.batch_size == 1 and (options.epochs or options.qat_epochs):
+        return "--batch-size: got 1", "2 or more"
+    return None

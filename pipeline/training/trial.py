@@ -39,13 +39,14 @@ def settle_precision(accelerator: Accelerator, network: nn.Module, images: Tenso
     accelerator.precision, accelerator.fallback = "no", reason
 
 
-def check_single_image(network: nn.Module, image: Tensor, cause: str) -> None:
+def check_single_image(network: nn.Module, image: Tensor, cause: str, allowed: str = "2 or more") -> None:
     """Check that batch normalization can be trained on batches of one image.
 
     Args:
         network: A network that is not used afterwards.
         image: float32, (1, C, H, W), on the device.
         cause: The option that leads to such batches, and its value, for the error message.
+        allowed: Allowed values of the option.
 
     Raises:
         OptionsError: A batch normalization gets a single value per channel.
@@ -54,7 +55,7 @@ def check_single_image(network: nn.Module, image: Tensor, cause: str) -> None:
     if _ONE_VALUE in reason:
         raise OptionsError(
             f"{cause}, but batch normalization of the network gets one value per channel from one image, which has no "
-            "variance; allowed: 2 or more"
+            f"variance; allowed: {allowed}"
         )
 
 

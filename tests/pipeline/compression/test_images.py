@@ -209,9 +209,9 @@ def test_another_number_of_labels_than_images_is_refused():
         compress(seeded(), (images(), torch.zeros(10, dtype=torch.int64)), config="3,2,2", bits=4)
 
 
-def test_a_last_batch_of_one_image_is_left_out_of_training():
+@pytest.mark.parametrize("sizes", [[8, 8, 1], [8, 1, 8]])
+def test_a_batch_of_one_image_is_left_out_of_training(sizes):
     network = nn.Sequential(seeded(), nn.BatchNorm1d(4)).eval()
-    sizes = [8, 8, 1]
     batches = [(x, labels_of(x)) for x in images(17).split(sizes)]
     result = compress(network, batches, config=2, bits=8, epochs=1)
     assert result.network(images(3)).shape == (3, 4)

@@ -153,6 +153,11 @@ NETWORKS = [
     (lambda: seeded(Named), {"epochs": 1, "output": "probabilities"}, "output: got 'probabilities'.*logits, features"),
     (patched, {}, "copy of the network Net"),
     (lambda: nn.Sequential(seeded(), nn.BatchNorm1d(4)), {"epochs": 1, "batch_size": 1, "config": 2}, "one image"),
+    (
+        lambda: nn.Sequential(seeded(), nn.BatchNorm1d(4)),
+        {"images": X[:2], "epochs": 1, "config": 2},
+        "got 2 images.*batch normalization.*3 images or more",
+    ),
     (lambda: Odd("random"), {"config": "2"}, "Odd is not deterministic"),
     (lambda: Odd("hook"), {"config": "2"}, "compresses nothing.*conv: it has hooks"),
     (lambda: Odd("functional"), {"config": "2"}, "compresses nothing.*conv: the network reads its weight"),
@@ -173,7 +178,7 @@ NETWORKS = [
 @pytest.mark.filterwarnings("ignore")  # of torch.jit
 def test_networks_that_cannot_be_compressed_are_refused(build, changes, words):
     with pytest.raises(OptionsError, match=words) as caught:
-        compress(build(), X, **({"config": "3,2,2", "bits": 4} | changes))
+        compress(build(), **({"images": X, "config": "3,2,2", "bits": 4} | changes))
     assert re.search("allowed: |choose another model", str(caught.value))
     assert "\n" not in str(caught.value)
 

@@ -56,12 +56,18 @@ def test_bf16_that_fails_is_refused_before_any_work(folder, name):
 
 
 @pytest.mark.parametrize(
-    "words", [("--batch-size", "1"), ("--limit-train", "1"), ("--qat-epochs", "1", "--batch-size", "1")]
+    ("words", "told"),
+    [
+        (("--batch-size", "1"), ("got 1", "2 or more")),
+        (("--limit-train", "1"), ("got 1 training image", "3 or more")),
+        (("--limit-train", "2"), ("got 2 training images", "held out", "3 or more")),
+        (("--qat-epochs", "1", "--batch-size", "1"), ("got 1", "2 or more")),
+    ],
 )
-def test_batches_of_one_image_are_refused_before_any_work(folder, words):
+def test_batches_of_one_image_are_refused_before_any_work(folder, words, told):
     done = call_program(folder, *SMALL, "--epochs", "1", *words, "--out", "out")
     assert done.returncode == 2
-    assert all(word in done.stderr for word in ("got 1", "batch normalization", "2 or more"))
+    assert all(word in done.stderr for word in (*told, "batch normalization"))
     assert not (folder / "cache").exists()
 
 
