@@ -135,7 +135,8 @@ def _round(
 
 
 def _relative_error(stored: Tensor, grams: Tensor, rounded: FixedTensor) -> float:
-    values = stored.flatten(1).to(torch.float64).unflatten(0, (len(grams), -1))
+    values = stored.flatten(1).float().unflatten(0, (len(grams), -1))
     change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
-    squares = [float(((rows @ grams) * rows).sum()) for rows in (change, values)]
+    grams = grams.float()  # the products take half of the time, and their errors are far below the figure's digits
+    squares = [float(((rows @ grams) * rows).sum(dtype=torch.float64)) for rows in (change, values)]
     return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0

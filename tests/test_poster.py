@@ -211,6 +211,7 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
             epochs=1,
             limit_train=2000,
             limit_test=1000,
+            calibration_size=256,
             out=tmp_path / "out",
         )
     )

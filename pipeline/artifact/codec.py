@@ -49,18 +49,24 @@ FREE_GROUPS, GROUPS_PER_BYTE = 1 << 16, 2
 """Most groups and terms of blocks of a file: ``FREE_GROUPS`` and ``GROUPS_PER_BYTE`` for each byte of the stream."""
 
 
-def serialize(record: NetworkRecord, identity: Identity) -> bytes:
+def plan_stream(record: NetworkRecord) -> entropy.Plan:
+    """Choose the tables of a record's stream, which takes most of the time of ``serialize`` and of its account."""
+    return entropy.make_plan(groups_of(record), blocks_of(record))
+
+
+def serialize(record: NetworkRecord, identity: Identity, plan: entropy.Plan | None = None) -> bytes:
     """Return the bytes of an artifact; equal networks have equal bytes.
 
     Args:
         record: The network.
         identity: Its name, classes and input format.
+        plan: Of the record, from ``plan_stream``; None makes it.
 
     Raises:
         CompressionError: A tensor has a type that safetensors cannot store, or the file would have more integers than
             a reader accepts in its bytes.
     """
-    sections = _sections(record)
+    sections = _sections(record, plan)
     if CODES in sections:
         _check_claims(table_of(record), len(sections[CODES]))
     return join(_header(identity).model_dump_json(exclude_none=True), sections)
@@ -71,14 +77,14 @@ def file_size(record: NetworkRecord, identity: Identity) -> int:
     return len(join(_header(identity).model_dump_json(exclude_none=True), _sections(record)))
 
 
-def _sections(record: NetworkRecord) -> dict[str, Tensor]:
+def _sections(record: NetworkRecord, plan: entropy.Plan | None = None) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in record.floats.items():
         parts[f"{TENSORS}.{_dtype_name(name, tensor)}"].append(tensor.contiguous().flatten())
     sections = {name: torch.cat(tensors) for name, tensors in parts.items()}
-    groups, blocks = groups_of(record), blocks_of(record)
-    if groups or blocks:
-        sections[CODES] = _as_section(entropy.encode(groups, blocks))
+    plan = plan or plan_stream(record)
+    if plan.groups or plan.blocks:
+        sections[CODES] = _as_section(entropy.encode_plan(plan))
     sections[TABLE] = _as_section(pack_table(table_of(record)))
     return sections
 

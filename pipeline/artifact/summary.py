@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifact.codec import CODES, TABLE, TENSORS, decode, table_of
+from pipeline.artifact.codec import CODES, TABLE, TENSORS, decode, plan_stream, table_of
 from pipeline.artifact.container import Contents, split
-from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, block_layout, blocks_of, groups_of, layout
+from pipeline.artifact.groups import INTEGERS, SCALES, VECTORS, block_layout, layout
 from pipeline.artifact.header import Header
 from pipeline.artifact.loading import naming, open_artifact
 from pipeline.artifact.record import NetworkRecord
@@ -69,42 +69,48 @@ def summarize(path: Path) -> Summary:
     header, contents = open_artifact(path)
     with naming(path):
         _, record = decode(contents)
-    return Summary(header, record, *_account(record, contents))
+    return Summary(header, record, *_account(record, contents, plan_stream(record)))
 
 
-def account(record: NetworkRecord, content: bytes) -> tuple[dict[str, LayerBits], dict[str, int]]:
+def account(record: NetworkRecord, content: bytes, plan: entropy.Plan) -> tuple[dict[str, LayerBits], dict[str, int]]:
     """Account for the bytes of an artifact that was made of a known record, without decoding it.
 
     Args:
         record: The tensors of the network.
         content: The artifact.
+        plan: Of the record, from ``pipeline.artifact.codec.plan_stream``.
 
     Returns:
         Layer name -> bits, and kind of content -> number of bytes; see ``Summary``.
     """
-    return _account(record, split(io.BytesIO(content)))
+    return _account(record, split(io.BytesIO(content)), plan)
 
 
-def layer_bits(record: NetworkRecord) -> dict[str, LayerBits]:
-    """Return the bits that each layer has in an artifact, by name, without writing it."""
-    return _coded_bits(record)[0]
+def layer_bits(record: NetworkRecord, plan: entropy.Plan | None = None) -> dict[str, LayerBits]:
+    """Return the bits that each layer has in an artifact, by name, without writing it; see ``serialize``."""
+    return _coded_bits(record, plan or plan_stream(record))[0]
 
 
-def _account(record: NetworkRecord, contents: Contents) -> tuple[dict[str, LayerBits], dict[str, int]]:
+def _account(
+    record: NetworkRecord, contents: Contents, plan: entropy.Plan
+) -> tuple[dict[str, LayerBits], dict[str, int]]:
     stream = contents.sections.get(CODES)
-    layers, kinds = _coded_bits(record, None if stream is None else 8 * len(stream))
+    layers, kinds = _coded_bits(record, plan, None if stream is None else 8 * len(stream))
     return layers, _kinds(contents, kinds)
 
 
-def _coded_bits(record: NetworkRecord, size: int | None = None) -> tuple[dict[str, LayerBits], dict[str, float]]:
+def _coded_bits(
+    record: NetworkRecord, plan: entropy.Plan, size: int | None = None
+) -> tuple[dict[str, LayerBits], dict[str, float]]:
     """Return the bits of each layer and of each kind of coded content.
 
     Args:
         record: The tensors of the network.
+        plan: Of the record.
         size: Bits of the stream, to which all bits add up; None for its size without the states of the lanes.
     """
     table, found = table_of(record), {layer.name: LayerBits() for layer in record.layers}
-    groups, blocks = entropy.coded_sizes(groups_of(record), blocks_of(record))
+    groups, blocks = entropy.planned_sizes(plan)
     total = sum(groups) + sum(sum(block.terms) + block.offsets for block in blocks)
     scale = 1.0 if size is None else size / total
     kinds = {INTEGERS: 0.0, VECTORS: 0.0, SCALES: 0.0}

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from basis.copying import copy_network
 from basis.swap import materialize
 from pipeline.artifact import Identity, serialize
+from pipeline.artifact.codec import plan_stream
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
+from pipeline.artifact.summary import layer_bits
 from pipeline.compression.images import Images, read_images
 from pipeline.compression.network import check, device_of, identity_of, private_copy, selected
 from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured
@@ -136,12 +138,12 @@ def compress(
         baseline_metric = measured(metric, original)
         found = _compressed(work)
         result = _network_of(found, original, work.selection)
-        content = serialize(found.record, work.identity)
+        plan = plan_stream(found.record)
+        sizes, errors = layer_bits(found.record, plan), (found.fit_errors, found.rounding_errors)
+        content = serialize(found.record, work.identity, plan)
         return CompressionResult(
             result,
-            layer_figures(
-                work.plan, found.record, found.fit_errors, found.rounding_errors, target=bool(settings.variant.targets)
-            ),
+            layer_figures(work.plan, found.record, sizes, *errors, target=bool(settings.variant.targets)),
             len(content),
             len(serialize(_float_record(original), work.identity)),
             measured(metric, result),

@@ -10,7 +10,7 @@ from torch import nn
 from basis.copying import copy_network
 from basis.least_squares import Size2d
 from pipeline.artifact.record import NetworkRecord
-from pipeline.artifact.summary import layer_bits
+from pipeline.artifact.summary import LayerBits
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan
 from pipeline.stages.layers import kept_part
@@ -96,6 +96,7 @@ class CompressionResult:
 def layer_figures(
     plan: Sequence[LayerPlan],
     record: NetworkRecord,
+    sizes: Mapping[str, LayerBits],
     fit_errors: Mapping[str, float],
     rounding_errors: Mapping[str, float],
     *,
@@ -106,12 +107,12 @@ def layer_figures(
     Args:
         plan: The plan of every layer.
         record: The compressed network.
+        sizes: Layer name -> its bits in the artifact.
         fit_errors: Layer name -> relative output error of the fit.
         rounding_errors: Layer name -> relative output error of the rounding.
         target: True if the layers were rounded to a target, which decides the kept terms.
     """
     terms = {layer.name: kept_terms(layer) for layer in record.layers if layer.order is not None}
-    sizes = layer_bits(record) if record.layers else {}
     found = []
     for layer in plan:
         bits = sizes.get(layer.name)

@@ -9,7 +9,8 @@ from tabulate import tabulate
 
 from basis.copying import copy_network
 from pipeline.artifact import serialize
-from pipeline.artifact.record import NetworkRecord, record_network
+from pipeline.artifact.codec import plan_stream
+from pipeline.artifact.record import record_network
 from pipeline.artifact.summary import LayerBits, layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text
 from pipeline.models.replacement import replace_layers, replaced_layers
@@ -116,15 +117,16 @@ def _sizes(context: RunContext, variant: Variant) -> list[str]:
     if replaced:
         model = replace_layers(model, plan, variant.bases[0])
     what = "layers of the family" if variant.is_parametric else "layers as series"
-    lines, records = [], {}
+    lines, sizes = list[str](), dict[str, dict[str, LayerBits]]()
     for bits in variant.bits:
         format = get_format(options.scheme, bits)
         record = record_network(model, quantize_network(model, format, get_backend(options.backend)))
-        size = len(serialize(record, network_identity(context))) / 1e6
+        stream = plan_stream(record)
+        size = len(serialize(record, network_identity(context), stream)) / 1e6
         figures = f"{len(replaced)} {what}, {count_params(model):,} parameters, {size:.3f} MB"
         lines += [f"{basis} {variant.config.text}, {format}: {figures}" for basis in variant.bases]
-        records[f"MB, {format}"] = record
-    return [*lines, _layer_table(plan, records)]
+        sizes[f"MB, {format}"] = layer_bits(record, stream)
+    return [*lines, _layer_table(plan, sizes)]
 
 
 def _targets(context: RunContext, variant: Variant) -> list[str]:
@@ -157,17 +159,16 @@ def _layer_bytes(layer: LayerPlan, sizes: Mapping[str, LayerBits]) -> float:
     return (sizes[layer.name].integers + sizes[layer.name].scales) / 8
 
 
-def _layer_table(plan: Sequence[LayerPlan], records: dict[str, NetworkRecord]) -> str:
+def _layer_table(plan: Sequence[LayerPlan], sizes: dict[str, dict[str, LayerBits]]) -> str:
     """Format one line per layer. Normalization and biases are only in the size of the whole file."""
-    sizes = [layer_bits(record) for record in records.values()]
     rows = [
         (
             layer.name,
             shape_text(layer.kernel),
             shape_text(layer.order),
-            *(f"{_layer_bytes(layer, size) / 1e6:.6f}" for size in sizes),
+            *(f"{_layer_bytes(layer, size) / 1e6:.6f}" for size in sizes.values()),
         )
         for layer in plan
     ]
     align = ("left",) * 3 + ("right",) * len(sizes)
-    return tabulate(rows, ("Layer", "Kernel", "Order", *records), disable_numparse=True, colalign=align)
+    return tabulate(rows, ("Layer", "Kernel", "Order", *sizes), disable_numparse=True, colalign=align)

@@ -12,8 +12,9 @@ from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from basis.swap import materialize_full
 from pipeline.artifact import serialize
+from pipeline.artifact.codec import plan_stream
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
-from pipeline.artifact.summary import account, layer_bits
+from pipeline.artifact.summary import account
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_shard, network_identity
 from pipeline.stages.evaluate import Measurement, evaluate_together, images_to_reload
@@ -189,8 +190,10 @@ def measured_entry(
         measured=measured,
         processes=context.processes,
     )
-    artifact = serialize(record, identity)
-    layers, kinds = account(record, artifact)
+    plan = plan_stream(record)
+    artifact = serialize(record, identity, plan)
+    layers, kinds = account(record, artifact, plan)
+    values = sum(layer.values.integers.numel() for layer in record.layers)
     tensors = {
         "artifact": as_tensor(artifact),
         "logits": measured.logits[: images_to_reload(context.data)].clone(),
@@ -207,7 +210,7 @@ def measured_entry(
         "rounding_errors": dict(rounding_errors),
         "training": asdict(training),
         "onnx": asdict(figures),
-        "bits_per_value": bits_per_value(record),
+        "bits_per_value": sum(bits.integers for bits in layers.values()) / values if values else 0.0,
         "terms": {layer.name: kept_terms(layer) for layer in record.layers if layer.order is not None},
         "target_met": target_met,
     }
@@ -217,12 +220,6 @@ def measured_entry(
 def _one_image(context: RunContext) -> Tensor:
     image, _ = next(iter(context.data.test.head(1).batches(1, device=context.device)))
     return image
-
-
-def bits_per_value(record: NetworkRecord) -> float:
-    """Return the bits of the layers' integers in the artifact, divided by the number of integers; 0 without layers."""
-    count = sum(layer.values.integers.numel() for layer in record.layers)
-    return sum(bits.integers for bits in layer_bits(record).values()) / count if count else 0.0
 
 
 def kept_terms(layer: LayerRecord) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ integers on every machine.
 """
 
 from quant.entropy.decoding import decode
-from quant.entropy.encoding import BlockBits, coded_sizes, encode
+from quant.entropy.encoding import BlockBits, coded_sizes, encode, encode_plan, planned_sizes
+from quant.entropy.plan import Plan, make_plan
 
-__all__ = ["BlockBits", "coded_sizes", "decode", "encode"]
+__all__ = ["BlockBits", "Plan", "coded_sizes", "decode", "encode", "encode_plan", "make_plan", "planned_sizes"]

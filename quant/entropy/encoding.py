@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from quant.entropy import rans, tables
 from quant.entropy.bits import BitWriter, varint
-from quant.entropy.plan import block_bits, make_plan
+from quant.entropy.plan import Plan, block_bits, make_plan
 from quant.entropy.tables import Table
 
 Integers = npt.NDArray[Any]
@@ -34,7 +34,11 @@ def encode(groups: Sequence[Integers], blocks: Sequence[Integers] = ()) -> bytes
     Raises:
         CompressionError: An array has other axes, or integers that do not fit int32.
     """
-    plan = make_plan(groups, blocks)
+    return encode_plan(make_plan(groups, blocks))
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Encode the groups and blocks of a plan; see ``encode``."""
     descriptions, escapes, symbols = BitWriter(), BitWriter(), _Symbols()
     for each in plan.classes:
         descriptions.write(each is not None, 1)
@@ -77,7 +81,12 @@ def coded_sizes(groups: Sequence[Integers], blocks: Sequence[Integers] = ()) -> 
         groups: See ``encode``.
         blocks: See ``encode``.
     """
-    plan = make_plan(groups, blocks)
+    return planned_sizes(make_plan(groups, blocks))
+
+
+def planned_sizes(plan: Plan) -> tuple[list[float], list[BlockBits]]:
+    """Return the bits of the groups and blocks of a plan; see ``coded_sizes``."""
+    groups, blocks = plan.groups[: plan.given], plan.blocks
     by_group = [choice.bits for choice in plan.choices]
     with_classes = sum(block.size for block, each in zip(blocks, plan.classes, strict=True) if each is not None)
     shared = plan.choices[len(groups) : len(groups) + 3] if with_classes else []
