@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Folders of installed packages that no target imports, or little of them: a fifth of the time to compile.
+# Folders of installed packages that no target imports, or little of them: a third of the code.
 UNUSED := /(brevitas_examples|databricks|fontTools|mypy|mypyc|physics|pip|pygments|rllib|selenium|serve|sklearn|testing|tests|transformers|tune)/
 
 # The tests start many processes, each of which would compile the project anew.

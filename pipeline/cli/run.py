@@ -29,8 +29,8 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
-            # The imports take seconds, in which a signal may arrive.
-            import_libraries("pipeline.runner")
+            # The imports take seconds, in which a signal may arrive. No network of a user's own needs torchvision.
+            import_libraries("pipeline.runner", *(() if ":" in options.model else ("torchvision.models",)))
     from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
     with exit_barrier():
