@@ -99,6 +99,23 @@ def test_closed_streams(finished):
     assert json.loads((finished / "closed" / "report.json").read_text())["status"] == "done"
 
 
+def test_a_run_whose_results_are_stored_imports_no_library_that_it_does_not_need(finished):
+    code = (
+        "import sys; from pipeline.cli import main; code = main(sys.argv[1:])\n"
+        "print(code, [name for name in ('brevitas', 'torch._dynamo', 'torchvision') if name in sys.modules])"
+    )
+    variables = {"SERIESQUANT_CACHE": str(finished / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *SMALL, "--out", "stored"],
+        cwd=finished,
+        env={**os.environ, **variables},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == b"0 []", done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_behind_stdout_is_a_sentence(finished):
     with Path("/dev/full").open("w") as full:
