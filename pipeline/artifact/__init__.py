@@ -3,7 +3,7 @@
 ``docs/artifact.md`` specifies every byte of it.
 """
 
-from pipeline.artifact.codec import decode, file_size, serialize
+from pipeline.artifact.codec import decode, file_size, plan_stream, serialize
 from pipeline.artifact.container import DATA_KEY, Contents
 from pipeline.artifact.header import FORMAT_VERSION, Identity
 from pipeline.artifact.loading import load, open_artifact, read_artifact, write_artifact
@@ -17,6 +17,7 @@ __all__ = [
     "file_size",
     "load",
     "open_artifact",
+    "plan_stream",
     "read_artifact",
     "serialize",
     "write_artifact",

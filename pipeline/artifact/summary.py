@@ -86,9 +86,9 @@ def account(record: NetworkRecord, content: bytes, plan: entropy.Plan) -> tuple[
     return _account(record, split(io.BytesIO(content)), plan)
 
 
-def layer_bits(record: NetworkRecord, plan: entropy.Plan | None = None) -> dict[str, LayerBits]:
-    """Return the bits that each layer has in an artifact, by name, without writing it; see ``serialize``."""
-    return _coded_bits(record, plan or plan_stream(record))[0]
+def layer_bits(record: NetworkRecord, plan: entropy.Plan) -> dict[str, LayerBits]:
+    """Return the bits that each layer has in an artifact, by name, without writing it; arguments as in ``account``."""
+    return _coded_bits(record, plan)[0]
 
 
 def _account(

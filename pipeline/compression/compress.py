@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from basis.copying import copy_network
 from basis.swap import materialize
-from pipeline.artifact import Identity, serialize
-from pipeline.artifact.codec import plan_stream
+from pipeline.artifact import Identity, plan_stream, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import layer_bits
 from pipeline.compression.images import Images, read_images
@@ -194,8 +193,7 @@ class _Found:
 
 
 def _shows_progress(value: object) -> bool:
-    named = all(callable(getattr(value, name, None)) for name in ("stage", "track"))
-    return named and not isinstance(value, type)
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("stage", "track"))
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import torch
 from tabulate import tabulate
 
 from basis.copying import copy_network
-from pipeline.artifact import serialize
-from pipeline.artifact.codec import plan_stream
+from pipeline.artifact import plan_stream, serialize
 from pipeline.artifact.record import record_network
 from pipeline.artifact.summary import LayerBits, layer_bits
 from pipeline.models.layer_orders import LayerPlan, orders_of, plan_layers, shape_text

@@ -11,8 +11,7 @@ from basis.layers import stored_layers
 from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from basis.swap import materialize_full
-from pipeline.artifact import serialize
-from pipeline.artifact.codec import plan_stream
+from pipeline.artifact import plan_stream, serialize
 from pipeline.artifact.record import LayerRecord, NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import account
 from pipeline.stages.baseline import Baseline

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from basis.errors import CompressionError
-from pipeline.artifact import Identity, load, open_artifact, read_artifact, serialize, write_artifact
+from pipeline.artifact import Identity, load, open_artifact, plan_stream, read_artifact, serialize, write_artifact
 from pipeline.artifact.header import read_header
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import layer_bits
@@ -83,7 +83,8 @@ def test_a_layer_of_zeros_takes_almost_nothing():
         replace(layer, values=replace(layer.values, integers=torch.zeros_like(layer.values.integers)))
         for layer in record.layers
     ]
-    bits = layer_bits(NetworkRecord(tuple(zeros), record.floats, record.normalizations))
+    of_zeros = NetworkRecord(tuple(zeros), record.floats, record.normalizations)
+    bits = layer_bits(of_zeros, plan_stream(of_zeros))
     assert all(layer.integers <= 16 * len(layer.terms) for layer in bits.values())
 
 
