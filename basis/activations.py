@@ -50,7 +50,7 @@ def fit_activations(
     Args:
         model: The network with series convolutions, fitted to their weights; changed in place.
         original: The network before the swap.
-        images: Training images, (N, 3, H, W), on the device of both.
+        images: Training images, (N, C, H, W), on the device of both.
         seed: Seed of the sampled positions of large feature maps.
         shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the errors, and
             stores the coefficients, of all images.
@@ -61,6 +61,9 @@ def fit_activations(
     Returns:
         Layer name -> relative output error ``||Y - Y'|| / ||Y||``, where Y is the original's output. Only layers that
         ran in both networks.
+
+    Raises:
+        NumericalError: An input or output of a layer is not finite.
 
     Example:
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)
@@ -196,6 +199,7 @@ class LayerwiseFit:
         batches = _batches(module, maps, chosen)
         kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
         statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
+        statistics.check_finite(name)
         start = stored = columns = _stored_columns(module)
         if self._ridge is not None:
             columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)

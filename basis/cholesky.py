@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from basis.errors import NumericalError
+
 # Ridge as a share of the Gram matrix' mean diagonal. It only steadies directions that the images do not contain: 65,536
 # positions determine the other directions of at most a few thousand coefficients.
 RIDGE = 1e-4
@@ -66,7 +68,10 @@ def ridge_solution(gram: Tensor, right: Tensor, ridge: float = RIDGE) -> Tensor:
         ridge: r, a share of m.
 
     Returns:
-        D, float64, (groups, F, O); zero if the matrices are not finite.
+        D, float64, (groups, F, O).
+
+    Raises:
+        NumericalError: A matrix is not finite, or not positive semi-definite.
 
     Example:
         >>> ridge_solution(torch.eye(2, dtype=torch.float64)[None], torch.ones(1, 2, 1, dtype=torch.float64), 0.25)
@@ -75,6 +80,6 @@ def ridge_solution(gram: Tensor, right: Tensor, ridge: float = RIDGE) -> Tensor:
     """
     found = damped_cholesky(gram, mean_diagonal(gram), ridge, smallest=ridge)
     if found is None:
-        return torch.zeros_like(right)
+        raise NumericalError("fit: a Gram matrix is not positive semi-definite; allowed: one that is, and is finite")
     solution: Tensor = torch.cholesky_solve(right, found[0])
     return solution

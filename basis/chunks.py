@@ -30,7 +30,7 @@ def in_chunks(
     shapes differ also trigger the fallback.
 
     Args:
-        images: (N, 3, H, W), one or more.
+        images: (N, C, H, W), one or more.
         shard: The shard of a larger set that the images are.
         compute: Returns the rows of images, (..., rows, n), in the order of the images.
         sampling: Sizes of the chunks.

@@ -37,6 +37,11 @@ class ComputedConv2d(nn.Conv2d, ABC):
         trained = any(p.requires_grad for name, p in conv.named_parameters() if name != "bias")
         self.coefficients = nn.Parameter(values, requires_grad=trained)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return the filters as ``weight``, which networks read, such as for its dtype or a penalty on its size."""
+        computed = name == "weight" and "weight" not in self._parameters
+        return self.filters() if computed else super().__getattr__(name)
+
     @abstractmethod
     def filters(self) -> Tensor:
         """Compute the kernels differentiably: (out_channels, in_channels / groups, kh, kw)."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from basis.errors import NumericalError
 from basis.shard import CalibrationShard
 
 
@@ -69,6 +70,18 @@ class GramStatistics:
         """Return the means over the rows instead of the sums."""
         rows = float(self.count)
         return GramStatistics(self.gram / rows, self.cross / rows, self.square / rows, torch.ones_like(self.count))
+
+    def check_finite(self, layer: str) -> None:
+        """Check the sums of a layer.
+
+        Raises:
+            NumericalError: They are not finite, because inputs or outputs of the layer are not.
+        """
+        if not all(bool(torch.isfinite(sums).all()) for sums in (self.gram, self.cross, self.square)):
+            raise NumericalError(
+                f"fit: inputs or outputs of the layer {layer!r} are not finite; allowed: a network whose values are "
+                "finite for all calibration images"
+            )
 
     def relative_error(self, columns: Tensor) -> float:
         """Return ``||Y - Z a|| / ||Y||`` for coefficients a, (groups, F, O / groups); 0 if Y is 0."""

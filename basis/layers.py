@@ -19,11 +19,15 @@ def stored_tensor_name(module: nn.Module) -> str | None:
     """Return the name of a layer's stored tensor; None for other modules.
 
     Returns:
-        ``coefficients`` for a convolution that computes its filters, ``weight`` for another one or a linear layer.
+        ``coefficients`` for a convolution that computes its filters, ``weight`` for another one or a linear layer. A
+        layer whose weight is no parameter, such as a property of its class, has none.
     """
     if isinstance(module, ComputedConv2d):
         return "coefficients"
-    return "weight" if isinstance(module, nn.Conv2d | nn.Linear) else None
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return None
+    registered = isinstance(module._parameters.get("weight"), nn.Parameter)
+    return "weight" if registered or parametrize.is_parametrized(module, "weight") else None
 
 
 def stored_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -7,11 +7,23 @@ import torch
 from torch import nn
 
 
+def evaluating(model: nn.Module) -> nn.Module:
+    """Set a network to evaluation mode and return it, also if its own ``train`` or ``eval`` returns nothing."""
+    model.eval()
+    return model
+
+
+def training(model: nn.Module) -> nn.Module:
+    """Set a network to training mode and return it; see ``evaluating``."""
+    model.train()
+    return model
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Set models to eval mode; restore the mode of each module on exit, also after an error.
 
-    A module that was in eval mode inside a training model stays in eval mode.
+    A module that was in eval mode inside a training model stays in eval mode. A frozen TorchScript module has no mode.
 
     Args:
         models: Networks, changed in place.
@@ -20,7 +32,7 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
         >>> with evaluation_mode(net), torch.no_grad():
         ...     logits = net(images)
     """
-    training = [module for model in models for module in model.modules() if module.training]
+    training = [module for model in models for module in model.modules() if getattr(module, "training", False)]
     for model in models:
         model.eval()
     try:

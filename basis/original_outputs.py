@@ -48,7 +48,7 @@ def original_outputs(
     Args:
         original: The network before the swap.
         seeds: Layer name -> seed of its sampled positions.
-        images: Training images, (N, 3, H, W).
+        images: Training images, (N, C, H, W).
         shard: Calibration shard of this rank.
         sampling: Sizes of samples and chunks.
         additions: Record shortcuts, too.

@@ -69,7 +69,7 @@ def inverse_input_covariance(
     Args:
         model: The network to train. Measured are its series convolutions and the convolutions that could become one.
         original: The network before the swap. It runs once, in eval mode.
-        images: Training images, (N, 3, H, W), on the device of both.
+        images: Training images, (N, C, H, W), on the device of both.
         shard: Calibration shard of this rank; None if the rank holds all images.
         damping: d, a share of the mean squared input.
         max_features: Layers with more features F are left out.

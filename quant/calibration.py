@@ -13,7 +13,7 @@ from basis.conv import SeriesConv2d
 from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, stored_layers, stored_values
-from basis.modes import without_autocast
+from basis.modes import evaluating, without_autocast
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -34,7 +34,7 @@ class Rounding:
     """The stored values of a network's layers, and the output errors of the rounding.
 
     Attributes:
-        layers: Layer name -> stored values, for the layers that ran.
+        layers: Layer name -> stored values, for the layers that ran and for those that are not regular or too large.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the layers among them that
             are regular and small enough.
     """
@@ -77,30 +77,33 @@ def round_layers(
 
     Raises:
         CompressionError: The backend does not have the format.
-        NumericalError: A weight is not finite, or a Hessian cannot be factored.
+        NumericalError: A weight, or an input or output of a layer, is not finite, or a Hessian cannot be factored.
     """
-    network = copy_network(model).eval()
+    network = evaluating(copy_network(model))
     seeds = layer_seeds(hessian_layers(network, max_features), seed)
     wanted = FloatOutputs(network, seeds, images, shard or CalibrationShard.whole(len(images)), sampling)
     found = Rounding()
     set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name in found.layers:
+        outputs = wanted.pop(name)
+        if outputs is None:  # a later run
             return
         stored = stored_values(module)
         with progress.layer(name), without_autocast(stored.device):
-            if (outputs := wanted.pop(name)) is None:
-                found.layers[name] = quantize_nearest(module, format, backend)
-            else:
-                hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
-                series = isinstance(module, SeriesConv2d)
-                rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
-                found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
-            stored.copy_(found.layers[name].dequantize())
+            hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
+            hessian.check_finite(name)
+            series = isinstance(module, SeriesConv2d)
+            rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
+            found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
+            stored.copy_(rounded.dequantize())
 
     for name, layer in stored_layers(network).items():
-        layer.register_forward_pre_hook(partial(on_input, name))
+        if name in seeds:
+            layer.register_forward_pre_hook(partial(on_input, name))
+        else:  # before the pass, in which its forward may have another weight
+            found.layers[name] = quantize_nearest(layer, format, backend)
+            stored_values(layer).copy_(found.layers[name].dequantize())
     network(images)
     return found
 

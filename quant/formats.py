@@ -126,7 +126,7 @@ def per_channel(scale: Tensor, ndim: int) -> Tensor:
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 
-def nearest_scale(weight: Tensor, absmax: Tensor, format: IntFormat) -> Tensor:
+def nearest_scale(weight: Tensor, quotients: Tensor, format: IntFormat) -> Tensor:
     """Choose the scales of rounding to nearest: a grid value next to absolute maximum / qmax.
 
     Rounding the quotient up clips nothing. Rounding it down clips the largest weights by at most 4.3 %, and the step is
@@ -134,13 +134,13 @@ def nearest_scale(weight: Tensor, absmax: Tensor, format: IntFormat) -> Tensor:
 
     Args:
         weight: float32, finite, shape (out_channels, ...).
-        absmax: Absolute maximum / qmax of each channel, shape (out_channels,).
+        quotients: Absolute maximum / qmax of each channel, shape (out_channels,).
         format: The range of the integers.
 
     Returns:
         float32, shape (out_channels,); ``SMALLEST_SCALE`` for a channel of zeros.
     """
-    above, rows = ceiling_exponents(absmax), weight.reshape(len(weight), -1)
+    above, rows = ceiling_exponents(quotients), weight.reshape(len(weight), -1)
     scales = [grid_values(above), grid_values((above - 1).clamp_min(MIN_EXPONENT))]
     errors = [_squared_error(rows, scale[:, None], format.qmax) for scale in scales]
     return torch.where(errors[1] < errors[0], scales[1], scales[0])

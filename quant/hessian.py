@@ -21,7 +21,10 @@ def refit(statistics: GramStatistics, stored: Tensor) -> Tensor:
         stored: Floating point, (O, F).
 
     Returns:
-        The new values, (O, F), in the dtype of ``stored``; ``stored`` itself if the statistics are not finite.
+        The new values, (O, F), in the dtype of ``stored``.
+
+    Raises:
+        NumericalError: The statistics are not finite.
 
     Source:
         Ridge regression; see ``basis.cholesky.ridge_solution``.

@@ -25,7 +25,7 @@ class OriginalPass:
 
     Attributes:
         original: The uncompressed network.
-        images: Training images without labels, (N, 3, H, W), on the device.
+        images: Training images without labels, (N, C, H, W), on the device.
         outputs: The original's outputs at the sampled positions of each layer.
         seeds: Layer name -> seed of its sampled positions, for the regular layers whose Hessian is not too large.
         shard: Calibration shard of this rank.

@@ -94,14 +94,15 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
-    def round_large(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def round_values(name: str, values: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in found:
-            store(name, nearest_to_steps(stored_values(module), allocation.exponents(name)))
-            stored_values(module).copy_(found[name].dequantize())
+            store(name, nearest_to_steps(values, allocation.exponents(name)))
+            values.copy_(found[name].dequantize())
 
     with ExitStack() as hooks:
         for name in plan.measurements.keys() - original.seeds.keys():
-            hooks.callback(layers[name].register_forward_pre_hook(partial(round_large, name)).remove)
+            values = stored_values(layers[name]).detach()  # the forward of such a layer may have another weight
+            hooks.callback(layers[name].register_forward_pre_hook(partial(round_values, name, values)).remove)
         errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)

@@ -51,7 +51,7 @@ def output_sensitivities(
     Args:
         model: The network; its parameters get no gradients.
         names: Layers: convolutions and linear layers.
-        images: Training images without labels, (N, 3, H, W), on the model's device.
+        images: Training images without labels, (N, C, H, W), on the model's device.
         seed: Seed of the random signs.
         shard: Calibration shard of this rank; None if the rank holds all images.
         logits: True if the outputs are logits, (N, classes); False for other values, (N, ...).
@@ -90,7 +90,7 @@ def output_sensitivities(
 
 
 def images_at_once(images: Tensor) -> int:
-    """Return the number of images, (N, 3, H, W), of one backward pass."""
+    """Return the number of images, (N, C, H, W), of one backward pass."""
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // images[0, 0].numel()))
 
 
@@ -100,14 +100,21 @@ def weights_in_use(model: nn.Module, names: Sequence[str], images: Tensor) -> se
     Args:
         model: The network.
         names: Layers: convolutions and linear layers.
-        images: (N, 3, H, W), on the model's device.
+        images: (N, C, H, W), on the model's device.
     """
     if not names:
         return set()
-    values = [stored_values(model.get_submodule(name)).requires_grad_() for name in names]
-    with torch.enable_grad(), evaluation_mode(model):
-        logits = model(images.detach().requires_grad_())
-        gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True)
+    values = [stored_values(model.get_submodule(name)) for name in names]
+    frozen = [each for each in values if not each.requires_grad]
+    try:
+        for each in frozen:
+            each.requires_grad_(True)
+        with torch.enable_grad(), evaluation_mode(model):
+            logits = model(images.detach().requires_grad_())
+            gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True)
+    finally:
+        for each in frozen:
+            each.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 

@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     """Result of comparing one series row with every dense row."""
 
     WINS = "series wins: clearly better than a dense file as large or larger, and than every smaller one"
-    SMALLER = "series is smaller: Top-1 within the interval of a larger dense file's"
+    SMALLER = "series is smaller: a larger dense file has a Top-1 within the interval of the series row"
     TIES = "tie: a dense file no larger is within the interval"
     LOSES = "dense wins: clearly better in a file no larger"
     BETWEEN = "neither: between the dense rows in both size and Top-1"

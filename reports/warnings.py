@@ -18,11 +18,6 @@ def fallen_rows(report: Report) -> list[str]:
     return [f"{row_name(row)} falls apart: {reason}." for row, reason in found if reason]
 
 
-def is_fallen(report: Report, row: Row) -> bool:
-    """Return True if the row falls apart."""
-    return bool(_reason(report, row))
-
-
 def _reason(report: Report, row: Row) -> str:
     top1, lost, data = row.top1_quant, loss(report, row), report.run.dataset
     if top1 is None:

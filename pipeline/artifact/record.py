@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from basis.computed import ComputedConv2d
 from basis.least_squares import Size2d, reconstruct
+from basis.modes import evaluating
 from basis.parametric.evaluation import reconstruct as reconstruct_parametric
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
 from pipeline.artifact.vectors import record_bias
@@ -175,7 +176,7 @@ def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, tensor in record.tensors():
             own[name].copy_(tensor)
-    return model.eval()
+    return evaluating(model)
 
 
 def check_shapes(record: NetworkRecord, model: nn.Module) -> None:

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from basis.copying import copy_network
+from basis.modes import evaluating
 from basis.swap import materialize
 from pipeline.artifact import Identity, plan_stream, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
-from pipeline.artifact.summary import layer_bits
+from pipeline.artifact.summary import account
 from pipeline.compression.images import Images, read_images
-from pipeline.compression.network import check, device_of, identity_of, private_copy, selected
+from pipeline.compression.network import check, device_of, identity_of, private_copy, returns_tensor, selected
 from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan, plan_layers
+from pipeline.models.preparation import plain_copy
 from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress, SilentProgress
@@ -128,9 +130,7 @@ def compress(
             output=None if output is None else str(output),
         )
         if progress is not None and not _shows_progress(progress):
-            raise OptionsError(
-                f"progress: got {progress!r}; allowed: an object with the methods stage and track, or None"
-            )
+            raise OptionsError(f"progress: got {progress!r}; allowed: an object with methods stage and track, or None")
         if metric is not None and not callable(metric):
             raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
         work = _prepared(original, images, settings, YieldingProgress(progress or SilentProgress()))
@@ -138,8 +138,8 @@ def compress(
         found = _compressed(work)
         result = _network_of(found, original, work.selection)
         plan = plan_stream(found.record)
-        sizes, errors = layer_bits(found.record, plan), (found.fit_errors, found.rounding_errors)
         content = serialize(found.record, work.identity, plan)
+        (sizes, _), errors = account(found.record, content, plan), (found.fit_errors, found.rounding_errors)
         return CompressionResult(
             result,
             layer_figures(work.plan, found.record, sizes, *errors, target=bool(settings.variant.targets)),
@@ -213,30 +213,30 @@ def _undisturbed() -> Generator[None]:
 def _prepared(original: nn.Module, images: Images, settings: Settings, progress: Progress) -> _Work:
     """Read the images, and check all that can be checked before anything is computed."""
     options, variant, device = settings.options, settings.variant, settings.device
+    trained = options.epochs > 0
     given = read_images(
-        images,
-        count=options.calibration_size,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        train=options.epochs > 0,
+        images, count=options.calibration_size, seed=options.seed, batch_size=options.batch_size, train=trained
     )
-    model = copy_network(original).to(device).eval()
+    model = evaluating(plain_copy(original).to(device))
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
     plan_layers(model, variant.config)  # checks the config before a pass over the images
-    output = check(model, calibration[:CHECKED_IMAGES], basis=variant.bases[0], trained=options.epochs > 0)
+    examples = calibration[:CHECKED_IMAGES]
+    output = check(model, examples, basis=variant.bases[0], trained=trained)
     placed(model, device)
     plan = plan_layers(model, variant.config)
     identity, selection = identity_of(original, output, calibration), None
-    if options.output is not None or (not isinstance(output, Tensor) and (variant.targets or options.epochs)):
-        selection, output = selected(model, calibration[:CHECKED_IMAGES], options.output)
+    needs_logits = (variant.targets or trained) and not returns_tensor(model, examples, trained=trained)
+    if options.output is not None or needs_logits:
+        selection, output = selected(model, examples, options.output)
     if variant.targets:
-        check_sensitivity(copy_network(model), calibration[:CHECKED_IMAGES])
+        check_sensitivity(copy_network(model), examples)
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None
     if options.epochs:
-        given = check_training(model, output, given, options.batch_size)
-        parts, peak = divided(given), TARGET_LR if variant.targets else FINETUNE_LR
+        rounds = bool(variant.targets)
+        given = check_training(model, output, given, options.batch_size, through_rounding=rounds)
+        parts, peak = divided(given), TARGET_LR if rounds else FINETUNE_LR
         count = len(parts.trained)
         schedule = suited_schedule(count, options.epochs, options.batch_size, lr=options.lr, default=peak)
         trainer = Trainer(model, parts, given.labels is not None, schedule, options.seed, device, progress)
@@ -278,7 +278,7 @@ def _approximated(work: _Work) -> tuple[nn.Module, dict[str, float], bool]:
     model, errors, undone = copy_network(work.original), {}, False
     if replaced_layers(work.plan):
         work.progress.stage(f"{variant.name}: approximate")
-        model = placed(replace_layers(model, work.plan, variant.bases[0]), work.settings.device).eval()
+        model = evaluating(placed(replace_layers(model, work.plan, variant.bases[0]), work.settings.device))
         errors = fit_series(model, work.original, work.calibration, fit=variant.fit(options), seed=options.seed)
     if work.trainer is not None:
         undone = work.trainer.train(model, f"{variant.name}: fine-tuning").undone
@@ -297,4 +297,4 @@ def _network_of(found: _Found, original: nn.Module, selection: int | None) -> nn
     network = found.series.to(device_of(original)).to(memory_format=torch.contiguous_format)
     if selection is not None:
         del network._forward_hooks[selection]
-    return network.eval()
+    return evaluating(network)

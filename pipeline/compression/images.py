@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
+from pipeline.compression.checks import check_finite_images, shapes_error
 from pipeline.compression.splits import ALLOWED, LoaderSplit, TensorSplit, as_labels, as_tensor, labelled_batches
 from pipeline.data.dataset import TrainingImages, images_at_once, seeded
 from pipeline.errors import DataError
@@ -18,6 +20,8 @@ Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """A tensor, (N, C, H, W); a pair of it and labels, (N,); a data set; or an iterable of batches, with or without labels.
 """
 
+MOST_COUNTED: Final = 20_000
+"""Most batches of a source without a length."""
 _CPU: Final = torch.device("cpu")
 
 
@@ -56,22 +60,22 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     source: Any = as_tensor(images)
     if type(source) in (list, tuple):
         source = type(source)(map(as_tensor, source))
-    whole = _whole(source)
+    whole = _whole(source, train)
     if whole is not None:
         return _sampled(*whole, count=count, seed=seed)
     if isinstance(source, TorchDataset) and not isinstance(source, IterableDataset):
         source = DataLoader(source, batch_size=batch_size, shuffle=True)
     if not isinstance(source, Iterable):
         raise DataError(f"images: got {type(source).__name__}; allowed: {ALLOWED}")
-    calibration = _first_images(source, count, seed)
+    calibration = _first_images(source, count, seed, train)
     training: TrainingImages = calibration
     if train and not isinstance(source, Iterator):
         batches = _number_of_batches(source, seed)
         training = LoaderSplit(source, calibration, batches, batch_size, labelled=calibration.labels is not None)
-    return CallerImages(_checked(calibration.images), calibration.labels, training)
+    return CallerImages(check_finite_images(calibration.images), calibration.labels, training)
 
 
-def _whole(source: Any) -> tuple[Tensor, Tensor | None] | None:
+def _whole(source: Any, train: bool) -> tuple[Tensor, Tensor | None] | None:
     """Return images and labels if they are tensors of all images; None for another source."""
     if isinstance(source, list | tuple) and source and all(isinstance(x, Tensor) and x.ndim == 3 for x in source):
         if len({image.shape for image in source}) > 1:
@@ -81,7 +85,7 @@ def _whole(source: Any) -> tuple[Tensor, Tensor | None] | None:
     images, labels = pair[0], as_labels(pair[1])
     if not isinstance(images, Tensor) or not (labels is None or (isinstance(labels, Tensor) and labels.ndim != 4)):
         return None
-    return next(labelled_batches([images if labels is None else (images, labels)]))
+    return next(labelled_batches([images if labels is None else (images, labels)], needs_labels=train))
 
 
 def _sampled(images: Tensor, labels: Tensor | None, *, count: int, seed: int) -> CallerImages:
@@ -89,20 +93,17 @@ def _sampled(images: Tensor, labels: Tensor | None, *, count: int, seed: int) ->
     kept = min(count, images_at_once((images.shape[2], images.shape[3])))
     order = torch.arange(len(images)) if kept >= len(images) else torch.randperm(len(images), generator=seeded(seed))
     drawn = order[:kept].to(images.device)
-    return CallerImages(_checked(images[drawn]), None if labels is None else labels[drawn], split)
+    return CallerImages(check_finite_images(images[drawn]), None if labels is None else labels[drawn], split)
 
 
-def _first_images(source: Iterable[Any], count: int, seed: int) -> TensorSplit:
+def _first_images(source: Iterable[Any], count: int, seed: int, train: bool) -> TensorSplit:
     found: list[tuple[Tensor, Tensor | None]] = []
     missing = count
-    for images, labels in labelled_batches(source, RandomStream(seed, _CPU)):
+    for images, labels in labelled_batches(source, RandomStream(seed, _CPU), needs_labels=train):
         if not found:
             missing = min(count, images_at_once((images.shape[2], images.shape[3])))
         elif images.shape[1:] != found[0][0].shape[1:]:
-            shapes = [tuple(found[0][0].shape[1:]), tuple(images.shape[1:])]
-            raise DataError(
-                f"images: got batches of images of the shapes {shapes[0]} and {shapes[1]}; allowed: one shape"
-            )
+            raise shapes_error(found[0][0], images)
         found.append((images[:missing], None if labels is None else labels[:missing]))
         missing -= len(found[-1][0])
         if not missing:
@@ -115,13 +116,18 @@ def _first_images(source: Iterable[Any], count: int, seed: int) -> TensorSplit:
 
 
 def _number_of_batches(source: Iterable[Any], seed: int) -> int:
+    """Return the number of batches of one pass, by counting if the source does not know it.
+
+    Raises:
+        DataError: It does not know it, and a pass does not end within ``MOST_COUNTED``.
+    """
     try:
         return len(cast(Sized, source))
-    except TypeError:  # for example of a loader of an IterableDataset
-        return sum(1 for _ in labelled_batches(source, RandomStream(seed, _CPU)))
-
-
-def _checked(images: Tensor) -> Tensor:
-    if not bool(torch.isfinite(images).all()):
-        raise DataError("images: got values that are not finite; allowed: finite normalized images")
-    return images
+    except Exception:  # for example of a loader of an IterableDataset
+        counted = sum(1 for _ in islice(labelled_batches(source, RandomStream(seed, _CPU)), MOST_COUNTED + 1))
+    if counted > MOST_COUNTED:
+        raise DataError(
+            f"images: got a {type(source).__name__} of unknown length that yields more than {MOST_COUNTED:,} batches; "
+            "allowed: a source with len(), or one whose iteration ends, or epochs=0"
+        )
+    return counted

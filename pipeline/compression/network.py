@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from basis.layers import stored_tensor_name
+from basis.modes import evaluating
 from basis.regular import irregularity, mark_irregular
 from pipeline.artifact import Identity
 from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
-from pipeline.models.network_check import check_network
+from pipeline.models.network_check import check_network, run_network
 from pipeline.models.outputs import select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
@@ -58,7 +59,7 @@ def private_copy(network: object) -> nn.Module:
     device_of(inner)
     refuse_shared_memory(inner)  # copies of buffers have memory of their own
     check_finite(inner, f"network: {name}")
-    network = without_wrappers(plain_copy(inner)).eval()
+    network = evaluating(without_wrappers(plain_copy(inner)))
     freeze_scripted_parts(network)
     return fold_parametrizations(network)
 
@@ -112,6 +113,12 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
         network.register_forward_pre_hook(hook)
     with torch.no_grad():
         return network(images.clone())
+
+
+def returns_tensor(network: nn.Module, images: Tensor, *, trained: bool) -> bool:
+    """Return True if a checked network returns a single tensor, also in training mode if it is trained."""
+    modes = (False, True) if trained else (False,)
+    return all(isinstance(run_network(network, images, training=mode), Tensor) for mode in modes)
 
 
 def selected(network: nn.Module, images: Tensor, output: str | None) -> tuple[int, Tensor]:

@@ -1,5 +1,6 @@
 """Images of the caller in the form that the training loop reads."""
 
+import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
+from pipeline.compression.checks import check_finite_images, check_labels, shapes_error
 from pipeline.data.dataset import batch_indices, check_limit, mixed_order, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 from pipeline.runtime.share import WHOLE, RankSlice
+
+logger = logging.getLogger(__name__)
 
 ALLOWED: Final = (
     "normalized images as a float tensor (N, C, H, W), a DataLoader, or an iterable of such tensors, of pairs "
@@ -25,7 +29,7 @@ _LABEL_NAMES: Final = ("label", "labels", "target", "targets", "y", "class")
 
 
 def labelled_batches(
-    source: Iterable[Any], stream: RandomStream | None = None
+    source: Iterable[Any], stream: RandomStream | None = None, *, needs_labels: bool = False
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Iterate once over a source of batches.
 
@@ -34,6 +38,7 @@ def labelled_batches(
             (C, H, W), is a batch of one. Labels are integers, (N,) or (N, 1); others are left out. NumPy arrays count
             as tensors.
         stream: Random numbers for the source's order and augmentation; None takes torch's global generators.
+        needs_labels: True to warn of a first batch whose labels are left out.
 
     Returns:
         Pairs of images, float32 (N, C, H, W), and labels, int64 (N,), or None.
@@ -56,7 +61,14 @@ def labelled_batches(
                 f"images: got a batch of {images.dtype} of the shape {tuple(images.shape)}; allowed: normalized "
                 "floats, (N, C, H, W)"
             )
-        yield images.detach().float(), _labels(labels[0], len(images)) if len(labels) == 1 else None
+        found = _labels(labels[0], len(images)) if len(labels) == 1 else None
+        if needs_labels and labels and found is None:
+            logger.warning(
+                "images: what stands beside the images is left out, and the training has no labels; labels are "
+                "integers, (N,), in pairs (images, labels)"
+            )
+        needs_labels = False
+        yield images.detach().float(), found
 
 
 def as_tensor(value: Any) -> Any:
@@ -203,6 +215,7 @@ class LoaderSplit:
         count: Batches of an epoch. A shorter pass is followed by another one.
         batch_size: Number of images that the training loop counts for a batch.
         labelled: True if every batch has labels; otherwise they are 0.
+        classes: Number of classes that labels may have; None if it is not known.
     """
 
     source: Iterable[Any]
@@ -210,6 +223,7 @@ class LoaderSplit:
     count: int
     batch_size: int
     labelled: bool
+    classes: int | None = None
     digest: str = field(default="a caller's iterable", init=False)
 
     def __len__(self) -> int:
@@ -229,7 +243,8 @@ class LoaderSplit:
         """Iterate over `count` batches as the iterable yields them, from `start` on; see `Images.batches`.
 
         Raises:
-            DataError: A pass of the iterable yields no batch, or a batch of another kind, or one without labels.
+            DataError: A pass of the iterable yields no batch, or a batch of another kind, of other channels, with
+                values that are not finite, without labels, or with a label that is no class.
         """
         stream = RandomStream(seed or 0, torch.device("cpu"))
         for images, labels in islice(self._passes(stream), start, self.count):
@@ -237,7 +252,11 @@ class LoaderSplit:
                 raise DataError(
                     "images: got a batch without labels after batches with labels; allowed: labels with all or none"
                 )
-            yield placed_batch(images, labels if self.labelled else None, device)
+            if labels is not None and self.classes is not None:
+                check_labels(labels, self.classes)
+            if images.shape[1] != self.known.images.shape[1]:
+                raise shapes_error(self.known.images, images)
+            yield placed_batch(check_finite_images(images), labels if self.labelled else None, device)
 
     def part(self, start: int, stop: int) -> TensorSplit:
         """Return a range of the first images; see `TrainingImages.part`."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from basis.copying import copy_network
+from basis.modes import evaluating
 from pipeline.artifact import Identity
 from pipeline.artifact.record import NetworkRecord, build_network
 from pipeline.compression.training import Trainer
@@ -76,7 +77,7 @@ def compress_to_size(
     (target,) = variant.targets
     size = target.bytes
     assert size is not None
-    model = placed(series_network(original, variant), images.device).eval()
+    model = evaluating(placed(series_network(original, variant), images.device))
     images = images[:ROUNDING_IMAGES]
     search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name, progress)
     rounded, found = search.rounded(size)

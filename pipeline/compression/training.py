@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from basis.copying import copy_network
+from basis.modes import evaluating
+from pipeline.compression.checks import check_labels
 from pipeline.compression.images import CallerImages
 from pipeline.compression.network import device_of
 from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import OptionsError
+from pipeline.models.layer_check import refuse_substituted
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
@@ -37,7 +40,9 @@ IMITATION_WEIGHT: Final = 10.0
 """Weight of the squared difference from the teacher's outputs, as a share of their variance."""
 
 
-def check_training(network: nn.Module, output: Any, images: CallerImages, batch_size: int) -> CallerImages:
+def check_training(
+    network: nn.Module, output: Any, images: CallerImages, batch_size: int, *, through_rounding: bool
+) -> CallerImages:
     """Check that a network can be trained on the images.
 
     Args:
@@ -45,15 +50,18 @@ def check_training(network: nn.Module, output: Any, images: CallerImages, batch_
         output: Its output for some images.
         images: The caller's images.
         batch_size: Images per training step, for images without batches of their own.
+        through_rounding: True if the training is one of a target.
 
     Returns:
         The images, without labels that no loss can use: the outputs are not logits of shape (N, classes).
 
     Raises:
         OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be
-            trained on batches of one image.
+            trained on batches of one image or through the rounding.
         DataError: A label is not among the classes.
     """
+    if through_rounding:
+        refuse_substituted(network)
     checked = images.calibration[:CHECKED_IMAGES].to(device_of(network))
     loader = images.training.source if isinstance(images.training, LoaderSplit) else None
     size = batch_size if loader is None else getattr(loader, "batch_size", None)
@@ -69,12 +77,11 @@ def check_training(network: nn.Module, output: Any, images: CallerImages, batch_
         )
     if images.labels is None or output.ndim != 2:
         return replace(images, labels=None)
-    least, most = int(images.labels.min()), int(images.labels.max())
-    if least < 0 or most >= output.shape[1]:
-        raise DataError(
-            f"images: got labels from {least} to {most} for outputs of {output.shape[1]} classes; allowed: 0 to "
-            f"{output.shape[1] - 1}, or images without labels"
-        )
+    classes = output.shape[1]
+    split = images.training
+    check_labels(images.labels if not isinstance(split, TensorSplit) or split.labels is None else split.labels, classes)
+    if isinstance(split, LoaderSplit):
+        images = replace(images, training=replace(split, classes=classes))
     return images
 
 
@@ -164,7 +171,7 @@ class Trainer:
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> Tensor:
         """Return the outputs for the held-out images, float64, (images, values), on the CPU."""
-        model = placed(model, self.device).eval()
+        model = evaluating(placed(model, self.device))
         batches = self.images.held_out.batches(EVALUATION_BATCH, device=self.device)
         return torch.cat([model(x).double().reshape(len(x), -1).cpu() for x, _ in batches])
 

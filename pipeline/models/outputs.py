@@ -4,12 +4,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.errors import OptionsError
 
 LOGITS: Final = "logits"
 """Name of the output that is selected by default."""
+
+
+TOLERANCE: Final = 1e-3
+"""Largest change of a logit by an exact change of the network, as a share of the largest logit."""
 
 
 def select_output(model: nn.Module, output: str | None) -> nn.Module:
@@ -65,6 +70,14 @@ def tensors_of(result: Any) -> list[Tensor]:
         return []
     values = result if isinstance(result, Sequence) else _entries(result).values()
     return [tensor for value in values for tensor in tensors_of(value)]
+
+
+def same_outputs(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Return True if no output differs by more than a share of the largest output; NaN is equal to NaN."""
+    if found.shape != expected.shape:
+        return False
+    within = tolerance * float(expected.abs().nan_to_num().max())
+    return bool(torch.allclose(found.float(), expected.float(), rtol=0.0, atol=within, equal_nan=True))
 
 
 def _entries(result: Any) -> dict[str, Any]:

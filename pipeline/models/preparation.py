@@ -6,7 +6,9 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
 
 from basis.copying import copy_network, has_graph
@@ -40,12 +42,29 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed.
 
     Raises:
-        OptionsError: A part holds itself, or is a weak reference, which ``nn.Module`` takes for a module.
+        OptionsError: A part holds itself, or is a weak reference, which ``nn.Module`` takes for a module; a part is a
+            program of ``torch.export``; or ``parameters`` yields other objects.
     """
     while (inner := _wrapped(model)) is not None:
         model = inner
     _refuse_endless(model, "", ())
+    _refuse_special(model)
     return model
+
+
+def _refuse_special(model: nn.Module) -> None:
+    """Check that a network has modes, and lists its parameters as every ``nn.Module`` does."""
+    kind = type(model).__name__
+    if any(isinstance(part, GraphModule) and "eval" in vars(part) for part in model.modules()):
+        raise OptionsError(
+            f"the network {kind} is or holds a program of torch.export, which has no evaluation mode; allowed: the "
+            "nn.Module that was exported"
+        )
+    if not all(isinstance(parameter, Tensor) for parameter in model.parameters()):
+        raise OptionsError(
+            f"parameters() of the network {kind} yields other objects than tensors; allowed: another name for a method "
+            "that lists groups of an optimizer"
+        )
 
 
 def _refuse_endless(module: nn.Module, path: str, above: tuple[nn.Module, ...]) -> None:
@@ -76,17 +95,27 @@ def initialize_lazy_modules(model: nn.Module, example: Tensor) -> None:
     Args:
         model: The network.
         example: Images of the data, (N, C, H, W).
+
+    Raises:
+        OptionsError: A lazy module does not run.
     """
     if any(isinstance(module, LazyModuleMixin) for module in model.modules()):
         with evaluation_mode(model), torch.no_grad():
             model(example)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise OptionsError(
+                f"{name!r} of the network {type(model).__name__} has no shape yet, because its lazy layer does not run "
+                "in evaluation mode; allowed: layers with shapes, such as nn.Linear(8, 10)"
+            )
 
 
 def fold_parametrizations(model: nn.Module) -> nn.Module:
     """Replace every computed parameter by its effective value, in place.
 
     These are parametrizations of ``torch.nn.utils.parametrize``, weight and spectral normalization of either style, and
-    the masks of ``torch.nn.utils.prune``.
+    the masks of ``torch.nn.utils.prune``. The attributes of layers become those of their weights: channels that were
+    pruned by hand are not counted any more.
 
     Args:
         model: The network with its trained values; it is set to evaluation mode meanwhile.
@@ -100,7 +129,29 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
                 for name in list(cast(Mapping[str, nn.Module], module.parametrizations)):
                     _fold(module, name)
             _fold_old_hooks(module)
+            _settle_attributes(module)
     return model
+
+
+def _settle_attributes(layer: nn.Module) -> None:
+    """Set the attributes of a layer to what its forward does; they have no effect on it where the padding is zero."""
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return
+    if isinstance(layer, nn.Linear) and weight.ndim == 2:
+        layer.out_features, layer.in_features = weight.shape
+    elif isinstance(layer, nn.Conv2d) and weight.ndim == 4 and layer.padding_mode == "zeros":
+        layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
+        layer.stride, layer.dilation = _pair(layer.stride), _pair(layer.dilation)
+        if not isinstance(layer.padding, str):
+            layer.kernel_size, layer.padding = (weight.shape[2], weight.shape[3]), _pair(layer.padding)
+            layer._reversed_padding_repeated_twice = [each for each in reversed(layer.padding) for _ in range(2)]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return a value of both axes, or of each, as torch's functions take it."""
+    height, width = (value, value) if isinstance(value, int) else (*value, *value)[:2]
+    return int(height), int(width)
 
 
 def _fold(module: nn.Module, name: str) -> None:
@@ -161,16 +212,25 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """Copy a network.
 
     Raises:
-        OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator.
+        OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator, or a part
+            that copies itself as itself.
     """
     try:
-        return copy_network(model)
+        duplicate = copy_network(model)
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
             f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); allowed: a network that copy.deepcopy copies, without locks, files and "
             "generators in its attributes"
         ) from error
+    own = {id(part) for part in (*model.modules(), *model.parameters())}
+    for path, part in (*duplicate.named_modules(), *duplicate.named_parameters()):
+        if id(part) in own:
+            raise OptionsError(
+                f"a copy of the network {type(model).__name__} shares the part {path!r} with the original, as where "
+                "__deepcopy__ returns the part itself; allowed: parts that copy.deepcopy copies"
+            )
+    return duplicate
 
 
 def drop_graphs(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -85,27 +86,29 @@ def outputs_of(model: nn.Module, images: Tensor, stream: RandomStream | None = N
 
 
 def refuse_foreign(model: nn.Module, images: Tensor) -> None:
-    """Check that a copy of a network does not compute with parameters of the network that it was copied from.
+    """Check that a network computes with no trainable parameters but those that it registers.
 
-    It does, if a closure, a replaced method or a weak reference in it belongs to that network. Such parameters have the
-    values of the copy's own; others, such as a constant kernel, do not.
+    A local variable, a plain object or a closure may hold others. In a copy, a closure, a replaced method or a weak
+    reference may still refer to the parameters of the original, whose values the copy's own parameters have. Constants
+    without a gradient are allowed.
 
     Args:
         model: The network.
         images: Some images, on its device.
 
     Raises:
-        OptionsError: It does.
+        OptionsError: It computes with others.
     """
     own = {id(parameter) for parameter in model.parameters()}
     with _UsedParameters() as used:
         outputs_of(model, images)
     foreign = [parameter for key, parameter in used.found.items() if key not in own]
-    if any(_same_values(other, parameter) for other in foreign for parameter in model.parameters()):
+    copied = any(_same_values(other, parameter) for other in foreign for parameter in model.parameters())
+    if copied or any(parameter.requires_grad for parameter in foreign):
         raise OptionsError(
-            f"a copy of the network {type(model).__name__} does not compute with its own parameters: a replaced "
-            "method, a closure or a weak reference refers to those of the original; allowed: a network that uses its "
-            "parameters through self"
+            f"the network {type(model).__name__}, or a copy of it, computes with parameters that it does not register: "
+            "those of a local variable, a plain object, a closure, a replaced method or a weak reference; allowed: a "
+            "network that registers all its parameters and uses them through self"
         )
 
 
@@ -158,8 +161,8 @@ def refuse_unstorable(model: nn.Module) -> None:
     """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
 
     Raises:
-        OptionsError: A parameter is missing in the state dict; a tensor is sparse or nested; or a buffer shares memory
-            with a parameter.
+        OptionsError: A parameter is missing in the state dict; the state dict has an entry that is no tensor or a
+            quantized one; a tensor is sparse or nested; or a parameter shares memory with another tensor.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():
@@ -170,7 +173,13 @@ def refuse_unstorable(model: nn.Module) -> None:
                 path or "a part",
                 kind,
             )
-    in_state = model.state_dict().keys()
+    in_state = model.state_dict()
+    for name, value in in_state.items():
+        if not name.endswith(_EXTRA_STATE_KEY_SUFFIX) and not (isinstance(value, Tensor) and not value.is_quantized):
+            raise OptionsError(
+                f"the entry {name!r} in the state dict of the network {kind} is no tensor of numbers, as in a layer of "
+                "torch.ao.quantization, which no file can hold; allowed: the network before it was quantized"
+            )
     if missing := [name for name, _ in model.named_parameters() if name not in in_state]:
         raise OptionsError(
             f"the state dict of the network {kind} lacks the parameter {missing[0]!r}, as where a hook renames its "
@@ -187,25 +196,42 @@ def refuse_unstorable(model: nn.Module) -> None:
 
 
 def refuse_shared_memory(model: nn.Module) -> None:
-    """Check that no buffer shares memory with a parameter. A copy of the network would share none.
+    """Check that no parameter shares memory with a buffer or with another parameter. In a copy each has its own.
 
     Raises:
-        OptionsError: A buffer does. Training changes both at once, and in a loaded network each has its own memory.
+        OptionsError: One does. Training changes both at once, and in a loaded network each has its own memory.
     """
-    tensors = [(name, tensor, True) for name, tensor in model.named_buffers()]
-    tensors += [(name, tensor, False) for name, tensor in model.named_parameters()]
-    stored = [each for each in tensors if each[1].numel() and each[1].device.type != "meta"]
-    ranges = sorted((str(tensor.device), *_addresses(tensor), name, buffer) for name, tensor, buffer in stored)
-    furthest: dict[tuple[str, bool], tuple[int, str]] = {}  # device, and True for buffers -> end and name
-    for device, start, end, name, buffer in ranges:
-        other_end, other = furthest.get((device, not buffer), (start, ""))
-        if start < other_end:
-            own, shared = (name, other) if buffer else (other, name)
-            raise OptionsError(
-                f"the buffer {own!r} of the network {type(model).__name__} shares memory with the parameter "
-                f"{shared!r}, which no file can hold; allowed: a buffer of its own, as from clone()"
-            )
-        furthest[device, buffer] = max(furthest.get((device, buffer), (end, name)), (end, name))
+    tensors: list[tuple[str, str, Tensor]] = [("buffer", *each) for each in model.named_buffers()]
+    tensors += [("parameter", *each) for each in model.named_parameters()]
+    stored = [each for each in tensors if each[2].numel() and each[2].device.type != "meta"]
+    ranges = sorted((str(each[2].device), *_addresses(each[2]), index) for index, each in enumerate(stored))
+    reaching: list[tuple[str, int, int]] = []  # device, end and index of the tensors that may reach the next one
+    for device, start, end, index in ranges:
+        reaching = [other for other in reaching if other[0] == device and other[1] > start]
+        for _, _, other in reaching:
+            kinds = {stored[index][0], stored[other][0]}
+            if "parameter" in kinds and _overlap(stored[index][2], stored[other][2]):
+                (_, name, _), (kind, first, _) = sorted((stored[index], stored[other]), key=lambda each: each[0])
+                raise OptionsError(
+                    f"the {min(kinds)} {name!r} of the network {type(model).__name__} shares memory with the {kind} "
+                    f"{first!r}, which no file can hold; allowed: memory of its own, as from clone(), or one parameter "
+                    "under both names"
+                )
+        reaching.append((device, end, index))
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Return True if two tensors have an element in common; the gaps of one may hold the other."""
+    if one.element_size() != other.element_size():  # a view of another type
+        return True
+    return bool(torch.isin(_element_addresses(one), _element_addresses(other)).any())
+
+
+def _element_addresses(tensor: Tensor) -> Tensor:
+    found = torch.tensor(tensor.data_ptr(), dtype=torch.int64)
+    for size, step in zip(tensor.shape, tensor.stride(), strict=True):
+        found = found[..., None] + torch.arange(size) * (step * tensor.element_size())
+    return found.flatten()
 
 
 def _addresses(tensor: Tensor) -> tuple[int, int]:

@@ -151,7 +151,7 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], c
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
-            f"with {channels} channels ({reason}); choose another model or another --image-size"
+            f"with {channels} channels ({reason}); allowed: the architecture that the file was written for"
         ) from error
     got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != (1, classes):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from basis.copying import copy_network
+from basis.modes import evaluating
 from pipeline.artifact.record import stored_tensors
 from pipeline.errors import OnnxError
 from pipeline.runtime.turns import TURNS
@@ -63,7 +64,7 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> T
     Raises:
         OnnxError: The network cannot be exported; the message ends with the exporter's reason.
     """
-    model = copy_network(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    model = evaluating(copy_network(model).cpu().to(memory_format=torch.contiguous_format))
     tensors = {name: tensor.detach() for name, tensor in stored_tensors(model)}
     # Two images, because torch.export treats a dimension of size 1 as a constant.
     example = torch.zeros(2, channels, *image_size)

@@ -16,7 +16,7 @@ from pipeline.options.values import flag_name, items
 FIT: Final = "weights"
 ROUNDING: Final = "nearest"
 """Rounding of a parametric family, whatever the option is; ``FIT`` likewise."""
-_NOT_WITH_TARGET: Final = ("bits", "fit", "rounding", "scheme", "qat_epochs")
+_NOT_WITH_TARGET: Final = ("bits", "fit", "rounding", "scheme", "backend", "qat_epochs")
 _NONE: Final[tuple[object, ...]] = (None, (), [])
 
 

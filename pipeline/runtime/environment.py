@@ -21,6 +21,8 @@ LIBRARIES = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "timm",
+    "torchao",
 )
 CPUINFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[2]

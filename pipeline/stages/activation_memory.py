@@ -8,6 +8,7 @@ from torch import nn
 
 from basis.copying import copy_network
 from basis.layers import hessian_layers
+from basis.modes import evaluating
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING
 from pipeline.runtime.tensor_memory import peak_bytes
@@ -39,7 +40,8 @@ def activation_bytes(model: nn.Module, shape: tuple[int, int, int], *, training:
     Returns:
         Bytes for one image, in float32.
     """
-    network, count = copy_network(model).train(training), _TRAINED if training else 1
+    network, count = copy_network(model), _TRAINED if training else 1
+    network.train(training)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.zeros(count, *shape, device=device)
     with torch.set_grad_enabled(training):
@@ -65,7 +67,7 @@ def sample_bytes(model: nn.Module, series: Collection[str], shape: tuple[int, in
         shape: (C, H, W) of an image.
         count: Number of calibration images.
     """
-    network = copy_network(model).eval()
+    network = evaluating(copy_network(model))
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     names = hessian_layers(network, MAX_FEATURES)
     images = torch.zeros(_TRAINED, *shape, device=device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from basis.activations import fit_activations, output_errors
 from basis.computed import ComputedConv2d
 from basis.copying import copy_network
+from basis.modes import evaluating
 from basis.progress import reported_to
 from basis.shard import CalibrationShard
 from pipeline.models.layer_orders import LayerPlan, plan_layers
@@ -70,7 +71,7 @@ def approximate(
     fit_errors: dict[str, float] = {}
     top1_pre, training = None, TrainingSummary()
     if keys.fit is not None and keys.fitted is not None:
-        model = placed(replace_layers(model, layers, variant.bases[0]), context.device).eval()
+        model = evaluating(placed(replace_layers(model, layers, variant.bases[0]), context.device))
         fit_errors = fit_once(context, baseline, model, keys.fit, fit=variant.fit(context.options))
         top1_pre = top1_once(context, model, keys.fitted)
     if keys.training is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from basis.copying import copy_network
+from basis.modes import evaluating
 from pipeline.data.sources import is_imagenet
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
@@ -98,7 +99,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     with context.processes.together():
         initial = initial_network(context)
     epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
-    model = placed(initial.model, context.device).eval()
+    model = evaluating(placed(initial.model, context.device))
     digest = network_digest(_name(context), model)
     measured = measured_once(context, model, baseline_key(context, digest))
     top1 = measured.top1
@@ -118,7 +119,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
     """Put a network whose weights are known on the run's device, with its digest and, if wanted, its teacher."""
-    model = placed(model, context.device).eval()
+    model = evaluating(placed(model, context.device))
     teacher = Teacher(model, context.accelerator) if context.options.distill else None
     return Baseline(model, network_digest(_name(context), model), origin, top1, teacher)
 
@@ -152,7 +153,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         if not _is_seeded_alike(context, model):
             seed = context.options.seed
             logger.warning("--weights builtin: %s is built with random weights, here of seed %d", model_name, seed)
-        return InitialNetwork(_with_values_of(context, model).eval(), BUILTIN)
+        return InitialNetwork(_with_values_of(context, model), BUILTIN)
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
         if known is None:
@@ -162,14 +163,14 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         model = _built_network(context)
         key, claim = load_weights(model, Path(weights), context.options.weights_key)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
-        return InitialNetwork(_with_values_of(context, model).eval(), origin, claim=claim)
+        return InitialNetwork(_with_values_of(context, model), origin, claim=claim)
     download = "" if may_download else missing_download(model_name, data.classes, weights)
     if download:
-        network = _with_values_of(context, _built_network(context)).eval()
+        network = _with_values_of(context, _built_network(context))
         return InitialNetwork(network, f"torchvision {weights}", download=download)
     model = load_torchvision_weights(model_name, data.classes, weights)
     claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
-    return InitialNetwork(_with_values_of(context, model).eval(), f"torchvision {weights}", claim=claim)
+    return InitialNetwork(_with_values_of(context, model), f"torchvision {weights}", claim=claim)
 
 
 def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:
@@ -184,7 +185,7 @@ def _with_values_of(context: RunContext, model: nn.Module) -> nn.Module:
     """Copy the values of a network into the checked architecture, with effective weights for parametrized ones."""
     network = copy_network(context.network)
     load_state(network, state_of(fold_parametrizations(model)))
-    return network
+    return evaluating(network)
 
 
 def _to_train(context: RunContext) -> InitialNetwork:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from basis.modes import evaluating
 from pipeline.data.dataset import Dataset, Images, Split
 from pipeline.runtime.device import placed
 from pipeline.runtime.processes import Processes
@@ -97,7 +98,7 @@ def evaluate(model: nn.Module, images: Images, *, device: torch.device) -> Evalu
         images: Images and labels.
         device: The device to run on.
     """
-    return measure(placed(model, device).eval(), images.batches(EVALUATION_BATCH, device=device))
+    return measure(evaluating(placed(model, device)), images.batches(EVALUATION_BATCH, device=device))
 
 
 def measure(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from basis.copying import copy_network
 from pipeline.artifact.loading import rebuilt
 from pipeline.data.dataset import Dataset
+from pipeline.models.layer_check import refuse_substituted
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import select_output
 from pipeline.models.preparation import without_wrappers
@@ -80,9 +81,11 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         network: The checked network; it is not changed.
 
     Raises:
-        OptionsError: The network cannot be trained, on batches of one image, or in the precision of the options; or
-            it has no gradients for a target.
+        OptionsError: The network cannot be trained, on batches of one image, in the precision of the options, or
+            through the rounding; or it has no gradients for a target.
     """
+    if options.qat_epochs or (options.epochs and (options.target_mb or options.target_drop is not None)):
+        refuse_substituted(network)
     single, trains = _cause_of_single_images(options, data), _trains(options)
     measures = bool(options.target_mb) or options.target_drop is not None
     if accelerator.precision == "no" and not trains and not measures:

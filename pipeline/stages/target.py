@@ -25,6 +25,7 @@ from pipeline.training.selection import hold_out
 from pipeline.training.state import TrainingLabel
 from quant.rate_rounding import RoundedNetwork
 from quant.stepped_training import RateControl
+from reports.gate import SMALLEST_SHARE
 
 TARGET_LR: Final = 0.03
 """Peak learning rate of training through the rounding; docs/training.md has the measurements."""
@@ -71,6 +72,7 @@ class TargetCompressor:
         inputs = {
             **self._measured.inputs,
             "target": asdict(target),
+            "smallest share": SMALLEST_SHARE,
             "epochs": self._variant.epochs,
             "schedule": asdict(self._schedule),
             "teacher": self._baseline.teacher is not None,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from basis.modes import evaluating
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.stages.baseline import Baseline
@@ -52,7 +53,7 @@ class TargetMeasurement:
     @cached_property
     def model(self) -> nn.Module:
         """The network with series convolutions of the largest orders, on the device."""
-        return placed(series_network(self._baseline.model, self._variant), self._context.device).eval()
+        return evaluating(placed(series_network(self._baseline.model, self._variant), self._context.device))
 
     @cached_property
     def original_pass(self) -> OriginalPass:

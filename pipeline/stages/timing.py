@@ -39,7 +39,7 @@ def inference_times(original: nn.Module, network: nn.Module, portable: bytes | N
         original: The uncompressed network, on the device of the image and in evaluation mode.
         network: The compressed network, likewise.
         portable: The ONNX file of the compressed network, or None.
-        image: (1, 3, H, W), normalized.
+        image: (1, C, H, W), normalized.
 
     Returns:
         The times; all None if a network does not accept a single image.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from basis.modes import evaluating
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import evaluate_together
@@ -158,7 +159,7 @@ def train_once(
         load_state(model, entry.tensors)
     if cached:
         _replay(context, job, entry)
-    placed(model, context.device).eval()
+    evaluating(placed(model, context.device))
     return _summary(context, job, entry)
 
 

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from basis.modes import evaluating
 from pipeline.artifact.loading import load_parts
 from pipeline.data.dataset import Dataset
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import DataError, LostProcessError, OptionsError
 from pipeline.models.imported import import_folder
 from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import select_output
@@ -74,8 +75,8 @@ def verify_artifacts(
     stage = StageKey("artifacts: reload", key)
     entry, _ = context.store.once(stage, compute)
     found = entry.metadata["differences"] or [None] * len(paths)
-    if any(found):
-        context.store.forget(stage)  # a device that does not repeat its bits gets another try in the next run
+    if any(difference is None or difference for difference in found):
+        context.store.forget(stage)  # the next run tries again: a device may not repeat its bits
     differences = dict(zip(paths, found, strict=True))
     return [
         Row.model_validate(row.model_dump() | {"reloaded_logits_max_abs_diff": differences[row.sha256]}) for row in rows
@@ -99,6 +100,7 @@ def reload_differences(
 
     Raises:
         DataError: A file cannot be loaded.
+        LostProcessError: A signal ended the process.
         OSError: The folder of the artifacts cannot be written.
     """
     # Beside the artifacts: the folder for temporary files may be full, and a later run removes a file with this ending.
@@ -114,6 +116,11 @@ def reload_differences(
             return None
         if done.returncode == _NO_ACCESS:
             raise OSError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
+        if done.returncode < 0:
+            raise LostProcessError(
+                f"artifact: the process that reloads artifacts was ended by signal {-done.returncode}, as where memory "
+                "is short; the files are written"
+            )
         if done.returncode:
             raise DataError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
         found = safetensors.torch.load_file(Path(folder) / _LOGITS)
@@ -149,7 +156,7 @@ def _answer(folder: Path) -> None:
         select_output(network, identity.output)
         settle_memory_format(network, next(iter(images.values()))[:2])
         with torch.no_grad():
-            logits[str(number)] = measure(placed(network, device).eval(), _batches(images, device)).logits
+            logits[str(number)] = measure(evaluating(placed(network, device)), _batches(images, device)).logits
     # Not save_file, whose error for a full disk is no OSError.
     write_atomically(folder / _LOGITS, safetensors.torch.save(logits))
 

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from torch.optim import SGD
 
 from basis.conv import SeriesConv2d
+from basis.modes import evaluating, training
 from basis.parametric.conv import ParametricConv2d
 from basis.parametric.gradients import filter_space_gradients
 from basis.preconditioning import preconditioned_gradients
@@ -97,7 +98,7 @@ def train(
     random = RandomStream(seed, device)
     checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore, best)
     position = checkpointer.resume(batches_of_epoch(len(images), schedule.batch_size))
-    prepared, stepping = prepare(accelerator, model.train(), optimizer, lambda: _first_image(images, device))
+    prepared, stepping = prepare(accelerator, training(model), optimizer, lambda: _first_image(images, device))
     batches = _training_batches(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, hooks = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
@@ -119,7 +120,7 @@ def train(
             checkpointer.after_step(position, _any_stop_request(stop, processes))
     if best is not None:
         position.selection = best.choose(model)
-    release(accelerator, model.eval())
+    release(accelerator, evaluating(model))
     drop_graphs(model)
     return checkpointer.timed(position)
 

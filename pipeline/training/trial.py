@@ -1,11 +1,13 @@
 """Forward and backward passes before a run: precision, batches of one image, and outputs without a gradient."""
 
 import contextlib
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 
+from basis.modes import evaluating, training
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
@@ -16,7 +18,7 @@ _ONE_VALUE: Final = "more than 1 value per channel"
 
 
 def settle_precision(accelerator: Accelerator, network: nn.Module, images: Tensor, wanted: str) -> None:
-    """Set the precision to float32 if training in bf16 fails.
+    """Set the precision to float32 if training in bf16 fails or has wrong gradients.
 
     Args:
         accelerator: Its precision and its fallback are set.
@@ -30,6 +32,8 @@ def settle_precision(accelerator: Accelerator, network: nn.Module, images: Tenso
     if accelerator.precision == "no":
         return
     reason = _failure(network, images, accelerator.device, bf16=True)
+    if not reason and accelerator.device.type == "cpu":
+        reason = _wrong_gradients(network, images)
     if not reason or _failure(network, images, accelerator.device, bf16=False):
         return  # a network that fails in float32 too fails for another reason
     if wanted == "bf16":
@@ -76,7 +80,7 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
         )
     try:
         with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
-            output = network.train()(images)
+            output = training(network)(images)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -107,7 +111,7 @@ def check_sensitivity(network: nn.Module, images: Tensor) -> None:
     """
     given, gradient = images.detach().clone().requires_grad_(), None
     with torch.enable_grad(), contextlib.suppress(RuntimeError):  # there is none at all
-        (gradient,) = torch.autograd.grad(network.eval()(given).float().sum(), given, allow_unused=True)
+        (gradient,) = torch.autograd.grad(evaluating(network)(given).float().sum(), given, allow_unused=True)
     if gradient is None:
         raise OptionsError(
             "--target-mb: no gradient of the network's outputs reaches its images, as inside torch.no_grad or after "
@@ -115,9 +119,34 @@ def check_sensitivity(network: nn.Module, images: Tensor) -> None:
         )
 
 
+def _wrong_gradients(network: nn.Module, images: Tensor) -> str:
+    """Return the first convolution whose gradients PyTorch gets wrong in bf16 on a CPU, in a sentence; empty if none.
+
+    Where a map is smaller than the stride, some values of the weight's gradient are not written: they hold whatever was
+    in memory (PyTorch 2.14, `tests/pipeline/training/test_trial.py`).
+    """
+    found: list[str] = []
+
+    def on_call(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        conv, sizes = cast(nn.Conv2d, module), inputs[0].shape[2:] if inputs else ()
+        if max(conv.kernel_size) > 1 and any(size < step for size, step in zip(sizes, conv.stride, strict=False)):
+            shape, steps = "x".join(map(str, sizes)), "x".join(map(str, conv.stride))
+            found.append(
+                f"gradients of {name} are wrong in bf16 on a CPU: its maps of {shape} are below stride {steps}"
+            )
+
+    with contextlib.ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                hooks.callback(module.register_forward_pre_hook(partial(on_call, name)).remove)
+        with RandomStream(0, images.device).drawn_from(), torch.no_grad():
+            training(network)(images)
+    return found[0] if found else ""
+
+
 def _failure(network: nn.Module, images: Tensor, device: torch.device, *, bf16: bool) -> str:
     """Return the error of one training step's forward and backward pass in a sentence; empty if there is none."""
-    network = placed(network, device).train()
+    network = training(placed(network, device))
     try:
         with RandomStream(0, device).drawn_from():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

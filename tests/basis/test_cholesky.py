@@ -1,9 +1,11 @@
 """Test the damped Cholesky factorization and the ridge regression on regular, singular and unusable matrices."""
 
 import numpy as np
+import pytest
 import torch
 
 from basis.cholesky import damped_cholesky, mean_diagonal, ridge_solution
+from basis.errors import NumericalError
 
 
 def gram(rows, features=6, seed=0):
@@ -45,4 +47,5 @@ def test_ridge_regression_equals_numpys_solution():
     matrix, right = gram(3), torch.ones(1, 6, 2, dtype=torch.float64)
     damped = matrix[0].numpy() + 0.1 * float(mean_diagonal(matrix)) * np.eye(6)
     np.testing.assert_allclose(ridge_solution(matrix, right, 0.1)[0].numpy(), np.linalg.solve(damped, right[0].numpy()))
-    assert not ridge_solution(matrix * torch.nan, right).any()
+    with pytest.raises(NumericalError, match="finite"):
+        ridge_solution(matrix * torch.nan, right)

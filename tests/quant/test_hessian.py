@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from basis.conv import SeriesConv2d
+from basis.errors import NumericalError
 from basis.patches import samples
 from quant.hessian import conv_hessian, conv_targets, linear_hessian, linear_targets, refit
 from tests.support.lockstep import in_shares
@@ -60,11 +61,14 @@ def test_a_refit_finds_the_values_that_gave_the_outputs(conv, series):
     torch.testing.assert_close(refit(hessian, stored_of(layer)), stored_of(layer), rtol=1e-4, atol=1e-5)
 
 
-def test_inputs_that_are_not_finite_leave_the_values_alone():
+def test_inputs_that_are_not_finite_are_a_numerical_error():
     layer = copy.deepcopy(CONVS[0])
     x = torch.full((2, 6, 9, 10), torch.inf)
     hessian = hessian_of(layer, x, torch.zeros(2, 8, 9, 10))
-    assert torch.equal(refit(hessian, stored_of(layer)), stored_of(layer))
+    with pytest.raises(NumericalError, match="finite"):
+        refit(hessian, stored_of(layer))
+    with pytest.raises(NumericalError, match=r"'conv1'.*finite"):
+        hessian.check_finite("conv1")
 
 
 @torch.no_grad()

@@ -103,7 +103,8 @@ def type_name(value: Any) -> str:
         return f"class {value}"
     name = type(value).__name__
     if isinstance(value, list | tuple) and value:
-        return f"{name} of {len(value)} {type_name(value[0])}"
+        first = value[0]  # which may be a list that holds this one
+        return f"{name} of {len(value)} {type(first).__name__ if isinstance(first, list | tuple) else type_name(first)}"
     return name
 
 

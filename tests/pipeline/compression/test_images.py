@@ -244,3 +244,47 @@ def test_labels_that_come_and_go_are_refused():
 
     with pytest.raises(DataError, match="without labels"):
         compress(seeded(), Some(), config="3,2,2", epochs=1)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield X[0], 1
+
+
+class Unknown:
+    def __iter__(self):
+        return iter([X[:8], X[8:16]])
+
+    def __len__(self):
+        raise NotImplementedError("the length of a stream")
+
+
+def test_a_source_without_a_length_is_counted_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(reading, "MOST_COUNTED", 10)
+    with pytest.raises(DataError, match=r"more than 10 batches.*len\(\)"):
+        read_images(DataLoader(Endless(), batch_size=8), count=8, seed=0, batch_size=8, train=True)
+    assert len(read_images(Unknown(), count=8, seed=0, batch_size=8, train=True).training) == 16
+
+
+@pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: DataLoader(TensorDataset(x, y), batch_size=8)])
+def test_a_label_that_is_no_class_is_refused_behind_the_calibration_images_too(wrap):
+    labels = Y.clone()
+    labels[-1] = 9
+    with pytest.raises(DataError, match=r"labels from \d to 9 .* 4 classes"):
+        compress(seeded(), wrap(X, labels), config="3,2,2", epochs=1, calibration_size=16, batch_size=8)
+
+
+def test_a_later_batch_of_other_channels_or_values_is_refused():
+    for other, words in ((torch.randn(8, 3, *X.shape[2:]), "shapes"), (X[:8] * torch.nan, "finite")):
+        with pytest.raises(DataError, match=words):
+            compress(seeded(), [X[:8], X[8:16], other], config="3,2,2", epochs=1, calibration_size=16)
+
+
+@pytest.mark.parametrize("labels", [Y.float(), nn.functional.one_hot(Y)], ids=["floats", "one-hot"])
+def test_labels_that_are_left_out_are_said(labels, caplog):
+    read_images((X, labels), count=8, seed=0, batch_size=8, train=True)
+    assert "left out" in caplog.text
+    caplog.clear()
+    read_images((X, labels), count=8, seed=0, batch_size=8, train=False)
+    assert caplog.text == ""

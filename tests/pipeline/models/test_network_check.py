@@ -68,11 +68,6 @@ class Keyword(Base):
         return self.norm(self.conv2(input=self.conv1(x)))
 
 
-class ReadWeight(Base):
-    def features(self, x):
-        return super().features(x) / self.conv2.weight.square().sum()
-
-
 class Subclass(Base):
     def __init__(self):
         super().__init__()
@@ -126,7 +121,6 @@ class TiedBias(Base):
         (Hooked, {"conv1"}),
         (Patched, {"conv1"}),
         (Keyword, {"conv2"}),
-        (ReadWeight, {"conv2"}),
         (Subclass, {"conv2"}),
         (KeptByHook, {"conv1"}),
         (ListedByHook, {"conv1"}),

@@ -117,3 +117,31 @@ def test_a_target_needs_gradients_down_to_the_images(where):
     check_sensitivity(WithoutGradients("nowhere"), IMAGES)
     with pytest.raises(OptionsError, match=r"--target-mb.*no gradient.*--bits"):
         check_sensitivity(WithoutGradients(where), IMAGES)
+
+
+class Shrinking(nn.Module):
+    """Its second convolution has maps of 1x1, or of a larger size, and a stride of 2."""
+
+    def __init__(self, pixels, kernel=3):
+        super().__init__()
+        self.pool, self.first = nn.AdaptiveAvgPool2d(pixels), nn.Conv2d(3, 4, 3)
+        self.small = nn.Conv2d(4, 4, kernel, stride=2, padding=kernel // 2)
+
+    def forward(self, x):
+        return self.small(self.pool(self.first(x))).mean((2, 3))
+
+
+def test_bf16_is_not_used_where_pytorch_leaves_gradients_unwritten():
+    place = accelerator()
+    settle_precision(place, Shrinking(1), IMAGES, "auto")
+    assert place.precision == "no"
+    assert all(term in place.fallback for term in ("small", "1x1", "stride 2x2"))
+    with pytest.raises(OptionsError, match=r"--precision.*bf16.*small.*fp32"):
+        settle_precision(accelerator(), Shrinking(1), IMAGES, "bf16")
+
+
+@pytest.mark.parametrize("network", [Shrinking(2), Shrinking(1, kernel=1)], ids=["larger maps", "1x1 kernel"])
+def test_bf16_is_used_where_gradients_are_right(network):
+    place = accelerator()
+    settle_precision(place, network, IMAGES, "auto")
+    assert place.precision == "bf16"

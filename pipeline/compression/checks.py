@@ -1,0 +1,37 @@
+"""Checks of the caller's batches."""
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import DataError
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Check that labels are classes.
+
+    Raises:
+        DataError: A label is below 0, or not below the number of classes.
+    """
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise DataError(
+            f"images: got labels from {least} to {most} for outputs of {classes} classes; allowed: 0 to "
+            f"{classes - 1}, or images without labels"
+        )
+
+
+def check_finite_images(images: Tensor) -> Tensor:
+    """Return images whose values are finite.
+
+    Raises:
+        DataError: A value is not finite.
+    """
+    if not bool(torch.isfinite(images).all()):
+        raise DataError("images: got values that are not finite; allowed: finite normalized images")
+    return images
+
+
+def shapes_error(first: Tensor, other: Tensor) -> DataError:
+    """Describe batches of images, (N, C, H, W), of two shapes."""
+    shapes = tuple(first.shape[1:]), tuple(other.shape[1:])
+    return DataError(f"images: got batches of images of the shapes {shapes[0]} and {shapes[1]}; allowed: one shape")

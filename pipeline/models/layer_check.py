@@ -1,0 +1,193 @@
+"""Mark the layers of a network that are kept as they are: no series replaces them, or hooks cannot see their inputs."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final, cast
+
+from torch import Tensor, nn
+
+from basis.computed import ComputedConv2d
+from basis.conv import is_compressible
+from basis.families import BASES
+from basis.layers import is_regular
+from basis.modes import training
+from basis.regular import irregularity, mark_irregular
+from basis.swap import swap_convolutions
+from pipeline.errors import OptionsError
+from pipeline.models import registration
+from pipeline.models.outputs import same_outputs
+from pipeline.models.preparation import plain_copy
+from pipeline.runtime.randomness import RandomStream
+
+logger = logging.getLogger(__name__)
+
+SUBSTITUTED: Final = "its weight is another one while it runs"
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def mark_layers(
+    model: nn.Module, images: Tensor, expected: Tensor, used: Set[str], basis: str, *, trained: bool
+) -> None:
+    """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see; see ``basis.regular``.
+
+    Args:
+        model: The network; its convolutions and linear layers are marked in place.
+        images: Some images, (N, C, H, W), on its device.
+        expected: Its outputs for them.
+        used: See ``pipeline.models.registration.used_parameters``.
+        basis: The basis of the series.
+        trained: True if the run trains the network, so that its layers must be replaceable in training mode, too.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, ComputedConv2d)
+    }
+    for name, reason in _structural_reasons(model, layers, images).items():
+        mark_irregular(layers[name], reason)
+    calls = _Calls.of(model, layers, images)
+    for name, reason in calls.reasons.items():
+        if is_regular(layers[name]):
+            mark_irregular(layers[name], reason)
+    for name, layer in layers.items():
+        if is_compressible(layer) and calls.counts[name] == 0 and f"{name}.weight" in used:
+            mark_irregular(layer, "the network reads its weight without calling the layer")
+    candidates = [name for name, layer in layers.items() if is_compressible(layer)]
+    replaceable = partial(_replaceable, model, images, expected, calls, basis, trained)
+    if candidates and not replaceable(candidates):
+        for name in candidates:
+            if not replaceable([name]):
+                mark_irregular(layers[name], "the network does not compute the same with the layer replaced")
+    for name, layer in layers.items():
+        if (found := irregularity(layer)) is not None:
+            logger.info("%s is kept as it is: %s", name, found)
+
+
+def refuse_substituted(model: nn.Module) -> None:
+    """Check that a marked network can be trained through the rounding, which computes the weight of every layer.
+
+    Raises:
+        OptionsError: It runs a layer with another weight, as ``torch.func.functional_call`` does.
+    """
+    for name, module in model.named_modules():
+        if irregularity(module) == SUBSTITUTED:
+            raise OptionsError(
+                f"the layer {name!r} cannot be trained through the rounding: {SUBSTITUTED}, as by "
+                "torch.func.functional_call; allowed: no epochs for a target, and none of --qat-epochs"
+            )
+
+
+def _structural_reasons(
+    model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], images: Tensor
+) -> dict[str, str]:
+    reasons = {}
+    shared = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    for name, layer in layers.items():
+        if any(method in vars(layer) for method in ("forward", "_conv_forward")) and layer is not model:
+            reasons[name] = "its forward was replaced"
+        elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images):
+            reasons[name] = "it has hooks that change its inputs or outputs"
+        elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            reasons[name] = "its weight is computed"
+        elif shared[id(layer.weight)] > 1:
+            reasons[name] = "another layer has the same weight"
+        elif layer.bias is not None and shared[id(layer.bias)] > 1:
+            reasons[name] = "another layer has the same bias"
+        elif not _describes_itself(layer):
+            reasons[name] = "its attributes do not describe its weight"
+    return reasons
+
+
+def _describes_itself(layer: nn.Conv2d | nn.Linear) -> bool:
+    """Return True if the attributes are those of a layer that its class has built; pruning by hand leaves old ones."""
+    if isinstance(layer, nn.Linear):
+        return tuple(layer.weight.shape) == (layer.out_features, layer.in_features)
+    pairs = (layer.kernel_size, layer.stride, layer.dilation)
+    if any(not isinstance(each, tuple | list) for each in pairs) or not isinstance(layer.padding, tuple | list | str):
+        return False
+    channels = layer.out_channels, layer.in_channels // layer.groups
+    return tuple(layer.weight.shape) == (*channels, *layer.kernel_size)
+
+
+def _hooks_matter(model: nn.Module, name: str, images: Tensor) -> bool:
+    given, trial = plain_copy(model), plain_copy(model)
+    for hooks in _HOOKS:
+        vars(trial.get_submodule(name))[hooks].clear()
+    changed = images.flip(3) / 2  # what hooks have stored is of other images
+    try:
+        return not same_outputs(registration.outputs_of(trial, changed), registration.outputs_of(given, changed))
+    except Exception:  # a network that needs what the hook stores
+        return True
+
+
+class _Calls:
+    """The calls of layers in one pass.
+
+    Attributes:
+        counts: Layer name -> number of calls.
+        reasons: Layer name -> reason why hooks do not see the batch and the weight of its calls.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, model: nn.Module, names: Iterable[str], images: Tensor) -> "_Calls":
+        """Run a network and note the calls of its layers."""
+        found, parts = cls(), set[str]()
+        weights = {name: _address(model.get_submodule(name)) for name in names}
+
+        def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            axes = 2 if isinstance(module, nn.Linear) else 4
+            found.counts[name] += 1
+            if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < axes:
+                found.reasons[name] = "its input is not one batch, passed by position"
+            elif _address(module) != weights[name]:
+                found.reasons[name] = SUBSTITUTED
+            elif len(inputs[0]) < len(images):
+                parts.add(name)
+
+        with ExitStack() as hooks:
+            for name in weights:
+                hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(on_call, name)).remove)
+            registration.outputs_of(model, images)
+        for name in parts:
+            if found.counts[name] > 1:
+                found.reasons.setdefault(name, "it runs on a part of the images at a time")
+        return found
+
+
+def _address(layer: nn.Module) -> tuple[int, int] | None:
+    """Return what identifies a layer's weight: the parameter and its memory; None if the weight is no parameter."""
+    weight = layer._parameters.get("coefficients" if isinstance(layer, ComputedConv2d) else "weight")
+    return None if weight is None else (id(weight), weight.data_ptr())
+
+
+def _replaceable(
+    model: nn.Module,
+    images: Tensor,
+    expected: Tensor,
+    calls: _Calls,
+    basis: str,
+    trained: bool,
+    names: list[str],
+) -> bool:
+    """Return True if series of full order in place of convolutions are called as often and change no output."""
+    trial, series = plain_copy(model), basis if basis in BASES else next(iter(BASES))  # all have the same filters
+    sizes = {name: cast(nn.Conv2d, trial.get_submodule(name)).kernel_size for name in names}
+    try:
+        trial = swap_convolutions(trial, {name: (height, width) for name, (height, width) in sizes.items()}, series)
+        found = _Calls.of(trial, names, images).counts
+        if found != Counter({name: calls.counts[name] for name in names}):
+            return False
+        same = same_outputs(registration.outputs_of(trial, images), expected)
+        if same and trained:
+            with RandomStream(0, images.device).drawn_from():
+                training(plain_copy(trial))(images.clone())
+        return same
+    except Exception:  # a network that reads `weight` of a series, for example
+        return False

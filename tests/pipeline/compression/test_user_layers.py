@@ -1,0 +1,242 @@
+"""Layers as users change them: the compressed network is near theirs and loads, or it is refused before any work."""
+
+import collections
+import types
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline import compress, load
+from pipeline.errors import OptionsError
+
+IMAGES = functional.avg_pool2d(torch.randn(64, 3, 14, 14, generator=torch.Generator().manual_seed(1)), 3, stride=1) * 3
+
+
+class Net(nn.Module):
+    """Two convolutions and a classifier; subclasses change one thing."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def features(self, x):
+        return self.two(self.conv(x).relu()).relu().mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+class FunctionalCall(Net):
+    def forward(self, x):
+        tensors = {"weight": 3 * self.fc.weight, "bias": self.fc.bias}
+        return torch.func.functional_call(self.fc, tensors, (self.features(x),))
+
+
+class SwappedMemory(Net):
+    def forward(self, x):
+        own = self.two.weight.data
+        self.two.weight.data = 2 * own
+        result = super().forward(x)
+        self.two.weight.data = own
+        return result
+
+
+class Property(nn.Conv2d):
+    def __init__(self, *arguments, **words):
+        super().__init__(*arguments, **words)
+        self.raw = nn.Parameter(self._parameters.pop("weight").detach())
+
+    @property
+    def weight(self):
+        return self.raw - self.raw.mean((1, 2, 3), keepdim=True)
+
+
+class WeightProperty(Net):
+    def __init__(self):
+        super().__init__()
+        self.two = Property(8, 8, 3, padding=1)
+
+
+class PrunedByHand(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv.weight = nn.Parameter(self.conv.weight.detach()[:6].clone())
+        self.conv.bias = nn.Parameter(self.conv.bias.detach()[:6].clone())
+        self.two.weight = nn.Parameter(self.two.weight.detach()[:, :6].clone())
+
+
+class NewGeometry(Net):
+    def __init__(self):
+        super().__init__()
+        self.conv.padding, self.two.stride, self.two.dilation = 2, 2, [1]
+
+
+class ReadsWeights(Net):
+    """As networks that convert their input to the type of a weight, and add a penalty in training."""
+
+    def forward(self, x):
+        if self.training:
+            self.penalty = sum(m.weight.square().sum() for m in self.modules() if isinstance(m, nn.Conv2d))
+        return super().forward(x.to(self.conv.weight.dtype))
+
+
+class TrainReturnsNothing(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.conv.requires_grad_(False)
+
+
+class AuxiliaryHead(Net):
+    def __init__(self):
+        super().__init__()
+        self.aux = nn.Linear(8, 4)
+
+    def forward(self, x):
+        found = self.features(x)
+        return (self.fc(found), self.aux(found)) if self.training else self.fc(found)
+
+
+class CachesWithoutState(Net):
+    """A copy of a copy fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = {"scale": 2.0}
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        state.pop("cache")
+        return state
+
+
+ACCEPTED = [
+    (FunctionalCall, ["fc"]),
+    (SwappedMemory, ["two"]),
+    (WeightProperty, ["two"]),
+    (PrunedByHand, []),
+    (NewGeometry, []),
+    (ReadsWeights, []),
+    (TrainReturnsNothing, []),
+    (AuxiliaryHead, []),
+]
+
+
+def logits(network):
+    network.eval()  # which returns None for one of them
+    with torch.no_grad():
+        return network(IMAGES)
+
+
+@pytest.mark.parametrize(("make", "kept"), ACCEPTED, ids=[make.__name__ for make, _ in ACCEPTED])
+def test_full_order_at_8_bits_is_the_network_and_reloads(tmp_path, make, kept):
+    network = make()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    result = compress(network, IMAGES, config=3, bits=8)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    wanted, found = logits(network), logits(result.network)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.01
+    assert torch.equal(logits(load(result.save(tmp_path / "net.safetensors"), network=make)), found)
+    unfitted = [layer.name for layer in result.layers if layer.status == "kept" and layer.rounding_error is None]
+    assert [name for name in kept if name not in unfitted] == []
+
+
+@pytest.mark.parametrize("make", [ReadsWeights, TrainReturnsNothing, AuxiliaryHead])
+@pytest.mark.parametrize("how", [{"config": 2}, {"target_mb": 0.0011}], ids=["epochs", "target"])
+def test_they_are_trained(make, how):
+    result = compress(make(), IMAGES, **how, epochs=1, batch_size=16)
+    assert torch.isfinite(logits(result.network)).all()
+
+
+def test_layers_with_another_weight_while_they_run_keep_their_own_at_a_target():
+    network = FunctionalCall()
+    found = logits(compress(network, IMAGES, target_mb=0.0014).network)
+    assert float((found - logits(network)).norm() / logits(network).norm()) < 0.05
+
+
+def test_they_are_not_trained_through_the_rounding():
+    assert compress(FunctionalCall(), IMAGES, config=2, epochs=1, batch_size=16).layers
+    with pytest.raises(OptionsError, match=r"'fc'.*through the rounding"):
+        compress(FunctionalCall(), IMAGES, target_mb=0.0014, epochs=1)
+
+
+class SharesMemory(Net):
+    def __init__(self):
+        super().__init__()
+        self.three = nn.Conv2d(8, 8, 3, padding=1)
+        self.three.weight.data = self.two.weight.data
+
+    def features(self, x):
+        return self.three(super().features(x)[:, :, None, None]).mean((2, 3))
+
+
+class HidesLayer(Net):
+    def __init__(self, hide):
+        super().__init__()
+        self.hidden = hide(nn.Conv2d(8, 8, 3, padding=1))
+
+    def features(self, x):
+        hidden = self.hidden.conv if isinstance(self.hidden, types.SimpleNamespace) else self.hidden
+        hidden = hidden[0] if isinstance(hidden, collections.deque) else hidden
+        return hidden(self.conv(x).relu()).mean((2, 3))
+
+
+class OneImageAtATime(Net):
+    def forward(self, x):
+        return torch.cat([super(OneImageAtATime, self).forward(image[None]) for image in x])
+
+
+class CopiesItselfAsItself(nn.Sequential):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class NotCopied(Net):
+    def __init__(self):
+        super().__init__()
+        self.two = CopiesItselfAsItself(nn.Conv2d(8, 8, 3, padding=1))
+
+
+class OddParameters(Net):
+    def parameters(self, recurse=True):
+        return [{"params": list(super().parameters()), "lr": 0.1}]
+
+
+def dynamic():
+    return torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, dtype=torch.qint8)
+
+
+def exported():
+    return torch.export.export(Net().eval(), (IMAGES[:2],)).module()
+
+
+def closure(layer):
+    return lambda x: layer(x)
+
+
+REFUSED = [
+    (SharesMemory, "memory"),
+    (partial(HidesLayer, lambda layer: types.SimpleNamespace(conv=layer)), "does not register"),
+    (partial(HidesLayer, lambda layer: collections.deque([layer])), "does not register"),
+    (partial(HidesLayer, closure), "does not register"),
+    (OneImageAtATime, "part of the images"),
+    (NotCopied, "two.*__deepcopy__"),
+    (OddParameters, r"parameters\(\)"),
+    (dynamic, "quantized"),
+    (exported, "export"),
+    (CachesWithoutState, "copied"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.ao
+@pytest.mark.parametrize(("make", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_no_file_can_hold_is_refused(make, words):
+    network = make()
+    before = sorted(network.state_dict())
+    with pytest.raises(OptionsError, match=words):
+        compress(network, IMAGES, config=2, bits=4, epochs=1)
+    assert sorted(network.state_dict()) == before
