@@ -7,6 +7,7 @@ are updated by one matrix product per block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -97,7 +98,8 @@ def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tu
         unit.flip(1, 2), torch.ones_like(mean), damping, smallest=1e-6, largest=largest, per_matrix=True
     )
     if found is None:
-        lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min())
+        finite = bool(torch.isfinite(unit).all())
+        lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min()) if finite else math.nan
         raise NumericalError(
             f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
             "diagonal; allowed is a positive semi-definite matrix."

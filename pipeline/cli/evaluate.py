@@ -64,10 +64,13 @@ def _execute(
     headers = [open_artifact(file)[0] for file in files]  # before the data are read, which may take minutes
     for header in headers:
         require_builder(header)
-    sizes = [header.image_size for header in headers]
-    read = {size: load_dataset(source, limit_test=limit, workers=workers, image_size=size) for size in set(sizes)}
+    kinds = [(header.image_size, header.classes) for header in headers]
+    read = {
+        (size, classes): load_dataset(source, limit_test=limit, workers=workers, image_size=size, classes=classes)
+        for size, classes in set(kinds)
+    }
     place = make_accelerator(device).device
-    results = [_evaluated(file, read[size], place, allow_import) for file, size in zip(files, sizes, strict=True)]
+    results = [_evaluated(file, read[kind], place, allow_import) for file, kind in zip(files, kinds, strict=True)]
     for note in dict.fromkeys(note for data in read.values() for note in data.notes):
         logger.info("data: %s", note)
     count = results[0].total

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from basis.copying import copy_network
 from basis.least_squares import Size2d
@@ -142,8 +142,8 @@ def measured(metric: Metric | None, network: nn.Module) -> float | None:
     """
     if metric is None:
         return None
-    value = metric(copy_network(network))
+    value: Any = metric(copy_network(network))
     try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):  # the last for a tensor of several values
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last for a tensor of several values
         raise OptionsError(f"metric: returned a {type(value).__name__}; allowed: one number") from None

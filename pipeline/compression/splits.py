@@ -75,7 +75,7 @@ def as_tensor(value: Any) -> Any:
     """Return a NumPy array as a tensor with memory of its own, and any other value unchanged."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "buif":
         return value
-    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    native = value.astype(value.dtype.newbyteorder("=") if value.dtype.itemsize <= 8 else np.float64, copy=False)
     return torch.tensor(np.ascontiguousarray(native))  # torch takes no negative strides
 
 

@@ -1,12 +1,12 @@
 """Convert arrays of images to bytes with the channels last, and arrays of labels to class indices.
 
 Images may be of any integer type with values of 0 to 255, or of 0 to 65535, which are divided by 257. Floats of 0 to 1
-are multiplied by 255.
+are multiplied by 255. Both halves of a data set have one range.
 Labels may be whole numbers from 0 or from 1, one-hot rows, or strings.
 """
 
 from collections.abc import Mapping, MutableSequence, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,24 @@ Array = npt.NDArray[Any]
 _COLOURS: Final = (1, 3)  # numbers of channels that are recognised at any place
 _MOST_8_BIT, MOST_16_BIT = 255, 65535
 _MOST_NAMED: Final = 10**5
+_MOST_LABEL: Final = 2**31 - 1
+_8_BIT, _16_BIT, _UNIT, _BINARY = "0 to 255", "0 to 65535", "0 to 1", "false and true"
+_SCALES: Final = {np.dtype(np.uint8): _8_BIT, np.dtype(np.bool_): _BINARY}
 _RANGES: Final = "whole numbers of 0 to 255 or 0 to 65535, or floats of 0 to 1"
+
+
+class Labels(NamedTuple):
+    """The labels of a data set.
+
+    Attributes:
+        indices: Indices of each half, int64, (N,).
+        names: The names of the classes if the labels are strings.
+        classes: Number of classes: of the names, the length of one-hot rows, or the largest index + 1.
+    """
+
+    indices: list[Array]
+    names: tuple[str, ...] | None
+    classes: int
 
 
 def with_channels_last(array: Array, what: str, notes: MutableSequence[str]) -> Array:
@@ -51,7 +68,7 @@ def with_channels_last(array: Array, what: str, notes: MutableSequence[str]) -> 
 
 
 def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[str]) -> dict[str, Array]:
-    """Convert the images of all halves alike.
+    """Convert the images of all halves.
 
     Args:
         images: Half -> images of any numeric type.
@@ -62,28 +79,42 @@ def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[s
         Half -> uint8 of the same shape.
 
     Raises:
-        DataError: The values have no known range.
+        DataError: The values have no known range, or the halves have two.
     """
-    if all(array.dtype == np.uint8 for array in images.values()):
-        return dict(images)
-    if all(array.dtype == np.bool_ for array in images.values()):
-        return {half: array.astype(np.uint8) * np.uint8(_MOST_8_BIT) for half, array in images.items()}
-    least, most = (float(find([find(a) for a in images.values()])) for find in (np.min, np.max))
-    whole = all(array.dtype.kind in "bui" or bool((array == np.rint(array)).all()) for array in images.values())
-    floats = any(array.dtype.kind == "f" for array in images.values())
-    whole = whole and least >= 0 and (most > 1 or not floats)  # floats of 0 and 1 are black and white
-    if whole and most <= _MOST_8_BIT:
-        return {half: array.astype(np.uint8) for half, array in images.items()}
-    if whole and most <= MOST_16_BIT:
-        notes.append(f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257")
-        return {half: bytes_of_16_bits(array) for half, array in images.items()}
-    if floats and least >= 0 and most <= 1:
-        notes.append(f"{what} are floats of 0 to 1: they are multiplied by 255 and rounded")
-        return {
-            half: np.rint(array.astype(np.float32) * _MOST_8_BIT).astype(np.uint8) for half, array in images.items()
-        }
     types = " and ".join(sorted({str(array.dtype) for array in images.values()}))
-    raise DataError(f"{what} must hold {_RANGES}, before normalization, got {least:.7g} to {most:.7g} of {types}")
+    known = {half: _SCALES[array.dtype] for half, array in images.items() if array.dtype in _SCALES}
+    others = [array for half, array in images.items() if half not in known]
+    if others:
+        least, most = (float(find([find(array) for array in others])) for find in (np.min, np.max))
+        if (scale := _scale_of(others, least, most)) is None:
+            got = f"got {least:.7g} to {most:.7g} of {types}"
+            raise DataError(f"{what} must hold {_RANGES}, before normalization, {got}")
+        if scale == _16_BIT:
+            notes.append(f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257")
+        elif scale == _UNIT:
+            notes.append(f"{what} are floats of 0 to 1: they are multiplied by 255 and rounded")
+        known |= dict.fromkeys(images.keys() - known.keys(), scale)
+    if len(set(known.values())) > 1:
+        found = " and ".join(f"{scale} for {half}" for half, scale in sorted(known.items(), reverse=True))
+        raise DataError(f"{what} must have one range of values, got {found}, of {types}; allowed: {_RANGES}")
+    return {half: _as_bytes(array, known[half]) for half, array in images.items()}
+
+
+def _scale_of(arrays: Sequence[Array], least: float, most: float) -> str | None:
+    """Return the range of values that arrays share; None if it is unknown."""
+    whole = all(array.dtype.kind in "bui" or bool((array == np.rint(array)).all()) for array in arrays)
+    floats = any(array.dtype.kind == "f" for array in arrays)
+    if whole and least >= 0 and (most > 1 or not floats):  # floats of 0 and 1 are black and white
+        return _8_BIT if most <= _MOST_8_BIT else _16_BIT if most <= MOST_16_BIT else None
+    return _UNIT if floats and least >= 0 and most <= 1 else None
+
+
+def _as_bytes(array: Array, scale: str) -> Array:
+    if scale == _16_BIT:
+        return bytes_of_16_bits(array)
+    if scale == _UNIT:
+        return np.rint(array.astype(np.float32) * _MOST_8_BIT).astype(np.uint8)
+    return array.astype(np.uint8, copy=False) * np.uint8(_MOST_8_BIT if scale == _BINARY else 1)
 
 
 def bytes_of_16_bits(values: Array) -> Array:
@@ -93,21 +124,27 @@ def bytes_of_16_bits(values: Array) -> Array:
 
 
 def label_indices(
-    arrays: Mapping[str, Array], counts: Sequence[int], names: tuple[str, ...] | None, notes: MutableSequence[str]
-) -> tuple[list[Array], tuple[str, ...] | None]:
+    arrays: Mapping[str, Array],
+    counts: Sequence[int],
+    names: tuple[str, ...] | None,
+    notes: MutableSequence[str],
+    classes: int | None = None,
+) -> Labels:
     """Convert the labels of all halves alike to indices of classes from 0.
+
+    Labels from 1 are shifted, unless the number of classes is known and differs from the largest label. One-hot rows
+    are never shifted.
 
     Args:
         arrays: Name in messages -> labels, (N,) or (N, 1), or one-hot rows, (N, classes).
         counts: Number of images of each half.
         names: The file's class names, or None.
         notes: Gets a sentence if labels are shifted, or if labels below the largest have no image.
-
-    Returns:
-        Indices of each half, (N,), and the names of the classes if the labels are strings.
+        classes: Number of classes if it is known, as of a network that is evaluated.
 
     Raises:
-        DataError: The labels are of another shape or type, negative, or not one per image.
+        DataError: The labels are of another shape or type, negative, too large, or not one per image; or the one-hot
+            rows of two halves have different lengths.
     """
     flat = [_flat(array, count, what) for (what, array), count in zip(arrays.items(), counts, strict=True)]
     if all(array.dtype.kind in "US" for array in flat):
@@ -115,19 +152,24 @@ def label_indices(
     for what, array in zip(arrays, flat, strict=True):
         if array.dtype.kind not in "bui" and not (array.dtype.kind == "f" and bool((array == np.rint(array)).all())):
             raise DataError(f"{what} must hold integers, got {array.dtype}")
-        if array.min() < 0:
-            raise DataError(f"{what} must hold labels of 0 or more, got {array.min()}")
+        if not 0 <= array.min() <= array.max() <= _MOST_LABEL:
+            raise DataError(f"{what} must hold labels of 0 to {_MOST_LABEL}, got {array.min()} to {array.max()}")
     indices = [array.astype(np.int64) for array in flat]
     least, most = (int(find([find(array) for array in indices])) for find in (np.min, np.max))
-    if least == 1 and (names is None or most == len(names)):
+    widths = {array.shape[1] if array.ndim == 2 and array.shape[1] > 1 else None for array in arrays.values()}
+    if len(widths) > 1:
+        shapes = " and ".join(f"{array.shape} in {what}" for what, array in arrays.items())
+        raise DataError(f"one-hot labels must have one length, got the shapes {shapes}")
+    width, known = widths.pop(), classes if names is None else len(names)
+    if width is None and least == 1 and known in (None, most):
         notes.append(f"the labels begin with 1: they are shifted from 1..{most} to 0..{most - 1}")
         indices = [array - 1 for array in indices]
         most -= 1
     used = set(np.concatenate(indices).tolist())
-    if names is None and most < _MOST_NAMED and (gaps := sorted(set(range(most + 1)) - used)):
+    if known is None and most < _MOST_NAMED and (gaps := sorted(set(range(most + 1)) - used)):
         listed = ", ".join(map(str, gaps[:10])) + (", ..." if len(gaps) > 10 else "")
         notes.append(f"no image has the label {listed}, and the largest label is {most}")
-    return indices, None
+    return Labels(indices, None, width or most + 1)
 
 
 def _flat(array: Array, count: int, what: str) -> Array:
@@ -142,14 +184,17 @@ def _flat(array: Array, count: int, what: str) -> Array:
     return array.reshape(-1)
 
 
-def _named(
-    flat: Sequence[Array], names: tuple[str, ...] | None, whats: Sequence[str]
-) -> tuple[list[Array], tuple[str, ...]]:
+def text_of(name: str | bytes) -> str:
+    r"""Return a name as text: bytes that are not UTF-8 become ``\xNN``."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
+
+
+def _named(flat: Sequence[Array], names: tuple[str, ...] | None, whats: Sequence[str]) -> Labels:
     """Convert strings to their places in the class names, which are sorted unless the file has an order."""
-    texts = [[t.decode(errors="replace") if isinstance(t, bytes) else t for t in array.tolist()] for array in flat]
+    texts = [list(map(text_of, array.tolist())) for array in flat]
     known = names or tuple(sorted({text for own in texts for text in own}))
     places = {name: place for place, name in enumerate(known)}
     for what, own in zip(whats, texts, strict=True):
         if strange := [text for text in own if text not in places]:
             raise DataError(f"{what} has the label {strange[0]!r}; allowed: a label in class_names")
-    return [np.array([places[text] for text in own], dtype=np.int64) for own in texts], known
+    return Labels([np.array([places[text] for text in own], dtype=np.int64) for own in texts], known, len(known))

@@ -1,6 +1,7 @@
 """List and decode image files in folders, one folder per class."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -174,12 +175,30 @@ def _scaled(values: Array, path: str) -> Array:
 
 
 def _images_below(folder: Path) -> list[str]:
-    return sorted(
-        str(Path(where, name))
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    """Return the images in a folder and in those below it, sorted.
+
+    Raises:
+        DataError: A folder cannot be read, an image is no regular file, or a link leads to a folder that holds it.
+    """
+    above = tuple((stat.st_dev, stat.st_ino) for stat in map(os.stat, (folder.resolve(), *folder.resolve().parents)))
+    return sorted(_walked(str(folder), above[1:]))
+
+
+def _walked(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    try:
+        found, entries = Path(folder).stat(), sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{readable(folder)} cannot be read: {error.strerror}") from error
+    own = (found.st_dev, found.st_ino)
+    if own in above:
+        raise DataError(f"{readable(folder)} is a link to a folder that holds it, so that its images would repeat")
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walked(entry.path, (*above, own))
+        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+            if not entry.is_file() and not entry.is_symlink():
+                raise DataError(f"{readable(entry.path)} is no regular file; allowed: image files and links to them")
+            yield entry.path
 
 
 def _no_images(split: Path, classes: tuple[str, ...], filled: set[int]) -> DataError:

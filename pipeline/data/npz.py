@@ -1,5 +1,6 @@
 """Read images and labels from one `.npz` file."""
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from pipeline.data.arrays import Array, image_bytes, label_indices, with_channels_last
+from pipeline.data.arrays import Array, image_bytes, label_indices, text_of, with_channels_last
 from pipeline.data.dataset import Dataset, default_normalization, mixed_order
 from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset
@@ -26,7 +27,7 @@ _ALLOWED: Final = (
 )
 
 
-def load_npz(path: Path) -> Dataset:
+def load_npz(path: Path, classes: int | None = None) -> Dataset:
     """Read a data set from a NumPy archive, without pickle.
 
     The first N images are a random sample even if the file is sorted by class: see `mixed_order`.
@@ -35,6 +36,7 @@ def load_npz(path: Path) -> Dataset:
         path: The file, with the arrays of `HALVES` under Keras' names (x_train, y_train, ...) or MedMNIST's
             (train_images, train_labels, ...). See `pipeline.data.arrays` for their dtypes and shapes. `class_names`,
             strings of shape (classes,), is optional. Images of three channels are mirrored in training, others never.
+        classes: Number of classes if it is known; see `label_indices`.
 
     Returns:
         The data set, named after the file.
@@ -53,14 +55,15 @@ def load_npz(path: Path) -> Dataset:
         raise DataError(f"{first} and {second} of {shown} must hold images of one shape, got {sizes[0]} and {sizes[1]}")
     pixels = image_bytes(images, f"the images of {shown}", notes)
     given = _given_names(arrays, shown)
-    labels, classes = label_indices(
+    labels = label_indices(
         {f"{pair[1]} of {shown}": arrays[pair[1]] for pair in names.values()},
         [len(array) for array in images.values()],
         given,
         notes,
+        classes,
     )
-    class_names = _class_names(classes or given, max(int(array.max()) for array in labels), shown)
-    splits = [_split(array, own) for array, own in zip(pixels.values(), labels, strict=True)]
+    class_names = _class_names(labels.names or given, labels.classes - 1, shown)
+    splits = [_split(array, own) for array, own in zip(pixels.values(), labels.indices, strict=True)]
     return memory_dataset(readable(path.stem), class_names, splits[0], splits[1], tuple(dict.fromkeys(notes)))
 
 
@@ -118,7 +121,10 @@ def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | N
         return None
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise DataError(f"class_names of {shown} must be a list of strings, got {array.dtype} of shape {array.shape}")
-    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else name for name in array.tolist())
+    names = tuple(map(text_of, array.tolist()))
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"class_names of {shown} must be different names, got {repeated[0]!r} more than once")
+    return names
 
 
 def _class_names(given: tuple[str, ...] | None, largest: int, shown: str) -> tuple[str, ...]:

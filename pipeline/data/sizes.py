@@ -16,6 +16,9 @@ from torch.nn import functional
 MARGIN: Final = 256 / 224
 """Size before the centre crop as a multiple of the size after it, as in torchvision's ImageNet evaluation."""
 
+_MOST_PIXELS: Final = 64
+"""Pixels of a resized image before the crop, as a multiple of those after it."""
+
 Size = tuple[int, int]
 
 
@@ -43,6 +46,11 @@ def fitted(image: Image.Image, size: Size, margin: float = 1.0) -> Image.Image:
     if margin == 1.0 and image.size == (width, height):
         return image
     wide, tall = _covering((image.height, image.width), (round(height * margin), round(width * margin)))
+    if wide * tall > _MOST_PIXELS * width * height:  # a long strip: only its middle is resized
+        across, down = image.width * min(1.0, 2 * width / wide), image.height * min(1.0, 2 * height / tall)
+        left, top = round((image.width - across) / 2), round((image.height - down) / 2)
+        image = image.crop((left, top, image.width - left, image.height - top))
+        wide, tall = _covering((image.height, image.width), (round(height * margin), round(width * margin)))
     resized = image.resize((wide, tall), Image.Resampling.BILINEAR)
     left, top = (wide - width) // 2, (tall - height) // 2
     return resized.crop((left, top, left + width, top + height))

@@ -34,6 +34,7 @@ def load_dataset(
     limit_test: int | None = None,
     workers: int = 2,
     image_size: tuple[int, int] | None = None,
+    classes: int | None = None,
 ) -> Dataset:
     """Load a data set.
 
@@ -43,6 +44,7 @@ def load_dataset(
         limit_test: Number of test images to keep, a random sample; None keeps all.
         workers: Number of processes that decode streamed images.
         image_size: Height and width in pixels that images are brought to; None for the size of the data.
+        classes: Number of classes if it is known, for labels of an `.npz` file that may begin with 1.
 
     Returns:
         The data set; its digest covers the kept images only.
@@ -59,18 +61,20 @@ def load_dataset(
     path = expanded(source)
     if source != "digits" and is_image_folder(path):
         return load_folder(path, limit_train=limit_train, limit_test=limit_test, workers=workers, image_size=image_size)
-    data = _limited(load_digits() if source == "digits" else _from_path(path), limit_train, limit_test)
+    data = _limited(load_digits() if source == "digits" else _from_path(path, classes), limit_train, limit_test)
     return data if image_size is None else resized(data, image_size)
 
 
-def _from_path(path: Path) -> Dataset:
+def _from_path(path: Path, classes: int | None) -> Dataset:
     shown = readable(path)
     if not path.exists():
         raise DataError(f"the data {shown} does not exist; {ALLOWED}")
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise DataError(f"the data {shown} is a file but not an .npz file; {ALLOWED}")
-        return load_npz(path)
+        return load_npz(path, classes)
+    if not path.is_dir():
+        raise DataError(f"the data {shown} is neither a file nor a folder; {ALLOWED}")
     folders = cifar_folders(path)
     if not folders:
         entries = sorted(f"{readable(each.name)}{'/' * each.is_dir()}" for each in path.iterdir())

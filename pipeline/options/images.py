@@ -9,6 +9,8 @@ from pipeline.options.values import items, shown
 
 MOST_PIXELS: Final = 16384
 """Largest height and width of images."""
+_LEAST_STD: Final = 1e-6
+"""Least standard deviation: images are divided by it in float32."""
 
 
 def parse_mean(value: object) -> tuple[float, ...]:
@@ -24,9 +26,9 @@ def parse_std(value: object) -> tuple[float, ...]:
     """Parse the standard deviation per channel, for values in 0..1; an empty list selects the network's.
 
     Raises:
-        OptionsError: A value is not a number above 0 and at most 1.
+        OptionsError: A value is not a number from ``_LEAST_STD`` to 1.
     """
-    return _parse("--std", value, least=math.nextafter(0.0, 1.0))
+    return _parse("--std", value, least=_LEAST_STD)
 
 
 def parse_image_size(value: object) -> tuple[int, int]:
@@ -51,10 +53,9 @@ def _parse(flag: str, value: object, least: float) -> tuple[float, ...]:
         return ()
     numbers = [_number(token) for token in items(value)]
     if not all(least <= number <= 1 for number in numbers):
-        above = "0" if least == 0 else "above 0"
         raise OptionsError(
             f"{flag}: got {shown(value)}; allowed: one number for each channel or one for all, with commas, each "
-            f"{above} to 1, for pixel values of 0 to 1"
+            f"{least:g} to 1, for pixel values of 0 to 1"
         )
     return tuple(numbers)
 

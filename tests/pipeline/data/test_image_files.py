@@ -189,3 +189,52 @@ def test_image_size_overrides_the_folder(tmp_path, size):
         assert next(data.train.batches(4, device=CPU, **options))[0].shape == (4, 3, 16, 32)
     other = load_dataset(str(tmp_path / "pets"), image_size=(16, 16), workers=0)
     assert data.train.digest != other.train.digest
+
+
+def image_folder(root):
+    for half in ("train", "test"):
+        for name in ("a", "b"):
+            (root / half / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(root / half / name / f"{number}.png")
+    return root / "train" / "a"
+
+
+@pytest.mark.parametrize("target", [".", "..", "../../.."])
+def test_a_link_to_a_folder_that_holds_it_is_refused(tmp_path, target):
+    (image_folder(tmp_path) / "again").symlink_to(target)
+    with pytest.raises(DataError, match=r"again.*link to a folder that holds it"):
+        load_dataset(str(tmp_path))
+
+
+def test_links_to_other_folders_count(tmp_path):
+    folder = image_folder(tmp_path / "data")
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "x.png")
+    (folder / "linked").symlink_to(tmp_path / "more")
+    assert len(load_dataset(str(tmp_path / "data")).train) == 5
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(image_folder(tmp_path) / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png.*regular file"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+    folder = image_folder(tmp_path)
+    folder.chmod(0)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(str(tmp_path))
+
+
+def test_a_folder_that_fails_while_it_is_listed_is_refused(tmp_path, monkeypatch):
+    image_folder(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipeline.data.image_files.os.scandir", refuse)
+    with pytest.raises(DataError, match=r"train.a.*Permission denied"):
+        load_dataset(str(tmp_path))

@@ -115,17 +115,45 @@ def test_limits(tmp_path):
         ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, r"one shape.*\(8, 8, 3\).*\(4, 4, 3\)"),
         ({"y_train": np.full(6, 0.5)}, "y_train.*integers.*float64"),
         ({"y_train": np.zeros(5, int)}, r"y_train.* 6 images.*\(5,\)"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "y_train.* 0 or more.* -1"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "y_train.* labels of 0 to .* -1"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "2 classes or more.* 1$"),
-        ({"y_test": np.array([0, 1, 10**12])}, "below 100000.* 1000000000000"),
+        ({"y_test": np.array([0, 1, 10**12])}, "y_test.* labels of 0 to 2147483647.* 1000000000000"),
         ({"class_names": np.array(["a", "b"])}, "below 2.*class_names.* 2$"),
         ({"class_names": np.array([1, 2, 3])}, "class_names.*strings.*int64"),
         ({"x_train": np.array([None] * 6)}, r"tiny\.npz.*npz file.*damaged"),
+        ({"y_test": np.array([0, 1, np.inf])}, "y_test.* labels of 0 to 2147483647.* inf"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2**63 + 2], np.uint64)}, "y_train.* labels of 0 to 2147483647"),
+        ({"y_train": np.eye(3)[[0, 1, 2] * 2], "y_test": np.eye(5)[[0, 1, 2]]}, r"one length.*\(6, 3\).*\(3, 5\)"),
+        ({"class_names": np.array(["a", "a", "b"])}, "class_names.*different.*'a'"),
+        ({"x_test": np.full((3, 8, 8, 3), 40_000, np.uint16)}, "one range.*0 to 255.*0 to 65535"),
+        ({"x_train": np.full((6, 8, 8, 3), 0.5)}, "one range.*0 to 1.*0 to 255"),
+        ({"x_train": np.ones((6, 8, 8, 3), bool)}, "one range.*false and true"),
     ],
 )
 def test_refusals(tmp_path, changes, words):
     with pytest.raises(DataError, match=words):
         load(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("width", [3, 5])
+def test_one_hot_rows_define_the_classes_and_are_never_shifted(tmp_path, width):
+    """No image has the first class."""
+    data = load(tmp_path, y_train=np.eye(width)[[1, 2] * 3], y_test=np.eye(width, dtype=int)[[1, 2, 1]])
+    assert data.classes == width
+    assert data.test.labels.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(None, [0, 1, 0]), (2, [0, 1, 0]), (3, [1, 2, 1])])
+def test_labels_from_1_are_not_shifted_where_more_classes_are_known(tmp_path, classes, labels):
+    np.savez_compressed(tmp_path / "tiny.npz", **arrays(y_train=np.array([1, 2] * 3), y_test=np.array([1, 2, 1])))
+    assert load_dataset(str(tmp_path / "tiny.npz"), classes=classes).test.labels.tolist() == labels
+
+
+def test_names_that_are_not_utf_8_stay_apart(tmp_path):
+    names = np.array([b"caf\xe9", b"caf\xe8", b"the"])
+    data = load(tmp_path, y_train=names[[0, 1, 2] * 2], y_test=names)
+    assert data.class_names == ("caf\\xe8", "caf\\xe9", "the")
+    assert data.test.labels.tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("cut", [0, 10, 300, -30])
