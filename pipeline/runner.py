@@ -123,7 +123,23 @@ def _output_folder(context: RunContext) -> Iterator[None]:
                 options.out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
                 remove_parts(options.out)
+                _refuse_obstacles(options.out)
         yield
+
+
+def _refuse_obstacles(folder: Path) -> None:
+    """Check, before any work, that nothing in the output folder prevents a run from writing its files.
+
+    Raises:
+        OSError: A folder has the name of a file, or a file the name of a folder.
+    """
+    files = [folder / name for name in (OPTIONS_FILE, "report.json", "report.md", "report.html")]
+    files += [path for ending in ("safetensors", "onnx") for path in (folder / "artifacts").glob(f"*.{ending}")]
+    for path in (path for path in files if path.is_dir()):
+        raise OSError(f"the output folder has a folder where a run writes the file {path}; allowed: another --out")
+    for path in (folder / name for name in ("artifacts", "plots")):
+        if path.exists() and not path.is_dir():
+            raise OSError(f"the output folder has a file where a run makes the folder {path}; allowed: another --out")
 
 
 def _log_cached_stages(store: Store) -> None:

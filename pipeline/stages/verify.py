@@ -39,7 +39,7 @@ from reports.model import Row
 logger = logging.getLogger(__name__)
 
 _REQUEST, _IMAGES, _LOGITS = "request.json", "images.safetensors", "logits.safetensors"
-_NOT_POSSIBLE, _NO_ACCESS = 2, 3
+_NOT_POSSIBLE, _NO_ACCESS, _DAMAGED = 2, 3, 4
 
 
 def verify_artifacts(
@@ -100,7 +100,7 @@ def reload_differences(
 
     Raises:
         DataError: A file cannot be loaded.
-        LostProcessError: A signal ended the process.
+        LostProcessError: A signal or an unexpected error ended the process.
         OSError: The folder of the artifacts cannot be written.
     """
     # Beside the artifacts: the folder for temporary files may be full, and a later run removes a file with this ending.
@@ -114,25 +114,28 @@ def reload_differences(
         if done.returncode == _NOT_POSSIBLE:
             logger.warning("the artifacts were not reloaded in a fresh process: %s", _last_line(done.stderr))
             return None
-        if done.returncode == _NO_ACCESS:
-            raise OSError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
-        if done.returncode < 0:
-            raise LostProcessError(
-                f"artifact: the process that reloads artifacts was ended by signal {-done.returncode}, as where memory "
-                "is short; the files are written"
-            )
         if done.returncode:
-            raise DataError(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
+            raise _error_of(done)
         found = safetensors.torch.load_file(Path(folder) / _LOGITS)
     return [_difference(found[str(number)], logits) for number, (_, logits) in enumerate(measured)]
+
+
+def _error_of(done: subprocess.CompletedProcess[str]) -> Exception:
+    if done.returncode < 0:
+        return LostProcessError(
+            f"artifact: the process that reloads artifacts was ended by signal {-done.returncode}, as where memory is "
+            "short; the files are written"
+        )
+    kind = {_NO_ACCESS: OSError, _DAMAGED: DataError}.get(done.returncode, LostProcessError)
+    return kind(f"artifact: reloading in a fresh process failed: {_last_line(done.stderr)}")
 
 
 def answer(folder: str) -> int:
     """Load the artifacts of a request, run them, and write their logits: the program of the fresh process.
 
     Returns:
-        The exit code: 0, 2 if the network cannot be built, 3 if a file cannot be read or written; the reason is on
-        stderr.
+        The exit code: 0, 2 if the network cannot be built, 3 if a file cannot be read or written, 4 if it is damaged;
+        the reason is on stderr.
     """
     try:
         _answer(Path(folder))
@@ -142,6 +145,9 @@ def answer(folder: str) -> int:
     except OSError as error:
         print(error, file=sys.stderr)
         return _NO_ACCESS
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return _DAMAGED
     return 0
 
 

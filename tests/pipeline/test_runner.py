@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,3 +171,23 @@ def test_minifloats_train_through_their_rounding(here, rounding):
     assert after["qat_undone"] is (after["sha256"] == before["sha256"])
     assert rounding == "gptq" or not after["qat_undone"], "rounding to nearest leaves something to gain"
     assert after["reloaded_logits_max_abs_diff"] == 0
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "make"),
+    [
+        ("report.json", Path.mkdir),
+        ("report.html", Path.mkdir),
+        ("artifacts/cosine-3,2,2-8.safetensors", Path.mkdir),
+        ("artifacts", Path.touch),
+        ("plots", Path.touch),
+    ],
+)
+def test_what_stands_in_the_way_of_a_file_is_said_before_any_work(here, monkeypatch, obstacle, make):
+    path = here / "blocked" / obstacle
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make(path)
+    monkeypatch.setattr("pipeline.runner.prepare_baseline", None)
+    with pytest.raises(OSError, match=rf"{re.escape(obstacle)}; allowed"):
+        run(options(here, "blocked"))
+    shutil.rmtree(here / "blocked")

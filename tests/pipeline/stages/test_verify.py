@@ -1,8 +1,10 @@
 """The reload in a fresh process: zero for honest files, the difference for others, an error for damaged ones."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from pipeline.artifact import Identity, write_artifact
 from pipeline.artifact.record import build_network
 from pipeline.data.dataset import Normalization
 from pipeline.data.sources import load_dataset
-from pipeline.errors import DataError
+from pipeline.errors import DataError, LostProcessError
 from pipeline.models.registry import build_model
 from pipeline.runner import run
 from pipeline.stages import quantize, verify
@@ -147,6 +149,30 @@ def test_a_network_that_differs_is_a_row_of_the_report_and_fails_the_gate(here, 
     ]
     again = run(options(here, "differs", **chosen)).report
     assert not next(each for each in again["run"]["stages"] if each["name"] == "artifacts: reload")["cached"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [(-9, LostProcessError, "signal 9"), (1, LostProcessError, "the reason"), (4, DataError, "the reason")],
+)
+def test_a_process_that_fails_is_not_taken_for_a_damaged_file(tmp_path, data, monkeypatch, code, kind, words):
+    def run_child(command, **_):
+        return subprocess.CompletedProcess(command, code, "", "Traceback\nthe reason\n")
+
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run_child))
+    (tmp_path / "here").mkdir()
+    with pytest.raises(kind, match=words):
+        reload_differences([(tmp_path / "here" / "4.safetensors", torch.zeros(300, 4))], data, "resnet20", CPU)
+
+
+def test_a_reload_that_was_not_possible_is_tried_again(here, monkeypatch, caplog):
+    """The result of the first run is not stored."""
+    chosen = options(here, "again", config=("3,2,2",), basis=("cosine",), bits=(8,), epochs=0)
+    real = verify.reload_differences
+    monkeypatch.setattr(verify, "reload_differences", lambda *_: None)
+    assert run(chosen).report["rows"][0]["reloaded_logits_max_abs_diff"] is None
+    monkeypatch.setattr(verify, "reload_differences", real)
+    assert run(chosen).report["rows"][0]["reloaded_logits_max_abs_diff"] == 0
 
 
 def test_equal_logits_that_are_not_finite_do_not_differ():
