@@ -68,15 +68,9 @@ def check_network(
     registration.refuse_global_hooks(model, images)
     registration.refuse_foreign(model, images)
     expected = _protected_outputs(model, images, name)
+    _check_copy(model, images, expected, name)
     settle_memory_format(model, images)
     used = registration.used_parameters(model, images)
-    duplicate = plain_copy(model)
-    registration.refuse_foreign(duplicate, images)
-    if not same_outputs(registration.outputs_of(duplicate, images), expected):
-        raise OptionsError(
-            f"a copy of the network {name} gives other outputs than the network: it depends on something that "
-            "copy.deepcopy does not copy; allowed: a network whose copy computes the same"
-        )
     mark_layers(model, images, expected, used, basis, trained=trained)
     _check_rebuilt(model, images, expected, rebuild, name)
     return model
@@ -171,6 +165,27 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
             name,
         )
     return first
+
+
+def _check_copy(model: nn.Module, images: Tensor, expected: Tensor, name: str) -> None:
+    """Check that a copy of a network computes the same, with parameters of its own.
+
+    Raises:
+        OptionsError: It does not.
+    """
+    duplicate = plain_copy(model)
+    try:
+        registration.refuse_foreign(duplicate, images)
+        reason = "" if same_outputs(registration.outputs_of(duplicate, images), expected) else "it gives other outputs"
+    except CompressionError:
+        raise
+    except Exception as error:  # code of users raises anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if reason:
+        raise OptionsError(
+            f"a copy of the network {name} does not compute the same ({reason}): it depends on something that "
+            "copy.deepcopy does not copy; allowed: a network whose copies are equal to it"
+        )
 
 
 def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -135,7 +135,7 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
 
 def _settle_attributes(layer: nn.Module) -> None:
     """Set the attributes of a layer to what its forward does; they have no effect on it where the padding is zero."""
-    weight = layer._parameters.get("weight")
+    weight = layer._parameters.get("weight") if isinstance(layer, nn.Conv2d | nn.Linear) else None
     if weight is None:
         return
     if isinstance(layer, nn.Linear) and weight.ndim == 2:
