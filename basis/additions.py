@@ -58,9 +58,9 @@ class Addition(NamedTuple):
 class Additions(TorchFunctionMode):
     """Calls a function before a watched output is added to another tensor of its shape.
 
-    One output is watched at a time. The watch ends when a call reads or changes the output. One batch normalization is
-    followed: its result is watched, too. So the other operand does not depend on the output, and nothing but the
-    addition has read its values. Additions scaled by ``alpha`` are ignored.
+    One output is watched at a time. The watch ends when a call reads or changes the output. The result of one batch
+    normalization of it is watched, too. At the addition, the other operand is therefore independent of the output, and
+    no other call has read the output. Additions scaled by ``alpha`` are ignored.
 
     Args:
         on_addition: Called before the addition; its own calls of torch are not intercepted.

@@ -35,10 +35,10 @@ _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps stor
 # hardly vary have a covariance below the error, so that it would not be positive semi-definite.
 _NOISE = 4 * torch.finfo(torch.float32).eps
 PREDICTION_VALUES = 2**19
-"""Values of a layer from which its bits are predicted; a prediction for each of many steps is made."""
+"""Most values of a layer from which its bits are predicted. Larger layers are subsampled: many steps are predicted."""
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
-_LARGEST_DAMPING = 1e4  # a covariance of inputs that do not vary is all error: its values are rounded to the nearest
+_LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: their weights are rounded to nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +233,7 @@ class RatePlan:
     def log_c(self, names: list[str], bits: float, within: tuple[int, int] | None = None) -> float:
         """Return the least ``16 log2(c)`` at which the layers take at most so many bits, with a fraction.
 
-        The fraction is the share of the way from one grid point to the next at which the bits are met.
+        The result is interpolated linearly between neighbouring grid points.
 
         Args:
             names: The layers.

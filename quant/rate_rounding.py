@@ -35,8 +35,7 @@ from quant.sensitivity import weights_in_use
 from quant.stepped import SteppedTensor
 
 MAX_CORRECTION: Final = 8.0
-"""Largest change of ``16 log2(c)`` in later layers that makes up for wrong predictions in earlier ones: half an octave.
-"""
+"""Largest correction of ``16 log2(c)`` for the prediction errors of earlier layers: half an octave."""
 _QMAX: Final = 127  # largest integer of a layer that does not run
 
 
@@ -60,10 +59,10 @@ class RoundedNetwork:
 def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits: float) -> RoundedNetwork:
     """Round all layers so that their integers take about so many bits.
 
-    A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. What
-    its integers take more or less than predicted changes the steps of the layers after it. A layer that does not run,
-    but whose weight the network reads, as in attention, gets 8 bits for its largest value. Other layers that do not run
-    are rounded to steps of 1.
+    A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. If its
+    integers take more or fewer bits than predicted, the steps of later layers make up for it. A layer that does not
+    run, but whose weight the network reads, as in attention, gets 8 bits for its largest value. Other layers that do
+    not run are rounded to steps of 1.
 
     Args:
         model: The network with the values to round; it is left as it is.

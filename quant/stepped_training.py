@@ -31,7 +31,7 @@ NEAREST: Final = 0.5
 CONTROL_STEPS: Final = 25
 """Most training steps between two measurements of the bits."""
 CONTROLS: Final = 64
-"""Fewest measurements of the bits in a training of at least so many steps."""
+"""Least number of measurements of the bits in a training of so many steps or more."""
 CONTROL_PHASE: Final = 0.95
 """Share of all training steps after which the steps no longer change."""
 START_SHARE: Final = 2.5

@@ -6,6 +6,7 @@ exits with 1.
 Links: a relative link must lead to a file inside the project, and its ``#anchor`` to a heading of that document.
 Commands are read from blocks fenced as ``sh``, ``bash`` or ``console``. The project's command line must accept the
 options, the Makefile must have the target, and the scripts and test paths must exist. No command is run.
+Lines of prose, without tables and images, have at most 120 characters.
 Conflict markers: no file that git tracks may hold a line that ``git merge`` left behind.
 """
 
@@ -23,6 +24,7 @@ REQUIRED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FOLDERS = ("docs", "benchmarks")
 SHELLS = ("sh", "bash", "console")
 CONFLICT_MARKER = re.compile(r"(<{7}|>{7}|\|{7}) |={7}$|(<{7}|>{7}|\|{7})$")
+LONGEST_LINE = 120
 PYTEST_OPTIONS_WITH_VALUE = ("-m", "-k", "-p", "-n", "-o", "-c", "-W", "-r")
 
 Parse = Callable[[list[str]], object]
@@ -94,6 +96,12 @@ def check_link(target: str, document: Path, root: Path) -> str | None:
     if anchor and path.suffix == ".md" and anchor not in anchors(list(read_lines(path.read_text(encoding="utf-8")))):
         return f"the link {target} names a heading that {path.name} does not have"
     return None
+
+
+def check_length(line: Line) -> str | None:
+    """Return the mistake of a line of prose that is too long, or None. Tables and images have any length."""
+    long = line.fence is None and len(line.text) > LONGEST_LINE and not line.text.startswith(("|", "!["))
+    return f"the line has {len(line.text)} characters, allowed are {LONGEST_LINE}" if long else None
 
 
 def command_lines(lines: list[Line]) -> Iterator[tuple[int, str]]:
@@ -213,6 +221,7 @@ def check_document(document: Path, root: Path, parse: Parse) -> list[str]:
         return [f"{name}: the file is missing"]
     lines = list(read_lines(document.read_text(encoding="utf-8")))
     found = [(number, check_link(target, document, root)) for number, target in links(lines)]
+    found += [(line.number, check_length(line)) for line in lines]
     for number, line in command_lines(lines):
         try:
             found += [(number, check_command(words, root, parse)) for words in simple_commands(line)]

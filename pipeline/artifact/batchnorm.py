@@ -90,7 +90,10 @@ def _is_whole(module: nn.modules.batchnorm._BatchNorm, uses: Counter[int]) -> bo
 
 @torch.no_grad()
 def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) -> NormalizationRecord | None:
-    """Use the coarsest steps that keep to the error; half of it at most is that of the weight."""
+    """Find the coarsest steps of scale and shift whose output error is at most ``error``.
+
+    The first steps bound the error of each by half of it.
+    """
     weight, bias, mean, var = (
         getattr(module, part).detach().cpu().to(torch.float64)
         for part in ("weight", "bias", "running_mean", "running_var")

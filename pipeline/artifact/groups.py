@@ -90,7 +90,7 @@ def block_layout(table: Table) -> list[Block]:
 
 
 def claims(table: Table) -> tuple[int, int]:
-    """Return least numbers of the integers, and of the groups and terms of blocks, without making a list of them."""
+    """Return lower bounds of the numbers of integers, and of groups and terms of blocks, in constant memory."""
     integers = sum(math.prod(layer.shape) for layer in table.layers)
     integers += 2 * sum(each.channels for each in table.normalizations)
     groups = sum(1 if layer.scheme == "minifloat" else _term_count(layer) for layer in table.layers)

@@ -48,7 +48,7 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     images.
 
     Args:
-        images: See ``Images``. They are iterated under random generators of its own.
+        images: See ``Images``. They are iterated with random generators of their own: the caller's do not change.
         count: Most calibration images. Large images have a lower limit: ``pipeline.data.dataset.images_at_once``.
         seed: Seed of the sample, and of the source's order.
         batch_size: Images per training step, for a source without batches.

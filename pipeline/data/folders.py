@@ -32,7 +32,7 @@ MEMORY_BYTES: Final = 1_000_000_000
 HEADERS: Final = 256
 """Files of a split, a random sample, whose headers decide the common size."""
 DEEP: Final = 32
-"""Training files, a random sample, whose largest value of 16 bits is said."""
+"""Training files, a random sample, whose largest 16-bit value is logged."""
 
 
 def is_image_folder(root: Path) -> bool:

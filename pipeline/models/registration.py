@@ -27,7 +27,7 @@ def refuse_unregistered(model: nn.Module) -> None:
     References to registered layers and parameters are allowed.
 
     Raises:
-        OptionsError: An attribute does; the message names it.
+        OptionsError: A plain attribute holds parameters; the message names it.
     """
     known = {id(parameter) for parameter in model.parameters()}
     for path, module in model.named_modules():
@@ -51,7 +51,7 @@ def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
         images: Some images, on its device.
 
     Raises:
-        OptionsError: A hook does.
+        OptionsError: A global hook changes the outputs.
     """
     registered = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
     if not any(registered):

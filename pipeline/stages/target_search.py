@@ -192,8 +192,8 @@ class SizeSearch:
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
         """Round a trained network to the nearest; if its file misses the size, with a threshold as near as possible.
 
-        Every other threshold moves values that training has placed: at half a bit for a value, 0.45 in place of 0.5
-        took a network from 90.9 to 60.8 % of its held-out training images.
+        Training gathers values near the thresholds, so that another threshold changes many integers. In a file of half
+        a bit per value, a threshold of 0.45 lowered Top-1 on held-out training images from 90.9 to 60.8.
 
         Args:
             model: The network, with fake quantizers of ``attach_stepped_quantizers``.

@@ -139,6 +139,13 @@ def test_other_blocks_and_prose_are_no_commands(project: Path) -> None:
     assert problems(project, "python nothing.py\n" + shell("make nothing", language="text")) == []
 
 
+def test_lines_of_prose_have_a_length(project: Path) -> None:
+    long = "w" * 121
+    [problem] = problems(project, f"{long}\n{long[1:]}\n| {long} |\n![{long}](README.md)\n```text\n{long}\n```\n")
+    assert problem.startswith("README.md:1:")
+    assert "121" in problem
+
+
 def test_main_counts_and_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_docs.main(project, parse) == 0
     (project / "docs" / "deep" / "page.md").write_text("[a](nothing.md)\n")
