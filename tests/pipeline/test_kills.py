@@ -17,7 +17,9 @@ from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[2]
 KILLS, KILLS_BY_TIME = 20, 3
-# A network that stops in the middle of its 4th training step, once, if there is a file named `pause`.
+BATCH = 16
+# A network that stops in the middle of its 4th training step, once, if there is a file named `pause`. The steps of the
+# checks before have fewer images.
 PAUSING = f"""{SOURCE}
 
 import os
@@ -29,7 +31,7 @@ class Pausing(nn.Sequential):
     steps = 0
 
     def forward(self, x):
-        Pausing.steps += self.training
+        Pausing.steps += self.training and len(x) == {BATCH}
         if Pausing.steps == 4:
             pause()
         return super().forward(x)
@@ -49,7 +51,7 @@ def make_pausing(num_classes=4):
 """
 FLAGS = [
     *("--config", "3,2,2", "--bits", "8,4", "--model", "pausing_net:make_pausing", "--data", "colours.npz"),
-    *("--epochs", "2", "--qat-epochs", "1", "--batch-size", "16", "--calibration-size", "40"),
+    *("--epochs", "2", "--qat-epochs", "1", "--batch-size", str(BATCH), "--calibration-size", "40"),
 ]
 TIMES = ("finetune_s", "qat_s", "inference_ms", "original_inference_ms", "onnx_inference_ms")
 PATIENCE = 600

@@ -221,14 +221,6 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
         load_dataset(str(tmp_path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
-    folder = image_folder(tmp_path)
-    folder.chmod(0)
-    with pytest.raises(DataError, match="cannot be read"):
-        load_dataset(str(tmp_path))
-
-
 def test_a_folder_that_fails_while_it_is_listed_is_refused(tmp_path, monkeypatch):
     image_folder(tmp_path)
 
