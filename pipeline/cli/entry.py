@@ -66,10 +66,23 @@ def _exit_code(arguments: list[str]) -> int:
 def _read(argv: list[str]) -> Action | None:
     program = _program()
     try:
+        _check_current_folder()
         return read_command_line(argv, program)
     except BaseException as error:
         report_refusal(argv, error, program.split())
         raise
+
+
+def _check_current_folder() -> None:
+    """Check that the current folder exists: libraries of torch end the process where it was removed.
+
+    Raises:
+        OSError: It does not.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise OSError("the current folder does not exist any more; allowed: a folder that exists") from error
 
 
 def _fail(error: BaseException) -> int:

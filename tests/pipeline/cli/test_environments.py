@@ -67,6 +67,20 @@ def test_what_an_encoding_lacks_is_replaced(finished, name, variables):
     assert done.stdout.decode(variables.get("PYTHONIOENCODING", "ascii"))
 
 
+@pytest.mark.parametrize("name", ["run", "inspect"])
+def test_a_current_folder_that_was_removed_is_said(finished, tmp_path, name):
+    """The libraries of torch end such a process themselves, with another exit code and no report."""
+    (tmp_path / "gone").mkdir()
+    words = [sys.executable, str(ROOT / "run_pipeline.py"), *commands(finished)[name]]
+    words += ["--out", str(tmp_path / "out")] if name == "run" else []
+    script = "import os, subprocess, sys; os.rmdir('.'); sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    command = [sys.executable, "-c", script.replace("'.'", "os.getcwd()"), *words]
+    done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert all(term in done.stderr for term in ("error: ", "current folder", "allowed"))
+    assert (tmp_path / "out" / "report.json").exists() == (name == "run")
+
+
 @pytest.mark.parametrize("name", ["run", "help", "inspect", "schema", "cache", "evaluate"])
 def test_a_closed_pipe_is_quiet(finished, name):
     read, write = os.pipe()
