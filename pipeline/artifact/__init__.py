@@ -4,12 +4,11 @@
 """
 
 from pipeline.artifact.codec import decode, file_size, plan_stream, serialize
-from pipeline.artifact.container import DATA_KEY, Contents
+from pipeline.artifact.container import Contents
 from pipeline.artifact.header import FORMAT_VERSION, Identity
 from pipeline.artifact.loading import load, open_artifact, read_artifact, write_artifact
 
 __all__ = [
-    "DATA_KEY",
     "FORMAT_VERSION",
     "Contents",
     "Identity",

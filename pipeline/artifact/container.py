@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
+from pipeline.models.checkpoint.files import ARTIFACT_KEY
 
-DATA_KEY = "seriesquant"
 CHECK = "check"
 MOST_HEADER_BYTES = 1 << 24
 _ALIGNMENT = 8
@@ -53,7 +53,7 @@ class Contents:
     """The parts of a file.
 
     Attributes:
-        text: The metadata entry ``DATA_KEY``.
+        text: The metadata entry ``ARTIFACT_KEY``.
         sections: Name -> 1-d tensor, in the order of the file, without the checksum.
         header_bytes: Number of bytes before the first section.
         check_bytes: Number of bytes of the checksum.
@@ -69,13 +69,13 @@ def join(text: str, sections: Mapping[str, Tensor]) -> bytes:
     """Return the bytes of a file.
 
     Args:
-        text: The metadata entry ``DATA_KEY``.
+        text: The metadata entry ``ARTIFACT_KEY``.
         sections: Name -> 1-d tensor of a type in ``DTYPES``. Sections of wider types are stored first.
     """
     order = list(DTYPES.values())
     stored = dict(sorted(sections.items(), key=lambda section: order.index(section[1].dtype)))
     stored[CHECK] = torch.zeros(_CHECK_BYTES, dtype=torch.uint8)
-    header: dict[str, Any] = {"__metadata__": {DATA_KEY: text}}
+    header: dict[str, Any] = {"__metadata__": {ARTIFACT_KEY: text}}
     start = 0
     for name, values in stored.items():
         end = start + values.nbytes
@@ -135,12 +135,12 @@ def _read_header(encoded: bytes, data_bytes: int) -> tuple[str, dict[str, tuple[
     """Return the metadata entry, and each section's type and number of bytes in the order of the file, checked."""
     try:
         header = json.loads(encoded)
-        text = header.pop("__metadata__")[DATA_KEY]
+        text = header.pop("__metadata__")[ARTIFACT_KEY]
         places = {name: _place(section) for name, section in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CompressionError(f"its header is not that of an artifact; allowed: JSON with {DATA_KEY!r}") from None
+        raise CompressionError(f"its header is not that of an artifact; allowed: JSON with {ARTIFACT_KEY!r}") from None
     if not isinstance(text, str):
-        raise CompressionError(f"its entry {DATA_KEY!r} is no text; allowed: JSON text")
+        raise CompressionError(f"its entry {ARTIFACT_KEY!r} is no text; allowed: JSON text")
     end = 0
     for _, start, following in places.values():
         if start != end:

@@ -19,6 +19,8 @@ from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
 
 ALLOWED: Final = "a .safetensors file, a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt), or an .npz file"
+ARTIFACT_KEY: Final = "seriesquant"
+"""Entry in the metadata of an artifact; see ``pipeline.artifact.container``."""
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _STORAGES: Final = {
     "Float": torch.float32,
@@ -87,6 +89,11 @@ def _read(file: IO[bytes], path: Path) -> Any:
         raise DataError(f"the checkpoint {path} is damaged: it is empty; allowed: {ALLOWED}")
     if path.suffix == ".safetensors" or (start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32):
         with safetensors.safe_open(path, framework="pt", device="cpu") as tensors:
+            if ARTIFACT_KEY in (tensors.metadata() or {}):
+                raise DataError(
+                    f"{path} is a compressed network, and no checkpoint; allowed: {ALLOWED}; seriesquant export "
+                    "writes the weights of a compressed network to one"
+                )
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
     for magic, name in _OTHER_FORMATS:
         if start.startswith(magic):

@@ -5,8 +5,10 @@ import zipfile
 
 import pytest
 
+from pipeline.artifact import write_artifact
 from pipeline.errors import DataError
 from pipeline.models.weights import load_weights
+from tests.pipeline.artifact.samples import IDENTITY, compressed
 from tests.support.checkpoints import Net
 
 
@@ -40,10 +42,18 @@ def test_another_zip_and_a_folder_are_named(tmp_path):
 def test_lists_that_hold_themselves_or_one_another_have_an_end(tmp_path):
     endless = [{"epoch": 1}]
     endless.append(endless)
+    first, second = [], {"epoch": 1}
+    first.append(first)
     nested = [{"epoch": 1}]
     for _ in range(9):
         nested = [nested] * 16
-    for content in (endless, nested):
+    for content in (endless, nested, {"model": second, "history": first}):
         (tmp_path / "c.pt").write_bytes(pickle.dumps(content))
         with pytest.raises(DataError, match=r"no weights|more than"):
             load_weights(Net(), tmp_path / "c.pt")
+
+
+def test_an_artifact_is_no_checkpoint(tmp_path):
+    write_artifact(compressed(8), IDENTITY, tmp_path / "a.safetensors")
+    with pytest.raises(DataError, match=r"a\.safetensors.*compressed network.*export"):
+        load_weights(Net(), tmp_path / "a.safetensors")
