@@ -1,8 +1,9 @@
 """Forward and backward passes before a run: precision, batches of one image, and outputs without a gradient."""
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,13 +128,13 @@ def _wrong_gradients(network: nn.Module, images: Tensor) -> str:
     """
     found: list[str] = []
 
-    def on_call(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        conv, sizes = cast(nn.Conv2d, module), inputs[0].shape[2:] if inputs else ()
-        if max(conv.kernel_size) > 1 and any(size < step for size, step in zip(sizes, conv.stride, strict=False)):
-            shape, steps = "x".join(map(str, sizes)), "x".join(map(str, conv.stride))
-            found.append(
-                f"gradients of {name} are wrong in bf16 on a CPU: its maps of {shape} are below stride {steps}"
-            )
+    def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        conv = cast(nn.Conv2d, module)
+        sizes = tuple(inputs[0].shape[2:]) if inputs and isinstance(inputs[0], Tensor) else ()
+        steps = tuple(conv.stride) if isinstance(conv.stride, Sequence) else (conv.stride,) * len(sizes)
+        if conv.weight[0, 0].numel() > 1 and any(size < step for size, step in zip(sizes, steps, strict=False)):
+            shape, stride = "x".join(map(str, sizes)), "x".join(map(str, steps))
+            found.append(f"wrong gradients of {name} in bf16 on a CPU: its maps of {shape} are below stride {stride}")
 
     with contextlib.ExitStack() as hooks:
         for name, module in network.named_modules():
