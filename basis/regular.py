@@ -5,21 +5,32 @@ from typing import Final
 from torch import nn
 
 _MARK: Final = "seriesquant_irregularity"
+_PLAIN: Final = "seriesquant_plain_forward"
 
 
 def irregularity(module: nn.Module) -> str | None:
     """Return the reason why a layer may neither be replaced nor fitted; None for a regular layer.
 
-    A convolution or linear layer is regular if its class has the forward of ``nn.Conv2d`` or ``nn.Linear``, and if
-    ``mark_irregular`` has not named a reason against it. A subclass with a forward of its own may read other positions.
+    A convolution or linear layer is regular if its class has the forward of ``nn.Conv2d`` or ``nn.Linear``, or if
+    ``mark_plain`` was called, and if ``mark_irregular`` has not named a reason against it. A subclass with a forward of
+    its own may read other positions.
     """
     marked: str | None = vars(module).get(_MARK)
     if marked is not None:
         return marked
-    for kind in (nn.Conv2d, nn.Linear):
-        if isinstance(module, kind) and not _has_forward_of(type(module), kind):
-            return f"{type(module).__name__} computes its output in a way of its own"
+    if has_own_forward(module) and _PLAIN not in vars(module):
+        return f"{type(module).__name__} computes its output in a way of its own"
     return None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Return True for a convolution or linear layer whose forward is not that of ``nn.Conv2d`` or ``nn.Linear``."""
+    return any(isinstance(module, kind) and not _has_forward_of(type(module), kind) for kind in (nn.Conv2d, nn.Linear))
+
+
+def mark_plain(module: nn.Module) -> None:
+    """State that a layer's own forward computes what that of torch's class does. Copies of the layer keep the mark."""
+    vars(module)[_PLAIN] = True
 
 
 def mark_irregular(module: nn.Module, reason: str) -> None:

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from typing import Any, Final, cast
 
+import torch
 from torch import Tensor, nn
 
 from basis.computed import ComputedConv2d
@@ -14,7 +16,7 @@ from basis.conv import is_compressible
 from basis.families import BASES
 from basis.layers import is_regular
 from basis.modes import training
-from basis.regular import irregularity, mark_irregular
+from basis.regular import has_own_forward, irregularity, mark_irregular, mark_plain
 from basis.swap import swap_convolutions
 from pipeline.errors import OptionsError
 from pipeline.models import registration
@@ -25,6 +27,8 @@ from pipeline.runtime.randomness import RandomStream
 logger = logging.getLogger(__name__)
 
 SUBSTITUTED: Final = "its weight is another one while it runs"
+_EXACT: Final = 1e-6
+"""Largest difference between two forwards of a layer, as a share of its largest output."""
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -46,6 +50,8 @@ def mark_layers(
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, ComputedConv2d)
     }
+    for name in _plain_forwards(model, layers, images):
+        mark_plain(layers[name])
     for name, reason in _structural_reasons(model, layers, images).items():
         mark_irregular(layers[name], reason)
     calls = _Calls.of(model, layers, images)
@@ -64,6 +70,53 @@ def mark_layers(
     for name, layer in layers.items():
         if (found := irregularity(layer)) is not None:
             logger.info("%s is kept as it is: %s", name, found)
+
+
+def _plain_forwards(model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], images: Tensor) -> set[str]:
+    """Return the layers whose class has a forward of its own that computes what the one of torch's class does.
+
+    Examples are forwards that convert types, or take empty batches. Forwards with further parameters, buffers or parts
+    are not compared: other values of these may change the outputs.
+    """
+    trial = plain_copy(model)
+    inputs: dict[str, list[tuple[Any, ...]]] = {
+        name: []
+        for name, layer in layers.items()
+        if has_own_forward(layer)
+        and not layer._modules
+        and {key for key, _ in (*layer.named_parameters(), *layer.named_buffers())} <= {"weight", "bias"}
+    }
+
+    def keep(name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+        inputs[name].append(tuple(each.clone() if isinstance(each, Tensor) else each for each in given))
+
+    with ExitStack() as hooks:
+        for name in inputs:
+            hooks.callback(trial.get_submodule(name).register_forward_pre_hook(partial(keep, name)).remove)
+        if inputs:
+            registration.outputs_of(trial, images)
+    with RandomStream(0, images.device).drawn_from():
+        return {name for name, calls in inputs.items() if calls and _is_plain(trial.get_submodule(name), calls)}
+
+
+@torch.no_grad()
+def _is_plain(layer: nn.Module, calls: list[tuple[Any, ...]]) -> bool:
+    """Compare the forwards for the inputs of all calls, in both modes, and with larger weights, which it may limit."""
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    weight = layer._parameters.get("weight")
+    if weight is None or any(len(given) != 1 or not isinstance(given[0], Tensor) for given in calls):
+        return False
+    try:
+        for factor, mode in product((1.0, 4.0), (False, True)):
+            weight.mul_(factor)
+            layer.train(mode)
+            for (x,) in calls:
+                wanted, found = kind.forward(cast(Any, layer), x.clone()), layer.forward(x.clone())
+                if not isinstance(found, Tensor) or not same_outputs(found, wanted, _EXACT):
+                    return False
+    except Exception:  # a forward that needs more than its input
+        return False
+    return True
 
 
 def refuse_substituted(model: nn.Module) -> None:

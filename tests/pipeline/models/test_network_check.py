@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from basis.layers import is_regular
 from basis.swap import compressible_convolutions
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import select_output
@@ -244,3 +245,53 @@ def test_the_output_of_training_may_be_a_tuple():
 
     model = check(Auxiliary)
     assert model.train()(IMAGES).shape == (4, 4)
+
+
+class Converting(nn.Conv2d):
+    """Its forward computes what that of ``nn.Conv2d`` does, as many wrappers of convolutions do."""
+
+    def forward(self, x):
+        if not len(x):
+            return x.new_empty(0, self.out_channels, *x.shape[2:])
+        return functional.conv2d(x.to(self.weight.dtype), self.weight, self.bias, self.stride, self.padding)
+
+
+class Limited(Converting):
+    def forward(self, x):
+        limited = self.weight.clamp(-1, 1)  # which no value reaches at first
+        return functional.conv2d(x, limited, self.bias, self.stride, self.padding)
+
+
+class Scaled(Converting):
+    def __init__(self, *arguments, **words):
+        super().__init__(*arguments, **words)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return super().forward(x) * self.gain
+
+
+class Dropping(Converting):
+    def forward(self, x):
+        weight = functional.dropout(self.weight, 0.1, self.training)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return functional.linear(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept_names"), [(Converting, set()), *((k, {"conv2"}) for k in (Limited, Scaled, Dropping))]
+)
+def test_a_forward_of_its_own_that_computes_the_same_is_replaced(kind, kept_names):
+    def make():
+        model = Base()
+        model.conv2, model.fc = kind(4, 4, 3, padding=1), OwnLinear(4, 4)
+        return model
+
+    model = check(make)
+    assert kept(model).keys() == kept_names
+    assert is_regular(model.fc)
+    assert model.conv2.weight.abs().max() < 1, "the check leaves the weights alone"
