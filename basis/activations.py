@@ -59,8 +59,7 @@ def fit_activations(
         correct_additions: Fit a layer once more at the addition that reads its output.
 
     Returns:
-        Layer name -> relative output error ``||Y - Y'|| / ||Y||``, where Y is the original's output. Only layers that
-        ran in both networks.
+        Layer name -> relative output error ``||Y - Y'|| / ||Y||`` from the original's output Y, for layers that ran.
 
     Raises:
         NumericalError: An input or output of a layer is not finite.

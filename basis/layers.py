@@ -20,13 +20,13 @@ def stored_tensor_name(module: nn.Module) -> str | None:
 
     Returns:
         ``coefficients`` for a convolution that computes its filters, ``weight`` for another one or a linear layer. A
-        layer whose weight is no parameter, such as a property of its class, has none.
+        layer whose weight is neither a parameter nor a buffer, such as a property of its class, has none.
     """
     if isinstance(module, ComputedConv2d):
         return "coefficients"
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return None
-    registered = isinstance(module._parameters.get("weight"), nn.Parameter)
+    registered = any(isinstance(tensors.get("weight"), Tensor) for tensors in (module._parameters, module._buffers))
     return "weight" if registered or parametrize.is_parametrized(module, "weight") else None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.executors import executor
 from pipeline.failure import FailureReporter
 from pipeline.options.file import write_options_file
-from pipeline.options.grid import variants
+from pipeline.options.grid import Target, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.launcher import launched
@@ -27,7 +27,7 @@ from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
 from pipeline.stages.kernels import kernel_figure
 from pipeline.stages.layers import layer_rows
-from pipeline.stages.report import write_files, write_run_report
+from pipeline.stages.report import BASELINE_PATH, artifact_path, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
 from pipeline.store.locks import locked
@@ -123,18 +123,23 @@ def _output_folder(context: RunContext) -> Iterator[None]:
                 options.out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
                 remove_parts(options.out)
-                _refuse_obstacles(options.out)
+                _refuse_obstacles(options)
         yield
 
 
-def _refuse_obstacles(folder: Path) -> None:
+def _refuse_obstacles(options: Options) -> None:
     """Check, before any work, that nothing in the output folder prevents a run from writing its files.
 
     Raises:
         OSError: A folder has the name of a file, or a file the name of a folder.
     """
-    files = [folder / name for name in (OPTIONS_FILE, "report.json", "report.md", "report.html")]
-    files += [path for ending in ("safetensors", "onnx") for path in (folder / "artifacts").glob(f"*.{ending}")]
+    folder = options.out
+    artifacts = [BASELINE_PATH]
+    for variant in variants(options):
+        widths: list[int | Target] = [*variant.bits, *variant.targets]
+        artifacts += [artifact_path(variant, basis, width) for basis in variant.bases for width in widths]
+    files = [folder / name for name in (OPTIONS_FILE, "report.json", "report.md", "report.html", *artifacts)]
+    files += [(folder / name).with_suffix(".onnx") for name in artifacts]
     for path in (path for path in files if path.is_dir()):
         raise OSError(f"the output folder has a folder where a run writes the file {path}; allowed: another --out")
     for path in (folder / name for name in ("artifacts", "plots")):

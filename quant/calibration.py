@@ -1,5 +1,6 @@
 """Round a whole network, and measure the error in each layer, in one pass over a few training images."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -36,7 +37,7 @@ class Rounding:
     Attributes:
         layers: Layer name -> stored values, for the layers that ran and for those that are not regular or too large.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the layers among them that
-            are regular and small enough.
+            are regular and small enough, and have finite inputs.
     """
 
     layers: dict[str, FixedTensor] = field(default_factory=dict)
@@ -92,10 +93,13 @@ def round_layers(
         stored = stored_values(module)
         with progress.layer(name), without_autocast(stored.device):
             hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
-            hessian.check_finite(name)
+            if rounding != "nearest":
+                hessian.check_finite(name)
             series = isinstance(module, SeriesConv2d)
             rounded = found.layers[name] = _round(stored.detach(), hessian, format, backend, rounding, series)
-            found.errors[name] = _relative_error(stored.detach(), hessian.gram, rounded)
+            error = _relative_error(stored.detach(), hessian.gram, rounded)
+            if math.isfinite(error):
+                found.errors[name] = error
             stored.copy_(rounded.dequantize())
 
     for name, layer in stored_layers(network).items():
@@ -142,4 +146,6 @@ def _relative_error(stored: Tensor, grams: Tensor, rounded: FixedTensor) -> floa
     change = values - rounded.dequantize().to(values).flatten(1).view_as(values)
     grams = grams.float()  # the products take half of the time, and their errors are far below the figure's digits
     squares = [float(((rows @ grams) * rows).sum(dtype=torch.float64)) for rows in (change, values)]
+    if not all(map(math.isfinite, squares)):
+        return math.nan
     return (max(squares[0], 0.0) / squares[1]) ** 0.5 if squares[1] > 0 else 0.0

@@ -66,8 +66,10 @@ def _exit_code(arguments: list[str]) -> int:
 def _read(argv: list[str]) -> Action | None:
     program = _program()
     try:
-        _check_current_folder()
-        return read_command_line(argv, program)
+        action = read_command_line(argv, program)
+        if action is not None:
+            _check_current_folder()
+        return action
     except BaseException as error:
         report_refusal(argv, error, program.split())
         raise

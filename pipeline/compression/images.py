@@ -20,7 +20,7 @@ Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
 """A tensor, (N, C, H, W); a pair of it and labels, (N,); a data set; or an iterable of batches, with or without labels.
 """
 
-MOST_COUNTED: Final = 20_000
+MOST_COUNTED: Final = 1_000_000
 """Most batches of a source without a length."""
 _CPU: Final = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
         source = type(source)(map(as_tensor, source))
     whole = _whole(source, train)
     if whole is not None:
-        return _sampled(*whole, count=count, seed=seed)
+        return _sampled(*(check_finite_images(whole[0]), whole[1]) if train else whole, count=count, seed=seed)
     if isinstance(source, TorchDataset) and not isinstance(source, IterableDataset):
         source = DataLoader(source, batch_size=batch_size, shuffle=True)
     if not isinstance(source, Iterable):

@@ -243,8 +243,8 @@ class LoaderSplit:
         """Iterate over `count` batches as the iterable yields them, from `start` on; see `Images.batches`.
 
         Raises:
-            DataError: A pass of the iterable yields no batch, or a batch of another kind, of other channels, with
-                values that are not finite, without labels, or with a label that is no class.
+            DataError: A pass of the iterable yields no batch, or a batch of another kind or of other channels. A value
+                is not finite. Labels are missing, or a label is no class.
         """
         stream = RandomStream(seed or 0, torch.device("cpu"))
         for images, labels in islice(self._passes(stream), start, self.count):

@@ -5,6 +5,7 @@ are multiplied by 255. Both halves of a data set have one range.
 Labels may be whole numbers from 0 or from 1, one-hot rows, or strings.
 """
 
+from collections import Counter
 from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -114,7 +115,8 @@ def _as_bytes(array: Array, scale: str) -> Array:
         return bytes_of_16_bits(array)
     if scale == _UNIT:
         return np.rint(array.astype(np.float32) * _MOST_8_BIT).astype(np.uint8)
-    return array.astype(np.uint8, copy=False) * np.uint8(_MOST_8_BIT if scale == _BINARY else 1)
+    found: Array = array.astype(np.uint8, copy=False)
+    return found * np.uint8(_MOST_8_BIT) if scale == _BINARY else found
 
 
 def bytes_of_16_bits(values: Array) -> Array:
@@ -156,11 +158,13 @@ def label_indices(
             raise DataError(f"{what} must hold labels of 0 to {_MOST_LABEL}, got {array.min()} to {array.max()}")
     indices = [array.astype(np.int64) for array in flat]
     least, most = (int(find([find(array) for array in indices])) for find in (np.min, np.max))
-    widths = {array.shape[1] if array.ndim == 2 and array.shape[1] > 1 else None for array in arrays.values()}
-    if len(widths) > 1:
-        shapes = " and ".join(f"{array.shape} in {what}" for what, array in arrays.items())
-        raise DataError(f"one-hot labels must have one length, got the shapes {shapes}")
-    width, known = widths.pop(), classes if names is None else len(names)
+    widths = [array.shape[1] for array in arrays.values() if array.ndim == 2 and array.shape[1] > 1]
+    if widths and (min(widths) < max(widths) or most >= widths[0]):
+        found = " and ".join(f"{array.shape} in {what}" for what, array in arrays.items())
+        raise DataError(
+            f"one-hot labels must have one length, above all other labels, got {found} with labels to {most}"
+        )
+    width, known = widths[0] if widths else None, classes if names is None else len(names)
     if width is None and least == 1 and known in (None, most):
         notes.append(f"the labels begin with 1: they are shifted from 1..{most} to 0..{most - 1}")
         indices = [array - 1 for array in indices]
@@ -193,6 +197,8 @@ def _named(flat: Sequence[Array], names: tuple[str, ...] | None, whats: Sequence
     """Convert strings to their places in the class names, which are sorted unless the file has an order."""
     texts = [list(map(text_of, array.tolist())) for array in flat]
     known = names or tuple(sorted({text for own in texts for text in own}))
+    if repeated := [name for name, count in Counter(known).items() if count > 1]:
+        raise DataError(f"class_names must be different names for labels that are strings, got {repeated[0]!r} twice")
     places = {name: place for place, name in enumerate(known)}
     for what, own in zip(whats, texts, strict=True):
         if strange := [text for text in own if text not in places]:

@@ -1,7 +1,7 @@
 """List and decode image files in folders, one folder per class."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -186,19 +186,26 @@ def _images_below(folder: Path) -> list[str]:
 
 def _walked(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     try:
-        found, entries = Path(folder).stat(), sorted(os.scandir(folder), key=lambda entry: entry.name)
+        found, entries = Path(folder).stat(), list(os.scandir(folder))
     except OSError as error:
         raise DataError(f"{readable(folder)} cannot be read: {error.strerror}") from error
     own = (found.st_dev, found.st_ino)
     if own in above:
         raise DataError(f"{readable(folder)} is a link to a folder that holds it, so that its images would repeat")
     for entry in entries:
-        if entry.is_dir():
+        if _leads_to(entry, os.DirEntry.is_dir):
             yield from _walked(entry.path, (*above, own))
         elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-            if not entry.is_file() and not entry.is_symlink():
+            if not _leads_to(entry, os.DirEntry.is_file) and Path(entry.path).exists():
                 raise DataError(f"{readable(entry.path)} is no regular file; allowed: image files and links to them")
             yield entry.path
+
+
+def _leads_to(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    try:
+        return kind(entry)
+    except OSError:  # a link to itself; decoding the image describes it
+        return False
 
 
 def _no_images(split: Path, classes: tuple[str, ...], filled: set[int]) -> DataError:

@@ -1,6 +1,5 @@
 """Read images and labels from one `.npz` file."""
 
-from collections import Counter
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -121,10 +120,7 @@ def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | N
         return None
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise DataError(f"class_names of {shown} must be a list of strings, got {array.dtype} of shape {array.shape}")
-    names = tuple(map(text_of, array.tolist()))
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"class_names of {shown} must be different names, got {repeated[0]!r} more than once")
-    return names
+    return tuple(map(text_of, array.tolist()))
 
 
 def _class_names(given: tuple[str, ...] | None, largest: int, shown: str) -> tuple[str, ...]:

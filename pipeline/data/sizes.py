@@ -47,8 +47,8 @@ def fitted(image: Image.Image, size: Size, margin: float = 1.0) -> Image.Image:
         return image
     wide, tall = _covering((image.height, image.width), (round(height * margin), round(width * margin)))
     if wide * tall > _MOST_PIXELS * width * height:  # a long strip: only its middle is resized
-        across, down = image.width * min(1.0, 2 * width / wide), image.height * min(1.0, 2 * height / tall)
-        left, top = round((image.width - across) / 2), round((image.height - down) / 2)
+        across, down = max(2.0, image.width * 2 * width / wide), max(2.0, image.height * 2 * height / tall)
+        left, top = (max(0, round((whole - part) / 2)) for whole, part in ((image.width, across), (image.height, down)))
         image = image.crop((left, top, image.width - left, image.height - top))
         wide, tall = _covering((image.height, image.width), (round(height * margin), round(width * margin)))
     resized = image.resize((wide, tall), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Mark the layers of a network that are kept as they are: no series replaces them, or hooks cannot see their inputs."""
+"""Mark the layers of a network that are kept: no series replaces them, or samples do not describe them."""
 
 import logging
 from collections import Counter
@@ -35,7 +35,7 @@ _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
 def mark_layers(
     model: nn.Module, images: Tensor, expected: Tensor, used: Set[str], basis: str, *, trained: bool
 ) -> None:
-    """Mark the layers that cannot be replaced, or whose inputs and outputs hooks cannot see; see ``basis.regular``.
+    """Mark the layers that cannot be replaced, or that samples of inputs do not describe; see ``basis.regular``.
 
     Args:
         model: The network; its convolutions and linear layers are marked in place.
@@ -129,7 +129,7 @@ def refuse_substituted(model: nn.Module) -> None:
         if irregularity(module) == SUBSTITUTED:
             raise OptionsError(
                 f"the layer {name!r} cannot be trained through the rounding: {SUBSTITUTED}, as by "
-                "torch.func.functional_call; allowed: no epochs for a target, and none of --qat-epochs"
+                "torch.func.functional_call; allowed: no training of rounded weights"
             )
 
 
@@ -144,7 +144,7 @@ def _structural_reasons(
         elif any(vars(layer).get(hooks) for hooks in _HOOKS) and _hooks_matter(model, name, images):
             reasons[name] = "it has hooks that change its inputs or outputs"
         elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
-            reasons[name] = "its weight is computed"
+            reasons[name] = "its weight is " + ("a buffer" if "weight" in layer._buffers else "computed")
         elif shared[id(layer.weight)] > 1:
             reasons[name] = "another layer has the same weight"
         elif layer.bias is not None and shared[id(layer.bias)] > 1:
@@ -181,7 +181,7 @@ class _Calls:
 
     Attributes:
         counts: Layer name -> number of calls.
-        reasons: Layer name -> reason why hooks do not see the batch and the weight of its calls.
+        reasons: Layer name -> reason why its calls do not show its batch and its weight.
     """
 
     def __init__(self) -> None:
@@ -192,16 +192,16 @@ class _Calls:
     def of(cls, model: nn.Module, names: Iterable[str], images: Tensor) -> "_Calls":
         """Run a network and note the calls of its layers."""
         found, parts = cls(), set[str]()
-        weights = {name: _address(model.get_submodule(name)) for name in names}
+        weights = {name: _weight(model.get_submodule(name)) for name in names}
 
         def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
             axes = 2 if isinstance(module, nn.Linear) else 4
             found.counts[name] += 1
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < axes:
                 found.reasons[name] = "its input is not one batch, passed by position"
-            elif _address(module) != weights[name]:
+            elif not _is_weight(weights[name], module):
                 found.reasons[name] = SUBSTITUTED
-            elif len(inputs[0]) < len(images):
+            elif len(inputs[0]) == 1 < len(images):
                 parts.add(name)
 
         with ExitStack() as hooks:
@@ -210,14 +210,22 @@ class _Calls:
             registration.outputs_of(model, images)
         for name in parts:
             if found.counts[name] > 1:
-                found.reasons.setdefault(name, "it runs on a part of the images at a time")
+                found.reasons.setdefault(name, "it runs on one image at a time")
         return found
 
 
-def _address(layer: nn.Module) -> tuple[int, int] | None:
-    """Return what identifies a layer's weight: the parameter and its memory; None if the weight is no parameter."""
+def _weight(layer: nn.Module) -> Tensor | None:
+    """Return a layer's weight as it is stored; None if it is no parameter."""
     weight = layer._parameters.get("coefficients" if isinstance(layer, ComputedConv2d) else "weight")
-    return None if weight is None else (id(weight), weight.data_ptr())
+    return None if weight is None else weight.detach()
+
+
+def _is_weight(before: Tensor | None, layer: nn.Module) -> bool:
+    """Return True if a layer still has the weight from before, or an equal one."""
+    now = _weight(layer)
+    if before is None or now is None:
+        return before is now
+    return before.data_ptr() == now.data_ptr() or torch.equal(before, now)
 
 
 def _replaceable(
@@ -242,5 +250,5 @@ def _replaceable(
             with RandomStream(0, images.device).drawn_from():
                 training(plain_copy(trial))(images.clone())
         return same
-    except Exception:  # a network that reads `weight` of a series, for example
+    except Exception:  # a network that asks for the type of its layers, for example
         return False

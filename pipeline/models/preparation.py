@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize, prune
 
 from basis.copying import copy_network, has_graph
 from basis.modes import evaluation_mode
+from basis.regular import has_own_forward
 from basis.swap import replace_modules
 from pipeline.errors import DataError, OptionsError
 
@@ -134,9 +135,11 @@ def fold_parametrizations(model: nn.Module) -> nn.Module:
 
 
 def _settle_attributes(layer: nn.Module) -> None:
-    """Set the attributes of a layer to what its forward does; they have no effect on it where the padding is zero."""
-    weight = layer._parameters.get("weight") if isinstance(layer, nn.Conv2d | nn.Linear) else None
-    if weight is None:
+    """Set the attributes of a layer with the forward of torch's class to what it does. Other forwards may read them."""
+    if not isinstance(layer, nn.Conv2d | nn.Linear) or has_own_forward(layer):
+        return
+    weight = layer._parameters.get("weight")
+    if weight is None or any(method in vars(layer) for method in ("forward", "_conv_forward")):
         return
     if isinstance(layer, nn.Linear) and weight.ndim == 2:
         layer.out_features, layer.in_features = weight.shape

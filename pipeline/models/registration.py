@@ -7,7 +7,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
-from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -102,13 +101,16 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
     own = {id(parameter) for parameter in model.parameters()}
     with _UsedParameters() as used:
         outputs_of(model, images)
-    foreign = [parameter for key, parameter in used.found.items() if key not in own]
+    with _UsedParameters() as again:
+        outputs_of(model, images)
+    # A parameter that the forward itself makes is another one in each pass.
+    foreign = [parameter for key, parameter in used.found.items() if key not in own and key in again.found]
     copied = any(_same_values(other, parameter) for other in foreign for parameter in model.parameters())
     if copied or any(parameter.requires_grad for parameter in foreign):
         raise OptionsError(
             f"the network {type(model).__name__}, or a copy of it, computes with parameters that it does not register: "
             "those of a local variable, a plain object, a closure, a replaced method or a weak reference; allowed: a "
-            "network that registers all its parameters and uses them through self"
+            "network that registers all its parameters and uses them through self, and constants without requires_grad"
         )
 
 
@@ -161,8 +163,8 @@ def refuse_unstorable(model: nn.Module) -> None:
     """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
 
     Raises:
-        OptionsError: A parameter is missing in the state dict; the state dict has an entry that is no tensor or a
-            quantized one; a tensor is sparse or nested; or a parameter shares memory with another tensor.
+        OptionsError: A parameter is missing in the state dict. A tensor is quantized, sparse or nested. A parameter
+            shares memory with another tensor.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():
@@ -175,9 +177,9 @@ def refuse_unstorable(model: nn.Module) -> None:
             )
     in_state = model.state_dict()
     for name, value in in_state.items():
-        if not name.endswith(_EXTRA_STATE_KEY_SUFFIX) and not (isinstance(value, Tensor) and not value.is_quantized):
+        if any(isinstance(part, torch.ScriptObject) or _is_quantized(part) for part in tree_leaves(value)):
             raise OptionsError(
-                f"the entry {name!r} in the state dict of the network {kind} is no tensor of numbers, as in a layer of "
+                f"the entry {name!r} in the state dict of the network {kind} holds quantized tensors, as of a layer of "
                 "torch.ao.quantization, which no file can hold; allowed: the network before it was quantized"
             )
     if missing := [name for name, _ in model.named_parameters() if name not in in_state]:
@@ -193,6 +195,10 @@ def refuse_unstorable(model: nn.Module) -> None:
                 "tensors, as from to_dense()"
             )
     refuse_shared_memory(model)
+
+
+def _is_quantized(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_quantized
 
 
 def refuse_shared_memory(model: nn.Module) -> None:

@@ -52,6 +52,8 @@ def check_with_target(name: str, value: object, usual: object, data: Mapping[str
         OptionsError: The rows of the target would not use the value.
     """
     target = _target(data)
+    if name == "backend" and _has_dense_rows(data):
+        return
     if name in _NOT_WITH_TARGET and target and value != usual:
         flag, got = flag_words(name, value)
         raise OptionsError(

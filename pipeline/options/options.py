@@ -196,7 +196,7 @@ class Options(BaseModel):
             )
         return value
 
-    @field_validator("bits", "basis", "fit", "rounding", "scheme", "qat_epochs")
+    @field_validator("bits", "basis", "fit", "rounding", "scheme", "backend", "qat_epochs")
     @classmethod
     def _fits_rows(cls, value: object, info: ValidationInfo) -> object:
         name = str(info.field_name)

@@ -60,6 +60,8 @@ def verify_artifacts(
 
     Raises:
         DataError: A file cannot be loaded.
+        LostProcessError: A signal or an unexpected error ended the process that reloads.
+        OSError: The folder of the artifacts cannot be written.
     """
     paths = {row.sha256: context.options.out / str(row.artifact) for row in rows}
 

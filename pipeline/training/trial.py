@@ -1,7 +1,7 @@
 """Forward and backward passes before a run: precision, batches of one image, and outputs without a gradient."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -32,9 +32,11 @@ def settle_precision(accelerator: Accelerator, network: nn.Module, images: Tenso
     """
     if accelerator.precision == "no":
         return
-    reason = _failure(network, images, accelerator.device, bf16=True)
-    if not reason and accelerator.device.type == "cpu":
-        reason = _wrong_gradients(network, images)
+    wrong: list[str] = []
+    with _noted_wrong_gradients(network, wrong):
+        reason = _failure(network, images, accelerator.device, bf16=True)
+    if accelerator.device.type == "cpu" and wrong:
+        reason = reason or wrong[0]
     if not reason or _failure(network, images, accelerator.device, bf16=False):
         return  # a network that fails in float32 too fails for another reason
     if wanted == "bf16":
@@ -120,13 +122,13 @@ def check_sensitivity(network: nn.Module, images: Tensor) -> None:
         )
 
 
-def _wrong_gradients(network: nn.Module, images: Tensor) -> str:
-    """Return the first convolution whose gradients PyTorch gets wrong in bf16 on a CPU, in a sentence; empty if none.
+@contextlib.contextmanager
+def _noted_wrong_gradients(network: nn.Module, found: list[str]) -> Iterator[None]:
+    """Note the convolutions whose gradients PyTorch gets wrong in bf16 on a CPU, each in a sentence.
 
-    Where a map is smaller than the stride, some values of the weight's gradient are not written: they hold whatever was
-    in memory (PyTorch 2.14, `tests/pipeline/training/test_trial.py`).
+    Where a map is smaller than the stride, some values of the weight's gradient are not written. They hold whatever was
+    in memory (PyTorch 2.14).
     """
-    found: list[str] = []
 
     def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         conv = cast(nn.Conv2d, module)
@@ -140,9 +142,7 @@ def _wrong_gradients(network: nn.Module, images: Tensor) -> str:
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 hooks.callback(module.register_forward_pre_hook(partial(on_call, name)).remove)
-        with RandomStream(0, images.device).drawn_from(), torch.no_grad():
-            training(network)(images)
-    return found[0] if found else ""
+        yield
 
 
 def _failure(network: nn.Module, images: Tensor, device: torch.device, *, bf16: bool) -> str:

@@ -184,10 +184,11 @@ def test_minifloats_train_through_their_rounding(here, rounding):
     ],
 )
 def test_what_stands_in_the_way_of_a_file_is_said_before_any_work(here, monkeypatch, obstacle, make):
-    path = here / "blocked" / obstacle
+    folder = here / "blocked"
+    shutil.rmtree(folder, ignore_errors=True)
+    path = folder / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
     make(path)
     monkeypatch.setattr("pipeline.runner.prepare_baseline", None)
     with pytest.raises(OSError, match=rf"{re.escape(obstacle)}; allowed"):
         run(options(here, "blocked"))
-    shutil.rmtree(here / "blocked")

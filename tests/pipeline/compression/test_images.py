@@ -288,3 +288,10 @@ def test_labels_that_are_left_out_are_said(labels, caplog):
     caplog.clear()
     read_images((X, labels), count=8, seed=0, batch_size=8, train=False)
     assert caplog.text == ""
+
+
+def test_every_image_of_a_tensor_is_looked_at_before_training():
+    broken = X.clone()
+    broken[-1] = torch.nan
+    with pytest.raises(DataError, match="finite"):
+        read_images(broken, count=8, seed=0, batch_size=8, train=True)

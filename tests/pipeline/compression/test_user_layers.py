@@ -76,6 +76,45 @@ class NewGeometry(Net):
         self.conv.padding, self.two.stride, self.two.dilation = 2, 2, [1]
 
 
+class ReadsSizes(nn.Linear):
+    def forward(self, x):
+        return functional.linear(x, self.weight / self.in_features**0.5, self.bias)
+
+
+class ReadsOldSizes(Net):
+    """Its classifier was pruned by hand, and its forward reads the size from before."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = ReadsSizes(100, 4)
+        self.fc.weight = nn.Parameter(self.fc.weight.detach()[:, :8].clone())
+
+
+class TwoChunks(Net):
+    def forward(self, x):
+        return torch.cat([super(TwoChunks, self).forward(chunk) for chunk in x.chunk(2)])
+
+
+class Renormalized(Net):
+    """Its weight is limited in every forward, to a norm that it does not exceed."""
+
+    def forward(self, x):
+        self.two.weight.data = torch.renorm(self.two.weight.data, 2, 0, 100.0)
+        return super().forward(x)
+
+
+class MakesParameter(Net):
+    def forward(self, x):
+        return super().forward(x) * nn.Parameter(torch.ones(4))
+
+
+class BufferWeight(Net):
+    def __init__(self):
+        super().__init__()
+        weight = self.fc._parameters.pop("weight").detach()
+        self.fc.register_buffer("weight", weight)
+
+
 class ReadsWeights(Net):
     """As networks that convert their input to the type of a weight, and add a penalty in training."""
 
@@ -123,7 +162,13 @@ ACCEPTED = [
     (ReadsWeights, []),
     (TrainReturnsNothing, []),
     (AuxiliaryHead, []),
+    (ReadsOldSizes, ["fc"]),
+    (TwoChunks, []),
+    (Renormalized, []),
+    (MakesParameter, []),
+    (BufferWeight, ["fc"]),
 ]
+COMPRESSED = (PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter)
 
 
 def logits(network):
@@ -143,6 +188,8 @@ def test_full_order_at_8_bits_is_the_network_and_reloads(tmp_path, make, kept):
     assert torch.equal(logits(load(result.save(tmp_path / "net.safetensors"), network=make)), found)
     unfitted = [layer.name for layer in result.layers if layer.status == "kept" and layer.rounding_error is None]
     assert [name for name in kept if name not in unfitted] == []
+    assert make not in COMPRESSED or "kept" not in [layer.status for layer in result.layers if layer.kernel]
+    assert make is not BufferWeight or result.size < 1800, "its weight is rounded"
 
 
 @pytest.mark.parametrize("make", [ReadsWeights, TrainReturnsNothing, AuxiliaryHead])
@@ -223,7 +270,7 @@ REFUSED = [
     (partial(HidesLayer, lambda layer: types.SimpleNamespace(conv=layer)), "does not register"),
     (partial(HidesLayer, lambda layer: collections.deque([layer])), "does not register"),
     (partial(HidesLayer, closure), "does not register"),
-    (OneImageAtATime, "part of the images"),
+    (OneImageAtATime, "one image at a time"),
     (NotCopied, "two.*__deepcopy__"),
     (OddParameters, r"parameters\(\)"),
     (dynamic, "quantized"),

@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,9 +216,22 @@ def test_links_to_other_folders_count(tmp_path):
     assert len(load_dataset(str(tmp_path / "data")).train) == 5
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
-    os.mkfifo(image_folder(tmp_path) / "pipe.png")
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_regular_file_is_refused(tmp_path, linked):
+    folder = image_folder(tmp_path / "data")
+    os.mkfifo(tmp_path / "pipe" if linked else folder / "pipe.png")
+    if linked:
+        (folder / "pipe.png").symlink_to(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"pipe\.png.*regular file"):
+        load_dataset(str(tmp_path / "data"))
+
+
+def test_a_link_to_itself_is_no_image(tmp_path):
+    folder = image_folder(tmp_path)
+    (folder / "loop").symlink_to("loop")
+    assert len(load_dataset(str(tmp_path)).train) == 4
+    (folder / "loop.png").symlink_to("loop.png")
+    with pytest.raises(DataError, match=r"loop\.png.*image"):
         load_dataset(str(tmp_path))
 
 
@@ -227,6 +241,6 @@ def test_a_folder_that_fails_while_it_is_listed_is_refused(tmp_path, monkeypatch
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pipeline.data.image_files.os.scandir", refuse)
+    monkeypatch.setattr("pipeline.data.image_files.os", SimpleNamespace(**vars(os) | {"scandir": refuse}))
     with pytest.raises(DataError, match=r"train.a.*Permission denied"):
         load_dataset(str(tmp_path))

@@ -124,7 +124,15 @@ def test_limits(tmp_path):
         ({"y_test": np.array([0, 1, np.inf])}, "y_test.* labels of 0 to 2147483647.* inf"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 2**63 + 2], np.uint64)}, "y_train.* labels of 0 to 2147483647"),
         ({"y_train": np.eye(3)[[0, 1, 2] * 2], "y_test": np.eye(5)[[0, 1, 2]]}, r"one length.*\(6, 3\).*\(3, 5\)"),
-        ({"class_names": np.array(["a", "a", "b"])}, "class_names.*different.*'a'"),
+        (
+            {
+                "class_names": np.array(["a", "a", "b"]),
+                "y_train": np.array(["a"] * 6),
+                "y_test": np.array(["b"] * 3),
+            },
+            "class_names.*different.*'a'",
+        ),
+        ({"y_train": np.eye(2)[[0, 1] * 3]}, r"one length.*\(6, 2\).* 2$"),
         ({"x_test": np.full((3, 8, 8, 3), 40_000, np.uint16)}, "one range.*0 to 255.*0 to 65535"),
         ({"x_train": np.full((6, 8, 8, 3), 0.5)}, "one range.*0 to 1.*0 to 255"),
         ({"x_train": np.ones((6, 8, 8, 3), bool)}, "one range.*false and true"),
@@ -147,6 +155,11 @@ def test_one_hot_rows_define_the_classes_and_are_never_shifted(tmp_path, width):
 def test_labels_from_1_are_not_shifted_where_more_classes_are_known(tmp_path, classes, labels):
     np.savez_compressed(tmp_path / "tiny.npz", **arrays(y_train=np.array([1, 2] * 3), y_test=np.array([1, 2, 1])))
     assert load_dataset(str(tmp_path / "tiny.npz"), classes=classes).test.labels.tolist() == labels
+
+
+def test_one_hot_rows_beside_numbers_and_repeated_names_of_numbers(tmp_path):
+    data = load(tmp_path, y_train=np.eye(3)[[0, 1, 2] * 2], class_names=np.array(["crane", "bird", "crane"]))
+    assert (data.class_names, data.test.labels.tolist()) == (("crane", "bird", "crane"), [0, 1, 2])
 
 
 def test_names_that_are_not_utf_8_stay_apart(tmp_path):

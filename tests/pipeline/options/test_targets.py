@@ -72,6 +72,7 @@ def test_a_size_that_is_given_twice() -> None:
     [
         ("bits", (4,), "4"),
         ("scheme", "minifloat", "minifloat"),
+        ("backend", "torch.ao", "torch.ao"),
         ("rounding", "nearest", "nearest"),
         ("fit", "weights", "weights"),
         ("qat_epochs", 1, "1"),
@@ -128,3 +129,8 @@ def test_a_file_of_a_target_size_is_at_most_3_percent_smaller(hundreds: int) -> 
     assert target.bytes == most
     assert [target.fits(size) for size in sizes] == [False, True, True, False]
     assert Target(drop=1.0).fits(most)
+
+
+def test_dense_rows_beside_a_target_use_the_backend():
+    options = Options(config="3,3,2,2", model="resnet20", target_mb=0.04, dense_bits=4, backend="torch.ao")
+    assert options.backend == "torch.ao"

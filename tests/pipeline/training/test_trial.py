@@ -145,3 +145,17 @@ def test_bf16_is_used_where_gradients_are_right(network):
     place = accelerator()
     settle_precision(place, network, IMAGES, "auto")
     assert place.precision == "bf16"
+
+
+class NeedsGradients(Shrinking):
+    def forward(self, x):
+        x = self.first(x)
+        if self.training:
+            x.register_hook(lambda gradient: gradient)
+        return self.small(self.pool(x)).mean((2, 3))
+
+
+def test_the_trial_is_a_step_with_gradients():
+    place = accelerator()
+    settle_precision(place, NeedsGradients(1), IMAGES, "auto")
+    assert "small" in place.fallback
