@@ -13,6 +13,7 @@ from basis.cholesky import damped_cholesky, mean_diagonal
 from basis.conv import SeriesConv2d, is_compressible
 from basis.errors import NumericalError
 from basis.gram_statistics import GramStatistics
+from basis.layers import layer_operator
 from basis.modes import evaluation_mode
 from basis.patches import MAX_FEATURES, patch_batches, samples
 from basis.shard import CalibrationShard
@@ -126,17 +127,13 @@ def _master(conv: nn.Module) -> Tensor | None:
     return cast("Tensor | None", getattr(chain, "original", None))
 
 
-def _operator(conv: nn.Conv2d) -> Tensor | None:
-    return conv.operator if isinstance(conv, SeriesConv2d) else None
-
-
 def _features(conv: nn.Conv2d) -> int:
     return cast(Tensor, _master(conv))[0].numel()
 
 
 def _input_energy(conv: nn.Conv2d, x: Tensor, shard: CalibrationShard) -> tuple[Tensor, Tensor]:
     """``Z^T Z``, float64, (groups, F, F), and the mean squared input times the rows of Z, (groups, 1, 1)."""
-    statistics = GramStatistics.accumulate(patch_batches(conv, x, samples(conv, x, shard=shard), _operator(conv)))
+    statistics = GramStatistics.accumulate(patch_batches(conv, x, samples(conv, x, shard=shard), layer_operator(conv)))
     square = torch.zeros(conv.groups, dtype=torch.float64, device=x.device)
     for image in x:  # one at a time, because a float64 copy of all images would double the memory
         square += image.reshape(conv.groups, -1).to(torch.float64).square().mean(1)

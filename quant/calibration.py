@@ -13,7 +13,7 @@ from basis.activations import layer_seeds
 from basis.conv import SeriesConv2d
 from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
-from basis.layers import hessian_layers, stored_layers, stored_values
+from basis.layers import hessian_layers, layer_operator, stored_layers, stored_values
 from basis.modes import evaluating, without_autocast
 from basis.patches import MAX_FEATURES, samples
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -122,9 +122,8 @@ def _hessian(
 ) -> GramStatistics:
     if not isinstance(module, nn.Conv2d):
         return linear_hessian(x, targets, shard)
-    operator = module.operator if isinstance(module, SeriesConv2d) else None
     chosen = samples(module, x, seed=seed, shard=shard, sampling=sampling)
-    return conv_hessian(module, x, chosen, targets, operator, shard)
+    return conv_hessian(module, x, chosen, targets, layer_operator(module), shard)
 
 
 def _round(

@@ -58,14 +58,15 @@ def weights_by_kind(model: nn.Module, *, of_layers: bool) -> dict[str, nn.Parame
     found: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            fits = parameter.is_floating_point() and parameter.ndim <= _MOST_AXES and not _is_vector(parameter)
+            fits = parameter.is_floating_point() and parameter.ndim <= _MOST_AXES and not is_vector(parameter)
             if fits and id(parameter) not in stored and isinstance(module, _LAYERS) == of_layers:
                 stored.add(id(parameter))
                 found[f"{prefix}.{name}" if prefix else name] = parameter
     return found
 
 
-def _is_vector(parameter: nn.Parameter) -> bool:
+def is_vector(parameter: nn.Parameter) -> bool:
+    """Return True if a parameter has at most one axis of more than one value."""
     return max(parameter.shape, default=1) == parameter.numel()
 
 

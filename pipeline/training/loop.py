@@ -28,6 +28,7 @@ from pipeline.training.state import Checkpoint, Checkpointer, EpochFigures, Trai
 from pipeline.training.step import Loss, TrainingBatch, training_step
 from pipeline.training.teacher import Teacher
 from quant.fake_quantizer import FakeQuantizer
+from quant.other_weights import is_vector
 from quant.stepped_training import RateControl
 
 # Constants of distilled training, measured in docs/training.md.
@@ -146,7 +147,7 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, obj
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            vector = max(parameter.shape, default=1) == parameter.numel() and parameter not in weights
+            vector = is_vector(parameter) and parameter not in weights
             decay = 0.0 if vector or parameter in shapes else schedule.weight_decay
             rate = schedule.lr * shares.get(parameter, 1.0)
             groups.setdefault((decay, rate), []).append(parameter)
