@@ -66,9 +66,10 @@ def check_network(
     images = images.to(next((p.device for p in model.parameters()), torch.device("cpu"))).contiguous()
     _select_logits(model, images, classes, output, trained=trained)
     registration.refuse_global_hooks(model, images)
-    registration.refuse_foreign(model, images)
+    duplicate = _own_copy(model, images, name)
     expected = _protected_outputs(model, images, name)
-    _check_copy(model, images, expected, name)
+    if not same_outputs(registration.outputs_of(duplicate, images), expected):
+        raise _copy_error(name, "it gives other outputs")
     settle_memory_format(model, images)
     used = registration.used_parameters(model, images)
     mark_layers(model, images, expected, used, basis, trained=trained)
@@ -167,8 +168,10 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     return first
 
 
-def _check_copy(model: nn.Module, images: Tensor, expected: Tensor, name: str) -> None:
-    """Check that a copy of a network computes the same, with parameters of its own.
+def _own_copy(model: nn.Module, images: Tensor, name: str) -> nn.Module:
+    """Return a copy of a network that runs, and computes with parameters of its own alone.
+
+    The copy of a network with parameters that it does not register does not register them either.
 
     Raises:
         OptionsError: It does not.
@@ -176,16 +179,18 @@ def _check_copy(model: nn.Module, images: Tensor, expected: Tensor, name: str) -
     duplicate = plain_copy(model)
     try:
         registration.refuse_foreign(duplicate, images)
-        reason = "" if same_outputs(registration.outputs_of(duplicate, images), expected) else "it gives other outputs"
     except CompressionError:
         raise
     except Exception as error:  # code of users raises anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if reason:
-        raise OptionsError(
-            f"a copy of the network {name} does not compute the same ({reason}): it depends on something that "
-            "copy.deepcopy does not copy; allowed: a network whose copies are equal to it"
-        )
+        raise _copy_error(name, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    return duplicate
+
+
+def _copy_error(name: str, reason: str) -> OptionsError:
+    return OptionsError(
+        f"a copy of the network {name} does not compute the same ({reason}): it depends on something that "
+        "copy.deepcopy does not copy; allowed: a network whose copies are equal to it"
+    )
 
 
 def _copied_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -43,8 +43,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside the outermost wrappers; see ``without_wrappers``. Nothing is changed.
 
     Raises:
-        OptionsError: A part holds itself, or is a weak reference, which ``nn.Module`` takes for a module; a part is a
-            program of ``torch.export``; or ``parameters`` yields other objects.
+        OptionsError: A part holds itself. A part is a weak reference, which ``nn.Module`` takes for a module. A part is
+            a program of ``torch.export``. The method ``parameters`` yields other objects than tensors.
     """
     while (inner := _wrapped(model)) is not None:
         model = inner
