@@ -1,7 +1,7 @@
-"""Measure the layers of a network for rounding to steps: sensitivities and freedoms.
+"""Measure what an error of each term of a network costs, for rounding to steps.
 
 Images pass through the network once, in batches, with the original's values. The first of them are also passed back for
-the sensitivities. Hooks add up the Gram matrices of the layers' inputs at sampled positions.
+the Fisher information. Hooks add up the Gram matrices of the layers' inputs at sampled positions.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement, hessian_of, measure_freedoms
-from quant.sensitivity import images_at_once, output_sensitivities
+from quant.sensitivity import GradientMoments, gradient_moments, images_at_once
 
 FREEDOM_IMAGES: Final = 512
 """Images from which freedoms are measured, if one rank holds all images."""
-SENSITIVITY_PIXELS: Final = 2**22
-"""Pixels of the images from which sensitivities are measured, if one rank holds all images. At most
+FISHER_PIXELS: Final = 2**22
+"""Pixels of the images from which the Fisher information is measured, if one rank holds all images. At most
 ``FREEDOM_IMAGES`` images; of large images, 64 suffice: a factor that all layers share has no effect.
 """
 FREEDOM_POSITIONS: Final = 2**14
 """Output positions of a layer from which its freedoms are measured."""
-MIN_SENSITIVITY: Final = 1e-12
-"""Least sensitivity of a layer as a share of the largest: a layer without any effect still gets steps."""
+MIN_COST: Final = 1e-12
+"""Least cost of a term as a share of the largest: a layer without any effect still gets steps."""
 
 
 def measure_layers(
     model: nn.Module, original: OriginalPass, *, seed: int = 0, logits: bool = True
 ) -> dict[str, LayerMeasurement]:
-    """Measure sensitivities and freedoms of all layers that run.
+    """Measure the costs of all layers that run.
 
     Args:
         model: The network to be rounded, with the original's values; it is left as it is.
         original: The original network's pass. If one rank has all images, its first ones are enough.
-        seed: Seed of the random signs of ``output_sensitivities``.
-        logits: See ``output_sensitivities``.
+        seed: Seed of the random signs of ``gradient_moments``.
+        logits: See ``gradient_moments``.
 
     Returns:
         Layer name -> measurement, in the order in which the layers run.
@@ -60,21 +60,21 @@ def measure_layers(
     judged, judged_shard = images, shard
     if shard.total == len(images):
         images = images[:FREEDOM_IMAGES]
-        judged = images[: max(64, SENSITIVITY_PIXELS // images[0, 0].numel())]
+        judged = images[: max(64, FISHER_PIXELS // images[0, 0].numel())]
         shard, judged_shard = CalibrationShard.whole(len(images)), CalibrationShard.whole(len(judged))
     inputs = _Inputs(model, original.seeds, shard, sampling)
     with inputs.recorded(names):
-        sensitivities = output_sensitivities(model, names, judged, seed=seed, shard=judged_shard, logits=logits)
+        gradients = gradient_moments(model, names, judged, seed=seed, shard=judged_shard, logits=logits)
         with torch.no_grad(), evaluation_mode(model):
             for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])
-    least = MIN_SENSITIVITY * max(sensitivities.values(), default=0.0) or 1.0
-    found = {}
+    costs = {name: torch.zeros(inputs.terms(name), dtype=torch.float64) for name in inputs.reached}
     for name in inputs.reached:
-        hessian = inputs.hessian(name, absorbs=original.absorbs(model.get_submodule(name), name))
-        freedoms = measure_freedoms(hessian, inputs.terms(name)) if name in original.seeds else hessian
-        found[name] = LayerMeasurement(max(sensitivities.get(name, 0.0), least), freedoms)
-    return found
+        absorbs = original.absorbs(model.get_submodule(name), name)
+        if name in gradients:
+            costs[name] = inputs.costs(name, gradients[name], absorbs=absorbs)
+    least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
+    return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}
 
 
 class _Inputs:
@@ -84,7 +84,7 @@ class _Inputs:
 
     Args:
         model: The network.
-        seeds: Layer name -> seed of its sampled positions. Other layers get the mean square of their inputs.
+        seeds: Layer name -> seed of its sampled positions. Other layers have no Hessian: they are rounded to nearest.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples.
     """
@@ -110,31 +110,36 @@ class _Inputs:
         hooks, modules = ExitStack(), dict(self._model.named_modules())
         hooks.callback(self._model.register_forward_pre_hook(self._on_pass).remove)
         for name in names:
-            on_input = self._add if name in self._seeds else self._add_squares
-            hooks.callback(modules[name].register_forward_pre_hook(partial(self._on_input, name, on_input)).remove)
+            hooks.callback(modules[name].register_forward_pre_hook(partial(self._on_input, name)).remove)
         return hooks
 
     def terms(self, name: str) -> tuple[int, ...]:
         """Return the shape of a layer's steps."""
         return tuple(stored_values(self._model.get_submodule(name)).shape[2:])
 
-    def hessian(self, name: str, *, absorbs: bool) -> Tensor:
-        """Return the Hessian of a layer, float64, and release its sums; the mean square of its inputs if it has none.
+    def costs(self, name: str, gradients: GradientMoments, *, absorbs: bool) -> Tensor:
+        """Return what a unit error of one value of each term costs, float64, and release the sums of the layer.
+
+        With a Hessian, the later columns compensate for a part of the error: of the Fisher information, the share of
+        the freedom in the diagonal of the Hessian remains.
 
         Args:
             name: A layer in ``reached``.
+            gradients: Of its stored values.
             absorbs: True if a bias or a mean absorbs a constant of the outputs.
-
-        Returns:
-            (groups, F, F), or the mean square for each term of a layer that is not in ``seeds``.
         """
+        terms = self.terms(name)
+        if name not in self._seeds:
+            return _mean_by_term(gradients.squares, terms)
         reduce = self._shard.reduce
         count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
         second = reduce(self._grams.pop(name).to(torch.float64)).div_(count)
-        if name not in self._seeds:
-            return second.cpu().expand(self.terms(name)).clone()
         mean = reduce(self._sums.pop(name)).div_(count)
-        return hessian_of(second, mean if absorbs else None)
+        hessian = hessian_of(second, mean if absorbs else None)
+        fisher = _mean_by_term(gradients.centred(mean) if absorbs else gradients.squares, terms)
+        diagonal = _mean_by_term(hessian.diagonal(dim1=1, dim2=2), terms)
+        share = torch.where(diagonal > 0, measure_freedoms(hessian, terms) / diagonal, 0.0)
+        return fisher * share
 
     def _on_pass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._part = replace(self._shard, first=self._shard.first + self._seen, count=len(inputs[0]))
@@ -142,12 +147,13 @@ class _Inputs:
         self._passed.clear()
 
     @torch.no_grad()
-    def _on_input(self, name: str, add: Any, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in self._passed and inputs:
             self._passed.add(name)
             self._counts.setdefault(name, 0.0)
-            with without_autocast(inputs[0].device):
-                add(name, module, inputs[0].detach().float())
+            if name in self._seeds:
+                with without_autocast(inputs[0].device):
+                    self._add(name, module, inputs[0].detach().float())
 
     def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, x)
@@ -160,7 +166,7 @@ class _Inputs:
             self._sums[name] += rows.sum(1)
             self._counts[name] += rows.shape[1]
 
-    def _add_squares(self, name: str, module: nn.Module, x: Tensor) -> None:
-        total = x.double().square().sum()
-        self._grams[name] = self._grams[name] + total if name in self._grams else total
-        self._counts[name] += x.numel()
+
+def _mean_by_term(columns: Tensor, terms: tuple[int, ...]) -> Tensor:
+    """Return the means of columns, (groups, F), over the groups and slices of each term, on the CPU."""
+    return (columns.unflatten(1, (-1, *terms)).mean((0, 1)) if terms else columns.mean()).cpu()

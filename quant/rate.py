@@ -1,11 +1,12 @@
 """Choose the step of every term of a network for a target rate, and round to it with error compensation.
 
 A uniform quantizer with step d, followed by an entropy coder, is within 0.25 bit per value of the rate-distortion bound
-if every value adds the same distortion to the loss (reverse water-filling). A unit error of coefficient j costs about
-``s f_j``: s is the layer's sensitivity (``quant.sensitivity``), and ``f_j = 1 / (H^-1)_jj`` is the remaining freedom of
-the column, its squared output error after the best compensation by the other columns. Hence
+if every value adds the same distortion to the loss (reverse water-filling). A unit error of coefficient j, compensated
+by the later ones, costs about ``F_j f_j / H_jj``: F_j is its Fisher information (``quant.sensitivity``), H the Hessian
+of the layer's outputs, and ``f_j = 1 / (H^-1)_jj`` the remaining freedom of the column, its squared output error after
+the best compensation by the other columns. Hence
 
-    d_t = c / sqrt(s f_t),   f_t = geometric mean of f_j over the columns j of term t,
+    d_t = c / sqrt(F_t f_t / H_t),   f_t = geometric mean of f_j over the columns j of term t,
 
 with one c for the whole network. Steps are rounded to the grid of ``quant.grid``, so ``log2 c`` counts in sixteenths.
 
@@ -43,26 +44,25 @@ _LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: t
 
 @dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """The two measurements that determine the steps of a layer.
+    """What determines the steps of a layer.
 
     Attributes:
-        sensitivity: Fisher information s at the layer's outputs; above 0.
-        freedoms: f_t of each term, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
+        costs: Divergence of the predictions for a unit error of one value of each term, times 2: above 0, float64,
+            (nh, nw) for stored values (O, I, nh, nw), otherwise ().
     """
 
-    sensitivity: float
-    freedoms: Tensor
+    costs: Tensor
 
     def log_steps(self, log_c: float) -> Tensor:
-        """Return ``16 log2`` of the steps, before rounding to the grid: float64, the shape of ``freedoms``.
+        """Return ``16 log2`` of the steps, before rounding to the grid: float64, the shape of ``costs``.
 
         Args:
             log_c: ``16 log2(c)``.
         """
-        return log_c - 0.5 * PER_OCTAVE * (self.sensitivity * self.freedoms).log2()
+        return log_c - 0.5 * PER_OCTAVE * self.costs.log2()
 
     def exponents(self, log_c: float) -> Tensor:
-        """Return the exponents of the steps: int16, the shape of ``freedoms``."""
+        """Return the exponents of the steps: int16, the shape of ``costs``."""
         return on_grid(self.log_steps(log_c))
 
 

@@ -1,55 +1,84 @@
-"""Measure how much a change of each layer's outputs changes the network's predictions: the Fisher information.
+"""Measure how much a change of each stored value changes the network's predictions: the Fisher information.
 
-For one layer with outputs y,
+For a stored value w,
 
-    s = mean over channels of E[ sum over positions of (d log p(c | x) / d y)^2 ],   c distributed as p(. | x).
+    F = E[(d log p(c | x) / d w)^2],   c distributed as p(. | x).
 
-To second order, noise of variance v at all outputs of the layer raises the KL divergence of the predictions by
-``v s O / 2``, with O channels. No labels are needed.
+To second order, a change of w by e raises the KL divergence of the predictions by ``F e^2 / 2``. No labels are needed.
 
-Drawn classes would make s very noisy, because most predictions are nearly certain. With ``p = p(. | x)`` the covariance
+Drawn classes would make F very noisy, because most predictions are nearly certain. With ``p = p(. | x)`` the covariance
 of the gradient ``e_c - p`` of the logits is ``diag(p) - p p^T``. A vector with this covariance, of random signs r, is
 
     v = sqrt(p) * r - p (sqrt(p) . r),
 
-and one backward pass of ``v . logits`` gives squared gradients of the same mean.
+and one backward pass of ``v . logits`` gives squared gradients of the same mean. The signs of different images are
+independent with mean 0. So the squared gradient of a whole batch has the mean of the sum of the images' squared
+gradients, and no gradients of single images are needed.
 
 Outputs y' of any other kind, such as embeddings, are taken as means of normal distributions of one variance. Then
-``v = r`` has the covariance of the gradient, and s measures the squared error of y'.
+``v = r`` has the covariance of the gradient, and F measures the squared error of y'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from basis.layers import stored_values
+from basis.layers import as_maps, geometry, is_regular, stored_values
 from basis.modes import evaluation_mode
 from basis.shard import CalibrationShard
 
 PIXELS_AT_ONCE = 2**19
 """Pixels of the images of one backward pass, whose feature maps are all in memory: 10 images of 224x224."""
-MOST_AT_ONCE = 128
+MOST_AT_ONCE = 32
 """Most images of one backward pass."""
+BATCHES = 16
+"""Least number of backward passes, if there are enough images: each is one draw of the squared gradients."""
 
 
-def output_sensitivities(
+class GradientMoments(NamedTuple):
+    """Second moments of the gradients of a layer's stored values, per image, as means over the rows of a group.
+
+    The constant of a row is a value that is added to that output channel at every position, as a bias is.
+
+    Attributes:
+        squares: E[g^2] of the stored values, float64, (groups, F); (1, F) for an irregular layer.
+        products: E[g b], b the gradient of the constant of the same row, of the same shape; zero for an irregular
+            layer.
+        constants: E[b^2], (groups, 1).
+    """
+
+    squares: Tensor
+    products: Tensor
+    constants: Tensor
+
+    def centred(self, mean: Tensor) -> Tensor:
+        """Return E[(g - mean b)^2]: the squared gradients if a constant of the outputs takes the mean of the inputs.
+
+        Args:
+            mean: Mean of the inputs, (groups, F).
+        """
+        return (self.squares - 2 * mean * self.products + mean.square() * self.constants).clamp_min(0)
+
+
+def gradient_moments(
     model: nn.Module,
-    names: Iterable[str],
+    names: Sequence[str],
     images: Tensor,
     *,
     seed: int = 0,
     shard: CalibrationShard | None = None,
     logits: bool = True,
-) -> dict[str, float]:
-    """Measure the Fisher information of each layer at its outputs, by one backward pass.
+) -> dict[str, GradientMoments]:
+    """Measure the Fisher information of stored values, by one backward pass over the images.
 
     Args:
-        model: The network; its parameters get no gradients.
+        model: The network; it is left as it is.
         names: Layers: convolutions and linear layers.
         images: Training images without labels, (N, C, H, W), on the model's device.
         seed: Seed of the random signs.
@@ -57,21 +86,24 @@ def output_sensitivities(
         logits: True if the outputs are logits, (N, classes); False for other values, (N, ...).
 
     Returns:
-        Layer name -> s, per image. Layers that do not run are left out; one that runs several times has the sum.
+        Layer name -> moments. Layers whose stored values do not change the outputs are left out.
 
     Source:
         Fisher information of a network: Kunstner et al. 2019, arXiv 1905.12558.
     """
+    if not names:
+        return {}
     shard = shard or CalibrationShard.whole(len(images))
-    modules, squares = dict(model.named_modules()), {name: torch.zeros((), dtype=torch.float64) for name in names}
-    reached: set[str] = set()
+    modules = {name: model.get_submodule(name) for name in names}
     vector = _Signs(seed, shard).vector if logits else partial(_sign_vector, seed, shard.first)
+    sums: dict[str, GradientMoments] = {}
+    constants: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def on_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             def on_gradient(gradient: Tensor) -> None:
-                reached.add(name)
-                squares[name] += gradient.double().square().sum().cpu() / len(stored_values(module))
+                summed = as_maps(module, gradient).sum((0, 2, 3), dtype=torch.float64)
+                constants[name] = constants[name] + summed if name in constants else summed
 
             if output.requires_grad:
                 output.register_hook(on_gradient)
@@ -79,14 +111,50 @@ def output_sensitivities(
         return on_output
 
     with ExitStack() as hooks, torch.enable_grad(), evaluation_mode(model):
-        for name in squares:
-            hooks.callback(modules[name].register_forward_hook(hook(name)).remove)
-        at_once = images_at_once(images)
+        for name, module in modules.items():
+            if is_regular(module):
+                hooks.callback(module.register_forward_hook(hook(name)).remove)
+        values = hooks.enter_context(_with_gradients(modules))
+        at_once = min(images_at_once(images), max(1, len(images) // BATCHES))
         for start in range(0, len(images), at_once):
-            batch = images[start : start + at_once].detach().requires_grad_()
-            outputs = model(batch).float()
-            torch.autograd.grad((outputs * vector(outputs.detach(), start)).sum(), batch)  # no parameter gradients
-    return {name: float(shard.reduce(total)) / shard.total for name, total in squares.items() if name in reached}
+            constants.clear()
+            outputs = model(images[start : start + at_once].detach()).float()
+            weighted = (outputs * vector(outputs.detach(), start)).sum()
+            if not weighted.requires_grad:  # no stored value changes the outputs
+                break
+            gradients = torch.autograd.grad(weighted, list(values.values()), allow_unused=True)
+            for name, gradient in zip(values, gradients, strict=True):
+                if gradient is not None:
+                    found = _moments(modules[name], gradient, constants.get(name))
+                    sums[name] = GradientMoments(*map(torch.add, sums[name], found)) if name in sums else found
+    return {
+        name: GradientMoments(*(shard.reduce(each).div_(shard.total) for each in total)) for name, total in sums.items()
+    }
+
+
+def _moments(module: nn.Module, gradient: Tensor, constant: Tensor | None) -> GradientMoments:
+    """Return the squares and products of one backward pass."""
+    groups = geometry(module).groups if constant is not None else 1
+    rows = gradient.flatten(1).to(torch.float64).unflatten(0, (groups, -1))
+    squares = rows.square().mean(1)
+    if constant is None:
+        return GradientMoments(squares, torch.zeros_like(squares), torch.zeros_like(squares[:, :1]))
+    constants = constant.unflatten(0, (groups, -1, 1))
+    return GradientMoments(squares, (rows * constants).mean(1), constants.square().mean(1))
+
+
+@contextmanager
+def _with_gradients(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Return the stored values of layers by name; they require gradients until the end of the block."""
+    values = {name: stored_values(module) for name, module in modules.items()}
+    frozen = [each for each in values.values() if not each.requires_grad]
+    try:
+        for each in frozen:
+            each.requires_grad_(True)
+        yield values
+    finally:
+        for each in frozen:
+            each.requires_grad_(False)
 
 
 def images_at_once(images: Tensor) -> int:
@@ -104,18 +172,11 @@ def weights_in_use(model: nn.Module, names: Sequence[str], images: Tensor) -> se
     """
     if not names:
         return set()
-    values = [stored_values(model.get_submodule(name)) for name in names]
-    frozen = [each for each in values if not each.requires_grad]
-    try:
-        for each in frozen:
-            each.requires_grad_(True)
-        with torch.enable_grad(), evaluation_mode(model):
-            logits = model(images.detach().requires_grad_())
-            gradients = torch.autograd.grad(logits.sum(), values, allow_unused=True)
-    finally:
-        for each in frozen:
-            each.requires_grad_(False)
-    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+    modules = {name: model.get_submodule(name) for name in names}
+    with torch.enable_grad(), evaluation_mode(model), _with_gradients(modules) as values:
+        logits = model(images.detach().requires_grad_())
+        gradients = torch.autograd.grad(logits.sum(), list(values.values()), allow_unused=True)
+    return {name for name, gradient in zip(values, gradients, strict=True) if gradient is not None}
 
 
 class _Signs:

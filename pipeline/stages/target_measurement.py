@@ -71,9 +71,7 @@ class TargetMeasurement:
 
         def compute() -> Entry:
             found = measure_layers(self.model, self.original_pass, seed=self._context.options.seed)
-            freedoms = {name: each.freedoms for name, each in found.items()}
-            return Entry(freedoms, {"sensitivities": {name: each.sensitivity for name, each in found.items()}})
+            return Entry({name: each.costs for name, each in found.items()}, {"layers": list(found)})
 
         entry, _ = self._context.store.once(self.stage, compute)
-        sensitivities: dict[str, float] = entry.metadata["sensitivities"]
-        return {name: LayerMeasurement(each, entry.tensors[name].cpu()) for name, each in sensitivities.items()}
+        return {name: LayerMeasurement(entry.tensors[name].cpu()) for name in entry.metadata["layers"]}

@@ -1,4 +1,4 @@
-"""Freedoms against sums over all positions; ranks."""
+"""Costs against the definition, from sums over all positions; ranks."""
 
 import copy
 
@@ -14,6 +14,7 @@ from basis.swap import swap_convolutions
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement, columns_hessian, measure_freedoms
+from quant.sensitivity import gradient_moments
 from tests.support.lockstep import in_shares
 
 
@@ -44,24 +45,40 @@ def measured(original: nn.Module, images: torch.Tensor) -> dict[str, LayerMeasur
     return measure_layers(model, OriginalPass.record(model, original, images))
 
 
-def reference(model: nn.Module, images: torch.Tensor, name: str) -> torch.Tensor:
-    """The Hessian of a layer from all positions of all images in one batch."""
+def reference(model: nn.Module, images: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Hessian of a layer, and the mean of its inputs, from all positions of all images in one batch."""
     with torch.no_grad():
         x = model[: int(name)](images)
-    if name == "6":
-        return x.double().T @ x.double() / len(x)  # without a bias: the second moment
+    if name == "6":  # without a bias: the second moment
+        return (x.double().T @ x.double() / len(x))[None], torch.zeros(1, 72)
     conv = model[int(name)]
     assert isinstance(conv, SeriesConv2d)
     batches = patch_batches(conv, x, samples(conv, x), conv.operator)
-    return columns_hessian(GramStatistics.accumulate(batches, constant=True), centered=True)
+    statistics = GramStatistics.accumulate(batches, constant=True)
+    return columns_hessian(statistics, centered=True), statistics.mean().gram[:, :-1, -1]
 
 
 @pytest.mark.parametrize("name", ["0", "3", "6"])
-def test_freedoms_are_of_all_images_and_of_the_original_inputs(original, images, name):
-    found, expected = measured(original, images)[name], reference(series(original), images, name)
-    groups = series(original)[int(name)].groups if name != "6" else 1
-    freedoms = measure_freedoms(expected.expand(groups, -1, -1).contiguous(), tuple(found.freedoms.shape))
-    torch.testing.assert_close(found.freedoms, freedoms, rtol=1e-3, atol=0)
+def test_costs_are_the_information_that_compensation_leaves(original, images, name):
+    model = series(original)
+    found, (hessian, mean) = measured(original, images)[name].costs, reference(model, images, name)
+    moments, terms = gradient_moments(model, [name], images)[name], tuple(found.shape)
+    fisher = moments.squares if name == "6" else moments.centred(mean)
+    axes = (-1, *terms) if terms else (-1, 1)
+    means = [
+        each.unflatten(1, axes).mean((0, 1)).view(terms) for each in (fisher, hessian.diagonal(dim1=1, dim2=2).double())
+    ]
+    expected = means[0] * measure_freedoms(hessian, terms) / means[1]
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
+
+
+def test_a_layer_without_hessian_costs_its_whole_information(original, images):
+    model = series(original)
+    recorded = OriginalPass.record(model, original, images, max_features=30)
+    found = measure_layers(model, recorded)
+    assert list(recorded.seeds) == ["0", "3"]
+    squares = gradient_moments(model, ["6"], images)["6"].squares
+    torch.testing.assert_close(found["6"].costs, squares.mean())
 
 
 def test_ranks_measure_the_same(original, images):
@@ -71,8 +88,8 @@ def test_ranks_measure_the_same(original, images):
         model, own = series(original), copy.deepcopy(original)
         return measure_layers(model, OriginalPass.record(model, own, mine, shard=shard))
 
-    for share in in_shares(2, images, work):
-        assert list(share) == list(whole)
-        for name, each in share.items():
-            assert each.sensitivity == pytest.approx(whole[name].sensitivity, rel=1e-4)
-            torch.testing.assert_close(each.freedoms, whole[name].freedoms, rtol=1e-3, atol=0)
+    first, second = in_shares(2, images, work)
+    assert list(first) == list(second) == list(whole)
+    for name, each in whole.items():
+        assert torch.equal(first[name].costs, second[name].costs)
+        torch.testing.assert_close(first[name].costs.mean(), each.costs.mean(), rtol=0.5, atol=0)

@@ -58,11 +58,11 @@ def test_freedoms_are_geometric_means_of_the_inverse_diagonal(groups, slices, te
     np.testing.assert_allclose(found.numpy(), freedoms_reference(hessian, terms), rtol=1e-9)
 
 
-def test_steps_are_c_over_the_root_of_sensitivity_and_freedom():
-    freedoms = torch.tensor([[0.3, 4.0], [0.01, 77.0]], dtype=torch.float64)
-    measurement = LayerMeasurement(0.02, freedoms)
+def test_steps_are_c_over_the_root_of_the_costs():
+    costs = 0.02 * torch.tensor([[0.3, 4.0], [0.01, 77.0]], dtype=torch.float64)
+    measurement = LayerMeasurement(costs)
     c = 0.37
-    expected = c / np.sqrt(0.02 * freedoms.numpy())
+    expected = c / np.sqrt(costs.numpy())
     np.testing.assert_allclose(2 ** (measurement.log_steps(16 * math.log2(c)).numpy() / 16), expected, rtol=1e-12)
     steps = grid_values(measurement.exponents(16 * math.log2(c))).numpy()
     assert np.abs(np.log2(steps / expected)).max() <= 1 / 32 + 1e-6
@@ -211,7 +211,7 @@ def plan_of(seed: int = 0, zero: bool = False) -> tuple[RatePlan, list[str], int
     shapes = {"conv": (16, 8, 3, 3), "depthwise": (32, 1, 2, 2), "linear": (10, 40)}
     values = {name: torch.randn(shape, generator=generator) * (not zero) for name, shape in shapes.items()}
     measured = {
-        name: LayerMeasurement(0.1 * rank + 0.01, torch.rand(shape[2:], generator=generator).double() + 0.1)
+        name: LayerMeasurement((0.1 * rank + 0.01) * (torch.rand(shape[2:], generator=generator).double() + 0.1))
         for rank, (name, shape) in enumerate(shapes.items())
     }
     return RatePlan(values, measured), list(shapes), sum(each.numel() for each in values.values())

@@ -96,7 +96,7 @@ def divergence(model: nn.Module, original: nn.Module, images: torch.Tensor) -> f
 
 def test_all_layers_that_run_are_measured_in_their_order(measurements):
     assert list(measurements) == RUNNING
-    assert {name: tuple(each.freedoms.shape) for name, each in measurements.items()} == {
+    assert {name: tuple(each.costs.shape) for name, each in measurements.items()} == {
         "stem": (3, 3),
         "depthwise": (4, 5),
         "grouped": (1, 1),
@@ -104,7 +104,7 @@ def test_all_layers_that_run_are_measured_in_their_order(measurements):
         "narrow": (),
         "head": (),
     }
-    assert all(each.sensitivity > 0 and bool((each.freedoms > 0).all()) for each in measurements.values())
+    assert all(bool((each.costs > 0).all()) for each in measurements.values())
 
 
 @pytest.mark.parametrize("per_value", [0.7, 1.5, 3.0, 6.0])
@@ -135,9 +135,10 @@ def test_more_bits_are_closer_to_the_original(original, images, recorded, measur
 def test_a_repeated_rounding_is_the_same_and_the_global_generator_stays(original, images, recorded, measurements):
     state, model = torch.random.get_rng_state(), series(original)
     fresh = OriginalPass.record(model, original, images)
-    assert {
-        name: (each.sensitivity, each.freedoms.tolist()) for name, each in measure_layers(model, fresh).items()
-    } == {name: (each.sensitivity, each.freedoms.tolist()) for name, each in measurements.items()}
+    again = measure_layers(model, fresh)
+    assert {name: each.costs.tolist() for name, each in again.items()} == {
+        name: each.costs.tolist() for name, each in measurements.items()
+    }
     first, second = (rounded_at(model, source, measurements, 5000.0) for source in (recorded, fresh))
     for name, tensor in first.layers.items():
         assert torch.equal(tensor.integers, second.layers[name].integers)
@@ -169,8 +170,6 @@ def test_layers_without_a_hessian_are_rounded_to_the_nearest(original, images):
     assert set(RUNNING) - recorded.seeds.keys() == {"stem", "narrow"}
     measurements = measure_layers(model, recorded)
     assert set(measurements) == set(RUNNING)
-    expected = float(images.double().square().mean())
-    assert measurements["stem"].freedoms.tolist() == [[pytest.approx(expected)] * 3] * 3
     wanted = 3.0 * values_count(model)
     rounded = rounded_at(model, recorded, measurements, wanted)
     assert bits_of(rounded) == pytest.approx(wanted, rel=0.06)

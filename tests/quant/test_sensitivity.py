@@ -1,4 +1,4 @@
-"""Fisher information at the outputs of layers against explicit sums over classes, with the mean over all signs."""
+"""Fisher information of stored values against explicit sums over classes, image by image."""
 
 import copy
 import itertools
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from quant import sensitivity
-from quant.sensitivity import output_sensitivities
+from quant.sensitivity import GradientMoments, gradient_moments
 from tests.support.lockstep import in_shares
 
 CLASSES = 3
@@ -31,7 +31,7 @@ class Tiny(nn.Module):
 
 
 NAMES = ["stem", "twice", "rows", "head", "never"]
-AXES = {"stem": 1, "twice": 1, "rows": 2, "head": 1}  # of the channels
+RUNNING = {"stem": 1, "twice": 4, "rows": 1, "head": 1}  # groups
 
 
 @pytest.fixture(scope="module")
@@ -45,95 +45,145 @@ def images() -> torch.Tensor:
     return torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-def reference(network: nn.Module, images: torch.Tensor) -> dict[str, float]:
-    """The sum over classes of p(c) (d log p(c) / d y)^2, image by image."""
-    outputs: list[tuple[str, torch.Tensor]] = []
-    hooks = [
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: outputs.append((name, output))
-        )
-        for name in NAMES
-    ]
-    found = dict.fromkeys(AXES, 0.0)
+def reference(network: nn.Module, images: torch.Tensor) -> dict[str, GradientMoments]:
+    """Sums over classes of p(c) times products of the gradients of log p(c), image by image.
+
+    A constant of a channel is what the bias of the layer is, so its gradient is that of the bias.
+    """
+    layers = [network.get_submodule(name) for name in RUNNING]
+    tensors = [layer.weight for layer in layers] + [layer.bias for layer in layers]
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in RUNNING}
     for image in images:
-        outputs.clear()
         logs = network(image[None]).log_softmax(1)[0]
         for log in logs:
-            gradients = torch.autograd.grad(log, [output for _, output in outputs], retain_graph=True)
-            for (name, output), gradient in zip(outputs, gradients, strict=True):
-                channels = output.shape[AXES[name]]
-                found[name] += float(log.detach().exp() * gradient.double().square().sum()) / channels / len(images)
-    for hook in hooks:
-        hook.remove()
-    return found
+            gradients = torch.autograd.grad(log, tensors, retain_graph=True)
+            for i, (name, groups) in enumerate(RUNNING.items()):
+                rows = gradients[i].double().flatten(1).unflatten(0, (groups, -1))
+                constants = gradients[i + len(layers)].double().unflatten(0, (groups, -1, 1))
+                parts = rows.square().mean(1), (rows * constants).mean(1), constants.square().mean(1)
+                found[name].append(torch.cat(parts, 1) * log.detach().exp().double())
+    sums = {name: torch.stack(parts).sum(0) / len(images) for name, parts in found.items()}
+    return {name: GradientMoments(*sum_.tensor_split([sum_.shape[1] // 2, -1], dim=1)) for name, sum_ in sums.items()}
+
+
+def flat(moments: GradientMoments) -> torch.Tensor:
+    return torch.cat(moments, 1)
 
 
 def test_the_mean_over_all_signs_is_the_sum_over_classes(network, images, monkeypatch):
-    signs = iter(itertools.product([-1.0, 1.0], repeat=CLASSES))
-    total = dict.fromkeys(AXES, 0.0)
-    for drawn in signs:
+    total = dict.fromkeys(RUNNING, torch.zeros(()))
+    for drawn in itertools.product([-1.0, 1.0], repeat=CLASSES):
         fixed = torch.tensor(drawn).expand(len(images), CLASSES)
         monkeypatch.setattr(torch, "randint", lambda *_, fixed=fixed, **__: (fixed + 1) / 2)
-        for name, value in output_sensitivities(network, NAMES, images).items():
-            total[name] += value / 2**CLASSES
-    expected = reference(network, images)
-    assert total.keys() == expected.keys()
-    assert [total[name] for name in expected] == pytest.approx(list(expected.values()), rel=1e-4)
+        for name, moments in gradient_moments(network, NAMES, images).items():
+            total[name] = total[name] + flat(moments) / 2**CLASSES
+    for name, expected in reference(network, images).items():
+        torch.testing.assert_close(total[name], flat(expected), rtol=1e-4, atol=1e-8)
 
 
-def test_random_signs_are_close_to_the_sum_over_classes(network):
-    many = torch.randn(600, 3, 4, 4, generator=torch.Generator().manual_seed(2))
-    found, expected = output_sensitivities(network, NAMES, many), reference(network, many)
-    assert [found[name] for name in expected] == pytest.approx(list(expected.values()), rel=0.15)
+def test_batches_of_random_signs_are_close_to_the_sum_over_classes(network):
+    many = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    expected = reference(network, many)
+    drawn = [gradient_moments(network, NAMES, many, seed=seed) for seed in range(80)]
+    assert len(many) // sensitivity.BATCHES > 1
+    for name, moments in expected.items():
+        squares = torch.stack([each[name].squares for each in drawn]).mean(0)
+        torch.testing.assert_close(squares.mean(), moments.squares.mean(), rtol=0.15, atol=0)
 
 
-def test_noise_at_the_outputs_raises_the_divergence_as_predicted(network):
-    images = torch.randn(400, 3, 4, 4, generator=torch.Generator().manual_seed(3))
-    found = output_sensitivities(network, ["stem"], images)["stem"]
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_errors_of_stored_values_raise_the_divergence_as_predicted(network, absorbed):
+    """With ``absorbed``, the bias takes the mean of the outputs' error."""
+    images = torch.randn(400, 3, 4, 4, generator=torch.Generator().manual_seed(3)) + 0.5
+    moments = reference(network, images)["stem"]
+    patches = nn.functional.unfold(images, 3, padding=1).double()
+    mean = patches.mean((0, 2))
     variance, generator = 1e-4, torch.Generator().manual_seed(4)
     before = network(images).log_softmax(1).detach()
-    hook = network.stem.register_forward_hook(
-        lambda _module, _inputs, output: output + variance**0.5 * torch.randn(output.shape, generator=generator)
-    )
-    after = torch.stack([network(images).log_softmax(1).detach() for _ in range(8)])
-    hook.remove()
-    divergence = float((before.exp() * (before - after)).double().sum(2).mean())
-    assert divergence == pytest.approx(variance * found * 4 / 2, rel=0.15)
+    divergences = []
+    for _ in range(100):
+        changed = copy.deepcopy(network)
+        error = variance**0.5 * torch.randn(changed.stem.weight.shape, generator=generator)
+        changed.stem.weight.data += error
+        if absorbed:
+            changed.stem.bias.data -= (error.flatten(1).double() @ mean).float()
+        after = changed(images).log_softmax(1).detach()
+        divergences.append(float((before.exp() * (before - after)).double().sum(1).mean()))
+    fisher = moments.centred(mean) if absorbed else moments.squares
+    predicted = variance * float(fisher.sum()) * len(network.stem.weight) / 2
+    assert sum(divergences) / len(divergences) == pytest.approx(predicted, rel=0.15)
+    assert bool((moments.centred(mean) >= 0).all())
+    assert float(moments.centred(mean).sum()) != pytest.approx(float(moments.squares.sum()), rel=0.3)
 
 
 def test_a_layer_that_does_not_run_is_left_out_and_the_network_stays_as_it_is(network, images):
     training = copy.deepcopy(network).train()
+    training.stem.weight.requires_grad_(False)
     before = copy.deepcopy(training.state_dict())
-    found = output_sensitivities(training, NAMES, images)
+    found = gradient_moments(training, NAMES, images)
     assert list(found) == ["stem", "twice", "rows", "head"]
     assert training.training
     assert all(torch.equal(before[name], value) for name, value in training.state_dict().items())
     assert all(parameter.grad is None for parameter in training.parameters())
+    assert [name for name, each in training.named_parameters() if not each.requires_grad] == ["stem.weight"]
     assert not any(module._forward_hooks for module in training.modules())
+
+
+def test_layers_that_do_not_change_the_outputs_are_left_out(network, images):
+    assert gradient_moments(network, ["never"], images) == {}
+    assert gradient_moments(network, [], images) == {}
+
+
+def test_an_irregular_layer_has_squares_alone(network, images):
+    class Doubled(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    changed = copy.deepcopy(network)
+    changed.stem = Doubled(3, 4, 3, padding=1)
+    changed.stem.load_state_dict(network.stem.state_dict())
+    plain, doubled = (gradient_moments(each, ["stem"], images)["stem"] for each in (network, changed))
+    assert bool(plain.products.any())
+    assert not doubled.products.any()
+    assert bool(doubled.squares.any())
+    torch.testing.assert_close(doubled.centred(torch.ones(27)), doubled.squares)
 
 
 def test_the_seed_decides_the_signs_and_the_global_generator_stays(network, images):
     state = torch.random.get_rng_state()
-    first, again, other = (output_sensitivities(network, NAMES, images, seed=seed) for seed in (3, 3, 4))
-    assert first == again != other
+    first, again, other = (flat(gradient_moments(network, NAMES, images, seed=seed)["stem"]) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_batches_and_ranks_give_the_same_numbers(network):
-    images = torch.randn(sensitivity.MOST_AT_ONCE + 7, 3, 4, 4, generator=torch.Generator().manual_seed(5))
-    whole = output_sensitivities(network, NAMES, images, seed=1)
-    shares = in_shares(
-        2, images, lambda mine, shard: output_sensitivities(copy.deepcopy(network), NAMES, mine, seed=1, shard=shard)
+def test_ranks_get_the_same_numbers_close_to_those_of_one(network):
+    images = torch.randn(1200, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    whole = gradient_moments(network, NAMES, images, seed=1)
+    first, second = in_shares(
+        2, images, lambda mine, shard: gradient_moments(copy.deepcopy(network), NAMES, mine, seed=1, shard=shard)
     )
-    for share in shares:
-        assert share == pytest.approx(whole, rel=1e-4)
+    assert list(first) == list(whole)
+    for name, moments in whole.items():
+        assert torch.equal(flat(first[name]), flat(second[name]))
+        torch.testing.assert_close(first[name].squares.mean(), moments.squares.mean(), rtol=0.3, atol=0)
 
 
-def test_certain_predictions_have_no_sensitivity(network, images):
+def test_ranks_of_single_images_give_the_numbers_of_one(network, images):
+    """The signs belong to the images, so that batches of one image are the same on every rank."""
+    whole = gradient_moments(network, NAMES, images, seed=1)
+    for share in in_shares(
+        2, images, lambda mine, shard: gradient_moments(copy.deepcopy(network), NAMES, mine, seed=1, shard=shard)
+    ):
+        for name, moments in whole.items():
+            torch.testing.assert_close(flat(share[name]), flat(moments), rtol=1e-4, atol=1e-9)
+
+
+def test_certain_predictions_have_no_information(network, images):
     certain = copy.deepcopy(network)
     certain.head.weight.data.zero_()
     certain.head.bias.data.copy_(torch.tensor([1e4, 0.0, 0.0]))
-    assert output_sensitivities(certain, ["stem"], images) == {"stem": 0.0}
+    assert not flat(gradient_moments(certain, ["stem"], images)["stem"]).any()
 
 
 def test_outputs_that_are_no_logits_count_by_their_squared_error():
@@ -141,10 +191,15 @@ def test_outputs_that_are_no_logits_count_by_their_squared_error():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 3, 2)).eval()
     images = torch.randn(4, 1, 6, 6)
-    found = [output_sensitivities(network, ["0", "2"], images, seed=seed, logits=False) for seed in range(200)]
-    assert {each["2"] for each in found} == {9.0}  # every gradient is a sign, at 3 x 3 positions
-    inner = network[0](images).detach()
-    jacobian = torch.autograd.functional.jacobian(network[1:], inner)  # (4, 3, 3, 3, 4, 2, 4, 4)
-    exact = float(jacobian.square().sum()) / 2 / 4
-    assert sum(each["0"] for each in found) / len(found) == pytest.approx(exact, rel=0.05)
-    torch.testing.assert_close(found[0], output_sensitivities(network, ["0", "2"], images, seed=0, logits=False))
+    found = [gradient_moments(network, ["0"], images, seed=seed, logits=False)["0"] for seed in range(200)]
+
+    def outputs(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        inner = torch.nn.functional.conv2d(image[None], weight, network[0].bias)
+        return network[1:](inner)
+
+    jacobians = [torch.autograd.functional.jacobian(lambda w, x=x: outputs(w, x), network[0].weight) for x in images]
+    exact = float(torch.stack(jacobians).square().sum()) / len(images) / network[0].weight.numel()
+    mean = sum(float(each.squares.mean()) for each in found) / len(found)
+    assert mean == pytest.approx(exact, rel=0.1)
+    again = gradient_moments(network, ["0"], images, seed=0, logits=False)["0"]
+    torch.testing.assert_close(flat(found[0]), flat(again))
