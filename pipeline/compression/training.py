@@ -124,7 +124,7 @@ class Trainer:
             NumericalError: The loss became NaN or infinite.
         """
         accelerator: Any = SingleProcess(self.device)  # it has what training uses of accelerate's class
-        margin = margin_of(self.schedule.steps(len(self.images.trained)), seen=self.labelled)
+        margin = margin_of(self.schedule, len(self.images.trained), seen=self.labelled)
         end = train(
             model,
             self.images.trained,

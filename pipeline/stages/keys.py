@@ -99,7 +99,7 @@ def _schedule(context: RunContext, epochs: int, lr: float | None, default: float
 
 def _margin(context: RunContext, schedule: Schedule) -> Margin:
     loaded = context.options.weights != "auto" or is_imagenet(context.data)
-    return margin_of(schedule.steps(len(context.images.trained)), seen=loaded)
+    return margin_of(schedule, len(context.images.trained), seen=loaded)
 
 
 def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int, network: str) -> WidthKeys:

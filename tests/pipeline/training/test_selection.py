@@ -9,7 +9,17 @@ from torch import nn
 
 from pipeline.data.dataset import Normalization
 from pipeline.data.memory import MemorySplit
-from pipeline.training.selection import ANY_GAIN, NO_HARM, BestWeights, Selection, gains, hold_out
+from pipeline.training.schedule import Schedule
+from pipeline.training.selection import (
+    ANY_GAIN,
+    NO_HARM,
+    BestWeights,
+    Selection,
+    certain_gain,
+    gains,
+    hold_out,
+    margin_of,
+)
 
 
 def split_of(count):
@@ -56,6 +66,25 @@ def test_a_gain_must_exceed_its_standard_errors():
     assert gains(before, before + 0.09, NO_HARM)
     assert not gains(before, before + 0.11, NO_HARM)
     assert gains(before[:1], certain[:1])
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 20])
+def test_the_best_of_many_epochs_gains_by_chance_as_rarely_as_one(epochs):
+    generator = torch.Generator().manual_seed(epochs)
+    trainings = torch.randn(4000, epochs, 50, generator=generator, dtype=torch.float64)
+    means = trainings.mean(2)
+    best = trainings[torch.arange(4000), means.argmax(1)]
+    found = sum(gains(each, torch.zeros(50), certain_gain(epochs)) for each in best) / 4000
+    assert 0.01 < found < 0.04  # 0.023 for a normal distribution
+
+
+def test_the_margin_follows_epochs_and_the_length_of_a_training():
+    short, long = Schedule(epochs=5, lr=0.01), Schedule(epochs=10, lr=0.01)
+    assert margin_of(short, 1000, seen=True) == certain_gain(5)
+    assert margin_of(long, 10_000, seen=False) == certain_gain(10)
+    assert margin_of(long, 10_000, seen=True) == NO_HARM
+    assert certain_gain(1).standard_errors == pytest.approx(2.0)
+    assert certain_gain(5).standard_errors == pytest.approx(2.61, abs=0.005)
 
 
 def chosen(means, resume_after=None):
