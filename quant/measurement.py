@@ -22,7 +22,7 @@ from basis.patches import patch_batches, samples
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement, hessian_of, measure_freedoms
+from quant.rate import DAMPING, LayerMeasurement, hessian_of, measure_freedoms
 from quant.sensitivity import GradientMoments, gradient_moments, images_at_once
 
 FREEDOM_IMAGES: Final = 512
@@ -63,16 +63,20 @@ def measure_layers(
         judged = images[: max(64, FISHER_PIXELS // images[0, 0].numel())]
         shard, judged_shard = CalibrationShard.whole(len(images)), CalibrationShard.whole(len(judged))
     inputs = _Inputs(model, original.seeds, shard, sampling)
+    absorbing = {name for name in original.seeds if original.absorbs(model.get_submodule(name), name)}
     with inputs.recorded(names):
-        gradients = gradient_moments(model, names, judged, seed=seed, shard=judged_shard, logits=logits)
+        gradients = gradient_moments(
+            model, names, judged, absorbing=absorbing, seed=seed, shard=judged_shard, logits=logits
+        )
         with torch.no_grad(), evaluation_mode(model):
             for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])
-    costs = {name: torch.zeros(inputs.terms(name), dtype=torch.float64) for name in inputs.reached}
-    for name in inputs.reached:
-        absorbs = original.absorbs(model.get_submodule(name), name)
-        if name in gradients:
-            costs[name] = inputs.costs(name, gradients[name], absorbs=absorbs)
+    costs = {
+        name: inputs.costs(name, gradients[name], absorbs=name in absorbing)
+        if name in gradients
+        else torch.zeros(inputs.terms(name), dtype=torch.float64)
+        for name in inputs.reached
+    }
     least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
     return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}
 
@@ -84,7 +88,8 @@ class _Inputs:
 
     Args:
         model: The network.
-        seeds: Layer name -> seed of its sampled positions. Other layers have no Hessian: they are rounded to nearest.
+        seeds: Layer name -> seed of its sampled positions. Other layers have no Hessian; they get the mean square of
+            their inputs.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples.
     """
@@ -121,25 +126,29 @@ class _Inputs:
         """Return what a unit error of one value of each term costs, float64, and release the sums of the layer.
 
         With a Hessian, the later columns compensate for a part of the error: of the Fisher information, the share of
-        the freedom in the diagonal of the Hessian remains.
+        the freedom in the diagonal of the Hessian remains. If no gradient reaches the stored values, as through
+        ``weight.sign()``, the information of the outputs stands in for theirs.
 
         Args:
             name: A layer in ``reached``.
             gradients: Of its stored values.
             absorbs: True if a bias or a mean absorbs a constant of the outputs.
         """
-        terms = self.terms(name)
-        if name not in self._seeds:
-            return _mean_by_term(gradients.squares, terms)
-        reduce = self._shard.reduce
+        terms, reduce = self.terms(name), self._shard.reduce
         count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
-        second = reduce(self._grams.pop(name).to(torch.float64)).div_(count)
+        second, known = reduce(self._grams.pop(name).to(torch.float64)).div_(count), bool(gradients.squares.any())
+        if name not in self._seeds:
+            by_outputs = (gradients.outputs * second).cpu().expand(terms)
+            return _mean_by_term(gradients.squares, terms) if known else by_outputs
         mean = reduce(self._sums.pop(name)).div_(count)
         hessian = hessian_of(second, mean if absorbs else None)
+        freedoms = measure_freedoms(hessian, terms)
+        if not known:
+            return gradients.outputs.cpu() * freedoms
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal = _mean_by_term(diagonal + DAMPING * diagonal.mean(1, keepdim=True), terms)
         fisher = _mean_by_term(gradients.centred(mean) if absorbs else gradients.squares, terms)
-        diagonal = _mean_by_term(hessian.diagonal(dim1=1, dim2=2), terms)
-        share = torch.where(diagonal > 0, measure_freedoms(hessian, terms) / diagonal, 0.0)
-        return fisher * share
+        return torch.where(diagonal > 0, fisher * freedoms / diagonal, 0.0)
 
     def _on_pass(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._part = replace(self._shard, first=self._shard.first + self._seen, count=len(inputs[0]))
@@ -151,9 +160,9 @@ class _Inputs:
         if name not in self._passed and inputs:
             self._passed.add(name)
             self._counts.setdefault(name, 0.0)
-            if name in self._seeds:
-                with without_autocast(inputs[0].device):
-                    self._add(name, module, inputs[0].detach().float())
+            with without_autocast(inputs[0].device):
+                add = self._add if name in self._seeds else self._add_squares
+                add(name, module, inputs[0].detach().float())
 
     def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, x)
@@ -165,6 +174,11 @@ class _Inputs:
             self._grams[name] += self_products(rows)
             self._sums[name] += rows.sum(1)
             self._counts[name] += rows.shape[1]
+
+    def _add_squares(self, name: str, module: nn.Module, x: Tensor) -> None:
+        total = x.square().sum(dtype=torch.float64)
+        self._grams[name] = self._grams[name] + total if name in self._grams else total
+        self._counts[name] += x.numel()
 
 
 def _mean_by_term(columns: Tensor, terms: tuple[int, ...]) -> Tensor:

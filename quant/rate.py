@@ -1,13 +1,15 @@
 """Choose the step of every term of a network for a target rate, and round to it with error compensation.
 
 A uniform quantizer with step d, followed by an entropy coder, is within 0.25 bit per value of the rate-distortion bound
-if every value adds the same distortion to the loss (reverse water-filling). A unit error of coefficient j, compensated
-by the later ones, costs about ``F_j f_j / H_jj``: F_j is its Fisher information (``quant.sensitivity``), H the Hessian
-of the layer's outputs, and ``f_j = 1 / (H^-1)_jj`` the remaining freedom of the column, its squared output error after
-the best compensation by the other columns. Hence
+if every value adds the same distortion to the loss (reverse water-filling). F_j is the Fisher information of
+coefficient j (``quant.sensitivity``), and H the damped Hessian of the squared error of the layer's outputs. The
+remaining freedom ``f_j = 1 / (H^-1)_jj`` is the squared output error of a unit error of column j after the best
+compensation by the other columns; ``H_jj`` is the one without compensation. So a compensated error costs about
+``F_j f_j / H_jj``. Hence
 
-    d_t = c / sqrt(F_t f_t / H_t),   f_t = geometric mean of f_j over the columns j of term t,
+    d_t = c / sqrt(F_t f_t / H_t),
 
+f_t the geometric mean of f_j over the columns j of term t, F_t and H_t the means of F_j and H_jj,
 with one c for the whole network. Steps are rounded to the grid of ``quant.grid``, so ``log2 c`` counts in sixteenths.
 
 Source: reverse water-filling, Cover and Thomas, Elements of Information Theory, 10.3; steps per column under error

@@ -21,7 +21,7 @@ Outputs y' of any other kind, such as embeddings, are taken as means of normal d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from basis.layers import as_maps, geometry, is_regular, stored_values
+from basis.layers import as_maps, geometry, stored_values
 from basis.modes import evaluation_mode
 from basis.shard import CalibrationShard
 
@@ -41,21 +41,27 @@ BATCHES = 16
 """Least number of backward passes, if there are enough images: each is one draw of the squared gradients."""
 
 
+VALUES_AT_ONCE = 2**20
+"""Values of a gradient that are converted to float64 at a time."""
+
+
 class GradientMoments(NamedTuple):
     """Second moments of the gradients of a layer's stored values, per image, as means over the rows of a group.
 
     The constant of a row is a value that is added to that output channel at every position, as a bias is.
 
     Attributes:
-        squares: E[g^2] of the stored values, float64, (groups, F); (1, F) for an irregular layer.
-        products: E[g b], b the gradient of the constant of the same row, of the same shape; zero for an irregular
-            layer.
-        constants: E[b^2], (groups, 1).
+        squares: E[g^2] of the stored values, float64, (groups, F); zero if no gradient reaches them.
+        products: E[g b], b the gradient of the constant of the same row, of the same shape; zero for a layer that is
+            not in ``absorbing``.
+        constants: E[b^2], (groups, 1), or zero.
+        outputs: E of the squared gradient of the outputs, summed over positions, as a mean over channels: without axes.
     """
 
     squares: Tensor
     products: Tensor
     constants: Tensor
+    outputs: Tensor
 
     def centred(self, mean: Tensor) -> Tensor:
         """Return E[(g - mean b)^2]: the squared gradients if a constant of the outputs takes the mean of the inputs.
@@ -71,22 +77,24 @@ def gradient_moments(
     names: Sequence[str],
     images: Tensor,
     *,
+    absorbing: Collection[str] = (),
     seed: int = 0,
     shard: CalibrationShard | None = None,
     logits: bool = True,
 ) -> dict[str, GradientMoments]:
-    """Measure the Fisher information of stored values, by one backward pass over the images.
+    """Measure the Fisher information of stored values, by backward passes over batches of the images.
 
     Args:
         model: The network; it is left as it is.
         names: Layers: convolutions and linear layers.
         images: Training images without labels, (N, C, H, W), on the model's device.
+        absorbing: Regular layers among them that need ``GradientMoments.centred``.
         seed: Seed of the random signs.
         shard: Calibration shard of this rank; None if the rank holds all images.
         logits: True if the outputs are logits, (N, classes); False for other values, (N, ...).
 
     Returns:
-        Layer name -> moments. Layers whose stored values do not change the outputs are left out.
+        Layer name -> moments, in the order of the names. Layers that no gradient reaches are left out.
 
     Source:
         Fisher information of a network: Kunstner et al. 2019, arXiv 1905.12558.
@@ -98,12 +106,16 @@ def gradient_moments(
     vector = _Signs(seed, shard).vector if logits else partial(_sign_vector, seed, shard.first)
     sums: dict[str, GradientMoments] = {}
     constants: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def on_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             def on_gradient(gradient: Tensor) -> None:
-                summed = as_maps(module, gradient).sum((0, 2, 3), dtype=torch.float64)
-                constants[name] = constants[name] + summed if name in constants else summed
+                total = gradient.square().sum(dtype=torch.float64) / len(stored_values(module))
+                squares[name] = squares.get(name, torch.zeros_like(total)) + total
+                if name in absorbing:
+                    summed = as_maps(module, gradient).sum((0, 2, 3), dtype=torch.float64)
+                    constants[name] = constants.get(name, torch.zeros_like(summed)) + summed
 
             if output.requires_grad:
                 output.register_hook(on_gradient)
@@ -112,35 +124,48 @@ def gradient_moments(
 
     with ExitStack() as hooks, torch.enable_grad(), evaluation_mode(model):
         for name, module in modules.items():
-            if is_regular(module):
-                hooks.callback(module.register_forward_hook(hook(name)).remove)
+            hooks.callback(module.register_forward_hook(hook(name)).remove)
         values = hooks.enter_context(_with_gradients(modules))
         at_once = min(images_at_once(images), max(1, len(images) // BATCHES))
         for start in range(0, len(images), at_once):
             constants.clear()
-            outputs = model(images[start : start + at_once].detach()).float()
+            squares.clear()
+            batch = images[start : start + at_once].detach().requires_grad_()
+            outputs = model(batch).float()
             weighted = (outputs * vector(outputs.detach(), start)).sum()
-            if not weighted.requires_grad:  # no stored value changes the outputs
-                break
-            gradients = torch.autograd.grad(weighted, list(values.values()), allow_unused=True)
+            _, *gradients = torch.autograd.grad(weighted, [batch, *values.values()], allow_unused=True)
             for name, gradient in zip(values, gradients, strict=True):
-                if gradient is not None:
-                    found = _moments(modules[name], gradient, constants.get(name))
+                if gradient is not None or name in squares:
+                    found = _moments(modules[name], gradient, constants.get(name), squares.get(name))
                     sums[name] = GradientMoments(*map(torch.add, sums[name], found)) if name in sums else found
     return {
-        name: GradientMoments(*(shard.reduce(each).div_(shard.total) for each in total)) for name, total in sums.items()
+        name: GradientMoments(*(shard.reduce(each).div_(shard.total) for each in sums[name]))
+        for name in names
+        if name in sums
     }
 
 
-def _moments(module: nn.Module, gradient: Tensor, constant: Tensor | None) -> GradientMoments:
-    """Return the squares and products of one backward pass."""
-    groups = geometry(module).groups if constant is not None else 1
-    rows = gradient.flatten(1).to(torch.float64).unflatten(0, (groups, -1))
-    squares = rows.square().mean(1)
-    if constant is None:
-        return GradientMoments(squares, torch.zeros_like(squares), torch.zeros_like(squares[:, :1]))
-    constants = constant.unflatten(0, (groups, -1, 1))
-    return GradientMoments(squares, (rows * constants).mean(1), constants.square().mean(1))
+def _moments(
+    module: nn.Module, gradient: Tensor | None, constant: Tensor | None, outputs: Tensor | None
+) -> GradientMoments:
+    """Return the squares and products of one backward pass; None for no gradient."""
+    values = stored_values(module)
+    groups = 1 if constant is None else geometry(module).groups
+    squares = torch.zeros(groups, values[0].numel(), dtype=torch.float64, device=values.device)
+    products, constants = torch.zeros_like(squares), torch.zeros_like(squares[:, :1])
+    if constant is not None:
+        by_row = constant.unflatten(0, (groups, -1, 1))
+        constants = by_row.square().mean(1)
+    if gradient is not None:
+        rows = gradient.flatten(1).unflatten(0, (groups, -1))
+        at_once = max(1, VALUES_AT_ONCE // squares.numel())
+        for start in range(0, rows.shape[1], at_once):
+            part = rows[:, start : start + at_once].to(torch.float64)
+            squares += part.square().sum(1)
+            if constant is not None:
+                products += (part * by_row[:, start : start + at_once]).sum(1)
+        squares, products = squares / rows.shape[1], products / rows.shape[1]
+    return GradientMoments(squares, products, constants, constants.new_zeros(()) if outputs is None else outputs)
 
 
 @contextmanager

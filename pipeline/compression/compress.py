@@ -34,7 +34,7 @@ from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range
 from pipeline.training.schedule import suited_schedule
-from pipeline.training.trial import check_sensitivity
+from pipeline.training.trial import check_gradients
 from quant.backends import get_backend
 from quant.network import quantize_network
 from quant.schemes import get_format
@@ -229,7 +229,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     if options.output is not None or needs_logits:
         selection, output = selected(model, examples, options.output)
     if variant.targets:
-        check_sensitivity(copy_network(model), examples)
+        check_gradients(copy_network(model), examples)
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None

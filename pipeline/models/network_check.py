@@ -25,9 +25,6 @@ from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
 
-PASSES = 3
-"""Passes of which one must repeat the outputs of the pass before it."""
-
 
 def check_network(
     model: nn.Module,
@@ -150,7 +147,7 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
     # On other devices, outputs without random numbers may differ in last bits, by the order of sums.
     exact = drawn or images.device.type == "cpu"
-    if not _repeats(lambda: registration.outputs_of(model, images, stream), first, 0.0 if exact else TOLERANCE):
+    if not same_outputs(registration.outputs_of(model, images, stream), first, 0.0 if exact else TOLERANCE):
         raise OptionsError(
             f"the network {name} is not deterministic: in evaluation mode it gives different outputs for the same "
             "images, so no figure of it can be verified; allowed: a network without randomness and changing "
@@ -169,16 +166,6 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
             name,
         )
     return first
-
-
-def _repeats(outputs: Callable[[], Tensor], first: Tensor, tolerance: float) -> bool:
-    """Return True if some outputs equal those before them: the first pass may differ, as by a kernel's first choice."""
-    for _ in range(PASSES):
-        found = outputs()
-        if same_outputs(found, first, tolerance):
-            return True
-        first = found
-    return False
 
 
 def _own_copy(model: nn.Module, images: Tensor, name: str) -> nn.Module:

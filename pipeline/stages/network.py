@@ -20,7 +20,7 @@ from pipeline.stages.inputs import matched
 from pipeline.training.selection import hold_out
 from pipeline.training.trial import (
     TRIAL_IMAGES,
-    check_sensitivity,
+    check_gradients,
     check_single_image,
     check_trainable,
     settle_precision,
@@ -98,7 +98,7 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
     if trains:
         check_trainable(model, images, "--epochs 0 with --weights of a file or builtin")
     if measures:
-        check_sensitivity(model, images)
+        check_gradients(model, images)
 
 
 def _trains(options: Options) -> bool:

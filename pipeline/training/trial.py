@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from basis.layers import stored_layers, stored_values
 from basis.modes import evaluating, training
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import Accelerator, placed
@@ -102,8 +103,8 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def check_sensitivity(network: nn.Module, images: Tensor) -> None:
-    """Check that gradients of the outputs reach the images. A target needs them to measure the layers.
+def check_gradients(network: nn.Module, images: Tensor) -> None:
+    """Check that gradients reach the images and every layer that runs. A target needs them to measure the layers.
 
     Args:
         network: A network that is not used afterwards.
@@ -113,12 +114,24 @@ def check_sensitivity(network: nn.Module, images: Tensor) -> None:
         OptionsError: They do not.
     """
     given, gradient = images.detach().clone().requires_grad_(), None
-    with torch.enable_grad(), contextlib.suppress(RuntimeError):  # there is none at all
-        (gradient,) = torch.autograd.grad(evaluating(network)(given).float().sum(), given, allow_unused=True)
-    if gradient is None:
+    without: list[str] = []
+
+    def on_output(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and not output.requires_grad:
+            without.append(name)
+
+    with contextlib.ExitStack() as hooks, torch.enable_grad():
+        for name, layer in stored_layers(network).items():
+            stored_values(layer).requires_grad_(True)
+            hooks.callback(layer.register_forward_hook(partial(on_output, name)).remove)
+        outputs = evaluating(network)(given).float().sum()
+        with contextlib.suppress(RuntimeError):  # there is none at all
+            (gradient,) = torch.autograd.grad(outputs, given, allow_unused=True)
+    if gradient is None or without:
+        where = "reaches its images" if gradient is None else f"is recorded by its layer {without[0]!r}"
         raise OptionsError(
-            "--target-mb: no gradient of the network's outputs reaches its images, as inside torch.no_grad or after "
-            "detach, so that its layers cannot be compared; allowed: a forward that records gradients, or --bits"
+            f"--target-mb: no gradient of the network's outputs {where}, as inside torch.no_grad or after detach, so "
+            "that its layers cannot be compared; allowed: a forward that records gradients, or --bits"
         )
 
 

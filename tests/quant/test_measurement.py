@@ -62,12 +62,12 @@ def reference(model: nn.Module, images: torch.Tensor, name: str) -> tuple[torch.
 def test_costs_are_the_information_that_compensation_leaves(original, images, name):
     model = series(original)
     found, (hessian, mean) = measured(original, images)[name].costs, reference(model, images, name)
-    moments, terms = gradient_moments(model, [name], images)[name], tuple(found.shape)
+    moments, terms = gradient_moments(model, [name], images, absorbing=[name])[name], tuple(found.shape)
     fisher = moments.squares if name == "6" else moments.centred(mean)
     axes = (-1, *terms) if terms else (-1, 1)
-    means = [
-        each.unflatten(1, axes).mean((0, 1)).view(terms) for each in (fisher, hessian.diagonal(dim1=1, dim2=2).double())
-    ]
+    diagonal = hessian.diagonal(dim1=1, dim2=2).double()
+    diagonal = diagonal + 0.01 * diagonal.mean(1, keepdim=True)  # the damping, as for the freedoms
+    means = [each.unflatten(1, axes).mean((0, 1)).view(terms) for each in (fisher, diagonal)]
     expected = means[0] * measure_freedoms(hessian, terms) / means[1]
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
 
@@ -81,7 +81,25 @@ def test_a_layer_without_hessian_costs_its_whole_information(original, images):
     torch.testing.assert_close(found["6"].costs, squares.mean())
 
 
-def test_ranks_measure_the_same(original, images):
+def test_a_weight_without_a_gradient_costs_what_its_outputs_do(original, images):
+    class Detached(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight.detach())
+
+    changed = copy.deepcopy(original)
+    changed[6] = Detached(72, 5, bias=False)
+    changed[6].weight.data.copy_(original[6].weight)
+    model = series(changed)
+    recorded = OriginalPass.record(model, changed, images)
+    assert "6" not in recorded.seeds, "its forward is its own"
+    found = measure_layers(model, recorded)["6"].costs
+    outputs = gradient_moments(model, ["6"], images)["6"].outputs
+    torch.testing.assert_close(found, outputs * model[:6](images).double().square().mean())
+    squares = gradient_moments(series(original), ["6"], images)["6"].squares
+    assert float(found) == pytest.approx(float(squares.mean()), rel=0.5)
+
+
+def test_ranks_measure_alike(original, images):
     whole = measured(original, images)
 
     def work(mine: torch.Tensor, shard: CalibrationShard) -> dict[str, LayerMeasurement]:

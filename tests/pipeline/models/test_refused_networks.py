@@ -84,17 +84,6 @@ class SlowCounter(Base):
         return super().forward(x) + 1e-5 * self.passes
 
 
-class FirstPassDiffers(Base):
-    """Its first pass computes what the others read, in another order of sums."""
-
-    cached = False
-
-    def forward(self, x):
-        found = super().forward(x) + (0 if self.cached else 1e-6)
-        self.cached = True
-        return found
-
-
 class Merging(Base):
     """Its mode changes a weight, as layers with updates of low rank do."""
 
@@ -181,10 +170,6 @@ def test_what_gives_wrong_figures_is_refused(make, words, caplog):
     with pytest.raises(OptionsError, match=words):
         check(make)
     assert caplog.text == "", "nothing else is said of it, such as that it mixes the images of a batch"
-
-
-def test_outputs_that_repeat_from_the_second_pass_on_are_taken():
-    check(FirstPassDiffers)
 
 
 def test_training_mode_is_checked_only_for_a_run_that_trains():

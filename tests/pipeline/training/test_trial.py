@@ -6,7 +6,7 @@ from torch import nn
 
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
-from pipeline.training.trial import check_sensitivity, check_single_image, check_trainable, settle_precision
+from pipeline.training.trial import check_gradients, check_single_image, check_trainable, settle_precision
 from tests.support.networks import tiny_network
 
 
@@ -114,9 +114,21 @@ def test_a_network_without_gradients_is_not_trained():
 
 @pytest.mark.parametrize("where", ["everywhere", "in the features"])
 def test_a_target_needs_gradients_down_to_the_images(where):
-    check_sensitivity(WithoutGradients("nowhere"), IMAGES)
+    check_gradients(WithoutGradients("nowhere"), IMAGES)
     with pytest.raises(OptionsError, match=r"--target-mb.*no gradient.*--bits"):
-        check_sensitivity(WithoutGradients(where), IMAGES)
+        check_gradients(WithoutGradients(where), IMAGES)
+
+
+def test_a_target_needs_gradients_of_every_layer_that_runs():
+    class Branch(WithoutGradients):
+        def forward(self, x):
+            with torch.no_grad():
+                weights = self.conv(x).mean((2, 3))
+            return self.head(weights + x.mean((2, 3)).repeat(1, 2)[:, :4])
+
+    with pytest.raises(OptionsError, match=r"--target-mb.*'conv'.*no_grad.*--bits"):
+        check_gradients(Branch("nowhere").requires_grad_(False), IMAGES)
+    check_gradients(WithoutGradients("nowhere").requires_grad_(False), IMAGES)
 
 
 class Shrinking(nn.Module):
