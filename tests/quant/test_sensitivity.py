@@ -209,9 +209,7 @@ def test_ranks_get_the_same_numbers_close_to_those_of_one(network):
 def test_ranks_of_single_images_give_the_numbers_of_one(network, images):
     """The signs belong to the images, so that batches of one image are the same on every rank."""
     whole = measured(network, images, seed=1)
-    for share in in_shares(
-        2, images, lambda mine, shard: measured(copy.deepcopy(network), mine, seed=1, shard=shard)
-    ):
+    for share in in_shares(2, images, lambda mine, shard: measured(copy.deepcopy(network), mine, seed=1, shard=shard)):
         for name, moments in whole.items():
             torch.testing.assert_close(flat(share[name]), flat(moments), rtol=1e-4, atol=1e-9)
 
