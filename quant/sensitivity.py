@@ -133,7 +133,8 @@ def gradient_moments(
             batch = images[start : start + at_once].detach().requires_grad_()
             outputs = model(batch).float()
             weighted = (outputs * vector(outputs.detach(), start)).sum()
-            _, *gradients = torch.autograd.grad(weighted, [batch, *values.values()], allow_unused=True)
+            inputs = [batch, *values.values()]
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(weighted, inputs, allow_unused=True)[1:]
             for name, gradient in zip(values, gradients, strict=True):
                 if gradient is not None or name in squares:
                     found = _moments(modules[name], gradient, constants.get(name), squares.get(name))
