@@ -45,8 +45,8 @@ NO_HARM: Final = Margin(tolerance=0.1)
 def certain_gain(epochs: int) -> Margin:
     """Return the margin of good weights for the best of some epochs.
 
-    By chance alone, the best of many epochs gains more than one epoch does. The standard errors are such that, as for
-    one epoch, such a gain is in 2.3 % of trainings large enough.
+    By chance alone, the best of many epochs gains more than one epoch does. The standard errors are those that chance
+    exceeds in at most 2.3 % of trainings, as for one epoch.
 
     Source:
         Bonferroni's correction for multiple comparisons.
