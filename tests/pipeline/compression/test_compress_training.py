@@ -17,10 +17,10 @@ X = images()
 @pytest.mark.parametrize("kind", [Net, Maps])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_training_needs_no_labels_and_takes_any_tensor(kind, labelled):
-    network, x = seeded(kind), images(320)  # the gain on the tenth that is held out must be certain
+    network, x = seeded(kind), images(640)  # the gain on the tenth that is held out must be certain
     given = (x, labels_of(x)) if labelled else x
     plain = compress(network, x, config="2,1,1", bits=8)
-    trained = compress(network, given, config="2,1,1", bits=8, epochs=16, batch_size=32, lr=0.003)
+    trained = compress(network, given, config="2,1,1", bits=8, epochs=12, batch_size=32, lr=0.01)
     assert not trained.training_undone
     assert not torch.equal(trained.network.last.weight, plain.network.last.weight)
     if not labelled or kind is Maps:
