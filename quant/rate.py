@@ -4,13 +4,13 @@ A uniform quantizer with step d, followed by an entropy coder, is within 0.25 bi
 if every value adds the same distortion to the loss (reverse water-filling). F_j is the Fisher information of
 coefficient j (``quant.sensitivity``), and H the damped Hessian of the squared error of the layer's outputs. The
 remaining freedom ``f_j = 1 / (H^-1)_jj`` is the squared output error of a unit error of column j after the best
-compensation by the other columns; ``H_jj`` is the one without compensation. So a compensated error costs about
-``F_j f_j / H_jj``. Hence
+compensation by the other columns. Without compensation it is ``H_jj``. A compensated error therefore costs about
+``F_j f_j / H_jj``, and the steps are
 
-    d_t = c / sqrt(F_t f_t / H_t),
+    d_t = c / sqrt(F_t f_t / H_t)
 
-f_t the geometric mean of f_j over the columns j of term t, F_t and H_t the means of F_j and H_jj,
-with one c for the whole network. Steps are rounded to the grid of ``quant.grid``, so ``log2 c`` counts in sixteenths.
+with one c for the whole network. Over the columns j of term t, f_t is the geometric mean of f_j, and F_t and H_t are
+the means of F_j and H_jj. Steps are rounded to the grid of ``quant.grid``, so ``log2 c`` counts in sixteenths.
 
 Source: reverse water-filling, Cover and Thomas, Elements of Information Theory, 10.3; steps per column under error
 compensation, WaterSIC, arXiv 2603.04956.
@@ -49,8 +49,8 @@ class LayerMeasurement:
     """What determines the steps of a layer.
 
     Attributes:
-        costs: Divergence of the predictions for a unit error of one value of each term, times 2: above 0, float64,
-            (nh, nw) for stored values (O, I, nh, nw), otherwise ().
+        costs: ``F_t f_t / H_t`` of each term: twice the divergence of the predictions that an error of 1 in one value
+            brings. Above 0, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
     """
 
     costs: Tensor

@@ -39,8 +39,6 @@ MOST_AT_ONCE = 32
 """Most images of one backward pass."""
 BATCHES = 16
 """Least number of backward passes, if there are enough images: each is one draw of the squared gradients."""
-
-
 VALUES_AT_ONCE = 2**20
 """Values of a gradient that are converted to float64 at a time."""
 
@@ -55,7 +53,7 @@ class GradientMoments(NamedTuple):
         products: E[g b], b the gradient of the constant of the same row, of the same shape; zero for a layer that is
             not in ``absorbing``.
         constants: E[b^2], (groups, 1), or zero.
-        outputs: E of the squared gradient of the outputs, summed over positions, as a mean over channels: without axes.
+        outputs: Expected squared gradient of the outputs: a sum over positions and a mean over channels, without axes.
     """
 
     squares: Tensor
@@ -106,13 +104,13 @@ def gradient_moments(
     vector = _Signs(seed, shard).vector if logits else partial(_sign_vector, seed, shard.first)
     sums: dict[str, GradientMoments] = {}
     constants: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
+    output_squares: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def on_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             def on_gradient(gradient: Tensor) -> None:
                 total = gradient.square().sum(dtype=torch.float64) / len(stored_values(module))
-                squares[name] = squares.get(name, torch.zeros_like(total)) + total
+                output_squares[name] = output_squares.get(name, torch.zeros_like(total)) + total
                 if name in absorbing:
                     summed = as_maps(module, gradient).sum((0, 2, 3), dtype=torch.float64)
                     constants[name] = constants.get(name, torch.zeros_like(summed)) + summed
@@ -129,15 +127,15 @@ def gradient_moments(
         at_once = min(images_at_once(images), max(1, len(images) // BATCHES))
         for start in range(0, len(images), at_once):
             constants.clear()
-            squares.clear()
+            output_squares.clear()
             batch = images[start : start + at_once].detach().requires_grad_()
             outputs = model(batch).float()
             weighted = (outputs * vector(outputs.detach(), start)).sum()
             inputs = [batch, *values.values()]
             gradients: Sequence[Tensor | None] = torch.autograd.grad(weighted, inputs, allow_unused=True)[1:]
             for name, gradient in zip(values, gradients, strict=True):
-                if gradient is not None or name in squares:
-                    found = _moments(modules[name], gradient, constants.get(name), squares.get(name))
+                if gradient is not None or name in output_squares:
+                    found = _moments(modules[name], gradient, constants.get(name), output_squares.get(name))
                     sums[name] = GradientMoments(*map(torch.add, sums[name], found)) if name in sums else found
     return {
         name: GradientMoments(*(shard.reduce(each).div_(shard.total) for each in sums[name]))
@@ -149,7 +147,14 @@ def gradient_moments(
 def _moments(
     module: nn.Module, gradient: Tensor | None, constant: Tensor | None, outputs: Tensor | None
 ) -> GradientMoments:
-    """Return the squares and products of one backward pass; None for no gradient."""
+    """Return the moments of one backward pass, as sums over its images.
+
+    Args:
+        module: The layer.
+        gradient: Of its stored values; None if none reaches them.
+        constant: Gradient of a constant of each output channel, (O,); None for a layer without products.
+        outputs: Squared gradient of its outputs; None if none reaches them.
+    """
     values = stored_values(module)
     groups = 1 if constant is None else geometry(module).groups
     squares = torch.zeros(groups, values[0].numel(), dtype=torch.float64, device=values.device)

@@ -128,10 +128,12 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
         with contextlib.suppress(RuntimeError):  # there is none at all
             (gradient,) = torch.autograd.grad(outputs, given, allow_unused=True)
     if gradient is None or without:
-        where = "reaches its images" if gradient is None else f"is recorded by its layer {without[0]!r}"
+        found = "no gradient of the network's outputs reaches its images"
+        if gradient is not None:
+            found = f"the layer {without[0]!r} of the network records no gradient"
         raise OptionsError(
-            f"--target-mb: no gradient of the network's outputs {where}, as inside torch.no_grad or after detach, so "
-            "that its layers cannot be compared; allowed: a forward that records gradients, or --bits"
+            f"--target-mb: {found}, as inside torch.no_grad or after detach, so that its layers cannot be compared; "
+            "allowed: a forward that records gradients, or --bits"
         )
 
 
