@@ -175,24 +175,6 @@ same = torch.equal(load(result.save(path), network=Cell)(images), result.network
     assert (identity.classes, identity.image_size) == (4, (10, 10))
 
 
-MODES: dict[str, Callable[[], object]] = {
-    "no_grad": torch.no_grad,
-    "inference": torch.inference_mode,
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_callers_modes_do_not_change_the_result(mode):
-    network, options = seeded(), {"config": "2,1,1", "bits": 4, "epochs": 8, "batch_size": 16, "lr": 0.003}
-    x = images(320)  # the gain on the tenth that is held out must be certain
-    usual = compress(network, x, **options)
-    with MODES[mode]():
-        found = compress(network, x.clone(), **options)
-    assert not usual.training_undone
-    assert found.content == usual.content
-
-
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_wrappers_are_looked_through(tmp_path, wrap):
     network = seeded()

@@ -1,6 +1,7 @@
 """Training and targets of ``compress``, and what it repeats."""
 
 import copy
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
@@ -25,6 +26,24 @@ def test_training_needs_no_labels_and_takes_any_tensor(kind, labelled):
     assert not torch.equal(trained.network.last.weight, plain.network.last.weight)
     if not labelled or kind is Maps:
         assert difference(trained.network, network) < difference(plain.network, network)
+
+
+MODES: dict[str, Callable[[], object]] = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_callers_modes_do_not_change_the_result(mode):
+    network, options = seeded(), {"config": "2,1,1", "bits": 4, "epochs": 8, "batch_size": 16, "lr": 0.003}
+    x = images(320)  # the gain on the tenth that is held out must be certain
+    usual = compress(network, x, **options)
+    with MODES[mode]():
+        found = compress(network, x.clone(), **options)
+    assert not usual.training_undone
+    assert found.content == usual.content
 
 
 def test_training_that_does_harm_is_rolled_back(caplog):
