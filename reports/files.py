@@ -1,17 +1,21 @@
 """Atomic writing of files: a reader sees either the old file or the complete new one."""
 
+import errno
 import os
 import shutil
 import threading
 from pathlib import Path
 from typing import Final
 
-PART: Final = ".part"
-"""Suffix of a file that is being written."""
+PART: Final = ".seriesquant-part"
+"""Suffix of a file or folder that is being written; no file of a user has it."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
     """Write `data` to a temporary file in the same folder, then rename it to `path`.
+
+    A link stays, and the file that it leads to is replaced. A device or a named pipe cannot be replaced: it is written
+    to directly.
 
     Args:
         path: The file to write; its folder is created if it is missing.
@@ -23,14 +27,22 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
     Raises:
         OSError: If the file cannot be written; the old file is then unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    content = data.encode() if isinstance(data, str) else data
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(content)
+        return path
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:

@@ -13,6 +13,7 @@ from pipeline.artifact.record import NetworkRecord
 from pipeline.artifact.summary import LayerBits
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan
+from pipeline.options.values import expanded
 from pipeline.stages.layers import kept_part
 from pipeline.stages.quantize import kept_terms
 from reports.files import write_atomically
@@ -85,12 +86,12 @@ class CompressionResult:
         """Write the file atomically. ``pipeline.load(path, network=...)`` reads it into the caller's own class.
 
         Returns:
-            The path.
+            The path; ``~`` at its beginning is replaced by the home folder.
 
         Raises:
             OSError: The file cannot be written; an earlier file of that name is left unchanged.
         """
-        return write_atomically(Path(path), self.content)
+        return write_atomically(expanded(str(path)), self.content)
 
 
 def layer_figures(

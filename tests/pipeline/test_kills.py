@@ -147,7 +147,7 @@ def test_the_command_that_is_killed_at_any_time_ends_like_one_that_is_not(folder
 def check(folder, attempt, expected):
     assert figures(folder, attempt) == expected
     run, store = folder / f"run{attempt}", folder / f"store{attempt}"
-    assert not [path for place in (run, store) for path in place.rglob(".*.part")]
+    assert not [path for place in (run, store) for path in place.rglob(".*.seriesquant-part")]
     assert not list(store.glob("*.checkpoint"))
     for row in expected["rows"]:
         assert hashlib.sha256((run / row["artifact"]).read_bytes()).hexdigest() == row["sha256"]

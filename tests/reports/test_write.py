@@ -1,11 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reports.fields import to_json
-from reports.files import write_atomically
+from reports.files import PART, remove_parts, write_atomically
 from reports.write import write_report
 
 COS = "cosine"
@@ -48,6 +49,34 @@ def test_writing_twice_leaves_the_same_bytes(report, row, tmp_path) -> None:
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     write_report(data, tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_links_stay_and_pipes_and_devices_are_written_to(tmp_path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "report.md").write_text("old")
+    (tmp_path / "link.md").symlink_to(tmp_path / "real" / "report.md")
+    write_atomically(tmp_path / "link.md", "new")
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "real" / "report.md").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(IsADirectoryError, match="real"):
+        write_atomically(tmp_path / "real", "new")
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path) -> None:
+    """A user's own hidden files in the folder stay."""
+    (tmp_path / "artifacts" / f".reload-a{PART}").mkdir(parents=True)
+    (tmp_path / "artifacts" / f".report.md.1-2{PART}").write_text("half")
+    (tmp_path / "mine" / ".keep.part").mkdir(parents=True)
+    (tmp_path / ".movie.part").write_text("mine")
+    remove_parts(tmp_path)
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == [".movie.part", "artifacts", "mine", "mine/.keep.part"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:

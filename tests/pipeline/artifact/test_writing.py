@@ -56,7 +56,7 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
             process.kill()
         if path.exists():
             assert read_artifact(path)[0].floats["a"].unique().tolist() in ([1.0], [2.0])
-    assert all(other == path or other.name.endswith(".part") for other in path.parent.glob("*"))
+    assert all(other == path or other.name.endswith(".seriesquant-part") for other in path.parent.glob("*"))
 
 
 def test_an_unwritable_folder_is_an_error_of_the_system(tmp_path):

@@ -23,7 +23,7 @@ def folder(tmp_path):
         store.once(StageKey(f"stage {key}", key * 32), lambda: Entry({"x": torch.zeros(25_000)}))
         _age(tmp_path / f"{key * 32}.safetensors", days)
     store.checkpoint(StageKey("training", "d" * 32)).save(Entry())
-    (tmp_path / f".{'e' * 32}.safetensors.7-8.part").write_bytes(b"half")
+    (tmp_path / f".{'e' * 32}.safetensors.7-8.seriesquant-part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     return tmp_path
 

@@ -95,8 +95,8 @@ def test_a_damaged_result_is_made_again(tmp_path, caplog, content):
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
-    part = tmp_path / f".{STEP.key}.safetensors.1-2.part"
-    other = tmp_path / f".{'1' * 32}.safetensors.1-2.part"
+    part = tmp_path / f".{STEP.key}.safetensors.1-2.seriesquant-part"
+    other = tmp_path / f".{'1' * 32}.safetensors.1-2.seriesquant-part"
     for path in (part, other):
         path.write_bytes(b"half")
     Store(tmp_path).once(STEP, Maker())
