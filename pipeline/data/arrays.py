@@ -1,7 +1,7 @@
 """Convert arrays of images to bytes with the channels last, and arrays of labels to class indices.
 
 Images may be of any integer type with values of 0 to 255, or of 0 to 65535, which are divided by 257. Floats of 0 to 1
-are multiplied by 255. Both halves of a data set have one range.
+are multiplied by 255; interpolation may pass these limits by 1e-3. Both halves of a data set have one range.
 Labels may be whole numbers from 0 or from 1, one-hot rows, or strings.
 """
 
@@ -17,7 +17,10 @@ from pipeline.errors import DataError
 Array = npt.NDArray[Any]
 _COLOURS: Final = (1, 3)  # numbers of channels that are recognised at any place
 _MOST_8_BIT, MOST_16_BIT = 255, 65535
+DARK: Final = 2**14
+"""Images whose 16-bit values are all below this are dark: cameras may use 12 or 14 of the bits only."""
 _MOST_NAMED: Final = 10**5
+_BEYOND: Final = 1e-3
 _MOST_LABEL: Final = 2**31 - 1
 _8_BIT, _16_BIT, _UNIT, _BINARY = "0 to 255", "0 to 65535", "0 to 1", "false and true"
 _SCALES: Final = {np.dtype(np.uint8): _8_BIT, np.dtype(np.bool_): _BINARY}
@@ -91,13 +94,16 @@ def image_bytes(images: Mapping[str, Array], what: str, notes: MutableSequence[s
             got = f"got {least:.7g} to {most:.7g} of {types}"
             raise DataError(f"{what} must hold {_RANGES}, before normalization, {got}")
         if scale == _16_BIT:
-            notes.append(f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257")
+            note = f"{what} have 16 bits, {least:.0f} to {most:.0f}: they are divided by 257"
+            notes.append(note if most >= DARK else f"{note}, so they are dark")
         elif scale == _UNIT:
             notes.append(f"{what} are floats of 0 to 1: they are multiplied by 255 and rounded")
         known |= dict.fromkeys(images.keys() - known.keys(), scale)
     if len(set(known.values())) > 1:
         found = " and ".join(f"{scale} for {half}" for half, scale in sorted(known.items(), reverse=True))
         raise DataError(f"{what} must have one range of values, got {found}, of {types}; allowed: {_RANGES}")
+    if set(known.values()) == {_8_BIT} and max(int(array.max()) for array in images.values()) == 1:
+        notes.append(f"{what} have no value above 1 of 255, so they are black; bools, and floats of 0 to 1, are scaled")
     return {half: _as_bytes(array, known[half]) for half, array in images.items()}
 
 
@@ -107,14 +113,15 @@ def _scale_of(arrays: Sequence[Array], least: float, most: float) -> str | None:
     floats = any(array.dtype.kind == "f" for array in arrays)
     if whole and least >= 0 and (most > 1 or not floats):  # floats of 0 and 1 are black and white
         return _8_BIT if most <= _MOST_8_BIT else _16_BIT if most <= MOST_16_BIT else None
-    return _UNIT if floats and least >= 0 and most <= 1 else None
+    return _UNIT if floats and least >= -_BEYOND and most <= 1 + _BEYOND else None
 
 
 def _as_bytes(array: Array, scale: str) -> Array:
     if scale == _16_BIT:
         return bytes_of_16_bits(array)
     if scale == _UNIT:
-        return np.rint(array.astype(np.float32) * _MOST_8_BIT).astype(np.uint8)
+        scaled: Array = np.rint(array.astype(np.float32).clip(0, 1) * _MOST_8_BIT).astype(np.uint8)
+        return scaled
     found: Array = array.astype(np.uint8, copy=False)
     return found * np.uint8(_MOST_8_BIT) if scale == _BINARY else found
 
@@ -149,8 +156,12 @@ def label_indices(
             rows of two halves have different lengths.
     """
     flat = [_flat(array, count, what) for (what, array), count in zip(arrays.items(), counts, strict=True)]
-    if all(array.dtype.kind in "US" for array in flat):
+    texts = [what for what, array in zip(arrays, flat, strict=True) if array.dtype.kind in "US"]
+    if len(texts) == len(flat):
         return _named(flat, names, list(arrays))
+    if texts:
+        kinds = " and ".join(f"{array.dtype} in {what}" for what, array in zip(arrays, flat, strict=True))
+        raise DataError(f"labels must be strings in both halves or in none, got {kinds}")
     for what, array in zip(arrays, flat, strict=True):
         if array.dtype.kind not in "bui" and not (array.dtype.kind == "f" and bool((array == np.rint(array)).all())):
             raise DataError(f"{what} must hold integers, got {array.dtype}")

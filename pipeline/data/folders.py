@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from pipeline.data.arrays import DARK
 from pipeline.data.dataset import Dataset, Normalization
 from pipeline.data.image_files import (
     ImageFiles,
@@ -132,14 +133,14 @@ def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[s
 
 
 def _deep_note(files: ImageFiles) -> list[str]:
-    """Return a sentence about gray images of 16 bits, if there are any: cameras may use 12 or 14 of the bits only."""
+    """Return a sentence about gray images of 16 bits, if there are any."""
     largest = [value for value in map(largest_of_16_bits, files.paths[:DEEP]) if value is not None]
     if not largest:
         return []
     note = (
         f"gray images of 16 bits have values of up to {max(largest)} in {len(largest)} of them: all are divided by 257"
     )
-    return [note if max(largest) >= 2**14 else f"{note}, so they are dark; images of 8 bits are taken as they are"]
+    return [note if max(largest) >= DARK else f"{note}, so they are dark; images of 8 bits are taken as they are"]
 
 
 def _mixed_note(found: Sequence[Size], size: Size) -> list[str]:

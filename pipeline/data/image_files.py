@@ -18,8 +18,8 @@ SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-_NO_CLASS: Final = (".", "__MACOSX")
-"""Beginnings of the names of folders that hold no class."""
+_NO_CLASS: Final = (".", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Beginnings of the names of folders that hold no images: hidden ones, and those that systems add by themselves."""
 _ORIENTATION: Final = 0x0112  # EXIF tag
 _TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
 
@@ -46,7 +46,7 @@ class ImageFiles:
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted, without hidden folders and those that macOS adds to archives.
+    """Return the names of the class folders, sorted, without hidden folders and those that systems add.
 
     Raises:
         DataError: If there are fewer than two.
@@ -175,7 +175,7 @@ def _scaled(values: Array, path: str) -> Array:
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Return the images in a folder and in those below it, sorted.
+    """Return the images in a folder and in those below it, sorted; those of ``_NO_CLASS`` are left out.
 
     Raises:
         DataError: A folder cannot be read, an image is no regular file, or a link leads to a folder that holds it.
@@ -194,6 +194,8 @@ def _walked(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         raise DataError(f"{readable(folder)} is a link to a folder that holds it, so that its images would repeat")
     for entry in entries:
         if _leads_to(entry, os.DirEntry.is_dir):
+            if entry.name.startswith(_NO_CLASS):
+                continue
             yield from _walked(entry.path, (*above, own))
         elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
             if not _leads_to(entry, os.DirEntry.is_file) and Path(entry.path).exists():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -70,12 +70,28 @@ def _read(path: Path, shown: str) -> Mapping[str, Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             wanted = _wanted(archive.files)
-            return {name: archive[name] if name in wanted else np.empty(0) for name in archive.files}
+            return {name: _array(archive, name) if name in wanted else np.empty(0) for name in archive.files}
+    except _ObjectsError as error:
+        raise DataError(
+            f"{error} of {shown} holds Python objects, which are not read; allowed: numbers, or strings by .astype(str)"
+        ) from None
     except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
         reason = " ".join(readable(str(error)).split()) or type(error).__name__
-        raise DataError(
-            f"{shown} cannot be read as an .npz file ({reason}): it is damaged, truncated, or holds Python objects"
-        ) from error
+        raise DataError(f"{shown} cannot be read as an .npz file ({reason}): it is damaged or truncated") from error
+
+
+class _ObjectsError(ValueError):
+    """An array holds Python objects; the message is its name."""
+
+
+def _array(archive: Any, name: str) -> Array:
+    try:
+        found: Array = archive[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise _ObjectsError(name) from None
+        raise
+    return found
 
 
 def _found(names: list[str]) -> dict[str, list[tuple[str, str]]]:

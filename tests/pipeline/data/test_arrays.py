@@ -102,9 +102,12 @@ def test_colours_become_gray_as_in_pillow(tmp_path):
         (IMAGES.astype(np.uint16) * 257, IMAGES, "16 bits"),
         ((IMAGES / 255).astype(np.float32), IMAGES, "floats of 0 to 1"),
         ((IMAGES / 255).astype(np.float64), IMAGES, "floats of 0 to 1"),
+        (((IMAGES / 255) * 1.0008 - 0.0004).astype(np.float32), IMAGES, "floats of 0 to 1"),
+        (IMAGES.astype(np.uint16) * 16 + 8192, (IMAGES * 16.0 + 8192 + 128) // 257, "they are dark"),
         (IMAGES > 127, 255 * (IMAGES > 127), None),
         ((IMAGES > 127).astype(np.float32), 255 * (IMAGES > 127), "floats of 0 to 1"),
-        (np.minimum(IMAGES, 1).astype(np.int32), np.minimum(IMAGES, 1), None),
+        (np.minimum(IMAGES, 1).astype(np.int32), np.minimum(IMAGES, 1), "they are black"),
+        (np.minimum(IMAGES, 1), np.minimum(IMAGES, 1), "they are black"),
     ],
 )
 def test_types_of_values(tmp_path, images, expected, words):

@@ -107,6 +107,17 @@ def test_what_macos_adds_to_archives_is_no_class(tmp_path):
     assert load_dataset(str(root)).classes == 2
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", "lost+found"])
+def test_folders_that_systems_add_hold_no_images(tmp_path, name):
+    root = make(tmp_path / "pets")
+    before = len(load_dataset(str(root)).train)
+    for place in (root / "train" / "cat" / name, root / "train" / name):
+        place.mkdir()
+        (place / "0.png").write_bytes((root / "train" / "cat" / "0.png").read_bytes())
+    data = load_dataset(str(root))
+    assert (data.classes, len(data.train)) == (2, before)
+
+
 def test_small_images_beyond_the_memory_are_enlarged_and_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.data.folders.MEMORY_BYTES", 100)
     root = make(tmp_path / "many")
