@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.models.checkpoint.folders import INDEX, checkpoint_file, shards_of
 from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
 
@@ -54,7 +55,8 @@ def read_checkpoint(path: Path) -> Any:
 
     Args:
         path: A safetensors file, a file of ``torch.save`` (zip, the format before 1.6, or tar), a TorchScript archive,
-            a NumPy archive, or a plain pickle. The code of a TorchScript archive is not read.
+            a NumPy archive, or a plain pickle. The code of a TorchScript archive is not read. Or a folder or an index
+            of shards; see ``pipeline.models.checkpoint.folders``.
 
     Returns:
         The content; tensors of a file share memory where they did when they were saved.
@@ -62,9 +64,11 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         DataError: The file is missing or damaged, has another format, or would run commands if it were unpickled.
     """
+    path = checkpoint_file(path)
     if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist or is not a file"
-        raise DataError(f"the checkpoint {path} {kind}; give {ALLOWED}")
+        raise DataError(f"the checkpoint {path} does not exist or is not a file; give {ALLOWED}")
+    if path.name.endswith(INDEX):
+        return _joined(path, [read_checkpoint(shard) for shard in shards_of(path)])
     try:
         with path.open("rb") as file:
             return _read(file, path)
@@ -80,6 +84,12 @@ def read_checkpoint(path: Path) -> Any:
             f"the checkpoint {path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}); "
             f"allowed: {ALLOWED}"
         ) from error
+
+
+def _joined(index: Path, shards: list[Any]) -> dict[Any, Any]:
+    if not all(isinstance(shard, Mapping) for shard in shards):
+        raise DataError(f"the checkpoint {index} has a shard without names of tensors")
+    return {name: value for shard in shards for name, value in shard.items()}
 
 
 def _read(file: IO[bytes], path: Path) -> Any:

@@ -35,7 +35,17 @@ def test_another_zip_and_a_folder_are_named(tmp_path):
         archive.writestr("net/weights.json", "{}")
     with pytest.raises(DataError, match=r"zip.*data\.pkl.*torch\.export"):
         load_weights(Net(), tmp_path / "c.zip")
-    with pytest.raises(DataError, match=r"folder.*safetensors"):
+    with pytest.raises(DataError, match=r"folder without.*model\.safetensors"):
+        load_weights(Net(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": 1}}'],
+)
+def test_a_damaged_index_is_refused(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(DataError, match=r"index\.json.*damaged"):
         load_weights(Net(), tmp_path)
 
 

@@ -1,0 +1,43 @@
+"""Find the files of a checkpoint that Hugging Face's libraries wrote: in a folder, or in shards with an index."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import DataError
+
+INDEX: Final = ".index.json"
+"""Ending of the name of an index, which maps the names of tensors to the shards that hold them."""
+_FILES: Final = ("model.safetensors", "pytorch_model.bin", f"model.safetensors{INDEX}", f"pytorch_model.bin{INDEX}")
+
+
+def checkpoint_file(path: Path) -> Path:
+    """Return the checkpoint in a folder of ``save_pretrained`` or ``save_state``, and any other path unchanged.
+
+    Raises:
+        DataError: A folder has none of these files.
+    """
+    if not path.is_dir():
+        return path
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    raise DataError(f"the checkpoint {path} is a folder without {', '.join(_FILES[:-1])} or {_FILES[-1]}; give a file")
+
+
+def shards_of(index: Path) -> list[Path]:
+    """Return the shards that an index names, sorted; they stand beside it.
+
+    Raises:
+        DataError: The index is damaged, or names a file in another folder.
+    """
+    try:
+        content: Any = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise DataError(
+            f"the checkpoint {index} is damaged: an index must map names of tensors to files beside it, as weight_map"
+        ) from None
+    return [index.with_name(name) for name in names]
