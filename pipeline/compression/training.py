@@ -1,7 +1,7 @@
 """Train a compressed network on the caller's images, with the original network as its teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -187,7 +187,7 @@ def divided(images: CallerImages) -> HoldOut[TrainingImages, TensorSplit]:
     return HoldOut(images.training, TensorSplit(images.calibration, images.labels))
 
 
-def imitation_loss(outputs: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+def imitation_loss(outputs: Tensor, features: Mapping[str, Tensor], batch: TrainingBatch) -> Tensor:
     """Return the squared difference from the teacher's outputs and features, as a share of their variance.
 
     It needs no labels, and takes outputs of any shape: logits, embeddings, maps.
@@ -202,5 +202,5 @@ def imitation_loss(outputs: Tensor, features: Sequence[Tensor], batch: TrainingB
     """
     target = batch.target
     assert target is not None
-    loss = IMITATION_WEIGHT * feature_loss([outputs], [target.logits])
+    loss = IMITATION_WEIGHT * feature_loss({"": outputs}, {"": target.logits})
     return loss + batch.feature_weight * feature_loss(features, target.features) if batch.feature_weight else loss

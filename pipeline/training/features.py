@@ -1,6 +1,6 @@
 """Features of a network: the outputs of its stages, in which a student is compared with its teacher."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def feature_points(model: nn.Module) -> tuple[str, ...]:
 
 
 class FeatureHooks:
-    """Forward hooks that store the last outputs of some modules."""
+    """Forward hooks that store the last outputs of some modules, by name."""
 
     def __init__(self, points: Sequence[str]) -> None:
         """Store the names of the modules."""
@@ -45,9 +45,9 @@ class FeatureHooks:
                 hook.remove()
             self._found.clear()
 
-    def take(self) -> tuple[Tensor, ...]:
+    def take(self) -> dict[str, Tensor]:
         """Return the outputs of the last pass and forget them: one for each module that ran and returned a tensor."""
-        found = tuple(self._found[point] for point in self._points if point in self._found)
+        found = {point: self._found[point] for point in self._points if point in self._found}
         self._found.clear()
         return found
 
@@ -59,12 +59,15 @@ class FeatureHooks:
         return hook
 
 
-def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
     """Average over modules the mean squared difference of their outputs, divided by the variance of the teacher's.
 
+    Modules are left out whose outputs are missing in one network or differ in shape. The student trains and the
+    teacher evaluates, so stochastic depth or a crop in training may cause both.
+
     Args:
-        student: The student's outputs, one per module, of any shapes.
-        teacher: The teacher's outputs, of the same shapes.
+        student: Module name -> the student's output, of any shape.
+        teacher: The same of the teacher.
 
     Returns:
         A scalar; 0 without modules.
@@ -74,6 +77,7 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     """
     shares = [
         (own.float() - wanted.float()).square().mean() / wanted.float().var().clamp_min(_SMALLEST_VARIANCE)
-        for own, wanted in zip(student, teacher, strict=True)
+        for name, wanted in teacher.items()
+        if (own := student.get(name)) is not None and own.shape == wanted.shape
     ]
     return torch.stack(shares).mean() if shares else torch.zeros(())

@@ -1,7 +1,7 @@
 """One training step: the loss against labels and teacher, its gradient, and the update."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -41,7 +41,7 @@ class TrainingBatch:
     weight: float = 1.0
 
 
-Loss: TypeAlias = Callable[[Tensor, Sequence[Tensor], TrainingBatch], Tensor]
+Loss: TypeAlias = Callable[[Tensor, Mapping[str, Tensor], TrainingBatch], Tensor]
 """Maps (outputs, features, batch) to a scalar."""
 
 
@@ -85,7 +85,7 @@ def training_step(
     return whole
 
 
-def classification_loss(logits: Tensor, features: Sequence[Tensor], batch: TrainingBatch) -> Tensor:
+def classification_loss(logits: Tensor, features: Mapping[str, Tensor], batch: TrainingBatch) -> Tensor:
     """Return the loss for logits against the labels and, if there is one, the teacher.
 
     Args:

@@ -1,7 +1,8 @@
 """The uncompressed network as a teacher, whose outputs are computed once per batch for all students."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -27,20 +28,21 @@ class TeacherOutput:
 
     Attributes:
         logits: (N, classes).
-        features: The outputs of its stages; see ``pipeline.training.features``.
+        features: Module name -> output of a stage; see ``pipeline.training.features``.
     """
 
     logits: Tensor
-    features: tuple[Tensor, ...] = ()
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""
-        return self.logits.nbytes + sum(feature.nbytes for feature in self.features)
+        return self.logits.nbytes + sum(feature.nbytes for feature in self.features.values())
 
     def to(self, device: torch.device) -> "TeacherOutput":
         """Copy the output to another device."""
-        return TeacherOutput(self.logits.to(device), tuple(feature.to(device) for feature in self.features))
+        features = {name: feature.to(device) for name, feature in self.features.items()}
+        return TeacherOutput(self.logits.to(device), features)
 
 
 class Teacher:

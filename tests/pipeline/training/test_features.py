@@ -31,10 +31,10 @@ def test_taps_take_the_last_outputs_and_leave_no_hooks():
         network(torch.zeros_like(x))
         network(x)
         found = taps.take()
-        assert taps.take() == ()
-        assert all(torch.equal(a, network[:end](x)) for a, end in zip(found, (1, 2, 3), strict=True))
+        assert taps.take() == {}
+        assert all(torch.equal(a, network[:end](x)) for a, end in zip(found.values(), (1, 2, 3), strict=True))
     network(x)
-    assert taps.take() == ()
+    assert taps.take() == {}
 
 
 class Pair(nn.Module):
@@ -47,18 +47,20 @@ def test_a_stage_that_gives_no_tensor_is_left_out():
     taps = FeatureHooks(("0",))
     with taps.on(network):
         network(torch.zeros(1))
-        assert taps.take() == ()
-    assert float(feature_loss((), ())) == 0
+        assert taps.take() == {}
+    assert float(feature_loss({}, {})) == 0
 
 
 def test_the_loss_is_the_mean_squared_error_in_units_of_the_teachers_variance():
     generator = np.random.default_rng(0)
     pairs = [(generator.normal(size=(2, 3, 4)), 5 * generator.normal(size=(2, 3, 4))) for _ in range(2)]
     expected = np.mean([((a - b) ** 2).mean() / b.var(ddof=1) for a, b in pairs])
-    own, wanted = zip(*pairs, strict=True)
-    got = feature_loss([torch.from_numpy(a) for a in own], [torch.from_numpy(b) for b in wanted])
-    assert float(got) == pytest.approx(expected, rel=1e-5)
+    own, wanted = ({str(at): torch.from_numpy(pair[side]) for at, pair in enumerate(pairs)} for side in (0, 1))
+    assert float(feature_loss(own, wanted)) == pytest.approx(expected, rel=1e-5)
+    others = {"missing in the student": torch.ones(2, 3), "cropped": torch.ones(2, 3, 8)}
+    more = {"missing in the teacher": torch.ones(2, 3), "cropped": torch.ones(2, 3, 4)}
+    assert torch.equal(feature_loss(own | more, wanted | others), feature_loss(own, wanted))
 
 
 def test_a_constant_feature_does_not_divide_by_zero():
-    assert torch.isfinite(feature_loss([torch.ones(3)], [torch.zeros(3)]))
+    assert torch.isfinite(feature_loss({"a": torch.ones(3)}, {"a": torch.zeros(3)}))

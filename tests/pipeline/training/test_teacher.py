@@ -63,5 +63,5 @@ def test_features_are_the_stages_outputs_and_are_kept_with_the_logits():
     with torch.no_grad(), accelerator.autocast():
         expected = [network[:end](images(0)) for end in (1, 2, 3)]
     for answer in (first, second):
-        assert all(torch.equal(a, b) for a, b in zip(answer.features, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(answer.features.values(), expected, strict=True))
     assert first.nbytes == first.logits.nbytes + sum(feature.nbytes for feature in expected)
