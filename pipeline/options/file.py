@@ -115,7 +115,9 @@ def _load_yaml(text: str) -> object:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
+            # A merge key, `<<`, may repeat names.
+            keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            names = [self.construct_object(key, deep=True) for key in keys]
             if twice := [str(name) for place, name in enumerate(names) if name in names[:place]]:
                 raise ValueError(f"{twice[0]} is given twice")
             return super().construct_mapping(node, deep)

@@ -92,3 +92,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, name, content) -> None:
 def test_yaml_anchors_are_no_repetition(tmp_path) -> None:
     (tmp_path / "o.yaml").write_text("epochs: &n 3\nqat_epochs: *n\n")
     assert load_options_file(tmp_path / "o.yaml") == {"epochs": 3, "qat_epochs": 3}
+
+
+def test_a_yaml_merge_key_gives_way_to_the_names_beside_it(tmp_path) -> None:
+    (tmp_path / "o.yaml").write_text("<<: {epochs: 3, bits: 4}\nepochs: 5\n")
+    assert load_options_file(tmp_path / "o.yaml") == {"epochs": 5, "bits": 4}
