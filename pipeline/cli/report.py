@@ -92,7 +92,7 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
 
 
 def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]") -> None:
-    """Refuse to overwrite the report of a run, which could not be restored.
+    """Refuse to overwrite the report of a run, which could not be restored, unless a copy of it is merged again.
 
     Raises:
         OptionsError: The folder holds the report of a run.
@@ -103,7 +103,8 @@ def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]"
         there = read_report(folder)
     except ReportError:
         return
-    again = len(places) == 1 and [_without_out(run.run) for run in runs.values()] == [_without_out(there.run)]
+    own = any(_is_folder_of(folder, place) for place in [*places, *(folder / run for run in runs)])
+    again = not own and any(_without_out(run.run) == _without_out(there.run) for run in runs.values())
     if there.sources is None and not again:
         raise OptionsError(
             f"--out: {folder} is the folder of a run; allowed: another folder, or the folder of a merged report"

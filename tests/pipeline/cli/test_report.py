@@ -66,6 +66,14 @@ def test_copies_need_no_other_folder(here):
         sys.modules.pop("tiny_net", None)
 
 
+def test_a_copy_of_a_runs_report_grows(here):
+    """As a job of every night: the first time there is one run."""
+    assert call_program(here, "report", "a", "--out", "nightly").returncode == 0
+    done = call_program(here, "report", "a", "b", "--out", "nightly")
+    assert done.returncode == 0, done.stderr
+    assert [source["name"] for source in report(here / "nightly")["sources"]] == ["../a", "../b"]
+
+
 def test_merging_into_a_merged_report_adds_to_it(here):
     assert call_program(here, "report", "a", "b", "--out", "growing").returncode == 0
     assert call_program(here, "report", "growing", "c", "--out", "growing").returncode == 0
@@ -99,6 +107,7 @@ def test_one_run_is_rendered_again(here):
         (["a", "--copy"], 2, ("--out", "missing")),
         (["a", "b", "--out", "c"], 2, ("--out", "c ", "folder of a run", "allowed", "merged")),
         (["a", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
+        (["a", "c", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
         ([], 2, ("missing", "RUN...", "allowed")),
         (
             ["a", "absent", "--out", "x"],
