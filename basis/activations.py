@@ -183,6 +183,7 @@ class LayerwiseFit:
             self._model(images)
         return self._errors
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Fit the layer to the original's outputs, at its first run."""
         if name in self._targets:
@@ -213,6 +214,7 @@ class LayerwiseFit:
         if name in self._last:
             self._additions.watch(name, output)
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_addition(self, addition: Addition) -> None:
         """Fit the layer once more so that the sum matches, and replace its outputs by the new ones."""
         layer = self._last.pop(addition.name, None)
@@ -286,15 +288,13 @@ def _batches(layer: nn.Module, maps: Tensor, chosen: list[Sample]) -> Iterable[T
 
 def _values(layer: nn.Module, chosen: list[Sample]) -> int:
     """Return the number of values of the rows of all samples."""
-    features: int = geometry(layer).groups * stored_values(layer)[0].numel()
-    return features * sum(sample.rows for sample in chosen)
+    return geometry(layer).groups * stored_values(layer)[0].numel() * sum(sample.rows for sample in chosen)
 
 
 def _stored_columns(layer: nn.Module) -> Tensor:
     """Stored values and bias (or 0) as columns, float64, (groups, F, O / groups)."""
     rows = stored_values(layer).flatten(1)
-    bias = _bias(layer)
-    bias = torch.zeros_like(rows[:, 0]) if bias is None else bias
+    bias = torch.zeros_like(rows[:, 0]) if (own := _bias(layer)) is None else own
     columns = torch.cat([rows, bias[:, None]], dim=1).to(torch.float64)
     stored: Tensor = columns.unflatten(0, (geometry(layer).groups, -1)).mT
     return stored

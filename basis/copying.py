@@ -17,10 +17,10 @@ _HOOKS: Final = (
 
 
 def copy_network(model: nn.Module) -> nn.Module:
-    """Copy a network with its hooks and with the tensors that it keeps in attributes.
+    """Copy a network with its hooks, its modes and the tensors that it keeps in attributes.
 
-    ``copy.deepcopy`` alone drops the hooks of graphs that torch.fx traced, and refuses tensors with a gradient graph,
-    such as a feature map that a forward keeps.
+    ``copy.deepcopy`` alone drops the hooks and the mode of graphs that torch.fx traced, and refuses tensors with a
+    gradient graph, such as a feature map that a forward keeps.
 
     Args:
         model: The network.
@@ -36,6 +36,11 @@ def copy_network(model: nn.Module) -> nn.Module:
     for own, other in zip(model.modules(), duplicate.modules(), strict=True):
         if isinstance(own, GraphModule):
             vars(other).update({hooks: copy.deepcopy(vars(own)[hooks], memo) for hooks in _HOOKS})
+            if other.training != own.training:
+                other.train(own.training)  # torchvision's feature extractors have a graph for each mode
+    for own, other in zip(model.modules(), duplicate.modules(), strict=True):
+        if "training" in vars(own):
+            other.training = own.training
     return duplicate
 
 

@@ -104,6 +104,7 @@ class _Recorder:
             hooks.enter_context(evaluation_mode(self._original))
             self._original(images)
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, inputs[0])
         chosen = samples(conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
@@ -119,6 +120,7 @@ class _Recorder:
         self._runs[norm] += 1
         self._norm_of.update({name: norm for name, last in self._last.items() if last.output is inputs[0]})
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_addition(self, addition: Addition) -> None:
         last = self._last[addition.name]
         self._shortcuts[addition.name] = addition.normalized, _sampled(addition.other, last.chosen, last.groups)

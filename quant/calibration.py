@@ -86,6 +86,7 @@ def round_layers(
     found = Rounding()
     set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         outputs = wanted.pop(name)
         if outputs is None:  # a later run

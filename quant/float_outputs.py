@@ -76,6 +76,7 @@ class FloatOutputs:
         found: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            @torch.no_grad()  # a forward may enable gradients
             def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 if name not in found:
                     if isinstance(module, nn.Conv2d):

@@ -93,6 +93,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
+    @torch.no_grad()  # a forward may enable gradients
     def round_values(name: str, values: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in found:
             store(name, nearest_to_steps(values, allocation.exponents(name)))

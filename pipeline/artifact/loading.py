@@ -64,7 +64,8 @@ def load(
     if network is not None:
         network = built(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
-    images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
+    with torch.device("cpu"):
+        images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
     return with_execution(loaded, record, execution, images)
 
 
@@ -98,7 +99,7 @@ def load_parts(
     path: Path | str, *, network: nn.Module | None = None, allow_import: bool = False
 ) -> tuple[nn.Module, NetworkRecord, Identity]:
     """Load a compressed network, dense, with its record and its identity; see ``load``."""
-    with _garbage_collection_paused():
+    with _garbage_collection_paused(), torch.device("cpu"):  # a caller's default device may be another
         header, contents = open_artifact(path)
         with naming(path):
             _, record = decode(contents)

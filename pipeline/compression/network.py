@@ -133,13 +133,20 @@ def selected(network: nn.Module, images: Tensor, output: str | None) -> tuple[in
         The key of the forward hook that selects the output, and the output for the images.
 
     Raises:
-        OptionsError: There is no such output.
+        OptionsError: There is no such output, or it has no row for each image.
     """
     before = set(network._forward_hooks)
     select_output(network, output)
     (key,) = network._forward_hooks.keys() - before
     with torch.no_grad():
-        return key, network(images.clone())
+        found: Tensor = network(images.clone())
+    if found.ndim == 0 or len(found) != len(images):
+        got = "is missing" if output is None else f"got {output}"
+        raise OptionsError(
+            f"output: {got}, and the output has the shape {tuple(found.shape)} for {len(images)} images; allowed: the "
+            "number or name of one with a row for each image"
+        )
+    return key, found
 
 
 def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:

@@ -65,7 +65,7 @@ def labelled_batches(
         if needs_labels and labels and found is None:
             logger.warning(
                 "images: what stands beside the images is left out, and the training has no labels; labels are "
-                "integers, (N,), in pairs (images, labels)"
+                "integers, (N,), in pairs (images, labels), or in dicts under one name such as 'label'"
             )
         needs_labels = False
         yield images.detach().float(), found
@@ -87,7 +87,10 @@ def as_labels(value: Any) -> Any:
 
 
 def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the images of a dict, its only floats of three axes or more, and its labels, if they are clear.
+    """Return the images of a dict, its only floats of three axes or more, and what may be its labels.
+
+    Labels are the entry with one of ``_LABEL_NAMES``, or else the only integers, (N,) or (N, 1). If there is no such
+    entry, or several, None stands for the other entries.
 
     Raises:
         DataError: There are no such images, or several.
@@ -100,11 +103,14 @@ def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
             f"images: got a batch of type {type(batch).__name__} with the entries {entries}; allowed: a dict "
             "with one float tensor (N, C, H, W), or pairs of images and labels"
         )
-    classes = {
-        str(name): tensor for name, tensor in tensors.items() if tensor.ndim == 1 and not tensor.is_floating_point()
-    }
-    named = [classes[name] for name in _LABEL_NAMES if name in classes] or list(classes.values())
-    return (tensors[images[0]], *named) if len(named) == 1 else (tensors[images[0]],)
+    others = {str(name): value for name, value in batch.items() if name != images[0]}
+    classes = [
+        tensor
+        for name, tensor in tensors.items()
+        if not tensor.is_floating_point() and (tensor.ndim == 1 or (tensor.ndim == 2 and tensor.shape[1] == 1))
+    ]
+    found = [others[name] for name in _LABEL_NAMES if name in others] or classes
+    return (tensors[images[0]], *((found if len(found) == 1 else [None]) if others else []))
 
 
 def _items(source: Iterable[Any], stream: RandomStream | None) -> Iterator[Any]:

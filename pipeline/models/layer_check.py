@@ -149,6 +149,8 @@ def _structural_reasons(
             reasons[name] = "another layer has the same weight"
         elif layer.bias is not None and shared[id(layer.bias)] > 1:
             reasons[name] = "another layer has the same bias"
+        elif layer._modules:
+            reasons[name] = "it holds other modules"
         elif not _describes_itself(layer):
             reasons[name] = "its attributes do not describe its weight"
     return reasons

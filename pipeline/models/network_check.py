@@ -17,6 +17,7 @@ from basis.modes import training as training_mode
 from basis.regular import mark_irregular
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import registration
+from pipeline.models.caches import refuse_kept_results
 from pipeline.models.layer_check import mark_layers
 from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import TOLERANCE, logits_of, same_outputs, select_output
@@ -68,9 +69,15 @@ def check_network(
     registration.refuse_global_hooks(model, images)
     duplicate = _own_copy(model, images, name)
     expected = _protected_outputs(model, images, name)
-    if not same_outputs(registration.outputs_of(duplicate, images), expected):
+    others = images.flip(0)[:2]  # not those that the original saw last, whose maps it may keep
+    try:
+        found = registration.outputs_of(duplicate, others), registration.outputs_of(duplicate, images)
+    except Exception as error:  # code of users raises anything
+        raise _copy_error(name, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not same_outputs(found[1], expected) or not same_outputs(found[0], registration.outputs_of(model, others)):
         raise _copy_error(name, "it gives other outputs")
     settle_memory_format(model, images)
+    refuse_kept_results(model, images)
     used = registration.used_parameters(model, images)
     mark_layers(model, images, expected, used, basis, trained=trained)
     _check_rebuilt(model, images, expected, rebuild, name)
@@ -81,9 +88,21 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
     """Make the network return its logits alone, and check their shape."""
     name, modes = type(model).__name__, (False, True) if trained else (False,)
     results = [run_network(model, images, training=training) for training in modes]
-    logits = [logits_of(result, output, name) for result in results]
-    if output is not None or not all(isinstance(result, Tensor) for result in results):
+    plain = [isinstance(result, Tensor) for result in results]
+    logits = [
+        result if alone and not all(plain) else logits_of(result, output, name)
+        for result, alone in zip(results, plain, strict=True)
+    ]
+    if not all(plain):
         select_output(model, output)
+    for result, training in zip(logits, modes, strict=True):
+        if result.ndim == 0 or len(result) != len(images):
+            mode = "training" if training else "evaluation"
+            got = "is missing" if output is None else f"got {output!r}"
+            raise OptionsError(
+                f"--output: {got} for {name}, and the output in {mode} mode has the shape {tuple(result.shape)} for "
+                f"{len(images)} images; allowed: the number or name of an output with a row for each image"
+            )
     if classes is not None and tuple(logits[0].shape) != (len(images), classes):
         kind = DataError if logits[0].ndim == 2 else OptionsError
         raise kind(
@@ -141,7 +160,7 @@ def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
     given, stream = images.clone(), RandomStream(0, images.device)
     before = dict(stream.state)
     with stream.drawn_from(), evaluation_mode(model), torch.no_grad():
-        first: Tensor = model(given)
+        first: Tensor = model(given).detach()  # a forward may enable gradients
     if not torch.equal(given, images):
         model.register_forward_pre_hook(_copied_inputs)
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())

@@ -21,16 +21,17 @@ def select_output(model: nn.Module, output: str | None) -> nn.Module:
     """Make a network return its logits alone, by a forward hook that its copies keep.
 
     Args:
-        model: The network, changed in place. A tensor that it returns is returned as it is.
+        model: The network, changed in place. A tensor that it returns is returned as it is, because training and
+            evaluation may return different structures.
         output: Number of an output, counted from 0, or name of one. None selects the only tensor, the entry ``logits``,
-            or the first output of a tuple or list. Training and evaluation may return different structures.
+            or the first output of a tuple or list.
 
     Returns:
         The network.
     """
 
     def keep_logits(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
-        return logits_of(result, output, type(module).__name__)
+        return result if isinstance(result, Tensor) else logits_of(result, output, type(module).__name__)
 
     model.register_forward_hook(keep_logits)
     return model

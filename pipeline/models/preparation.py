@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
+from torch.optim.swa_utils import AveragedModel
 
 from basis.copying import copy_network, has_graph
 from basis.modes import evaluation_mode
@@ -17,18 +18,22 @@ from basis.regular import has_own_forward
 from basis.swap import replace_modules
 from pipeline.errors import DataError, OptionsError
 
-_WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 # Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
 _OLD_HOOKS: Final = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """Return a network without ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` around any part.
+    """Return a network without wrappers around any part.
+
+    Wrappers are ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` and ``torch.compile``.
 
     Args:
         model: The network; parts of it are replaced in place.
     """
     model = unwrapped(model)
+    for module in model.modules():
+        module._compiled_call_impl = None  # of nn.Module.compile
     replacements: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         inner = _wrapped(module)

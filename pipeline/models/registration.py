@@ -16,7 +16,7 @@ from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
 
-_OWN: Final = frozenset(vars(nn.Module()))
+OWN: Final = frozenset(vars(nn.Module()))
 """Attributes of every module, in which torch registers its parts."""
 
 
@@ -30,7 +30,7 @@ def refuse_unregistered(model: nn.Module) -> None:
     """
     known = {id(parameter) for parameter in model.parameters()}
     for path, module in model.named_modules():
-        for attribute in sorted(vars(module).keys() - _OWN):
+        for attribute in sorted(vars(module).keys() - OWN):
             if not {id(parameter) for parameter in _parameters(vars(module)[attribute])} <= known:
                 where = ".".join(filter(None, (path, attribute)))
                 raise OptionsError(
@@ -81,7 +81,7 @@ def outputs_of(model: nn.Module, images: Tensor, stream: RandomStream | None = N
     """
     with (stream or RandomStream(0, images.device)).drawn_from(), evaluation_mode(model):
         found: Tensor = model(images.clone())
-    return found
+    return found.detach()  # a forward may enable gradients
 
 
 def refuse_foreign(model: nn.Module, images: Tensor) -> None:
@@ -163,8 +163,8 @@ def refuse_unstorable(model: nn.Module) -> None:
     """Check that a file can hold all tensors of a network, and warn of state that it does not hold.
 
     Raises:
-        OptionsError: A parameter is missing in the state dict. A tensor is quantized, sparse or nested. A parameter
-            shares memory with another tensor.
+        OptionsError: A parameter is missing in the state dict. A tensor is quantized, sparse, nested or expanded. A
+            parameter shares memory with another tensor.
     """
     kind = type(model).__name__
     for path, module in model.named_modules():
@@ -193,6 +193,11 @@ def refuse_unstorable(model: nn.Module) -> None:
             raise OptionsError(
                 f"the tensor {name!r} of the network {kind} is {layout}, which no file can hold; allowed: dense "
                 "tensors, as from to_dense()"
+            )
+        if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+            raise OptionsError(
+                f"the tensor {name!r} of the network {kind} is expanded: several of its values are one in memory, so "
+                "no file can be read into it; allowed: values of their own, as from expand(...).clone()"
             )
     refuse_shared_memory(model)
 

@@ -7,6 +7,7 @@ import json
 from typing import Any, Final
 
 import onnx
+import torch
 from onnx import helper, numpy_helper, version_converter
 from torch import nn
 
@@ -74,8 +75,11 @@ def onnx_file(
         materialize: True to write quantized layers as plain float32 weights, for runtimes without INT4.
 
     Raises:
-        OnnxError: ``onnx.checker`` rejects the file.
+        OnnxError: ``onnx.checker`` rejects the file, or onnxruntime has no operators for the type of a parameter.
     """
+    for name, tensor in stored_tensors(network):
+        if tensor.dtype == torch.bfloat16:
+            raise OnnxError(f"the tensor {name!r} is bfloat16, for which onnxruntime has no operators on the CPU")
     layers = {layer.tensor_name: layer for layer in record.layers}
     proto = _copy(traced, OPSET if materialize else opset_needed(record.layers, OPSET))
     floats = dict(stored_tensors(network))

@@ -161,6 +161,15 @@ def test_a_known_network_is_rebuilt_from_its_name_in_the_same_state(tmp_path, na
     assert torch.equal(loaded(x), expected(x))
 
 
+def test_a_file_loads_under_any_default_device(tmp_path):
+    record = record_network(build_model("resnet20", 4), {})
+    identity = Identity("resnet20", 4, IDENTITY.class_names, IDENTITY.mean, IDENTITY.std, (32, 32))
+    write_artifact(record, identity, tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        loaded = load(tmp_path / "a.safetensors", execution="auto")
+    assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cpu"}
+
+
 def test_loading_leaves_the_random_numbers_and_the_collector_alone(tmp_path):
     model = build_model("resnet20", 4)
     identity = Identity("resnet20", 4, IDENTITY.class_names, IDENTITY.mean, IDENTITY.std, (32, 32))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pipeline import compress
@@ -73,6 +74,10 @@ SOURCES = {
     "pairs with tuples": lambda: [(x, tuple(y.tolist())) for x, y in zip(X.split(16), Y.split(16), strict=True)],
     "generator of arrays": lambda: ((x.numpy(), y.numpy()) for x, y in zip(X.split(16), Y.split(16), strict=True)),
     "loader of dicts": lambda: DataLoader(Fields(), 16),
+    "dicts with numbers": lambda: [
+        {"idx": torch.arange(len(x)), "pixel_values": x, "label": y[:, None]}
+        for x, y in zip(X.split(16), Y.split(16), strict=True)
+    ],
     "dicts of arrays": lambda: [{"image": x.numpy(), "path": ["a"] * 16} for x in X.split(16)],
 }
 
@@ -85,6 +90,7 @@ def test_every_source_gives_the_same_images(name):
     labelled = name in (
         *("pair", "list of pairs", "loader", "loader of a stream"),
         *("pair of arrays", "generator of arrays", "loader of dicts", "pair with a list", "pairs with tuples"),
+        "dicts with numbers",
     )
     assert torch.equal(found.labels, Y) if labelled else found.labels is None
     batches = list(found.training.batches(16, device=CPU))
@@ -92,6 +98,21 @@ def test_every_source_gives_the_same_images(name):
         sorted(map(float, X.mean((1, 2, 3))))
     )
     assert all(y.dtype == torch.int64 and len(x) == len(y) == 16 for x, y in batches)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"label": functional.one_hot(Y, 4).float()},
+        {"label": Y, "labels": Y},
+        {"fine_label": Y, "coarse_label": Y // 2},
+        {"class": [str(int(y)) for y in Y]},
+        {"target": Y.float(), "number": torch.arange(len(Y))},
+    ],
+)
+def test_entries_of_a_dict_that_are_no_labels_are_left_out_with_a_warning(entries, caplog):
+    assert read([{"image": X, **entries}]).labels is None
+    assert "left out" in caplog.text
 
 
 def test_a_data_set_is_shuffled_in_batches():

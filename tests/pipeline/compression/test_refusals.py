@@ -72,6 +72,8 @@ class Odd(nn.Module):
             x.add_(1)
         if self.kind == "detached":
             return self.conv(x).detach()
+        if self.kind == "scalar":
+            return self.conv(x).mean(), self.conv(x)
         return nn.functional.conv2d(x, self.conv.weight) if self.kind == "functional" else self.conv(x)
 
 
@@ -151,6 +153,7 @@ NETWORKS = [
     ),
     (lambda: Odd("two inputs"), {"config": "2"}, "TypeError.*one batch of images"),
     (lambda: seeded(Named), {"epochs": 1, "output": "probabilities"}, "output: got 'probabilities'.*logits, features"),
+    (lambda: Odd("scalar"), {"epochs": 1, "config": "2"}, r"output: is missing.*\(\) for"),
     (patched, {}, "it does not register"),
     (lambda: nn.Sequential(seeded(), nn.BatchNorm1d(4)), {"epochs": 1, "batch_size": 1, "config": 2}, "one image"),
     (
@@ -225,6 +228,12 @@ def test_another_network_or_a_damaged_file_is_refused(saved):
     saved.write_bytes(content)
     with pytest.raises(DataError, match="checksum"):
         load(saved, network=Net)
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compress(seeded(), X, config="3,2,2").save("~/net.safetensors") == tmp_path / "net.safetensors"
+    assert (tmp_path / "net.safetensors").is_file()
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):

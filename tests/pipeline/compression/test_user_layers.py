@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from pipeline import compress, load
 from pipeline.errors import OptionsError
@@ -153,7 +154,50 @@ class CachesWithoutState(Net):
         return state
 
 
+class Observed(Net):
+    """A layer holds an observer, as of torch.ao."""
+
+    def __init__(self):
+        super().__init__()
+        self.two.add_module("observer", nn.BatchNorm1d(1))
+
+
+class EnablesGradients(Net):
+    def forward(self, x):
+        with torch.enable_grad():
+            return super().forward(x)
+
+
+class CompiledInPlace(Net):
+    def __init__(self):
+        super().__init__()
+        self.two.compile(backend="eager")
+
+
+class SmallerInTraining(Net):
+    """Its maps in training are half as high, and every second pass leaves a stage out."""
+
+    passes = 0
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        self.passes += 1
+        x = x[:, :, ::2]
+        if self.passes % 2:
+            return self.fc(torch.zeros(len(x), self.fc.in_features) + x.mean((1, 2, 3))[:, None])
+        return super().forward(x)
+
+
+def extractor():
+    return create_feature_extractor(Net(), {"fc": "logits"})
+
+
 ACCEPTED = [
+    (Observed, ["two"]),
+    (EnablesGradients, []),
+    (CompiledInPlace, []),
+    (extractor, []),
     (FunctionalCall, ["fc"]),
     (SwappedMemory, ["two"]),
     (WeightProperty, ["two"]),
@@ -168,13 +212,14 @@ ACCEPTED = [
     (MakesParameter, []),
     (BufferWeight, ["fc"]),
 ]
-COMPRESSED = (PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter)
+COMPRESSED = (PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter, extractor)
 
 
 def logits(network):
     network.eval()  # which returns None for one of them
     with torch.no_grad():
-        return network(IMAGES)
+        found = network(IMAGES)
+        return found["logits"] if isinstance(found, dict) else found
 
 
 @pytest.mark.parametrize(("make", "kept"), ACCEPTED, ids=[make.__name__ for make, _ in ACCEPTED])
@@ -192,7 +237,7 @@ def test_full_order_at_8_bits_is_the_network_and_reloads(tmp_path, make, kept):
     assert make is not BufferWeight or result.size < 1800, "its weight is rounded"
 
 
-@pytest.mark.parametrize("make", [ReadsWeights, TrainReturnsNothing, AuxiliaryHead])
+@pytest.mark.parametrize("make", [ReadsWeights, TrainReturnsNothing, AuxiliaryHead, SmallerInTraining])
 @pytest.mark.parametrize("how", [{"config": 2}, {"target_mb": 0.0011}], ids=["epochs", "target"])
 def test_they_are_trained(make, how):
     result = compress(make(), IMAGES, **how, epochs=1, batch_size=16)

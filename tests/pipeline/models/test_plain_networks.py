@@ -62,6 +62,55 @@ def test_a_plain_network_passes_unmarked_and_unchanged(make):
         assert torch.equal(model.state_dict()[name], value)
 
 
+class Remembering(Base):
+    """Keeps constants, an optional mask, and maps of the last pass, none of which stands for a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor, self.mask, self.last = torch.tensor(2.0), torch.full((4, 1, 1), 0.5), []
+
+    def features(self, x):
+        x = self.factor * super().features(x)
+        x = x if self.mask is None else x * self.mask
+        self.last = [x]
+        return x
+
+
+class OtherOutputsInTraining(Base):
+    """Training returns a dict without an entry that is taken by default."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return {"main": logits, "aux": 2 * logits} if self.training else logits
+
+
+class Gradients(Base):
+    """Enables gradients in its forward, as networks do that use the gradient of their input."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            return super().forward(x)
+
+
+class Compiled(Base):
+    """Is compiled in place, as by ``nn.Module.compile``."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1.compile(backend="eager")
+
+
+@pytest.mark.parametrize("make", [Remembering, Gradients, Compiled])
+def test_no_layer_is_kept(make):
+    assert kept(check(make)) == {}
+
+
+def test_an_output_is_chosen_where_only_one_mode_has_several():
+    network = check(OtherOutputsInTraining, output="main").train()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, 12, 12)).shape == (2, 4)
+
+
 def test_a_network_that_mixes_the_images_of_a_batch_is_named(caplog):
     class BatchStatistics(Base):
         def __init__(self):

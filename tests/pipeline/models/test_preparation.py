@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import (
@@ -36,6 +37,11 @@ def names(model):
 def test_wrappers_around_the_network_are_removed(wrap):
     network = tiny_network()
     assert without_wrappers(wrap(network)) is network
+
+
+def test_averaged_weights_are_those_of_the_network():
+    network = tiny_network()
+    assert without_wrappers(AveragedModel(network, use_buffers=True)).state_dict().keys() == network.state_dict().keys()
 
 
 def test_wrappers_inside_the_network_are_removed():

@@ -145,9 +145,50 @@ class TrainingOnly(Base):
         return super().forward(x)
 
 
+class Prototypes(Base):
+    """Normalizes the weight of the classifier once, and again after it was trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    def forward(self, x):
+        if self.training or not self.kept:
+            self.kept = {"directions": functional.normalize(self.fc.weight.detach(), dim=1)}
+        return functional.linear(self.features(x).mean((2, 3)), self.kept["directions"])
+
+
+class Expanded(Base):
+    def __init__(self):
+        super().__init__()
+        self.conv2.weight = nn.Parameter(torch.randn(1, 4, 3, 3).expand(4, 4, 3, 3))
+
+
+class ClosureHook(Base):
+    """Keeps maps by a hook that its copies share."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = {}
+        self.conv1.register_forward_hook(lambda module, inputs, output: self.maps.update(last=output))
+
+    def features(self, x):
+        return super().features(x) + self.maps["last"]
+
+
+class ScalarFirst(Base):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits.square().mean(), logits
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (Prototypes, "'kept'.*from its parameters"),
+        (Expanded, r"'conv2\.weight'.*expanded"),
+        (ClosureHook, "a copy"),
+        (ScalarFirst, r"--output.*\(\).*row for each image"),
         (RandomEval, "RandomEval is not deterministic"),
         (PlainList, "'more'.*ModuleList"),
         (ChangingAttribute, "built again"),

@@ -1,0 +1,68 @@
+"""Find tensors that a network computes from its parameters once and keeps."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pipeline.errors import OptionsError
+from pipeline.models.outputs import same_outputs
+from pipeline.models.preparation import plain_copy
+from pipeline.models.registration import OWN, outputs_of
+
+
+@torch.no_grad()
+def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
+    """Check that the outputs of a network follow its parameters.
+
+    A forward may keep what it computes from a weight, such as normalized prototypes, in a plain attribute, and use it
+    again in later passes. The compressed network would then compute with the original's weights. In a copy with other
+    parameters, each attribute with tensors is emptied. If the forward fills it again, and the outputs are others, it
+    stood for the old parameters.
+
+    Args:
+        model: The network, which has run in evaluation mode.
+        images: Some images, on its device.
+
+    Raises:
+        OptionsError: An attribute keeps such a result; the message names it.
+    """
+    trial = plain_copy(model)
+    kept = [
+        (path, module, attribute)
+        for path, module in trial.named_modules()
+        for attribute in sorted(vars(module).keys() - OWN)
+        if _holds_tensors(vars(module)[attribute])
+    ]
+    if not kept:
+        return
+    generator = torch.Generator().manual_seed(0)
+    for parameter in trial.parameters():
+        if parameter.is_floating_point():
+            parameter.mul_((0.5 + torch.rand(parameter.shape, generator=generator)).to(parameter))
+    expected = outputs_of(trial, images)
+    for path, module, attribute in kept:
+        if not _same_without(trial, module, attribute, images, expected):
+            where = ".".join(filter(None, (path, attribute)))
+            raise OptionsError(
+                f"the network {type(model).__name__} keeps in {where!r} what it computes from its parameters, and uses "
+                "it again when they have changed; allowed: a forward in evaluation mode that computes it in each pass"
+            )
+
+
+def _same_without(trial: nn.Module, module: nn.Module, attribute: str, images: Tensor, expected: Tensor) -> bool:
+    """Return False if a forward fills the emptied attribute again and gives other outputs."""
+    value = vars(module)[attribute]
+    for empty in (None, *([type(value)()] if type(value) in (dict, list) else [])):
+        vars(module)[attribute] = empty
+        try:
+            found = outputs_of(trial, images)
+        except Exception:  # a constant of the forward, which code of users needs
+            continue
+        finally:
+            filled, vars(module)[attribute] = vars(module)[attribute], value
+        return not _holds_tensors(filled) or same_outputs(found, expected)
+    return True
+
+
+def _holds_tensors(value: object) -> bool:
+    return any(isinstance(leaf, Tensor | nn.Module) for leaf in tree_leaves(value))
