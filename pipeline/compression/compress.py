@@ -15,7 +15,7 @@ from pipeline.artifact.record import NetworkRecord, build_network, record_networ
 from pipeline.artifact.summary import account
 from pipeline.compression.images import Images, read_images
 from pipeline.compression.network import check, device_of, identity_of, private_copy, returns_tensor, selected
-from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured
+from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured, measured_or_none
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
@@ -145,7 +145,7 @@ def compress(
             layer_figures(work.plan, found.record, sizes, *errors, target=bool(settings.variant.targets)),
             len(content),
             len(serialize(_float_record(original), work.identity)),
-            measured(metric, result),
+            measured_or_none(metric, result),
             baseline_metric,
             found.training_undone,
             found.target_met,

@@ -1,5 +1,6 @@
 """The result of a compression in memory: the network, its figures and its file."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipeline.options.values import expanded
 from pipeline.stages.layers import kept_part
 from pipeline.stages.quantize import kept_terms
 from reports.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 Metric: TypeAlias = Callable[[nn.Module], Any]
 """A function of a network that returns a number."""
@@ -60,7 +63,7 @@ class CompressionResult:
         layers: The figures of every convolution and linear layer, in the order of the network.
         size: Size of the file that ``save`` writes, in bytes. A file without rounding holds plain filters.
         baseline_size: Size of the same file of the original network in float32, in bytes.
-        metric: The caller's metric of the compressed network; None without a metric.
+        metric: The caller's metric of the compressed network; None without a metric, or if it failed.
         baseline_metric: The caller's metric of the original network; None without a metric.
         training_undone: True if training was rolled back because the held-out loss did not fall enough.
         target_met: False if no rounding was found whose file has 97 % to 100 % of ``target_mb``; the nearest is used.
@@ -148,3 +151,12 @@ def measured(metric: Metric | None, network: nn.Module) -> float | None:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last for a tensor of several values
         raise OptionsError(f"metric: returned a {type(value).__name__}; allowed: one number") from None
+
+
+def measured_or_none(metric: Metric | None, network: nn.Module) -> float | None:
+    """Return the metric of a compressed network; None, with a warning, if it fails, so that no work is lost."""
+    try:
+        return measured(metric, network)
+    except Exception as error:  # code of users raises anything
+        logger.warning("metric: failed for the compressed network: %s: %s", type(error).__name__, error)
+        return None

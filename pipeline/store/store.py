@@ -64,7 +64,7 @@ class Store:
         fresh: Compute every result once more and replace stored ones.
         lock_timeout: Seconds to wait for a result that another run computes.
         processes: The ranks of the run; all of them call ``once`` with the same stages in the same order.
-        stages: The finished stages, in order.
+        stages: The finished stages, in order, each once.
     """
 
     folder: Path
@@ -105,7 +105,8 @@ class Store:
                 entry = self.find(stage.key)
                 if entry is None:
                     entry, cached = self._compute(stage, compute), False
-        self.stages.append(StageRecord(stage.name, stage.key, cached, entry.seconds, entry.peak_memory_mb or None))
+        if all(record.key != stage.key for record in self.stages):  # a run may need a result again
+            self.stages.append(StageRecord(stage.name, stage.key, cached, entry.seconds, entry.peak_memory_mb or None))
         return entry, cached
 
     def find(self, key: str) -> Entry | None:

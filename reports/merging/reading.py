@@ -57,7 +57,7 @@ def read_report(place: Path) -> Report:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"report: {place} has no {FILE}; allowed: the output folder of a finished run") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"report: {file} cannot be read: {error}; allowed: the {FILE} of a finished run") from None
     _check(content, file)
     try:

@@ -133,6 +133,14 @@ def test_the_metric_is_the_callers_function_of_both_networks():
     assert all(other is not network and not other.training for other in seen[:2])
 
 
+def test_a_metric_that_fails_for_the_compressed_network_loses_no_work(caplog):
+    values = iter([1.0])
+    result = compress(seeded(), X, config=2, bits=3, metric=lambda network: next(values))
+    assert (result.baseline_metric, result.metric) == (1.0, None)
+    assert result.content == compress(seeded(), X, config=2, bits=3).content
+    assert "StopIteration" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("config", "orders"),
     [("3,2,2", [3, 2, 2]), ([4, 3, 1], [4, 3, 1]), (4, [4, 3, 3]), (1, [1, 1, 1]), ("DENSE", [None] * 3)],

@@ -35,7 +35,7 @@ def test_a_stage_runs_once(tmp_path):
     assert cached == (False, True, True)
     assert make.calls == 1
     assert [float(entry.tensors["x"]) for entry in entries] == [1.0] * 3
-    assert [stage.cached for stage in first.stages + second.stages] == [False, True, True]
+    assert [stage.cached for stage in first.stages + second.stages] == [False, True], "each once in a run"
     assert second.stages == [StageRecord("a stage", STEP.key, True, entries[0].seconds, entries[0].peak_memory_mb)]
 
 

@@ -32,7 +32,7 @@ def test_a_folder_without_a_report_is_named(tmp_path) -> None:
         read_report(tmp_path)
 
 
-@pytest.mark.parametrize("damaged", [b'{"schema_version": 1, "rows": [', b"\xff\xfe", b""])
+@pytest.mark.parametrize("damaged", [b'{"schema_version": 1, "rows": [', b"\xff\xfe", b"", b"[" * 10**5])
 def test_a_damaged_report_is_named(folder, damaged) -> None:
     (folder / "report.json").write_bytes(damaged)
     with pytest.raises(ReportError, match=rf"{folder}/report\.json.* read.*allowed"):
