@@ -33,7 +33,8 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     """
     model = unwrapped(model)
     for module in model.modules():
-        module._compiled_call_impl = None  # of nn.Module.compile
+        if module._compiled_call_impl is not None:  # of nn.Module.compile
+            module._compiled_call_impl = None
     replacements: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         inner = _wrapped(module)
