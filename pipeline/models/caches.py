@@ -26,15 +26,15 @@ def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
     Raises:
         OptionsError: An attribute keeps such a result; the message names it.
     """
-    trial = plain_copy(model)
     kept = [
-        (path, module, attribute)
-        for path, module in trial.named_modules()
+        (path, attribute)
+        for path, module in model.named_modules()
         for attribute in sorted(vars(module).keys() - OWN)
         if _holds_tensors(vars(module)[attribute])
     ]
     if not kept:
         return
+    trial = plain_copy(model)
     generator = torch.Generator().manual_seed(0)
     for parameter in trial.parameters():
         if parameter.is_floating_point():
@@ -43,8 +43,8 @@ def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
         expected = outputs_of(trial, images)
     except Exception:  # code of users may refuse such parameters
         return
-    for path, module, attribute in kept:
-        if not _same_without(trial, module, attribute, images, expected):
+    for path, attribute in kept:
+        if not _same_without(trial, trial.get_submodule(path), attribute, images, expected):
             where = ".".join(filter(None, (path, attribute)))
             raise OptionsError(
                 f"the network {type(model).__name__} keeps in {where!r} what it computes from its parameters, and uses "

@@ -194,7 +194,8 @@ def refuse_unstorable(model: nn.Module) -> None:
                 f"the tensor {name!r} of the network {kind} is {layout}, which no file can hold; allowed: dense "
                 "tensors, as from to_dense()"
             )
-        if any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+        expanded = any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if expanded and name in in_state:
             raise OptionsError(
                 f"the tensor {name!r} of the network {kind} is expanded: several of its values are one in memory, so "
                 "no file can be read into it; allowed: values of their own, as from expand(...).clone()"

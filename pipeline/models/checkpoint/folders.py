@@ -36,7 +36,7 @@ def shards_of(index: Path) -> list[Path]:
         names = sorted(set(content["weight_map"].values()))
         if not names or any(Path(name).name != name for name in names):
             raise ValueError
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise DataError(
             f"the checkpoint {index} is damaged: an index must map names of tensors to files beside it, as weight_map"
         ) from None
