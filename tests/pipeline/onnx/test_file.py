@@ -124,3 +124,10 @@ def test_a_real_size_is_within_a_tenth_of_its_bits():
     network = build_network(record, build_model("resnet20", 10))
     size = len(onnx_file(trace(network, (32, 32)), record, network, {}))
     assert size <= 1.1 * sum(layer.values.integers.numel() for layer in record.layers) / 2 + 40_000
+
+
+def test_a_tensor_in_bfloat16_has_no_file(traced):
+    record, network = compressed()
+    network.register_buffer("table", torch.ones(2, dtype=torch.bfloat16))
+    with pytest.raises(OnnxError, match="'table' is bfloat16"):
+        onnx_file(traced, record, network, {})
