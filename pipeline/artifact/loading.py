@@ -64,8 +64,8 @@ def load(
     if network is not None:
         network = built(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
-    with torch.device("cpu"):
-        images = torch.zeros(1, identity.channels, *identity.image_size) if sample is None else sample
+    shape = (1, identity.channels, *identity.image_size)
+    images = torch.zeros(shape, device="cpu") if sample is None else sample
     return with_execution(loaded, record, execution, images)
 
 

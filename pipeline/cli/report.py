@@ -103,7 +103,7 @@ def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]"
         there = read_report(folder)
     except ReportError:
         return
-    own = any(_is_folder_of(folder, place) for place in [*places, *(folder / run for run in runs)])
+    own = any(_is_folder_of(folder, folder / run) for run in runs)
     again = not own and any(_without_out(run.run) == _without_out(there.run) for run in runs.values())
     if there.sources is None and not again:
         raise OptionsError(

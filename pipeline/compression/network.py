@@ -14,7 +14,7 @@ from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network, run_network
-from pipeline.models.outputs import select_output, tensors_of
+from pipeline.models.outputs import check_rows, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
     fold_parametrizations,
@@ -140,12 +140,7 @@ def selected(network: nn.Module, images: Tensor, output: str | None) -> tuple[in
     (key,) = network._forward_hooks.keys() - before
     with torch.no_grad():
         found: Tensor = network(images.clone())
-    if found.ndim == 0 or len(found) != len(images):
-        got = "is missing" if output is None else f"got {output}"
-        raise OptionsError(
-            f"output: {got}, and the output has the shape {tuple(found.shape)} for {len(images)} images; allowed: the "
-            "number or name of one with a row for each image"
-        )
+    check_rows(found, len(images), output, type(network).__name__)
     return key, found
 
 

@@ -5,7 +5,8 @@ network is an error.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from pipeline.models import registration
 from pipeline.models.caches import refuse_kept_results
 from pipeline.models.layer_check import mark_layers
 from pipeline.models.memory_format import settle_memory_format
-from pipeline.models.outputs import TOLERANCE, logits_of, same_outputs, select_output
+from pipeline.models.outputs import TOLERANCE, check_rows, logits_of, same_outputs, select_output
 from pipeline.models.preparation import plain_copy
 from pipeline.runtime.randomness import RandomStream
 
@@ -70,10 +71,8 @@ def check_network(
     duplicate = _own_copy(model, images, name)
     expected = _protected_outputs(model, images, name)
     others = images.flip(0)[:2]  # not those that the original saw last, whose maps it may keep
-    try:
+    with _describing_copies(name):
         found = registration.outputs_of(duplicate, others), registration.outputs_of(duplicate, images)
-    except Exception as error:  # code of users raises anything
-        raise _copy_error(name, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if not same_outputs(found[1], expected) or not same_outputs(found[0], registration.outputs_of(model, others)):
         raise _copy_error(name, "it gives other outputs")
     settle_memory_format(model, images)
@@ -95,14 +94,8 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
     ]
     if not all(plain):
         select_output(model, output)
-    for result, training in zip(logits, modes, strict=True):
-        if result.ndim == 0 or len(result) != len(images):
-            mode = "training" if training else "evaluation"
-            got = "is missing" if output is None else f"got {output!r}"
-            raise OptionsError(
-                f"--output: {got} for {name}, and the output in {mode} mode has the shape {tuple(result.shape)} for "
-                f"{len(images)} images; allowed: the number or name of an output with a row for each image"
-            )
+    for result in logits:
+        check_rows(result, len(images), output, name)
     if classes is not None and tuple(logits[0].shape) != (len(images), classes):
         kind = DataError if logits[0].ndim == 2 else OptionsError
         raise kind(
@@ -196,13 +189,20 @@ def _own_copy(model: nn.Module, images: Tensor, name: str) -> nn.Module:
         OptionsError: It does not.
     """
     duplicate = plain_copy(model)
-    try:
+    with _describing_copies(name):
         registration.refuse_foreign(duplicate, images)
+    return duplicate
+
+
+@contextmanager
+def _describing_copies(name: str) -> Generator[None]:
+    """Describe errors of a copy of a network."""
+    try:
+        yield
     except CompressionError:
         raise
     except Exception as error:  # code of users raises anything
         raise _copy_error(name, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-    return duplicate
 
 
 def _copy_error(name: str, reason: str) -> OptionsError:

@@ -62,6 +62,26 @@ def logits_of(result: Any, output: str | None, model_name: str) -> Tensor:
     return tensor
 
 
+def check_rows(logits: Tensor, count: int, output: str | None, model_name: str) -> None:
+    """Check that a selected output has a row for each image.
+
+    Args:
+        logits: The output.
+        count: Number of images.
+        output: See ``select_output``.
+        model_name: Name of the network in messages.
+
+    Raises:
+        OptionsError: It has none, or another number of rows.
+    """
+    if logits.ndim == 0 or len(logits) != count:
+        got = "is missing" if output is None else f"got {output!r}"
+        raise OptionsError(
+            f"--output: {got} for {model_name}, and the output has the shape {tuple(logits.shape)} for {count} images; "
+            "allowed: the number or name of an output with a row for each image"
+        )
+
+
 def tensors_of(result: Any) -> list[Tensor]:
     """Return all tensors of a network's result, in order."""
     if isinstance(result, Tensor):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pipeline import compress
@@ -98,21 +97,6 @@ def test_every_source_gives_the_same_images(name):
         sorted(map(float, X.mean((1, 2, 3))))
     )
     assert all(y.dtype == torch.int64 and len(x) == len(y) == 16 for x, y in batches)
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        {"label": functional.one_hot(Y, 4).float()},
-        {"label": Y, "labels": Y},
-        {"fine_label": Y, "coarse_label": Y // 2},
-        {"class": [str(int(y)) for y in Y]},
-        {"target": Y.float(), "number": torch.arange(len(Y))},
-    ],
-)
-def test_entries_of_a_dict_that_are_no_labels_are_left_out_with_a_warning(entries, caplog):
-    assert read([{"image": X, **entries}]).labels is None
-    assert "left out" in caplog.text
 
 
 def test_a_data_set_is_shuffled_in_batches():
@@ -220,16 +204,6 @@ def test_other_sources_are_refused_in_a_sentence(source, words):
     assert "\n" not in str(caught.value)
 
 
-def test_labels_outside_the_classes_are_refused_before_training():
-    with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
-        compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
-
-
-def test_another_number_of_labels_than_images_is_refused():
-    with pytest.raises(DataError, match="10 labels for 48 images"):
-        compress(seeded(), (images(), torch.zeros(10, dtype=torch.int64)), config="3,2,2", bits=4)
-
-
 @pytest.mark.parametrize("sizes", [[8, 8, 1], [8, 1, 8]])
 def test_a_batch_of_one_image_is_left_out_of_training(sizes):
     network = nn.Sequential(seeded(), nn.BatchNorm1d(4)).eval()
@@ -250,21 +224,6 @@ def test_a_source_may_use_its_memory_again():
 
     batches = read(Reusing()).training.batches(8, device=CPU)
     assert [float(images.mean()) for images, _ in batches] == [0, 1]
-
-
-def test_labels_that_come_and_go_are_refused():
-    class Some:
-        passes = 0
-
-        def __iter__(self):
-            self.passes += 1
-            return iter([(X, Y)] if self.passes < 2 else [X])
-
-        def __len__(self):
-            return 1
-
-    with pytest.raises(DataError, match="without labels"):
-        compress(seeded(), Some(), config="3,2,2", epochs=1)
 
 
 class Endless(IterableDataset):
@@ -288,27 +247,10 @@ def test_a_source_without_a_length_is_counted_up_to_a_limit(monkeypatch):
     assert len(read_images(Unknown(), count=8, seed=0, batch_size=8, train=True).training) == 16
 
 
-@pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: DataLoader(TensorDataset(x, y), batch_size=8)])
-def test_a_label_that_is_no_class_is_refused_behind_the_calibration_images_too(wrap):
-    labels = Y.clone()
-    labels[-1] = 9
-    with pytest.raises(DataError, match=r"labels from \d to 9 .* 4 classes"):
-        compress(seeded(), wrap(X, labels), config="3,2,2", epochs=1, calibration_size=16, batch_size=8)
-
-
 def test_a_later_batch_of_other_channels_or_values_is_refused():
     for other, words in ((torch.randn(8, 3, *X.shape[2:]), "shapes"), (X[:8] * torch.nan, "finite")):
         with pytest.raises(DataError, match=words):
             compress(seeded(), [X[:8], X[8:16], other], config="3,2,2", epochs=1, calibration_size=16)
-
-
-@pytest.mark.parametrize("labels", [Y.float(), nn.functional.one_hot(Y)], ids=["floats", "one-hot"])
-def test_labels_that_are_left_out_are_said(labels, caplog):
-    read_images((X, labels), count=8, seed=0, batch_size=8, train=True)
-    assert "left out" in caplog.text
-    caplog.clear()
-    read_images((X, labels), count=8, seed=0, batch_size=8, train=False)
-    assert caplog.text == ""
 
 
 def test_every_image_of_a_tensor_is_looked_at_before_training():

@@ -1,8 +1,4 @@
-"""Layers as users change them: the compressed network is near theirs and loads, or it is refused before any work."""
-
-import collections
-import types
-from functools import partial
+"""Layers as users change them: the compressed network is near theirs and loads."""
 
 import pytest
 import torch
@@ -12,24 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from pipeline import compress, load
 from pipeline.errors import OptionsError
-
-IMAGES = functional.avg_pool2d(torch.randn(64, 3, 14, 14, generator=torch.Generator().manual_seed(1)), 3, stride=1) * 3
-
-
-class Net(nn.Module):
-    """Two convolutions and a classifier; subclasses change one thing."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.fc = nn.Linear(8, 4)
-
-    def features(self, x):
-        return self.two(self.conv(x).relu()).relu().mean((2, 3))
-
-    def forward(self, x):
-        return self.fc(self.features(x))
+from tests.pipeline.compression.two_convolutions import IMAGES, Net
 
 
 class FunctionalCall(Net):
@@ -141,19 +120,6 @@ class AuxiliaryHead(Net):
         return (self.fc(found), self.aux(found)) if self.training else self.fc(found)
 
 
-class CachesWithoutState(Net):
-    """A copy of a copy fails."""
-
-    def __init__(self):
-        super().__init__()
-        self.cache = {"scale": 2.0}
-
-    def __getstate__(self):
-        state = self.__dict__.copy()
-        state.pop("cache")
-        return state
-
-
 class Observed(Net):
     """A layer holds an observer, as of torch.ao."""
 
@@ -212,7 +178,10 @@ ACCEPTED = [
     (MakesParameter, []),
     (BufferWeight, ["fc"]),
 ]
-COMPRESSED = (PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter, extractor)
+COMPRESSED = (
+    *(PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter),
+    *(EnablesGradients, CompiledInPlace, extractor),
+)
 
 
 def logits(network):
@@ -254,81 +223,3 @@ def test_they_are_not_trained_through_the_rounding():
     assert compress(FunctionalCall(), IMAGES, config=2, epochs=1, batch_size=16).layers
     with pytest.raises(OptionsError, match=r"'fc'.*through the rounding"):
         compress(FunctionalCall(), IMAGES, target_mb=0.0014, epochs=1)
-
-
-class SharesMemory(Net):
-    def __init__(self):
-        super().__init__()
-        self.three = nn.Conv2d(8, 8, 3, padding=1)
-        self.three.weight.data = self.two.weight.data
-
-    def features(self, x):
-        return self.three(super().features(x)[:, :, None, None]).mean((2, 3))
-
-
-class HidesLayer(Net):
-    def __init__(self, hide):
-        super().__init__()
-        self.hidden = hide(nn.Conv2d(8, 8, 3, padding=1))
-
-    def features(self, x):
-        hidden = self.hidden.conv if isinstance(self.hidden, types.SimpleNamespace) else self.hidden
-        hidden = hidden[0] if isinstance(hidden, collections.deque) else hidden
-        return hidden(self.conv(x).relu()).mean((2, 3))
-
-
-class OneImageAtATime(Net):
-    def forward(self, x):
-        return torch.cat([super(OneImageAtATime, self).forward(image[None]) for image in x])
-
-
-class CopiesItselfAsItself(nn.Sequential):
-    def __deepcopy__(self, memo):
-        return self
-
-
-class NotCopied(Net):
-    def __init__(self):
-        super().__init__()
-        self.two = CopiesItselfAsItself(nn.Conv2d(8, 8, 3, padding=1))
-
-
-class OddParameters(Net):
-    def parameters(self, recurse=True):
-        return [{"params": list(super().parameters()), "lr": 0.1}]
-
-
-def dynamic():
-    return torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear}, dtype=torch.qint8)
-
-
-def exported():
-    return torch.export.export(Net().eval(), (IMAGES[:2],)).module()
-
-
-def closure(layer):
-    return lambda x: layer(x)
-
-
-REFUSED = [
-    (SharesMemory, "memory"),
-    (partial(HidesLayer, lambda layer: types.SimpleNamespace(conv=layer)), "does not register"),
-    (partial(HidesLayer, lambda layer: collections.deque([layer])), "does not register"),
-    (partial(HidesLayer, closure), "does not register"),
-    (OneImageAtATime, "one image at a time"),
-    (NotCopied, "two.*__deepcopy__"),
-    (OddParameters, r"parameters\(\)"),
-    (dynamic, "quantized"),
-    (exported, "export"),
-    (CachesWithoutState, "copied"),
-]
-
-
-@pytest.mark.filterwarnings("ignore")  # of torch.ao
-@pytest.mark.parametrize(("make", "words"), REFUSED, ids=[words for _, words in REFUSED])
-def test_what_no_file_can_hold_is_refused(make, words):
-    network = make()
-    before = sorted(network.state_dict())
-    with pytest.raises(OptionsError, match=words):
-        compress(network, IMAGES, config=2, bits=4, epochs=1)
-    assert sorted(network.state_dict()) == before

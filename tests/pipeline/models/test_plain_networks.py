@@ -85,25 +85,8 @@ class OtherOutputsInTraining(Base):
         return {"main": logits, "aux": 2 * logits} if self.training else logits
 
 
-class Gradients(Base):
-    """Enables gradients in its forward, as networks do that use the gradient of their input."""
-
-    def forward(self, x):
-        with torch.enable_grad():
-            return super().forward(x)
-
-
-class Compiled(Base):
-    """Is compiled in place, as by ``nn.Module.compile``."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1.compile(backend="eager")
-
-
-@pytest.mark.parametrize("make", [Remembering, Gradients, Compiled])
-def test_no_layer_is_kept(make):
-    assert kept(check(make)) == {}
+def test_no_layer_is_kept_for_what_stands_for_no_parameter():
+    assert kept(check(Remembering)) == {}
 
 
 def test_an_output_is_chosen_where_only_one_mode_has_several():

@@ -1,0 +1,71 @@
+"""The caller's labels: they are classes of the network, or they are refused or left out with a warning."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline import compress
+from pipeline.compression.images import read_images
+from pipeline.errors import DataError
+from tests.pipeline.compression.networks import images, labels_of, seeded
+
+X = images()
+Y = labels_of(X)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"label": functional.one_hot(Y, 4).float()},
+        {"label": Y, "labels": Y},
+        {"fine_label": Y, "coarse_label": Y // 2},
+        {"class": [str(int(y)) for y in Y]},
+        {"target": Y.float(), "number": torch.arange(len(Y))},
+    ],
+)
+def test_entries_of_a_dict_that_are_no_labels_are_left_out_with_a_warning(entries, caplog):
+    assert read_images([{"image": X, **entries}], count=48, seed=0, batch_size=16, train=True).labels is None
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [Y.float(), functional.one_hot(Y)], ids=["floats", "one-hot"])
+def test_labels_that_are_left_out_are_said(labels, caplog):
+    read_images((X, labels), count=8, seed=0, batch_size=8, train=True)
+    assert "left out" in caplog.text
+    caplog.clear()
+    read_images((X, labels), count=8, seed=0, batch_size=8, train=False)
+    assert caplog.text == ""
+
+
+def test_labels_outside_the_classes_are_refused_before_training():
+    with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
+        compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
+
+
+@pytest.mark.parametrize("wrap", [lambda x, y: (x, y), lambda x, y: DataLoader(TensorDataset(x, y), batch_size=8)])
+def test_a_label_that_is_no_class_is_refused_behind_the_calibration_images_too(wrap):
+    labels = Y.clone()
+    labels[-1] = 9
+    with pytest.raises(DataError, match=r"labels from \d to 9 .* 4 classes"):
+        compress(seeded(), wrap(X, labels), config="3,2,2", epochs=1, calibration_size=16, batch_size=8)
+
+
+def test_another_number_of_labels_than_images_is_refused():
+    with pytest.raises(DataError, match="10 labels for 48 images"):
+        compress(seeded(), (images(), torch.zeros(10, dtype=torch.int64)), config="3,2,2", bits=4)
+
+
+def test_labels_that_come_and_go_are_refused():
+    class Some:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([(X, Y)] if self.passes < 2 else [X])
+
+        def __len__(self):
+            return 1
+
+    with pytest.raises(DataError, match="without labels"):
+        compress(seeded(), Some(), config="3,2,2", epochs=1)
