@@ -15,6 +15,7 @@ from pipeline.runtime.imports import import_libraries
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from pipeline.data.dataset import Dataset
     from pipeline.stages.evaluate import Evaluation
@@ -66,7 +67,9 @@ def _execute(
         require_builder(header)
     kinds = [(header.image_size, header.classes) for header in headers]
     read = {
-        (size, classes): load_dataset(source, limit_test=limit, workers=workers, image_size=size, classes=classes)
+        (size, classes): load_dataset(
+            source, limit_test=limit, workers=workers, image_size=size, classes=classes, test_only=True
+        )
         for size, classes in set(kinds)
     }
     place = make_accelerator(device).device
@@ -103,11 +106,21 @@ def _evaluated(file: Path, data: "Dataset", device: "torch.device", allow_import
             f"evaluate: {file} has {header.classes} classes, but the data has {data.classes}; allowed: data of the "
             "classes that the network was trained on"
         )
-    if class_names(header)[: data.classes] != data.class_names:
-        logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
     normalization = Normalization(header.mean, header.std)
     check_channels(data, normalization.channels, header.model)
     network = select_output(load(file, allow_import=allow_import), header.output)
     check_forward(network, header.classes, data.image_size, normalization.channels)
+    _match_classes(network, class_names(header), data.class_names, file)
     settle_memory_format(network, torch.zeros(2, normalization.channels, *data.image_size))
     return evaluate(network, data.test.normalized(normalization), device=device)
+
+
+def _match_classes(network: "nn.Module", own: tuple[str, ...], wanted: tuple[str, ...], file: Path) -> None:
+    """Put a network's outputs in the order of the data's classes, which may be some of its own, by a forward hook."""
+    if own[: len(wanted)] == wanted:
+        return
+    if len(set(own)) < len(own) or not set(wanted) <= set(own):
+        logger.warning("the classes of %s and of the data have different names; they are matched by number", file)
+        return
+    order = [*map(own.index, wanted), *(place for place, name in enumerate(own) if name not in wanted)]
+    network.register_forward_hook(lambda module, inputs, logits: logits[:, order])

@@ -151,7 +151,7 @@ class Dataset:
         classes: Number of classes, 2 or more.
         class_names: One name per class.
         image_size: Height and width in pixels of the images in batches.
-        train: Images for fitting, training and every choice.
+        train: Images for fitting, training and every choice; none if only test images were loaded.
         test: Images for reporting.
         normalization: Conversion from bytes to the network's input.
         channels: Number of channels of the stored images.

@@ -36,9 +36,14 @@ DEEP: Final = 32
 """Training files, a random sample, whose largest 16-bit value is logged."""
 
 
-def is_image_folder(root: Path) -> bool:
-    """Return True if `root` holds a folder of training images and one of test images; see `TRAIN` and `TEST`."""
-    return bool(_halves(root, TRAIN)) and bool(_halves(root, TEST))
+def is_image_folder(root: Path, *, test_only: bool = False) -> bool:
+    """Return True if `root` holds a folder of training images and one of test images; see `TRAIN` and `TEST`.
+
+    Args:
+        root: The folder.
+        test_only: True if the folder of test images is enough.
+    """
+    return (test_only or bool(_halves(root, TRAIN))) and bool(_halves(root, TEST))
 
 
 def load_folder(
@@ -48,6 +53,7 @@ def load_folder(
     limit_test: int | None,
     workers: int,
     image_size: Size | None = None,
+    test_only: bool = False,
 ) -> Dataset:
     """Load an image folder into memory if its images are small and fit, else stream it.
 
@@ -59,6 +65,8 @@ def load_folder(
         limit_test: Test images to keep; None keeps all.
         workers: Number of processes (streamed) or threads (in memory) that decode.
         image_size: Another height and width of the images, in pixels.
+        test_only: True to read no training images. The files in `train/`, if it exists, still decide the common size
+            and between memory and stream, so that test images are the same as beside training images.
 
     Returns:
         The data set, named after the folder.
@@ -67,34 +75,35 @@ def load_folder(
         DataError: If the class folders of the splits differ, if fewer than two classes of a split have images, or if
             an image is damaged.
     """
-    train_folder, (test_folder, *others) = _halves(root, TRAIN)[0], _halves(root, TEST)
-    halves = (train_folder, test_folder)
+    test_folder, *others = _halves(root, TEST)
+    halves = (*_halves(root, TRAIN)[:1], test_folder)
     notes = []
     if others:
         unused = ", ".join(f"{other.name}/" for other in others)
         notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
-    classes = _same_classes(train_folder, test_folder)
+    classes = _same_classes(halves)
     lists = [list_files(half, classes) for half in halves]
     for files, half in zip(lists, halves, strict=True):
         notes += _empty_note(files, half, classes)
     notes += _deep_note(lists[0])
     found = [header_size(path) for files in lists for path in files.paths[:HEADERS]]
     size = common_size(found)
-    train, test = (
-        files.head(limit or len(files.paths)) for files, limit in zip(lists, (limit_train, limit_test), strict=True)
-    )
+    limits = (limit_train, limit_test)[-len(lists) :]
+    kept = [files.head(limit or len(files.paths)) for files, limit in zip(lists, limits, strict=True)]
     name, names, normalization = readable(root.resolve().name), tuple(map(readable, classes)), Normalization()
-    total = (len(train.paths) + len(test.paths)) * size[0] * size[1] * 3
+    total = sum(len(files.paths) for files in kept) * size[0] * size[1] * 3
+    used = kept[-1:] if test_only else kept
     if total > MEMORY_BYTES or max(size) > PADDED_SIDE:
         if image_size is None and max(size) <= PADDED_SIDE:
             notes.append(_enlarged_note(size))
         size = image_size or (CROP, CROP)
-        splits = [FolderSplit(files, normalization, workers, size) for files in (train, test)]
-        return Dataset(name, len(names), names, size, splits[0], splits[1], normalization, notes=tuple(notes))
+        streamed = [FolderSplit(files, normalization, workers, size) for files in used]
+        train = streamed[-1].part(0, 0) if test_only else streamed[0]
+        return Dataset(name, len(names), names, size, train, streamed[-1], normalization, notes=tuple(notes))
     if image_size is None:
         notes += _mixed_note(found, size)
-    decoded = [_in_memory(files, size, normalization, workers) for files in (train, test)]
-    data = memory_dataset(name, names, decoded[0], decoded[1], tuple(notes))
+    decoded = [_in_memory(files, size, normalization, workers) for files in used]
+    data = memory_dataset(name, names, None if test_only else decoded[0], decoded[-1], tuple(notes))
     return data if image_size is None else resized(data, image_size)
 
 
@@ -112,12 +121,12 @@ def _halves(root: Path, names: Sequence[str]) -> list[Path]:
     return [folder for name in names for folder in folders if folder.name.lower() == name]
 
 
-def _same_classes(train: Path, test: Path) -> tuple[str, ...]:
-    classes, other = class_folders(train), class_folders(test)
-    if classes != other:
-        differ = sorted(set(classes) ^ set(other))
+def _same_classes(halves: Sequence[Path]) -> tuple[str, ...]:
+    classes, *others = map(class_folders, halves)
+    if any(other != classes for other in others):
+        differ = sorted(set(classes) ^ set(*others))
         raise DataError(
-            f"{readable(train)} and {readable(test)} must have the same class folders, but only one of "
+            f"{' and '.join(map(readable, halves))} must have the same class folders, but only one of "
             f"them has {', '.join(map(readable, differ[:3]))}"
         )
     return classes

@@ -124,19 +124,20 @@ class MemorySplit:
 
 
 def memory_dataset(
-    name: str, class_names: tuple[str, ...], train: MemorySplit, test: MemorySplit, notes: tuple[str, ...] = ()
+    name: str, class_names: tuple[str, ...], train: MemorySplit | None, test: MemorySplit, notes: tuple[str, ...] = ()
 ) -> Dataset:
     """Build a data set from two splits in memory.
 
     Args:
         name: Short name for reports.
         class_names: One name per class.
-        train: Training images.
+        train: Training images; None if there are none.
         test: Test images, of the same height, width and channels.
         notes: See ``Dataset``.
     """
-    height, width, channels = train.images.shape[1:]
-    size = train.size or (height, width)
+    train = test.part(0, 0) if train is None else train
+    height, width, channels = test.images.shape[1:]
+    size = test.size or (height, width)
     return Dataset(
         name, len(class_names), class_names, size, train, test, train.normalization, channels=channels, notes=notes
     )

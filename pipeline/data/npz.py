@@ -26,7 +26,7 @@ _ALLOWED: Final = (
 )
 
 
-def load_npz(path: Path, classes: int | None = None) -> Dataset:
+def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False) -> Dataset:
     """Read a data set from a NumPy archive, without pickle.
 
     The first N images are a random sample even if the file is sorted by class: see `mixed_order`.
@@ -36,6 +36,7 @@ def load_npz(path: Path, classes: int | None = None) -> Dataset:
             (train_images, train_labels, ...). See `pipeline.data.arrays` for their dtypes and shapes. `class_names`,
             strings of shape (classes,), is optional. Images of three channels are mirrored in training, others never.
         classes: Number of classes if it is known; see `label_indices`.
+        test_only: True if the file may lack training images.
 
     Returns:
         The data set, named after the file.
@@ -45,11 +46,11 @@ def load_npz(path: Path, classes: int | None = None) -> Dataset:
     """
     shown = readable(path)
     arrays = _read(path, shown)
-    names = _names(arrays, shown)
+    names = _names(arrays, shown, test_only=test_only)
     notes = _unused(arrays, names)
     images = {half: with_channels_last(arrays[pair[0]], f"{pair[0]} of {shown}", notes) for half, pair in names.items()}
     sizes = [array.shape[1:] for array in images.values()]
-    if sizes[0] != sizes[1]:
+    if sizes[0] != sizes[-1]:
         first, second = (pair[0] for pair in names.values())
         raise DataError(f"{first} and {second} of {shown} must hold images of one shape, got {sizes[0]} and {sizes[1]}")
     pixels = image_bytes(images, f"the images of {shown}", notes)
@@ -62,8 +63,11 @@ def load_npz(path: Path, classes: int | None = None) -> Dataset:
         classes,
     )
     class_names = _class_names(labels.names or given, labels.classes - 1, shown)
-    splits = [_split(array, own) for array, own in zip(pixels.values(), labels.indices, strict=True)]
-    return memory_dataset(readable(path.stem), class_names, splits[0], splits[1], tuple(dict.fromkeys(notes)))
+    own = zip(pixels, pixels.values(), labels.indices, strict=True)
+    splits = {half: _split(array, indices) for half, array, indices in own}
+    return memory_dataset(
+        readable(path.stem), class_names, splits.get("train"), splits["test"], tuple(dict.fromkeys(notes))
+    )
 
 
 def _read(path: Path, shown: str) -> Mapping[str, Array]:
@@ -113,14 +117,14 @@ def _wanted(names: list[str]) -> set[str]:
     return {name for pair in firsts for name in pair} | {"class_names"}
 
 
-def _names(arrays: Mapping[str, Array], shown: str) -> dict[str, tuple[str, str]]:
+def _names(arrays: Mapping[str, Array], shown: str, *, test_only: bool) -> dict[str, tuple[str, str]]:
     found = _found(list(arrays))
-    missing = [half for half, pairs in found.items() if not pairs]
+    missing = [half for half, pairs in found.items() if not pairs and (half == "test" or not test_only)]
     if missing:
         lacking = " and ".join(f"{half} images with labels" for half in missing)
         listed = ", ".join(map(readable, list(arrays)[:20])) or "nothing"
         raise DataError(f"{shown} lacks {lacking}; it holds {listed}; allowed: {_ALLOWED}")
-    return {half: pairs[0] for half, pairs in found.items()}
+    return {half: pairs[0] for half, pairs in found.items() if pairs}
 
 
 def _unused(arrays: Mapping[str, Array], names: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -35,6 +35,7 @@ def load_dataset(
     workers: int = 2,
     image_size: tuple[int, int] | None = None,
     classes: int | None = None,
+    test_only: bool = False,
 ) -> Dataset:
     """Load a data set.
 
@@ -45,6 +46,8 @@ def load_dataset(
         workers: Number of processes that decode streamed images.
         image_size: Height and width in pixels that images are brought to; None for the size of the data.
         classes: Number of classes if it is known, for labels of an `.npz` file that may begin with 1.
+        test_only: True if only the test images are used. The data may then lack training images, and `train` of the
+            result may be empty.
 
     Returns:
         The data set; its digest covers the kept images only.
@@ -59,20 +62,28 @@ def load_dataset(
     if workers < 0:
         raise OptionsError(f"the number of workers must be 0 or more, got {workers}")
     path = expanded(source)
-    if source != "digits" and is_image_folder(path):
-        return load_folder(path, limit_train=limit_train, limit_test=limit_test, workers=workers, image_size=image_size)
-    data = _limited(load_digits() if source == "digits" else _from_path(path, classes), limit_train, limit_test)
+    if source != "digits" and is_image_folder(path, test_only=test_only):
+        return load_folder(
+            path,
+            limit_train=limit_train,
+            limit_test=limit_test,
+            workers=workers,
+            image_size=image_size,
+            test_only=test_only,
+        )
+    loaded = load_digits() if source == "digits" else _from_path(path, classes, test_only=test_only)
+    data = _limited(loaded, limit_train, limit_test)
     return data if image_size is None else resized(data, image_size)
 
 
-def _from_path(path: Path, classes: int | None) -> Dataset:
+def _from_path(path: Path, classes: int | None, *, test_only: bool) -> Dataset:
     shown = readable(path)
     if not path.exists():
         raise DataError(f"the data {shown} does not exist; {ALLOWED}")
     if path.is_file():
         if path.suffix.lower() != ".npz":
             raise DataError(f"the data {shown} is a file but not an .npz file; {ALLOWED}")
-        return load_npz(path, classes)
+        return load_npz(path, classes, test_only=test_only)
     if not path.is_dir():
         raise DataError(f"the data {shown} is neither a file nor a folder; {ALLOWED}")
     folders = cifar_folders(path)
@@ -94,8 +105,8 @@ def _limited(dataset: Dataset, limit_train: int | None, limit_test: int | None) 
     return memory_dataset(
         dataset.name,
         dataset.class_names,
-        train.head(limit_train or len(train)),
-        test.head(limit_test or len(test)),
+        train if limit_train is None else train.head(limit_train),
+        test if limit_test is None else test.head(limit_test),
         dataset.notes,
     )
 

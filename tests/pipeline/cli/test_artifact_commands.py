@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.artifact import Identity, load, write_artifact
 from pipeline.artifact.record import record_network
@@ -124,13 +126,13 @@ def test_a_network_that_only_its_owner_has_is_inspected_but_not_built(here, caps
         assert re.search(r"notebook\.Net.*allowed: .*network=", capsys.readouterr().err)
 
 
-def constant(path: Path, label: int) -> Path:
+def constant(path: Path, label: int, names=NAMES) -> Path:
     """Write a network that predicts one class for every image."""
     model = build_model("resnet20", 4)
     *_, head = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
     torch.nn.init.zeros_(head.weight)
     head.bias.data.copy_(torch.eye(4)[label])
-    write_artifact(record_network(model, {}), Identity("resnet20", 4, NAMES, *STATISTICS, (12, 12)), path)
+    write_artifact(record_network(model, {}), Identity("resnet20", 4, names, *STATISTICS, (12, 12)), path)
     return path
 
 
@@ -153,6 +155,31 @@ def test_evaluate_runs_a_users_network(here, capsys):
     network, data = load("4.safetensors", allow_import=True), load_dataset("colours.npz")
     right = evaluate(network, data.test, device=torch.device("cpu")).correct
     assert re.search(rf"4\.safetensors +[\d.]+ +{right} +61\n", out)
+
+
+def test_evaluate_needs_no_training_images(here, capsys):
+    with np.load("colours.npz") as arrays:
+        np.savez("test.npz", x_test=arrays["x_test"], y_test=arrays["y_test"])
+    for data in ("colours.npz", "test.npz"):
+        assert main(["evaluate", str(constant(here / "3.safetensors", 3)), "--data", data]) == 0
+        assert re.search(r"3\.safetensors +24\.59 +15 +61\n", capsys.readouterr().out)
+    assert main(["--config", "3,3,3,2", "--data", "test.npz", "--out", "out"]) == 4
+    assert "test.npz lacks train images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("half", ["val", "test"])
+@pytest.mark.parametrize("side", [12, 130])
+def test_a_folder_of_some_classes_is_evaluated_by_their_names(here, capsys, half, side):
+    """The network predicts `cat`, its class 1, which is class 0 of the folder."""
+    for name, count in (("cat", 3), ("dog", 2)):
+        (here / "pets" / half / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (side, side)).save(here / "pets" / half / name / f"{number}.png")
+    path = constant(here / "cat.safetensors", 1, names=("ant", "cat", "dog", "eel"))
+    assert main(["evaluate", str(path), "--data", "pets", "--workers", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"cat\.safetensors +60\.00 +3 +5\n", out)
+    assert "have different names" not in err
 
 
 def test_evaluate_takes_the_first_images_and_the_files_normalization(here, capsys):
