@@ -81,8 +81,8 @@ def load_folder(
     if others:
         unused = ", ".join(f"{other.name}/" for other in others)
         notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
-    classes = _same_classes(halves)
-    lists = [list_files(half, classes) for half in halves]
+    classes, folders = _same_classes(halves)
+    lists = [list_files(each) for each in folders]
     for files, half in zip(lists, halves, strict=True):
         notes += _empty_note(files, half, classes)
     notes += _deep_note(lists[0])
@@ -121,15 +121,16 @@ def _halves(root: Path, names: Sequence[str]) -> list[Path]:
     return [folder for name in names for folder in folders if folder.name.lower() == name]
 
 
-def _same_classes(halves: Sequence[Path]) -> tuple[str, ...]:
-    classes, *others = map(class_folders, halves)
-    if any(other != classes for other in others):
-        differ = sorted(set(classes) ^ set(*others))
+def _same_classes(halves: Sequence[Path]) -> tuple[list[str], list[list[list[Path]]]]:
+    """Return the names of the classes in the order of the first half, and for each half the folders of each class."""
+    found = [class_folders(half) for half in halves]
+    differ = sorted(found[0].keys() ^ found[-1].keys())
+    if differ:
         raise DataError(
             f"{' and '.join(map(readable, halves))} must have the same class folders, but only one of "
             f"them has {', '.join(map(readable, differ[:3]))}"
         )
-    return classes
+    return list(found[0]), [[half[name] for name in found[0]] for half in found]
 
 
 def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[str]:

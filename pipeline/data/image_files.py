@@ -1,7 +1,8 @@
 """List and decode image files in folders, one folder per class."""
 
 import os
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,29 +46,43 @@ class ImageFiles:
         return ImageFiles(self.paths[start:stop], self.labels[start:stop])
 
 
-def class_folders(split: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted, without hidden folders and those that systems add.
+def class_folders(split: Path) -> dict[str, list[Path]]:
+    """Return the folders of each class in the order of their names, without hidden folders and those that systems add.
+
+    Names that differ only in Unicode normalization are one class: macOS decomposes letters with accents (NFD), and
+    other systems keep them composed (NFC).
+
+    Returns:
+        Name of the class in NFC -> its folders.
 
     Raises:
-        DataError: If there are fewer than two.
+        DataError: If there are fewer than two classes.
     """
-    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith(_NO_CLASS))
-    if len(names) < 2:
-        raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(names)}")
-    return tuple(names)
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(entry for entry in split.iterdir() if entry.is_dir()):
+        if not folder.name.startswith(_NO_CLASS):
+            found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
+    if len(found) < 2:
+        raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(found)}")
+    return found
 
 
-def list_files(split: Path, classes: tuple[str, ...]) -> ImageFiles:
+def list_files(classes: Sequence[Sequence[Path]]) -> ImageFiles:
     """List the images of every class in a fixed random order, so that the first N are a random sample.
 
     A class may be without images, as in a small sample of a data set of many classes.
 
+    Args:
+        classes: Folders of each class.
+
     Raises:
         DataError: If fewer than two classes have images.
     """
-    found = [(path, label) for label, name in enumerate(classes) for path in _images_below(split / name)]
+    found = [
+        (path, label) for label, folders in enumerate(classes) for folder in folders for path in _images_below(folder)
+    ]
     if len({label for _, label in found}) < 2:
-        raise _no_images(split, classes, {label for _, label in found})
+        raise _no_images(classes, {label for _, label in found})
     order = mixed_order(len(found)).tolist()
     return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
 
@@ -210,9 +225,9 @@ def _leads_to(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool])
         return False
 
 
-def _no_images(split: Path, classes: tuple[str, ...], filled: set[int]) -> DataError:
-    empty = next(name for label, name in enumerate(classes) if label not in filled)
+def _no_images(classes: Sequence[Sequence[Path]], filled: set[int]) -> DataError:
+    empty = next(folders[0] for label, folders in enumerate(classes) if label not in filled)
     return DataError(
-        f"{readable(split / empty)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none; "
+        f"{readable(empty)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none; "
         "2 classes or more need images"
     )

@@ -118,6 +118,18 @@ def test_folders_that_systems_add_hold_no_images(tmp_path, name):
     assert (data.classes, len(data.train)) == (2, before)
 
 
+def test_names_of_classes_may_differ_in_unicode_normalization(tmp_path):
+    """The class order is that of the training folders' own names, as in torchvision."""
+    composed, decomposed = "\u00e9clair", "e\u0301clair"
+    root = make(tmp_path / "cakes", splits=("train",), classes=(decomposed, "fudge"))
+    make(root, splits=("val",), classes=(composed, "fudge"), count=3)
+    data = load_dataset(str(root))
+    assert data.class_names == (composed, "fudge")
+    assert sorted(data.test.labels.tolist()) == [0] * 3 + [1] * 3
+    make(root, splits=("val",), classes=(decomposed,), count=2)
+    assert sorted(load_dataset(str(root)).test.labels.tolist()) == [0] * 5 + [1] * 3
+
+
 def test_small_images_beyond_the_memory_are_enlarged_and_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.data.folders.MEMORY_BYTES", 100)
     root = make(tmp_path / "many")
