@@ -143,13 +143,11 @@ def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[s
 
 
 def _deep_note(files: ImageFiles) -> list[str]:
-    """Return a sentence about gray images of 16 bits, if there are any."""
+    """Return a sentence about images of 16 bits, if there are any."""
     largest = [value for value in map(largest_of_16_bits, files.paths[:DEEP]) if value is not None]
     if not largest:
         return []
-    note = (
-        f"gray images of 16 bits have values of up to {max(largest)} in {len(largest)} of them: all are divided by 257"
-    )
+    note = f"images of 16 bits have values of up to {max(largest)} in {len(largest)} of them: 65535 becomes 255"
     return [note if max(largest) >= DARK else f"{note}, so they are dark; images of 8 bits are taken as they are"]
 
 

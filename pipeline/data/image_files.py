@@ -22,6 +22,7 @@ SUFFIXES: Final = (
 _NO_CLASS: Final = (".", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 """Beginnings of the names of folders that hold no images: hidden ones, and those that systems add by themselves."""
 _ORIENTATION: Final = 0x0112  # EXIF tag
+_BITS, _PLANAR, _ONE_PLANE_EACH = 258, 284, 2  # TIFF tags BitsPerSample and PlanarConfiguration, and a value of it
 _TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
 
 
@@ -91,10 +92,11 @@ def decode(path: str) -> Image.Image:
     """Read a file as an RGB image, upright by its EXIF orientation; of an animation, the first frame.
 
     The conversion is Pillow's ``convert("RGB")``, as in torchvision. It drops transparency. Gray values of 16 bits are
-    divided by 257.
+    divided by 257. Of colours of 16 bits, the high byte is kept.
 
     Raises:
-        DataError: If the file is not a complete image, or if its values are floats or integers of 32 bits.
+        DataError: If the file is not a complete image, if its values are floats or integers of 32 bits, or if it is a
+            TIFF file that Pillow misreads.
     """
     try:
         with Image.open(path) as image:
@@ -124,10 +126,16 @@ def header_size(path: str) -> tuple[int, int]:
 
 
 def largest_of_16_bits(path: str) -> int | None:
-    """Return the largest value of a gray image of 16 bits; None for any other image, also for a damaged one."""
+    """Return the largest value of an image of 16 bits; None for any other image, also for a damaged one.
+
+    Pillow reads only the high byte of colours of 16 bits, so that their low byte counts as 255.
+    """
     try:
         with Image.open(path) as image:
-            return int(np.asarray(image).max()) if image.mode.startswith("I") else None
+            if image.mode.startswith("I"):
+                return int(np.asarray(image).max())
+            deep = any(";16" in str(tile.args) for tile in image.tile)
+            return 256 * int(np.asarray(image.convert("RGB")).max()) + 255 if deep else None
     except Exception:  # as in `decode`, which refuses the file when its turn comes
         return None
 
@@ -152,6 +160,13 @@ def _check_mode(image: Image.Image, path: str) -> None:
         raise DataError(
             f"{readable(path)} has pixels of type float (mode F), whose range is unknown; allowed: images of 8 bits, "
             "or gray images of 16 bits"
+        )
+    tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", ())
+    planes = tags.get(_PLANAR) == _ONE_PLANE_EACH and any(tile.codec_name == "raw" for tile in tiles)
+    if planes and max(tags.get(_BITS, (1,))) > 8:  # Pillow takes their bytes for values of 8 bits
+        raise DataError(
+            f"{readable(path)} is an uncompressed TIFF file of 16 bits with one plane for each channel, which Pillow "
+            "misreads; allowed: the channels of a pixel side by side, or compression"
         )
 
 

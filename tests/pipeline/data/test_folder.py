@@ -9,6 +9,7 @@ from pipeline.data import load_dataset
 from pipeline.data.memory import MemorySplit
 from pipeline.data.streaming import FolderSplit
 from pipeline.errors import DataError
+from tests.pipeline.data.deep_images import deep_png
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,13 @@ def test_the_largest_value_of_16_bits_is_said(tmp_path, largest, dark):
     (note,) = (note for note in load_dataset(str(root)).notes if "16 bits" in note)
     assert str(largest) in note
     assert ("dark" in note) == dark
+
+
+def test_dark_colours_of_16_bits_are_said(tmp_path):
+    root = make(tmp_path / "pets")
+    (root / "train" / "cat" / "0.png").write_bytes(deep_png(np.full((16, 20, 3), 4095)))
+    (note,) = (note for note in load_dataset(str(root)).notes if "16 bits" in note)
+    assert all(term in note for term in ("4095", "dark"))
 
 
 def test_odd_sizes_and_modes_are_brought_to_the_common_size(tmp_path):

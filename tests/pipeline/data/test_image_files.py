@@ -15,6 +15,7 @@ from pipeline.data.image_files import SUFFIXES, decode, header_size
 from pipeline.data.memory import MemorySplit
 from pipeline.data.streaming import FolderSplit
 from pipeline.errors import DataError
+from tests.pipeline.data.deep_images import deep_png, deep_tiff
 
 CPU = torch.device("cpu")
 
@@ -35,6 +36,30 @@ def test_big_endian_16_bits(tmp_path):
     values = np.array([[257 * 7, 257 * 200]], ">u2")
     Image.frombytes("I;16B", (2, 1), values.tobytes()).save(tmp_path / "deep.tif")
     assert pixels(tmp_path / "deep.tif")[0, :, 0].tolist() == [7, 200]
+
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (4, 5, 3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        deep_png(257 * COLOURS),
+        deep_tiff(257 * COLOURS, planes=False, compressed=False),
+        deep_tiff(257 * COLOURS, planes=True, compressed=True),
+    ],
+    ids=["png", "tiff", "planes"],
+)
+def test_colours_of_16_bits_are_those_of_8_bits(tmp_path, content):
+    (tmp_path / "deep.tif").write_bytes(content)
+    assert np.array_equal(pixels(tmp_path / "deep.tif"), COLOURS)
+
+
+def test_planes_of_16_bits_that_pillow_misreads_are_refused(tmp_path):
+    (tmp_path / "deep.tif").write_bytes(deep_tiff(257 * COLOURS, planes=True, compressed=False))
+    for read in (decode, header_size):
+        with pytest.raises(DataError, match=r"deep\.tif.*uncompressed TIFF.*16 bits.*allowed"):
+            read(str(tmp_path / "deep.tif"))
 
 
 @pytest.mark.parametrize("values", [np.array([[0.0, 0.5]], np.float32), np.array([[0, 70_000]], np.int32)])
