@@ -15,7 +15,8 @@ from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
-from pipeline.options.values import CHOICES, expanded, flag_name, parse_path
+from pipeline.options.paths import expanded, parse_path
+from pipeline.options.values import CHOICES, flag_name
 from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
 from pipeline.runtime.threads import prepare_threads

@@ -14,7 +14,7 @@ from pipeline.artifact.record import NetworkRecord
 from pipeline.artifact.summary import LayerBits
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan
-from pipeline.options.values import expanded
+from pipeline.options.paths import expanded
 from pipeline.stages.layers import kept_part
 from pipeline.stages.quantize import kept_terms
 from reports.files import write_atomically

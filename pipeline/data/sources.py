@@ -13,7 +13,7 @@ from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset, resized
 from pipeline.data.npz import load_npz
 from pipeline.errors import DataError, OptionsError
-from pipeline.options.values import expanded
+from pipeline.options.paths import check_local, expanded
 
 __all__ = ["is_imagenet", "load_dataset"]
 
@@ -54,8 +54,9 @@ def load_dataset(
 
     Raises:
         OptionsError: If a limit is below 1 or `workers` is negative.
-        DataError: If the source is missing, damaged or of an unknown kind.
+        DataError: If the source is missing, damaged, of an unknown kind or an address of another machine.
     """
+    check_local("--data", source)
     for limit in (limit_train, limit_test):
         if limit is not None:
             check_limit(limit)

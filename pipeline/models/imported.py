@@ -14,7 +14,7 @@ from typing import Any, Final
 from torch import nn
 
 from pipeline.errors import OptionsError
-from pipeline.options.values import expanded
+from pipeline.options.paths import expanded
 from pipeline.runtime.packages import hidden_for, user_modules
 from pipeline.runtime.user_code import restored_settings
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field
 
 from pipeline.options.images import parse_image_size, parse_mean, parse_std
+from pipeline.options.paths import parse_path
 from pipeline.options.values import (
     CHOICES,
     not_bool,
@@ -16,7 +17,6 @@ from pipeline.options.values import (
     parse_dense_bits,
     parse_device,
     parse_output,
-    parse_path,
     parse_precision,
     parse_sizes,
     parse_text,

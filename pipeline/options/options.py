@@ -41,12 +41,11 @@ from pipeline.options.fields import (
 from pipeline.options.file import read_options_file, unknown_option
 from pipeline.options.naming import command_words, default_out
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
+from pipeline.options.paths import names_checkpoint, parse_path
 from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
     flag_name,
-    names_checkpoint,
-    parse_path,
     refuse_network,
     require_installed,
     require_utf8,

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeVar
 
 from basis.families import BASES
@@ -217,29 +216,6 @@ def parse_text(value: object) -> str:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ValueError("not text")
     return text
-
-
-def parse_path(value: object) -> str:
-    """Return a path as text, with the home folder in place of ``~``: shells leave it in ``--out=~/runs``.
-
-    Raises:
-        ValueError: As ``parse_text``.
-    """
-    text = parse_text(value)
-    return str(expanded(text)) if text.startswith("~") else text
-
-
-def expanded(path: str) -> Path:
-    """Return a path with the home folder in place of ``~`` or ``~name``, if there is such a user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def names_checkpoint(weights: str) -> bool:
-    """Return True if ``--weights`` names a file: it has a suffix or a folder, or the file exists."""
-    return bool(Path(weights).suffix) or "/" in weights or Path(weights).exists()
 
 
 def not_bool(value: object) -> object:

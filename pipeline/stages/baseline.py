@@ -22,7 +22,8 @@ from pipeline.models.weights import (
     missing_download,
 )
 from pipeline.onnx.file import OnnxExporter
-from pipeline.options.values import BUILTIN, names_checkpoint
+from pipeline.options.paths import names_checkpoint
+from pipeline.options.values import BUILTIN
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import Measurement, measured_once, top1_key

@@ -12,7 +12,7 @@ from typing import Final
 import platformdirs
 from filelock import FileLock, Timeout
 
-from pipeline.options.values import expanded
+from pipeline.options.paths import expanded
 from reports.files import PART
 
 _LENGTH = struct.Struct("<Q")

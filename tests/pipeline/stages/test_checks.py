@@ -102,3 +102,12 @@ def test_the_plan_counts_the_memory_of_a_training_step_in_its_precision(folder):
         )
         gigabytes[name] = float(re.search(r"([\d.]+) GB for a training step of 65536", done.stdout)[1])
     assert gigabytes["bf16"] == pytest.approx(gigabytes["fp32"] / 2, abs=0.01)
+
+
+@pytest.mark.parametrize("flag", ["--data", "--weights"])
+@pytest.mark.parametrize("address", ["https://example.org/it.npz", "s3://bucket/it.npz"])
+def test_an_address_is_refused_before_any_work(folder, flag, address):
+    missing = () if flag == "--data" else ("--data", "nowhere.npz")  # the data are not read first
+    done = call_program(folder, *SMALL, *missing, flag, address, "--out", "out")
+    assert done.returncode == 4
+    assert all(term in done.stderr for term in (flag, address, "nothing is downloaded", "allowed", "local"))
