@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
+from pipeline.compression.batches import ALLOWED, as_labels, as_tensor, labelled_batches
 from pipeline.compression.checks import check_finite_images, shapes_error
-from pipeline.compression.splits import ALLOWED, LoaderSplit, TensorSplit, as_labels, as_tensor, labelled_batches
+from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages, images_at_once, seeded
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
@@ -63,7 +64,7 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     whole = _whole(source, train)
     if whole is not None:
         return _sampled(*(check_finite_images(whole[0]), whole[1]) if train else whole, count=count, seed=seed)
-    if isinstance(source, TorchDataset) and not isinstance(source, IterableDataset):
+    if _is_map_style(source):
         source = DataLoader(source, batch_size=batch_size, shuffle=True)
     if not isinstance(source, Iterable):
         raise DataError(f"images: got {type(source).__name__}; allowed: {ALLOWED}")
@@ -81,11 +82,19 @@ def _whole(source: Any, train: bool) -> tuple[Tensor, Tensor | None] | None:
         if len({image.shape for image in source}) > 1:
             raise DataError(f"images: got images of several shapes in a {type(source).__name__}; allowed: one shape")
         source = torch.stack(tuple(source))
-    pair = source if isinstance(source, tuple | list) and len(source) == 2 else (source, None)
-    images, labels = pair[0], as_labels(pair[1])
-    if not isinstance(images, Tensor) or not (labels is None or (isinstance(labels, Tensor) and labels.ndim != 4)):
+    images, *others = source if isinstance(source, tuple | list) and len(source) > 1 else [source]
+    others = [as_labels(other) for other in others]
+    if not isinstance(images, Tensor) or not all(isinstance(other, Tensor) and other.ndim != 4 for other in others):
         return None
-    return next(labelled_batches([images if labels is None else (images, labels)], needs_labels=train))
+    return next(labelled_batches([(images, *others)], needs_labels=train))
+
+
+def _is_map_style(source: Any) -> bool:
+    """Return True for a data set of single images: torch's, or any object with ``len()`` and ``[]`` but no iterator."""
+    if isinstance(source, TorchDataset):
+        return not isinstance(source, IterableDataset)
+    kind = type(source)
+    return not isinstance(source, Iterable) and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
 
 
 def _sampled(images: Tensor, labels: Tensor | None, *, count: int, seed: int) -> CallerImages:

@@ -41,6 +41,16 @@ class Fields(Items):
         return {"number": index, "pixel_values": image, "labels": label}
 
 
+class Plain:
+    """Not torch's: it has a length and an index, and no iterator."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return X[index].numpy(), int(Y[index])
+
+
 class Pictures(Items):
     """Images that no loader stacks, as without a transform."""
 
@@ -99,12 +109,13 @@ def test_every_source_gives_the_same_images(name):
     assert all(y.dtype == torch.int64 and len(x) == len(y) == 16 for x, y in batches)
 
 
-def test_a_data_set_is_shuffled_in_batches():
-    found = read(Items())
+@pytest.mark.parametrize("kind", [Items, Plain])
+def test_a_data_set_is_shuffled_in_batches(kind):
+    found = read(kind())
     assert not torch.equal(found.calibration, X)
     assert torch.allclose(found.calibration.sum(0), X.sum(0), atol=1e-4)
     assert sorted(found.labels.tolist()) == sorted(Y.tolist())
-    assert torch.equal(read(Items()).calibration, found.calibration)
+    assert torch.equal(read(kind()).calibration, found.calibration)
     assert isinstance(found.training, LoaderSplit)
 
 

@@ -38,6 +38,36 @@ def test_labels_that_are_left_out_are_said(labels, caplog):
     assert caplog.text == ""
 
 
+NUMBERS = torch.arange(len(X))
+
+
+@pytest.mark.parametrize(
+    ("others", "warned"),
+    [((Y, NUMBERS), True), ((Y, X[:, 0, 0, 0]), False), ((X * 2, Y), False), ((Y, NUMBERS, X[:, 0, 0, 0]), True)],
+    ids=["index", "weights", "views", "both"],
+)
+def test_longer_tuples_have_their_labels_beside_the_images(others, warned, caplog):
+    batches = [tuple(part) for part in zip(*(each.split(16) for each in (X, *others)), strict=True)]
+    for source in (batches, DataLoader(TensorDataset(X, *others), 16)):
+        caplog.clear()
+        assert torch.equal(read_images(source, count=48, seed=0, batch_size=16, train=True).labels, Y)
+        assert ("the second entry is used" in caplog.text) == warned
+
+
+def test_longer_tuples_without_labels_or_with_unclear_ones_say_so(caplog):
+    for others in ((X, X), (Y.float(), Y, NUMBERS)):
+        caplog.clear()
+        source = DataLoader(TensorDataset(X, *others), 16)
+        assert read_images(source, count=48, seed=0, batch_size=16, train=True).labels is None
+        assert "left out" in caplog.text
+
+
+def test_a_tuple_of_all_images_and_labels_may_be_longer():
+    found = read_images((X, Y, NUMBERS), count=48, seed=0, batch_size=16, train=True)
+    assert torch.equal(found.calibration, X)
+    assert torch.equal(found.labels, Y)
+
+
 def test_labels_outside_the_classes_are_refused_before_training():
     with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
         compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
