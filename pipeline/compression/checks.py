@@ -1,9 +1,14 @@
 """Checks of the caller's batches."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from pipeline.errors import DataError
+
+_IGNORED: Final = -100
+"""Default of ``ignore_index`` of ``torch.nn.CrossEntropyLoss``."""
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
@@ -14,9 +19,10 @@ def check_labels(labels: Tensor, classes: int) -> None:
     """
     least, most = int(labels.min()), int(labels.max())
     if least < 0 or most >= classes:
+        ignored = ", without the images whose label -100 PyTorch's losses ignore" if least == _IGNORED else ""
         raise DataError(
             f"images: got labels from {least} to {most} for outputs of {classes} classes; allowed: 0 to "
-            f"{classes - 1}, or images without labels"
+            f"{classes - 1}{ignored}, or images without labels"
         )
 
 

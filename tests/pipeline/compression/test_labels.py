@@ -68,6 +68,14 @@ def test_a_tuple_of_all_images_and_labels_may_be_longer():
     assert torch.equal(found.labels, Y)
 
 
+def test_the_label_that_losses_ignore_is_named_before_any_work(monkeypatch):
+    monkeypatch.setattr("pipeline.compression.compress.fit_series", None)
+    labels = torch.where(NUMBERS == 3, -100, Y)
+    for source in ((X, labels), DataLoader(TensorDataset(X, labels), 16)):
+        with pytest.raises(DataError, match=r"from -100 to 3 .* 4 classes.*allowed: 0 to 3, without.*-100.*ignore"):
+            compress(seeded(), source, config="3,2,2", epochs=1)
+
+
 def test_labels_outside_the_classes_are_refused_before_training():
     with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
         compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
