@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.models import build_model
+from pipeline.models.checkpoint.contents import unusable
 from pipeline.models.checkpoint.entries import Content, list_entries
 from pipeline.models.checkpoint.files import read_checkpoint
 from pipeline.models.checkpoint.matching import Match, match_weights
@@ -51,8 +52,8 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> Loaded
         key: Path of the weights in the file, such as `model_ema` or `state_dict.student`; None finds them.
 
     Raises:
-        DataError: If the file is missing, damaged or without weights, if it has no such key, or if names, shapes,
-            dtypes or values do not fit the network. The network is then unchanged.
+        DataError: If the file is missing, damaged or without weights in float, if it has no such key, or if names,
+            shapes, dtypes or values do not fit the network. The network is then unchanged.
     """
     source = f"the checkpoint {path}"
     read = read_checkpoint(path)
@@ -60,10 +61,13 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> Loaded
     if key is not None:
         content = _chosen(content, key, source)
         source = f"{source} at {key}"
-    if not content.entries:
-        raise DataError(f"{source} holds no weights: {_described(content)}; a state dict is needed")
-    match = _match(model, content, source)
-    _copy_weights(model, match, source)
+    try:
+        match = _loaded(model, content, source)
+    except DataError as error:
+        known = unusable(content)
+        if known is None:
+            raise
+        raise DataError(f"{source} {known}") from error
     _log_choice(match, source)
     found = match.chosen if key is None else ".".join(part for part in (key, match.chosen) if part)
     return LoadedWeights(found if match.others or key else "", checkpoint_claim(read))
@@ -89,6 +93,14 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
     source = f"torchvision's {weights_name} of {model_name}"
     _copy_weights(model, match_weights(model, list_entries(dict(state)), source), source)
     return model
+
+
+def _loaded(model: nn.Module, content: Content, source: str) -> Match:
+    if not content.entries:
+        raise DataError(f"{source} holds no weights: {_described(content)}; a state dict is needed")
+    match = _match(model, content, source)
+    _copy_weights(model, match, source)
+    return match
 
 
 def _match(model: nn.Module, content: Content, source: str) -> Match:

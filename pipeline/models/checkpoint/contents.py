@@ -1,0 +1,57 @@
+"""Recognize contents that hold no weights of a float network: optimizers and quantized networks."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from pipeline.models.checkpoint.entries import Content
+from pipeline.models.checkpoint.words import is_of_training
+
+_GROUPS: Final = re.compile(r"(?P<home>(.+\.)?)param_groups(\.\d+\..+)?")
+"""Entries of the state dict of an optimizer, as torch.optim writes it."""
+_QUANTIZED_KIND: Final = re.compile(r".*\bquantized tensor|torchao\..*")
+_QUANTIZERS: Final = (
+    ("torch.ao", ("scale", "zero_point")),
+    ("torch.ao", ("_packed_params.dtype", "_packed_params._packed_params")),
+    ("bitsandbytes", ("weight", "SCB")),
+    ("bitsandbytes", ("weight.absmax", "weight.quant_map")),
+    ("optimum-quanto", ("weight._data", "weight._scale")),
+    ("GPTQ or AWQ", ("qweight", "qzeros")),
+)
+"""Library -> ends of names that one quantized layer has."""
+_FLOAT_WEIGHTS: Final = "allowed: the weights in float, as they were before the quantization"
+
+
+def unusable(content: Content) -> str | None:
+    """Return what a checkpoint is and what to give in its place, in words that follow its name.
+
+    Returns:
+        None if the content is of no kind that is known here.
+    """
+    if _is_optimizer(content):
+        return (
+            "holds the state of an optimizer and no weights of a network; allowed: the file with the network's "
+            "weights, as torch.save(network.state_dict(), FILE) writes it"
+        )
+    quantized = next(_quantized(content), None)
+    return None if quantized is None else f"holds quantized weights ({quantized}); {_FLOAT_WEIGHTS}"
+
+
+def _is_optimizer(content: Content) -> bool:
+    """Return True if there is an optimizer, and every tensor belongs to one."""
+    homes = {found["home"] for path in content.others if (found := _GROUPS.fullmatch(path))}
+    states = tuple(f"{home}{part}." for home in homes for part in ("state", "param_groups"))
+    return bool(homes) and all(is_of_training(entry.path) or entry.path.startswith(states) for entry in content.entries)
+
+
+def _quantized(content: Content) -> Iterator[str]:
+    """Yield evidence of quantized layers, in words."""
+    kinds = {**{entry.path: str(entry.tensor.dtype) for entry in content.entries}, **content.others}
+    for path, kind in kinds.items():
+        if _QUANTIZED_KIND.fullmatch(kind):
+            yield f"{path} is a {kind}"
+    for library, (end, other) in _QUANTIZERS:
+        for path in kinds:
+            layer = path.removesuffix(end)
+            if path.endswith(end) and (not layer or layer.endswith(".")) and f"{layer}{other}" in kinds:
+                yield f"{path} and {layer}{other}, as of {library}"

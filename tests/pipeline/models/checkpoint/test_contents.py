@@ -1,0 +1,76 @@
+"""Checkpoints without weights of a float network: the error says what they hold and what to give instead."""
+
+import warnings
+
+import pytest
+import torch
+
+from pipeline.errors import DataError
+from pipeline.models.weights import load_weights
+from tests.support.checkpoints import Net, trained
+
+STATE = trained().state_dict()
+INTEGERS = (10 * STATE["fc.weight"]).to(torch.int8)
+OTHERS = {name: tensor for name, tensor in STATE.items() if name != "fc.weight"}
+
+
+def saved(content, folder):
+    torch.save(content, folder / "c.pt")
+    return folder / "c.pt"
+
+
+def refused(content, folder) -> str:
+    with pytest.raises(DataError) as caught:
+        load_weights(Net(), saved(content, folder))
+    return str(caught.value)
+
+
+def optimizer(kind, **settings):
+    net = trained()
+    made = kind(net.parameters(), **settings)
+    net(torch.ones(2, 3, 8, 8)).sum().backward()
+    made.step()
+    return made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        optimizer(torch.optim.SGD, lr=0.1),
+        optimizer(torch.optim.SGD, lr=0.1, momentum=0.9),
+        optimizer(torch.optim.Adam),
+    ],
+    ids=["no tensors", "momentum", "adam"],
+)
+def test_the_state_of_an_optimizer_alone_is_named(tmp_path, made):
+    state = made.state_dict()
+    for content in (state, {"optimizer": state, "epoch": 3}, {"optim_d": state, "optim_g": state}, made):
+        words = refused(content, tmp_path)
+        assert all(term in words for term in ("state of an optimizer", "allowed: ", "state_dict()"))
+        assert "\n" not in words
+    load_weights(Net(), saved({"model": STATE, "optimizer": state}, tmp_path))
+    assert "an optimizer" not in refused({"model": OTHERS, "optimizer": state}, tmp_path)
+
+
+def quantized(tensor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates such tensors
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"fc.weight": quantized(STATE["fc.weight"])}, "quantized tensor"),
+        ({"fc.scale": torch.ones(()), "fc.zero_point": torch.zeros((), dtype=torch.int64)}, "torch.ao"),
+        ({"fc._packed_params.dtype": torch.qint8, "fc._packed_params._packed_params": (INTEGERS, None)}, "torch.ao"),
+        ({"fc.weight": INTEGERS, "fc.SCB": torch.ones(3)}, "bitsandbytes"),
+        ({"fc.weight": INTEGERS, "fc.weight.absmax": torch.ones(3), "fc.weight.quant_map": torch.ones(16)}, "bitsandb"),
+        ({"fc.weight._data": INTEGERS, "fc.weight._scale": torch.ones(3, 1)}, "optimum-quanto"),
+        ({"fc.qweight": INTEGERS.int(), "fc.qzeros": INTEGERS.int()}, "GPTQ"),
+    ],
+    ids=["tensor", "scale", "packed", "int8", "4 bits", "quanto", "gptq"],
+)
+def test_quantized_weights_are_named(tmp_path, layer, words):
+    message = refused({**OTHERS, **layer}, tmp_path)
+    assert all(term in message for term in ("quantized weights (fc.", words, "allowed: the weights in float"))
