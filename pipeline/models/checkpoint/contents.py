@@ -1,4 +1,4 @@
-"""Recognize contents that hold no weights of a float network: optimizers and quantized networks."""
+"""Recognize contents that hold no weights of a float network: optimizers, quantized and sharded networks."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from pipeline.models.checkpoint.words import is_of_training
 
 _GROUPS: Final = re.compile(r"(?P<home>(.+\.)?)param_groups(\.\d+\..+)?")
 """Entries of the state dict of an optimizer, as torch.optim writes it."""
+_SHARDED: Final = re.compile(r"torch\.distributed\..*\b(DTensor|ShardedTensor)")
 _QUANTIZED_KIND: Final = re.compile(r".*\bquantized tensor|torchao\..*")
 _QUANTIZERS: Final = (
     ("torch.ao", ("scale", "zero_point")),
@@ -33,6 +34,15 @@ def unusable(content: Content) -> str | None:
             "holds the state of an optimizer and no weights of a network; allowed: the file with the network's "
             "weights, as torch.save(network.state_dict(), FILE) writes it"
         )
+    for path, kind in content.others.items():
+        sharded = _SHARDED.fullmatch(kind)
+        if sharded:
+            return (
+                f"holds shards of one process ({path} is a {sharded[1]}); allowed: whole tensors, as from "
+                "get_model_state_dict of torch.distributed.checkpoint.state_dict with full_state_dict=True"
+            )
+    if "ds_version" in content.others and any(not entry.tensor.numel() for entry in content.entries):
+        return "holds empty tensors, because DeepSpeed has divided the weights; allowed: the file of zero_to_fp32.py"
     quantized = next(_quantized(content), None)
     return None if quantized is None else f"holds quantized weights ({quantized}); {_FLOAT_WEIGHTS}"
 

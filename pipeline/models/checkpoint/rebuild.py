@@ -68,6 +68,12 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+def _compiled(*args: Any) -> Any:
+    """Return the network in a module that torch.compile returned; older files hold it in the module's state instead."""
+    return args[0] if args else Placeholder(str(_COMPILED))
+
+
+_COMPILED: Final = Global("torch._dynamo.eval_frame", "OptimizedModule")
 REBUILD_TYPE: Final = Global("torch._tensor", "_rebuild_from_type_v2")
 REBUILD: Final[dict[Global, Rebuild]] = {
     Global("torch._utils", "_rebuild_tensor"): _tensor,
@@ -77,6 +83,7 @@ REBUILD: Final[dict[Global, Rebuild]] = {
     Global("torch._utils", "_rebuild_parameter_with_state"): _first,
     Global("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _first,
     Global("torch.nn.parameter", "Parameter"): _first,
+    _COMPILED: _compiled,
     Global("torch", "Size"): tuple,
     Global("collections", "OrderedDict"): dict,
     Global("_codecs", "encode"): lambda text, encoding="latin1": str(text).encode("latin1"),

@@ -1,13 +1,16 @@
 """Checkpoints without weights of a float network: the error says what they hold and what to give instead."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.errors import DataError
 from pipeline.models.weights import load_weights
-from tests.support.checkpoints import Net, trained
+from tests.support.checkpoints import Net, has_weights, trained
 
 STATE = trained().state_dict()
 INTEGERS = (10 * STATE["fc.weight"]).to(torch.int8)
@@ -74,3 +77,23 @@ def quantized(tensor):
 def test_quantized_weights_are_named(tmp_path, layer, words):
     message = refused({**OTHERS, **layer}, tmp_path)
     assert all(term in message for term in ("quantized weights (fc.", words, "allowed: the weights in float"))
+
+
+class Sharded(SimpleNamespace):
+    """Stands for a tensor that torch has distributed to processes, and is stored as one."""
+
+    def __reduce__(self):
+        parts = (DTensor, torch.float32, (3, 6), (6, 1), 0, torch.strided, torch.device("cpu"), False)
+        return torch._tensor._rebuild_from_type_v2, (torch._utils._rebuild_wrapper_subclass, DTensor, parts, {})
+
+
+def test_tensors_of_one_process_are_named(tmp_path):
+    message = refused({**OTHERS, "fc.weight": Sharded()}, tmp_path)
+    assert all(term in message for term in ("fc.weight is a DTensor", "allowed: whole tensors", "full_state_dict"))
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: nn.ModuleDict({"net": net})], ids=["alone", "inside"])
+def test_a_pickled_network_is_found_behind_its_compilation(tmp_path, wrap):
+    net = Net()
+    load_weights(net, saved(wrap(torch.compile(trained())), tmp_path))
+    assert has_weights(net, STATE)
