@@ -29,7 +29,7 @@ from pipeline.training.features import feature_loss
 from pipeline.training.loop import train
 from pipeline.training.schedule import Schedule
 from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
-from pipeline.training.step import TrainingBatch
+from pipeline.training.step import TrainingBatch, refuse_masked
 from pipeline.training.teacher import Teacher
 from pipeline.training.trial import check_single_image, check_trainable
 from quant.stepped_training import RateControl
@@ -58,7 +58,7 @@ def check_training(
     Raises:
         OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be
             trained on batches of one image or through the rounding.
-        DataError: A label is not among the classes.
+        DataError: A label is not among the classes, or of a class that the network masks.
     """
     if through_rounding:
         refuse_substituted(network)
@@ -79,7 +79,9 @@ def check_training(
         return replace(images, labels=None)
     classes = output.shape[1]
     split = images.training
-    check_labels(images.labels if not isinstance(split, TensorSplit) or split.labels is None else split.labels, classes)
+    labels = images.labels if not isinstance(split, TensorSplit) or split.labels is None else split.labels
+    check_labels(labels, classes)
+    refuse_masked(output, labels.to(output.device))
     if isinstance(split, LoaderSplit):
         images = replace(images, training=replace(split, classes=classes))
     return images
@@ -170,10 +172,11 @@ class Trainer:
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> Tensor:
-        """Return the outputs for the held-out images, float64, (images, values), on the CPU."""
+        """Return the outputs for the held-out images, float64, (images, values), on the CPU; 0 in place of -inf."""
         model = evaluating(placed(model, self.device))
         batches = self.images.held_out.batches(EVALUATION_BATCH, device=self.device)
-        return torch.cat([model(x).double().reshape(len(x), -1).cpu() for x, _ in batches])
+        outputs = torch.cat([model(x).double().reshape(len(x), -1).cpu() for x, _ in batches])
+        return outputs.masked_fill(outputs == -torch.inf, 0)
 
 
 def divided(images: CallerImages) -> HoldOut[TrainingImages, TensorSplit]:
@@ -193,7 +196,7 @@ def imitation_loss(outputs: Tensor, features: Mapping[str, Tensor], batch: Train
     It needs no labels, and takes outputs of any shape: logits, embeddings, maps.
 
     Args:
-        outputs: Outputs of the network, (N, ...).
+        outputs: Outputs of the network, (N, ...). Where the teacher has -inf, they are not compared.
         features: Its features; see ``pipeline.training.features``.
         batch: The batch, with the teacher's output.
 
@@ -202,5 +205,7 @@ def imitation_loss(outputs: Tensor, features: Mapping[str, Tensor], batch: Train
     """
     target = batch.target
     assert target is not None
-    loss = IMITATION_WEIGHT * feature_loss({"": outputs}, {"": target.logits})
+    masked = target.logits == -torch.inf  # a masked class
+    wanted = target.logits.masked_fill(masked, 0)
+    loss = IMITATION_WEIGHT * feature_loss({"": outputs.masked_fill(masked, 0)}, {"": wanted})
     return loss + batch.feature_weight * feature_loss(features, target.features) if batch.feature_weight else loss

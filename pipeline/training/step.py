@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from basis.errors import NumericalError
+from pipeline.errors import DataError
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.features import FeatureHooks, feature_loss
@@ -69,6 +70,7 @@ def training_step(
         The loss of the whole batch.
 
     Raises:
+        DataError: The network masks the class of an image.
         NumericalError: The loss is NaN or infinite.
     """
     with random.drawn_from():
@@ -77,6 +79,8 @@ def training_step(
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):
+        if loss_of is None:
+            refuse_masked(outputs, batch.labels)
         raise NumericalError("train: the loss became NaN or infinite; try a smaller --lr")
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
@@ -85,20 +89,40 @@ def training_step(
     return whole
 
 
+def refuse_masked(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels of classes whose logits are -inf for all images: their cross-entropy is infinite.
+
+    Args:
+        logits: Outputs of the network, (N, classes).
+        labels: int64, (M,), of these images or others.
+
+    Raises:
+        DataError: A label is of such a class.
+    """
+    found = labels[(logits == -torch.inf).all(0)[labels]]
+    if len(found):
+        raise DataError(
+            f"train: the network gives -inf for the class {int(found[0])}, which is the label of a training image; "
+            "allowed: a network without a mask of this class, or images of other classes"
+        )
+
+
 def classification_loss(logits: Tensor, features: Mapping[str, Tensor], batch: TrainingBatch) -> Tensor:
     """Return the loss for logits against the labels and, if there is one, the teacher.
 
     Args:
-        logits: Outputs of the network, (N, classes).
+        logits: Outputs of the network, (N, classes). Where the teacher has -inf, as for a masked class, the outputs of
+            both are not compared.
         features: Its features; see ``pipeline.training.features``.
         batch: The batch; without a target, only the labels count.
     """
     hard, target = functional.cross_entropy(logits.float(), batch.labels), batch.target
     if target is None:
         return hard
+    masked = target.logits == -torch.inf  # of probability 0, so that their share in the divergence is 0
     soft = functional.kl_div(
-        functional.log_softmax(logits.float() / TEMPERATURE, dim=1),
-        functional.log_softmax(target.logits.float() / TEMPERATURE, dim=1),
+        functional.log_softmax(logits.float() / TEMPERATURE, dim=1).masked_fill(masked, 0),
+        functional.log_softmax(target.logits.float() / TEMPERATURE, dim=1).masked_fill(masked, 0),
         reduction="batchmean",
         log_target=True,
     )

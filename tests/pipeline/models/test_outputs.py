@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import OptionsError
-from pipeline.models.outputs import logits_of, select_output
+from pipeline.models.outputs import logits_of, same_outputs, select_output
 
 LOGITS, OTHER = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
 Pair = namedtuple("Pair", ("out", "aux"))
@@ -66,3 +66,10 @@ def test_a_copy_selects_too_and_training_may_return_more():
     network = copy.deepcopy(select_output(Net(), None))
     assert network.train()(LOGITS) is LOGITS
     assert network.eval()(LOGITS) is LOGITS
+
+
+def test_logits_of_masked_classes_do_not_widen_the_tolerance():
+    logits = torch.tensor([[1.0, -torch.inf, 2.0]])
+    assert same_outputs(logits + 1e-4, logits)
+    assert not same_outputs(logits + 0.1, logits)
+    assert not same_outputs(logits.nan_to_num(), logits)
