@@ -1,4 +1,4 @@
-"""Weights outside convolutions and linear layers that are large enough to be rounded like them."""
+"""Weights besides those of convolutions and linear layers that are large enough to be rounded like them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from basis.layers import stored_layers, stored_values
+from basis.layers import master_tensor, stored_layers, stored_values
 
 LEAST_SHARE: Final = 1 / 144
 """Least number of such values, as a share of the values of convolutions and linear layers.
@@ -48,13 +48,13 @@ def other_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def weights_by_kind(model: nn.Module, *, of_layers: bool) -> dict[str, nn.Parameter]:
-    """Return float parameters of two or more axes of values outside convolutions and linear layers.
+    """Return float parameters of two or more axes of values besides the weights of convolutions and linear layers.
 
     Args:
         model: The network.
         of_layers: True for the weights of layers that torch defines, False for those of other modules.
     """
-    stored = {id(p) for layer in stored_layers(model).values() for p in layer.parameters()}
+    stored = {id(p) for layer in stored_layers(model).values() for p in _of_stored_tensor(layer)}
     found: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -63,6 +63,14 @@ def weights_by_kind(model: nn.Module, *, of_layers: bool) -> dict[str, nn.Parame
                 stored.add(id(parameter))
                 found[f"{prefix}.{name}" if prefix else name] = parameter
     return found
+
+
+def _of_stored_tensor(layer: nn.Module) -> list[Tensor]:
+    """Return the stored tensor of a layer, and the parameters of a fake quantizer of it.
+
+    A layer of a class of its own may have further ones, such as updates of low rank.
+    """
+    return [master_tensor(layer), *(p for name, p in layer.named_parameters() if name.startswith("parametrizations."))]
 
 
 def is_vector(parameter: nn.Parameter) -> bool:

@@ -155,6 +155,24 @@ class SmallerInTraining(Net):
         return super().forward(x)
 
 
+class LowRank(nn.Conv2d):
+    """It adds an update of low rank to its weight."""
+
+    def __init__(self, *arguments, **words):
+        super().__init__(*arguments, **words)
+        self.down = nn.Parameter(torch.randn(4, self.weight[0].numel()) / 10)
+        self.up = nn.Parameter(torch.randn(self.out_channels, 4) / 10)
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight + (self.up @ self.down).view_as(self.weight), self.bias)
+
+
+class Adapted(Net):
+    def __init__(self):
+        super().__init__()
+        self.two = LowRank(self.two.in_channels, self.two.out_channels, 3, padding=1)
+
+
 def extractor():
     return create_feature_extractor(Net(), {"fc": "logits"})
 
@@ -177,6 +195,7 @@ ACCEPTED = [
     (Renormalized, []),
     (MakesParameter, []),
     (BufferWeight, ["fc"]),
+    (Adapted, ["two"]),
 ]
 COMPRESSED = (
     *(PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter),
@@ -223,3 +242,11 @@ def test_they_are_not_trained_through_the_rounding():
     assert compress(FunctionalCall(), IMAGES, config=2, epochs=1, batch_size=16).layers
     with pytest.raises(OptionsError, match=r"'fc'.*through the rounding"):
         compress(FunctionalCall(), IMAGES, target_mb=0.0014, epochs=1)
+
+
+def test_the_further_parameters_of_a_layer_are_rounded_and_listed():
+    network = Adapted()
+    result = compress(network, IMAGES, config=2, bits=4)
+    reasons = {layer.name: layer.reason for layer in result.layers}
+    assert reasons["two.down"] == f"LowRank, {network.two.down.numel()} values rounded to nearest"
+    assert max(len(row.unique()) for row in result.network.two.down.detach()) <= 16
