@@ -227,7 +227,10 @@ def _is_weight(before: Tensor | None, layer: nn.Module) -> bool:
     now = _weight(layer)
     if before is None or now is None:
         return before is now
-    return before.data_ptr() == now.data_ptr() or torch.equal(before, now)
+    try:
+        return before.data_ptr() == now.data_ptr() or torch.equal(before, now)
+    except RuntimeError:  # a stack of weights in torch.vmap has no memory that can be read
+        return False
 
 
 def _replaceable(

@@ -155,6 +155,22 @@ class SmallerInTraining(Net):
         return super().forward(x)
 
 
+class StackedModels(nn.Module):
+    """Its two first parts run at once, with their weights stacked."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts, self.net = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2)), Net()
+
+    def forward(self, x):
+        stacked = torch.func.stack_module_state(list(self.parts))
+
+        def run(parameters, buffers):
+            return torch.func.functional_call(self.parts[0], (parameters, buffers), (x,))
+
+        return self.net(torch.vmap(run)(*stacked).mean(0))
+
+
 class LowRank(nn.Conv2d):
     """It adds an update of low rank to its weight."""
 
@@ -195,6 +211,7 @@ ACCEPTED = [
     (Renormalized, []),
     (MakesParameter, []),
     (BufferWeight, ["fc"]),
+    (StackedModels, ["parts.0"]),
     (Adapted, ["two"]),
 ]
 COMPRESSED = (
