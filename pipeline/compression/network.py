@@ -153,9 +153,11 @@ def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
         if tensor.ndim and len(tensor) == len(images)
     ]
     if not found:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(result)[:3])
+        got = f"tensors of the shape {shapes}" if shapes else f"a {type(result).__name__} without a tensor"
         raise OptionsError(
-            f"network: {type(module).__name__} returns a {type(result).__name__} without a tensor for each image; "
-            "allowed: at least one"
+            f"network: {type(module).__name__} returns {got} for {len(images)} images; allowed: at least one tensor "
+            "whose first axis counts the images"
         )
     parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
     return torch.cat([part.reshape(len(part), -1).float() for part in parts], dim=1)

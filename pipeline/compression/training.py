@@ -70,11 +70,10 @@ def check_training(
     if len(divided(images).trained) == 1:
         cause = f"epochs: got {len(images.training)} images and trains on one of them"
         check_single_image(copy_network(network), checked[:1], cause, "3 images or more")
-    check_trainable(copy_network(network), checked, "epochs=0")
     if not isinstance(output, Tensor) or not output.is_floating_point():
-        raise OptionsError(
-            f"epochs: got a network that returns a {type(output).__name__}; allowed: a tensor of floats, or epochs=0"
-        )
+        got = f"tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise OptionsError(f"epochs: got a network that returns a {got}; allowed: a tensor of floats, or epochs=0")
+    check_trainable(copy_network(network), checked, "epochs=0")
     if images.labels is None or output.ndim != 2:
         return replace(images, labels=None)
     classes = output.shape[1]

@@ -68,7 +68,7 @@ def check_single_image(network: nn.Module, image: Tensor, cause: str, allowed: s
 
 
 def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
-    """Check that a network has parameters to train, and that its outputs depend on one of them.
+    """Check that a network has parameters to train, and that steps of training can be computed.
 
     Args:
         network: A network that is not used afterwards.
@@ -76,15 +76,18 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
         allowed: Alternatives to training, for the error message.
 
     Raises:
-        OptionsError: No parameter requires a gradient, the output has none, or the network fails.
+        OptionsError: No parameter requires a gradient, or the output has none, or another shape than in evaluation
+            mode. The network or the computation of gradients fails, the first time or when it is repeated.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise OptionsError(
             f"--epochs: no parameter of the network requires a gradient; allowed: one at least, or {allowed}"
         )
+    with RandomStream(0, images.device).drawn_from(), torch.no_grad():
+        expected = evaluating(network)(images.clone())
     try:
         with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
-            output = training(network)(images)
+            output = training(network)(images.clone())
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -97,6 +100,34 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
             "--epochs: the outputs of the network have no gradient, as inside torch.no_grad or after detach; allowed: "
             f"a forward that records gradients, or {allowed}"
         )
+    if isinstance(output, Tensor) and output.shape != expected.shape:
+        raise OptionsError(
+            f"--epochs: the network gives {tuple(output.shape)} for {len(images)} images in training mode, and "
+            f"{tuple(expected.shape)} in evaluation mode, so that they cannot be compared; allowed: outputs of one "
+            f"shape, or {allowed}"
+        )
+    _check_backward(network, images, output, allowed)
+
+
+def _check_backward(network: nn.Module, images: Tensor, output: Any, allowed: str) -> None:
+    """Check that gradients of a training step can be computed, and those of the step behind it.
+
+    Raises:
+        OptionsError: They cannot.
+    """
+    if not isinstance(output, Tensor):
+        return
+    try:
+        with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
+            output.float().sum().backward()
+            network(images.clone()).float().sum().backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of users raises anything
+        raise OptionsError(
+            f"--epochs: the gradients of two steps of training cannot be computed ({_one_line(error)}); allowed: a "
+            f"network that PyTorch can differentiate in every step, or {allowed}"
+        ) from error
 
 
 def _one_line(error: Exception) -> str:
@@ -125,8 +156,8 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
             stored_values(layer).requires_grad_(True)
             hooks.callback(layer.register_forward_hook(partial(on_output, name)).remove)
         outputs = evaluating(network)(given).float().sum()
-        with contextlib.suppress(RuntimeError):  # there is none at all
-            (gradient,) = torch.autograd.grad(outputs, given, allow_unused=True)
+        if outputs.requires_grad:
+            gradient = _gradient(outputs, given)
     if gradient is None or without:
         found = "no gradient of the network's outputs reaches its images"
         if gradient is not None:
@@ -135,6 +166,23 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
             f"--target-mb: {found}, as inside torch.no_grad or after detach, so that its layers cannot be compared; "
             "allowed: a forward that records gradients, or --bits"
         )
+
+
+def _gradient(outputs: Tensor, given: Tensor) -> Tensor | None:
+    """Return the gradient of a sum of outputs for the images; None if the outputs do not depend on them.
+
+    Raises:
+        OptionsError: It cannot be computed.
+    """
+    try:
+        return torch.autograd.grad(outputs, given, allow_unused=True)[0]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of users raises anything
+        raise OptionsError(
+            f"--target-mb: the gradient of the network's outputs cannot be computed ({_one_line(error)}), so that its "
+            "layers cannot be compared; allowed: a network that torch.autograd.grad can differentiate, or --bits"
+        ) from error
 
 
 @contextlib.contextmanager

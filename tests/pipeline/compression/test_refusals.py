@@ -72,6 +72,10 @@ class Odd(nn.Module):
             x.add_(1)
         if self.kind == "detached":
             return self.conv(x).detach()
+        if self.kind == "spectrum":
+            return torch.fft.rfft2(self.conv(x))
+        if self.kind == "columns first":
+            return self.conv(x).permute(3, 0, 1, 2)
         if self.kind == "scalar":
             return self.conv(x).mean(), self.conv(x)
         return nn.functional.conv2d(x, self.conv.weight) if self.kind == "functional" else self.conv(x)
@@ -168,6 +172,8 @@ NETWORKS = [
     (lambda: Odd("complex"), {"config": "2"}, "complex64"),
     (frozen, {"epochs": 1}, "requires a gradient"),
     (lambda: Odd("detached"), {"config": "2", "epochs": 1}, "outputs of the network have no gradient.*epochs=0"),
+    (lambda: Odd("spectrum"), {"config": "2", "epochs": 1}, "returns a tensor of torch.complex64.*floats"),
+    (lambda: Odd("columns first"), {"config": "2"}, r"shape \(8, 4, 4, 8\) for 4 images.*first axis"),
     (lambda: Odd("detached"), TARGET, "no gradient.*reaches its images.*bits"),
     (
         lambda: compress(seeded(), X, config="3,2,2").network,

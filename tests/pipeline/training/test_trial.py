@@ -112,6 +112,43 @@ def test_a_network_without_gradients_is_not_trained():
     check_trainable(tiny_network(), IMAGES, "--epochs 0")
 
 
+class NotTrainable(nn.Module):
+    """A network for inference: its gradients fail at once or in the next step, or it decodes its maps in evaluation."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.conv, self.second, self.kind = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), kind
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        maps = self.conv(x).tanh()
+        if self.kind == "graph" and self.training:
+            self.mean = 0.9 * self.mean + 0.1 * maps.mean((0, 2, 3))
+        found = self.second(maps - self.mean[:, None, None])
+        if self.kind == "in place":
+            maps.relu_()
+        return found.flatten(2) if self.kind == "decoded" and not self.training else found
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("in place", "two steps of training.*inplace operation.*--epochs 0"),
+        ("graph", "two steps of training.*second time.*--epochs 0"),
+        ("decoded", r"\(2, 4, 8, 8\) for 2 images in training mode, and \(2, 4, 64\) in evaluation mode.*--epochs 0"),
+    ],
+)
+def test_steps_of_training_must_run_and_have_the_outputs_of_evaluation(kind, words):
+    with pytest.raises(OptionsError, match=words):
+        check_trainable(NotTrainable(kind), IMAGES, "--epochs 0")
+    check_trainable(NotTrainable("plain"), IMAGES, "--epochs 0")
+
+
+def test_a_target_names_the_reason_why_there_is_no_gradient():
+    with pytest.raises(OptionsError, match=r"--target-mb: the gradient.*inplace operation.*--bits"):
+        check_gradients(NotTrainable("in place"), IMAGES)
+
+
 @pytest.mark.parametrize("where", ["everywhere", "in the features"])
 def test_a_target_needs_gradients_down_to_the_images(where):
     check_gradients(WithoutGradients("nowhere"), IMAGES)
