@@ -55,7 +55,7 @@ def mark_layers(
     for name, reason in _structural_reasons(model, layers, images).items():
         mark_irregular(layers[name], reason)
     calls = _Calls.of(model, layers, images)
-    for name, reason in calls.reasons.items():
+    for name, reason in (_routed(model, layers, images) | calls.reasons).items():
         if is_regular(layers[name]):
             mark_irregular(layers[name], reason)
     for name, layer in layers.items():
@@ -201,6 +201,8 @@ class _Calls:
             found.counts[name] += 1
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim < axes:
                 found.reasons[name] = "its input is not one batch, passed by position"
+            elif not inputs[0].numel():
+                found.reasons[name] = "it is called with no image"
             elif not _is_weight(weights[name], module):
                 found.reasons[name] = SUBSTITUTED
             elif len(inputs[0]) == 1 < len(images):
@@ -214,6 +216,31 @@ class _Calls:
             if found.counts[name] > 1:
                 found.reasons.setdefault(name, "it runs on one image at a time")
         return found
+
+
+def _routed(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, str]:
+    """Return the layers whose number of inputs depends on the images, as that of experts behind a gate: name -> reason.
+
+    A compressed network may choose others, so that the inputs of both networks are not of the same images.
+    """
+    mixed = torch.cat([images, -images, images.flip(1), images.roll(1, 3) * 2, images / 4, images.flip(2) + 1])
+    rows: dict[str, list[int]] = {name: [] for name in names}  # of the first call in each pass; 0 without a call
+
+    def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim and not rows[name][-1]:
+            rows[name][-1] = len(inputs[0])
+
+    with ExitStack() as hooks:
+        for name in rows:
+            hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(on_call, name)).remove)
+        for batch in (*mixed.split(len(images)), images[:1].expand_as(images), images[1:2].expand_as(images)):
+            for counts in rows.values():
+                counts.append(0)
+            try:
+                registration.outputs_of(model, batch)
+            except Exception:  # a network for which these values are out of range
+                return {}
+    return {name: "it runs on some of the images alone" for name, counts in rows.items() if len(set(counts)) > 1}
 
 
 def _weight(layer: nn.Module) -> Tensor | None:

@@ -189,6 +189,30 @@ class Adapted(Net):
         self.two = LowRank(self.two.in_channels, self.two.out_channels, 3, padding=1)
 
 
+class Experts(Net):
+    """A gate chooses one of two convolutions for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        gate, chosen = x.mean((1, 2, 3)) > 0, x.clone()
+        for number, expert in enumerate(self.experts):
+            if (gate == number).any():
+                chosen[gate == number] = expert(x[gate == number])
+        return super().forward(chosen)
+
+
+class NoImage(Net):
+    """A branch that no image takes."""
+
+    def features(self, x):
+        first, rare = self.conv(x).relu(), x.mean((1, 2, 3)) > 100
+        branch = self.two(first[rare]).sum()
+        return self.two(first).relu().mean((2, 3)) + branch
+
+
 def extractor():
     return create_feature_extractor(Net(), {"fc": "logits"})
 
@@ -213,6 +237,8 @@ ACCEPTED = [
     (BufferWeight, ["fc"]),
     (StackedModels, ["parts.0"]),
     (Adapted, ["two"]),
+    (Experts, ["experts.0", "experts.1"]),
+    (NoImage, ["two"]),
 ]
 COMPRESSED = (
     *(PrunedByHand, NewGeometry, ReadsWeights, TwoChunks, Renormalized, MakesParameter),
