@@ -102,7 +102,8 @@ class Teacher:
         hooks = FeatureHooks(self.points if features else ())
         with hooks.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
-            output = TeacherOutput(logits, hooks.take())
+            maps = {name: feature.detach() for name, feature in hooks.take().items()}
+            output = TeacherOutput(logits.detach(), maps)  # a forward may enable gradients
         if output.nbytes <= self._left:
             self._left -= output.nbytes
             kept[batch] = output.to(torch.device("cpu"))

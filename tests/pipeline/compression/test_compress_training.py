@@ -210,6 +210,20 @@ def test_networks_that_keep_maps_or_extra_state_are_trained(kind, rounding):
     assert result.network(X[:5]).shape == (5, 4)
 
 
+def test_a_forward_that_differentiates_itself_is_trained():
+    class Score(Net):
+        """It returns a gradient of its features, whose graph is kept in training alone."""
+
+        def forward(self, x):
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                total = self.features(x).tanh().sum()
+                return torch.autograd.grad(total, x, create_graph=self.training)[0]
+
+    result = compress(seeded(Score), X, config="3,2,2", epochs=1)
+    assert torch.isfinite(result.network(X[:5])).all()
+
+
 def test_a_forward_that_views_maps_in_training_alone_is_refused_in_a_sentence():
     class Auxiliary(Net):
         def features(self, x):
