@@ -163,8 +163,10 @@ def label_indices(
         kinds = " and ".join(f"{array.dtype} in {what}" for what, array in zip(arrays, flat, strict=True))
         raise DataError(f"labels must be strings in both halves or in none, got {kinds}")
     for what, array in zip(arrays, flat, strict=True):
-        if array.dtype.kind not in "bui" and not (array.dtype.kind == "f" and bool((array == np.rint(array)).all())):
-            raise DataError(f"{what} must hold integers, got {array.dtype}")
+        if array.dtype.kind not in "buif":
+            raise DataError(f"{what} must hold whole numbers or strings, got {array.dtype}")
+        if array.dtype.kind == "f" and (broken := array[array != np.rint(array)]).size:
+            raise DataError(f"{what} must hold whole numbers or strings, got {broken[0]}")
         if not 0 <= array.min() <= array.max() <= _MOST_LABEL:
             raise DataError(f"{what} must hold labels of 0 to {_MOST_LABEL}, got {array.min()} to {array.max()}")
     indices = [array.astype(np.int64) for array in flat]

@@ -18,6 +18,8 @@ MOST_CLASSES: Final = 100_000
 """Labels from here on are taken for damage, if the file has no class names."""
 HALVES: Final = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
 """Half -> its names in arrays, in the order in which they are looked for."""
+_LISTED: Final = 10
+"""Number of classes that a note lists."""
 _IMAGES: Final = ("x_{}", "{}_images", "{}_x", "images_{}", "{}_data")
 _LABELS: Final = ("y_{}", "{}_labels", "{}_y", "labels_{}", "{}_label")
 _ALLOWED: Final = (
@@ -63,6 +65,8 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
         classes,
     )
     class_names = _class_names(labels.names or given, labels.classes - 1, shown)
+    if not test_only:
+        notes += _untrained(labels.indices, class_names)
     own = zip(pixels, pixels.values(), labels.indices, strict=True)
     splits = {half: _split(array, indices) for half, array, indices in own}
     return memory_dataset(
@@ -132,6 +136,16 @@ def _unused(arrays: Mapping[str, Array], names: Mapping[str, tuple[str, str]]) -
     others = [images for images, _ in _found(list(arrays))["test"][1:]]
     used = names["test"][0]
     return [f"the test images are those in {used}; not used: {', '.join(others)}"] if others else []
+
+
+def _untrained(indices: list[Array], class_names: tuple[str, ...]) -> list[str]:
+    """Return a note about classes of test images that no training image has, if there are any."""
+    train, test = (set(own.tolist()) for own in indices)
+    missing = [class_names[index] for index in sorted(test - train)]
+    if not missing:
+        return []
+    listed = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+    return [f"test images have classes that no training image has: {listed}"]
 
 
 def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | None:

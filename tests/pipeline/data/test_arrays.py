@@ -156,6 +156,23 @@ def test_labels_without_an_image_are_said(tmp_path):
     assert load(tmp_path, labels=LABELS * 3, class_names=names).notes == ()
 
 
+@pytest.mark.parametrize("names", [np.array(list("abc")), np.arange(3)], ids=["strings", "numbers"])
+def test_classes_of_test_images_alone_are_noted(tmp_path, names):
+    some = names[LABELS % 2]
+    np.savez(tmp_path / "tiny.npz", x_train=IMAGES, y_train=some, x_test=IMAGES, y_test=names[LABELS])
+    note = f"test images have classes that no training image has: {names[2]}"
+    assert load_dataset(str(tmp_path / "tiny.npz")).notes == (note,)
+    assert load_dataset(str(tmp_path / "tiny.npz"), test_only=True).notes == ()
+    np.savez(tmp_path / "tiny.npz", x_train=IMAGES, y_train=names[LABELS], x_test=IMAGES, y_test=some)
+    assert load_dataset(str(tmp_path / "tiny.npz")).notes == ()
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.5])
+def test_a_label_that_is_no_whole_number_is_named(tmp_path, value):
+    with pytest.raises(DataError, match=rf"y_train of .* must hold whole numbers or strings, got {value}"):
+        load(tmp_path, labels=np.array([0, 1, 2, 0, value, 2]))
+
+
 def test_class_names_decide_about_labels_from_1(tmp_path):
     three, four = np.array(["a", "b", "c"]), np.array(["none", "a", "b", "c"])
     assert in_file_order(load(tmp_path, labels=LABELS + 1, class_names=three).train)[1] == LABELS.tolist()
