@@ -7,7 +7,7 @@ from reports import text
 from reports.model import Baseline, Report, Row
 from reports.rows import baseline, baseline_top1, loss, unique_rows
 from reports.text import MISSING, row_name
-from reports.verdict import interval
+from reports.verdict import baseline_interval, interval
 
 ORIGINAL = "Original, float32"
 
@@ -84,7 +84,7 @@ def _top1(report: Report) -> list[Column]:
         Column(
             "95 % interval",
             lambda row: text.span(interval(report, row.top1_quant)),
-            lambda base: text.span(interval(report, base.top1)),
+            lambda base: text.span(baseline_interval(report)),
         ),
         Column("Δ baseline", lambda row: text.signed(change(report, row))),
         *_own_baselines(report),

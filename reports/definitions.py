@@ -3,7 +3,7 @@
 from reports.model import Report
 from reports.rows import baseline, fine_tuned
 from reports.summary import SIGNIFICANT
-from reports.verdict import interval
+from reports.verdict import baseline_interval
 
 INFERENCE_NOTE = (
     "Median time for one image on the run's device and threads, measured in turns. ONNX files run on the CPU. A loaded "
@@ -74,13 +74,15 @@ def _stored_note(report: Report) -> list[str]:
 
 def _interval_note(report: Report) -> list[str]:
     data, top1 = report.run.dataset, baseline(report).top1
-    ends = interval(report, top1)
-    if data is None or top1 is None or ends is None:
+    if data is None or top1 is None:
         return []
-    low, high = ends
+    ends = baseline_interval(report)
+    own = "A mean over seeds has none."
+    if ends:
+        count, (low, high) = data.test_images, ends
+        own = f"With {count:,} test images, the baseline's {top1:.2f} has the interval {low:.2f} to {high:.2f}."
     return [
-        "The **95 % interval** (Wilson) follows from the number of test images. With "
-        f"{data.test_images:,} test images, the baseline's {top1:.2f} has the interval {low:.2f} to {high:.2f}. All "
-        "rows are measured on the same images, so the interval is cautious for differences between rows. McNemar's "
-        "test is the sharper comparison."
+        f"The **95 % interval** (Wilson) follows from the number of test images. {own} All rows are measured on the "
+        "same images, so the interval is cautious for differences between rows. McNemar's test is the sharper "
+        "comparison."
     ]

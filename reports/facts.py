@@ -5,7 +5,7 @@ from reports.model import Report, Row
 from reports.rows import baseline, unique_rows
 from reports.run import Run
 from reports.text import MISSING, model_name, row_name, settings_name
-from reports.verdict import interval
+from reports.verdict import baseline_interval
 
 _ONNX_HEADERS = (
     "Row",
@@ -22,7 +22,7 @@ def baseline_table(report: Report, style: text.Style = "markdown") -> str:
     """Draw the uncompressed network's Top-1 with its interval, number of parameters and file size."""
     base, run = baseline(report), report.run
     headers = ["Model", "Weights", "Top1", "95 % interval", "#Params", "Model size (MB)", "File"]
-    top1 = [text.points(base.top1), text.span(interval(report, base.top1))]
+    top1 = [text.points(base.top1), text.span(baseline_interval(report))]
     figures = [*top1, text.count(base.params), text.megabytes(base.size_mb)]
     row = [model_name(run.model), text.plain(run.weights), *figures, text.plain(base.artifact)]
     return text.draw(headers, [row], (0, 1, 6), style)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from reports import text
 from reports.model import Report, Row
-from reports.rows import MeasuredRow, measured, unique_rows
+from reports.rows import MeasuredRow, baseline, measured, unique_rows
 from reports.text import row_name
 
 Z_95 = 1.959963984540054
@@ -111,6 +111,12 @@ def interval(report: Report, top1: float | None) -> tuple[float, float] | None:
     """Return the 95 % interval of a Top-1 on the report's test images; None if one of both is not known."""
     data = report.run.dataset
     return None if data is None or top1 is None else wilson(top1, data.test_images)
+
+
+def baseline_interval(report: Report) -> tuple[float, float] | None:
+    """Return the 95 % interval of the baseline's Top-1; None if it is not known, or if the Top-1 is a mean of seeds."""
+    base = baseline(report)
+    return None if base.top1_by_seed else interval(report, base.top1)
 
 
 def _same_seed(row: Row, other: Row) -> bool:

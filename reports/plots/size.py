@@ -10,7 +10,7 @@ from reports.plots.labels import Label, place_labels
 from reports.plots.rings import Mark, draw_rings
 from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
 from reports.text import basis_name, bits_name, model_name, row_name, with_settings
-from reports.verdict import interval
+from reports.verdict import baseline_interval, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,8 @@ def _baseline_mark(report: Report) -> list[Mark]:
 def _draw_rows(axis: "Axes", rows: Sequence[MeasuredRow], report: Report, look: dict[str, Any], name: str) -> None:
     for place, each in enumerate(rows):
         label = name if place == 0 else "_nolegend_"
-        drawn = axis.errorbar([each.size_mb], [each.top1], yerr=_error_bars(each.top1, report), label=label, **look)
+        bars = _error_bars(each.top1, interval(report, each.top1))
+        drawn = axis.errorbar([each.size_mb], [each.top1], yerr=bars, label=label, **look)
         for artist in drawn.get_children():
             artist.set_gid(mark_id(each.row))
 
@@ -119,9 +120,8 @@ def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> 
         _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, name)
 
 
-def _error_bars(top1: float, report: Report) -> tuple[list[float], list[float]] | None:
-    """Return the interval's length below and above a Top-1; None if the number of test images is not known."""
-    ends = interval(report, top1)
+def _error_bars(top1: float, ends: tuple[float, float] | None) -> tuple[list[float], list[float]] | None:
+    """Return the interval's length below and above a Top-1; None if its ends are not known."""
     return None if ends is None else ([max(0.0, top1 - ends[0])], [max(0.0, ends[1] - top1)])
 
 
@@ -137,9 +137,10 @@ def _draw_baseline(axis: "Axes", report: Report) -> list[float]:
     base = baseline(report)
     if base.size_mb is None or base.top1 is None:
         return []
-    if ends := interval(report, base.top1):
+    ends = baseline_interval(report)
+    if ends:
         axis.axhspan(*ends, color=_STAR["color"], alpha=0.13, linewidth=0, zorder=0.5)
-    bars = _error_bars(base.top1, report)
+    bars = _error_bars(base.top1, ends)
     axis.errorbar([base.size_mb], [base.top1], yerr=bars, label="Baseline", **_STAR)
     return [base.size_mb]
 

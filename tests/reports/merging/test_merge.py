@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from reports.choice import choice_table
+from reports.facts import baseline_table
 from reports.markdown import render
 from reports.merging.merge import MergeError, merge
 from reports.merging.reading import sources
@@ -138,6 +140,11 @@ def test_seeds_that_trained_their_own_baselines(parse) -> None:
     assert lines[1] == ["CosConv", "3,3,3,2", "4", "-", "3", "76.88 ± 1.00", "97.30 ± 1.00", "97.00 ± 1.00"]
     assert "Top-1 99.00 to 98.00 (-1.00 points): CosConv 3,3,3,2 at 4 bits (seed 0)" in summarise(merged)
     assert "Every seed trained its own baseline" in render(merged)
+    headers, (baseline_line,) = parse(baseline_table(merged))
+    assert baseline_line[headers.index("95 % interval")] == "-"
+    headers, (original, *rows) = parse(choice_table(merged))
+    assert (original[4], rows[0][4]) == ("-", "95.97 to 99.02")
+    assert "A mean over seeds has none." in render(merged)
 
 
 @pytest.mark.parametrize(
