@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reports import text
-from reports.model import Gate, Report, Row
+from reports.model import DENSE, Gate, Report, Row
 from reports.rows import baseline_top1 as baseline_top1_of
 from reports.rows import unique_rows
 from reports.text import bits_name, listed, row_name, target_name
@@ -40,20 +40,22 @@ def judge(
         max_size_mb: Largest allowed size of a row's artifact, in 10^6 bytes; None sets no limit.
 
     Returns:
-        The limits, the verdict, and one sentence for each row that fails. `passed` is False if a row fails. Otherwise
-        it is True if a limit or a target was compared with at least one row, else None.
+        The limits, the verdict, and one sentence for each row that fails; dense rows of several bases are one. `passed`
+        is False if a row fails. Otherwise it is True if a limit or a target was compared with at least one row, else
+        None.
     """
     targets = sum(row.has_target for row in rows)
     gate = Gate(max_drop=max_drop, max_size_mb=max_size_mb, targets=targets, passed=None)
     misses = [(row, _misses(row, baseline_top1, gate)) for row in rows]
-    gate.failures = [
-        f"{row.basis} {row.config} at {bits_name(row)} {' and '.join(miss.sentence for miss in found)}"
-        for row, found in misses
-        if found
-    ]
+    sentences = [f"{_named(row)} {' and '.join(miss.sentence for miss in found)}" for row, found in misses if found]
+    gate.failures = list(dict.fromkeys(sentences))  # each basis repeats the dense rows
     limited = bool(targets) or (bool(rows) and (max_drop, max_size_mb) != (None, None))
     gate.passed = False if gate.failures else True if limited else None
     return gate
+
+
+def _named(row: Row) -> str:
+    return f"{DENSE if row.is_dense else f'{row.basis} {row.config}'} at {bits_name(row)}"
 
 
 def has_target_size(size_mb: float, target_mb: float) -> bool:

@@ -46,6 +46,12 @@ def test_each_row_that_fails_has_the_amount_of_its_excess(rows) -> None:
         assert all(word in sentence for word in words)
 
 
+def test_a_dense_row_that_fails_is_one_sentence_for_all_bases(row) -> None:
+    dense = [row(basis, "dense", 4, 90.0, size_mb=0.2) for basis in ("cosine", "chebyshev")]
+    (failure,) = judge(dense, 91.73, max_size_mb=0.15).failures
+    assert failure.startswith("dense at 4 bits takes 0.2 MB")
+
+
 def test_a_row_that_exceeds_both_limits_is_one_sentence(rows) -> None:
     (failure,) = judge(rows[1:], 91.73, max_drop=2, max_size_mb=0.06).failures
     for words in ("2.48 points of Top-1", "--max-drop 2", " and takes 0.0625 MB", "--max-size-mb 0.06"):
