@@ -40,24 +40,27 @@ def agreed(settings: Sequence[Settings]) -> Settings:
 
 
 def merged_rows(runs: Mapping[str, Source], settings: AllSettings) -> list[Row]:
-    """Return every row of every run; rows of the same artifact are returned once.
+    """Return every row of every run; rows of the same artifact are returned once, a dense one for each basis.
 
     Args:
         runs: The runs by name.
         settings: The settings of each run.
     """
     differ = len({source.baseline.top1 for source in runs.values()}) > 1
-    found: dict[Hashable, list[str]] = {}
-    rows: dict[Hashable, Row] = {}
+    found: dict[tuple[str, Hashable], list[str]] = {}
+    holders: dict[Hashable, list[str]] = {}  # the runs of a dense file, whatever its row's basis
+    rows: dict[tuple[str, Hashable], Row] = {}
     for name, source in runs.items():
         for number, row in enumerate(source.rows):
-            artifact = (row.basis, row.config, bits_name(row), row.sha256 or (name, number))
+            content = (None if row.is_dense else row.basis, row.config, bits_name(row), row.sha256 or (name, number))
+            artifact = (row.basis, content)
             found.setdefault(artifact, []).append(name)
+            holders.setdefault(content, []).append(name)
             own = {"baseline_top1": source.baseline.top1} if differ else {}
             rows.setdefault(artifact, row.model_copy(update=own))
     return [
-        row.model_copy(update={"runs": found[artifact], "settings": _agreed(found[artifact], settings)})
-        for artifact, row in rows.items()
+        row.model_copy(update={"runs": found[basis, content], "settings": _agreed(holders[content], settings)})
+        for (basis, content), row in rows.items()
     ]
 
 

@@ -60,6 +60,21 @@ def test_the_dense_row_stays_once_a_basis() -> None:
     assert [row.basis for row in merged.rows] == [COS, CHEB]
 
 
+def test_the_dense_file_of_runs_of_other_bases_is_one_line(parse) -> None:
+    runs = make_run("a", (COS, "dense", 4, 98.0), A) | make_run("b", (COS, "dense", 4, 98.0), (CHEB, "dense", 4, 98.0))
+    shared = {name: dataclasses.replace(run, rows=_with_one_digest(run.rows)) for name, run in runs.items()}
+    other = make_run("c", (COS, A[1], 4, 97.0), options={"threads": 2})  # its row makes the names of the runs labels
+    merged = merge(shared | other, "merge")
+    dense = [(row.basis, row.runs, row.settings) for row in merged.rows if row.is_dense]
+    assert dense == [(COS, ["a", "b"], {}), (CHEB, ["b"], {})]
+    _, lines = parse(choice_table(merged))
+    assert [line[0] for line in lines].count("dense at 4 bits") == 1
+
+
+def _with_one_digest(rows):
+    return [row.model_copy(update={"sha256": "0" * 64}) if row.is_dense else row for row in rows]
+
+
 def test_settings_that_differ_label_the_rows(parse) -> None:
     runs = make_run("a", A) | make_run("b", A, options={"epochs": 0, "distill": False}) | make_run("c", B, seed=3)
     merged = merge(runs, "merge")
