@@ -140,7 +140,8 @@ def _machine(run: Run) -> list[tuple[str, str]]:
     """Return the known hardware: `AMD EPYC, 2 cores, 2 threads, 25.3 GB of memory`."""
     machine = run.hardware
     cpu = [machine.cpu] if machine.cpu else []
-    cpu += [f"{number} {unit}" for unit, number in (("cores", machine.cores), ("threads", machine.threads)) if number]
+    counts = (("core", machine.cores), ("thread", machine.threads))
+    cpu += [text.quantity(number, unit) for unit, number in counts if number]
     cpu += [f"{machine.memory_gb:.1f} GB of memory"] if machine.memory_gb else []
     return [
         ("Machine", ", ".join(cpu) or MISSING),

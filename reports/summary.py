@@ -93,11 +93,12 @@ def _paired(report: Report, row: Row) -> str:
     data = report.run.dataset
     if data is None or row.mcnemar_p is None or row.agreement is None:
         return ""
-    images = f"On {data.test_images:,} test images it loses {row.images_lost:,} and gains {row.images_gained:,}"
+    images = text.quantity(data.test_images, "test image")
+    counts = f"On {images} it loses {row.images_lost:,} and gains {row.images_gained:,}"
     verdict = "a difference" if row.mcnemar_p < SIGNIFICANT else "no clear difference"
     p = text.probability(row.mcnemar_p)
     equation = f"p {p}" if p.startswith("<") else f"p = {p}"
-    return f"{images} against the original: {verdict} by McNemar's paired test ({equation})."
+    return f"{counts} against the original: {verdict} by McNemar's paired test ({equation})."
 
 
 def _fallen(report: Report) -> str:

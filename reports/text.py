@@ -110,6 +110,11 @@ def listed(items: Sequence[str], shown: int = LISTED) -> str:
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
+def quantity(number: int, unit: str) -> str:
+    """Return a number and its unit, which gets an s for more than one: `1 thread`, `2 threads`."""
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
 def points(value: float | None) -> str:
     """Format Top-1 or another percentage with two decimals: `91.73`."""
     return MISSING if value is None else f"{value:.2f}"

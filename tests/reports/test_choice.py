@@ -40,6 +40,8 @@ def test_the_summary_does_not_let_a_few_images_decide(report, row) -> None:
     text = summarise(report([row(COS, "a", 4, 82.0, **clear)]))
     assert "it loses 60 and gains 2 against the original: a difference" in text
     assert "(p < 0.0001)" in text
+    one = summarise(report([row(COS, "a", 4, 100.0, **PAIRED)], dataset=make_dataset("digits", 10, 1)))
+    assert "On 1 test image it loses" in one
 
 
 def test_what_was_not_measured_is_a_dash(report, row, parse) -> None:

@@ -65,3 +65,7 @@ def test_a_pipe_does_not_add_a_column() -> None:
     table = text.draw(["a", "b"], [["x|y", "1"]])
     assert table.splitlines()[2].replace("\\|", "").count("|") == 3
     assert "x|y" in text.draw(["a", "b"], [["x|y", "1"]], style="plain")
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [text.quantity(number, "thread") for number in (1, 2, 1437)] == ["1 thread", "2 threads", "1,437 threads"]
