@@ -33,6 +33,8 @@ def tracking(options: "Options") -> Iterator["Tracker"]:
     Yields:
         The started tracker. The caller logs the epochs to it and calls ``finish`` at the end.
     """
+    if unused := _unused(options):
+        logger.warning("%s: not used, because the run does not log to MLflow (--track mlflow)", " and ".join(unused))
     tracker: Tracker = Trackers(targets(options)) if options.track else NullTracker()
     tracker.start(options.out.name, options.model_dump(mode="json", exclude={"track", "tracking_uri", "experiment"}))
     try:
@@ -43,6 +45,12 @@ def tracking(options: "Options") -> Iterator["Tracker"]:
     except BaseException:  # Ctrl-C, SIGTERM
         tracker.fail(KILLED)
         raise
+
+
+def _unused(options: "Options") -> list[str]:
+    """Return the flags of MLflow that are set for a run without it."""
+    given = {"--tracking-uri": options.tracking_uri, "--experiment": options.experiment}
+    return [] if "mlflow" in options.track else [flag for flag, value in given.items() if value is not None]
 
 
 def targets(options: "Options") -> list[Target]:
