@@ -12,7 +12,8 @@ from tests.pipeline.tracking.conftest import REPORT, free_port, wait_for
 
 
 def options(out: Path, track: str = "tensorboard") -> Options:
-    return Options(config="3,3,2,2", track=track, tracking_uri=f"http://127.0.0.1:{free_port()}", out=out, seed=7)
+    server = {"tracking_uri": f"http://127.0.0.1:{free_port()}"} if "mlflow" in track else {}
+    return Options(config="3,3,2,2", track=track, out=out, seed=7, **server)
 
 
 def events(out: Path) -> EventAccumulator:
