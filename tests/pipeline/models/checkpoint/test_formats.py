@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import enum
-import json
 import os
 import pathlib
 import pickle
@@ -280,28 +279,3 @@ def test_a_file_that_is_cut_is_refused(tmp_path, state, write, share):
     (tmp_path / "c.pt").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DataError, match=r"c\.pt.*(damaged|no weights)"):
         load_weights(Net(), tmp_path / "c.pt")
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize("whole", [True, False])
-def test_folders_and_shards_of_hugging_faces_libraries(tmp_path, state, name, whole):
-    def save(tensors, file):
-        safetensors.torch.save_file(tensors, file) if name.endswith("safetensors") else torch.save(tensors, file)
-
-    names = list(state)
-    if whole:
-        save(dict(state), tmp_path / name)
-    else:
-        halves = {f"first-{name}": names[::2], f"second-{name}": names[1::2]}
-        for file, own in halves.items():
-            save({each: state[each] for each in own}, tmp_path / file)
-        places = {each: file for file, own in halves.items() for each in own}
-        (tmp_path / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    for path in (tmp_path, tmp_path / (name if whole else f"{name}.index.json")):
-        net = Net()
-        load_weights(net, path)
-        assert has_weights(net, state)
-    if not whole:
-        (tmp_path / f"second-{name}").unlink()
-        with pytest.raises(DataError, match=f"second-{name} does not exist"):
-            load_weights(Net(), tmp_path)

@@ -4,15 +4,12 @@ import pickle
 import zipfile
 
 import pytest
-import torch
-import torch.distributed.checkpoint as distributed
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from pipeline.artifact import write_artifact
 from pipeline.errors import DataError
 from pipeline.models.weights import load_weights
 from tests.pipeline.artifact.samples import IDENTITY, compressed
-from tests.support.checkpoints import Net, has_weights, trained
+from tests.support.checkpoints import Net
 
 
 @pytest.mark.parametrize(
@@ -70,27 +67,3 @@ def test_an_artifact_is_no_checkpoint(tmp_path):
     write_artifact(compressed(8), IDENTITY, tmp_path / "a.safetensors")
     with pytest.raises(DataError, match=r"a\.safetensors.*compressed network.*export"):
         load_weights(Net(), tmp_path / "a.safetensors")
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_a_folder_of_distributed_checkpoints_is_named_with_the_command_that_converts_it(tmp_path):
-    state = trained().state_dict()
-    distributed.save({"model": state}, checkpoint_id=tmp_path / "dcp", no_dist=True)
-    for path in (tmp_path / "dcp", *(tmp_path / "dcp").iterdir()):
-        with pytest.raises(DataError, match=r"torch\.distributed\.checkpoint;.*format_utils dcp_to_torch \S*/dcp FILE"):
-            load_weights(Net(), path)
-    dcp_to_torch_save(tmp_path / "dcp", tmp_path / "c.pt")
-    net = Net()
-    load_weights(net, tmp_path / "c.pt")
-    assert has_weights(net, state)
-
-
-def test_a_folder_of_deepspeed_is_named_with_the_program_that_converts_it(tmp_path):
-    step = tmp_path / "global_step10"
-    step.mkdir()
-    (tmp_path / "latest").write_text("global_step10")
-    divided = {"module": {name: torch.empty(0) for name in trained().state_dict()}, "ds_version": "0.14.0"}
-    torch.save(divided, step / "zero_pp_rank_0_mp_rank_00_model_states.pt")
-    for path in (tmp_path, step, *step.iterdir()):
-        with pytest.raises(DataError, match=r"DeepSpeed.*allowed: .*zero_to_fp32\.py"):
-            load_weights(Net(), path)
