@@ -15,10 +15,11 @@ from basis.cholesky import RIDGE, ridge_solution
 from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics, cross_products
-from basis.layers import as_maps, geometry, layer_operator, stored_values
+from basis.layers import as_maps, geometry, layer_operator, stored_columns, stored_values
 from basis.modes import evaluation_mode, without_autocast
 from basis.original_outputs import OriginalOutputs, original_outputs
-from basis.patches import Sample, by_sample, patch_batches, samples
+from basis.patches import Sample, by_sample, patch_batches
+from basis.routing import samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from basis.swap import with_regular_layers
@@ -41,7 +42,8 @@ def fit_activations(
     A layer is fitted when the images reach it, so its inputs come from the layers fitted before it. The bias is fitted
     with the coefficients. If a layer has no bias, the running mean of its batch normalization absorbs the constant. The
     ridge pulls towards the present coefficients, so on the sampled positions no layer becomes worse. A layer that runs
-    several times is fitted at its first run. A layer that never runs keeps its coefficients.
+    several times is fitted at its first run. A layer that never runs, or on some of the images alone, keeps its
+    coefficients.
 
     At the end of a residual block, the layer's output is added to a shortcut, directly or after its normalization. The
     layer is then fitted once more, so that the sum matches the original's sum. This step is limited for each channel:
@@ -192,21 +194,24 @@ class LayerwiseFit:
 
     def _fit(self, name: str, module: nn.Module, x: Tensor) -> None:
         self._last.clear()
-        norm, maps = self._norms.get(name), as_maps(module, x)
-        chosen = samples(geometry(module), maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
-        outputs = by_sample(self._targets.pop(name), chosen)
+        norm, maps, wanted = self._norms.get(name), as_maps(module, x), self._targets.pop(name)
+        conv, rows = geometry(module), wanted.shape[1]
+        chosen = samples_of(rows, conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
+        if not chosen:
+            warn_of_routing(name)
+            return
+        outputs = by_sample(wanted, chosen)
         watched = name in self._shortcuts and isinstance(module, nn.Conv2d)
         batches = _batches(module, maps, chosen)
         kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
         statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
         statistics.check_finite(name)
-        start = stored = columns = _stored_columns(module)
+        start = stored = columns = stored_columns(module)
         if self._ridge is not None:
             columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
             stored = self._store(name, module, norm, statistics, columns, start)
         self._errors[name] = statistics.relative_error(stored)
         if watched:
-            conv = cast(nn.Conv2d, module)
             self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, kept, statistics, start, columns, stored)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -289,12 +294,3 @@ def _batches(layer: nn.Module, maps: Tensor, chosen: list[Sample]) -> Iterable[T
 def _values(layer: nn.Module, chosen: list[Sample]) -> int:
     """Return the number of values of the rows of all samples."""
     return geometry(layer).groups * stored_values(layer)[0].numel() * sum(sample.rows for sample in chosen)
-
-
-def _stored_columns(layer: nn.Module) -> Tensor:
-    """Stored values and bias (or 0) as columns, float64, (groups, F, O / groups)."""
-    rows = stored_values(layer).flatten(1)
-    bias = torch.zeros_like(rows[:, 0]) if (own := _bias(layer)) is None else own
-    columns = torch.cat([rows, bias[:, None]], dim=1).to(torch.float64)
-    stored: Tensor = columns.unflatten(0, (geometry(layer).groups, -1)).mT
-    return stored

@@ -7,6 +7,7 @@ nearest.
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -72,6 +73,15 @@ def is_regular(module: nn.Module) -> bool:
 def stored_values(module: nn.Module) -> Tensor:
     """Return a layer's stored tensor, (O, ...)."""
     return cast(Tensor, getattr(module, str(stored_tensor_name(module))))
+
+
+def stored_columns(layer: nn.Module) -> Tensor:
+    """Return the stored values and the bias (or 0) as columns, float64, (groups, F, O / groups)."""
+    rows = stored_values(layer).flatten(1)
+    bias = torch.zeros_like(rows[:, 0]) if layer.bias is None else cast(Tensor, layer.bias)
+    columns = torch.cat([rows, bias[:, None]], dim=1).to(torch.float64)
+    stored: Tensor = columns.unflatten(0, (geometry(layer).groups, -1)).mT
+    return stored
 
 
 def layer_operator(module: nn.Module) -> Tensor | None:

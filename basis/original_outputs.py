@@ -14,6 +14,7 @@ from basis.chunks import in_chunks
 from basis.layers import as_maps, geometry
 from basis.modes import evaluation_mode
 from basis.patches import Sample, samples
+from basis.routing import on_all_ranks, routed_layers, warn_of_routing
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 
@@ -22,7 +23,8 @@ class OriginalOutputs(NamedTuple):
     """Rows of the original network at the sampled positions, (groups, rows, O / groups).
 
     Attributes:
-        outputs: Layer name -> outputs of its first run.
+        outputs: Layer name -> outputs of its first run. Layers that run on some of the images alone are left out; see
+            ``basis.routing``.
         shortcuts: Layer name -> the other operand of the addition that reads the layer's output, directly or after the
             normalization in ``norms``. Only layers that run once; empty if additions are not recorded.
         norms: Layer name -> name of the batch normalization with running statistics that reads the layer's output. Only
@@ -54,13 +56,16 @@ def original_outputs(
         additions: Record shortcuts, too.
     """
     norms: dict[str, str] = {}
+    lengths: dict[str, int] = {}
+    count = 0
 
     def compute(chunk: Tensor, part: CalibrationShard) -> dict[tuple[str, str], Tensor]:
-        nonlocal norms
+        nonlocal norms, lengths, count
         recorder = _Recorder(original, seeds, part, sampling)
         recorder.run(chunk, additions=additions)
         recorded = recorder.recorded()
         norms = recorded.norms
+        lengths, count = recorder.lengths, len(chunk)
         kinds = ("output", recorded.outputs), ("shortcut", recorded.shortcuts)
         return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
 
@@ -68,7 +73,11 @@ def original_outputs(
     outputs, shortcuts = (
         {name: some for (kind, name), some in rows.items() if kind == wanted} for wanted in ("output", "shortcut")
     )
-    return OriginalOutputs(outputs, shortcuts, norms)
+    routed = routed_layers(original, lengths, images, count)
+    kept = on_all_ranks(seeds, outputs.keys() - routed, shard)
+    for name in sorted(lengths.keys() - set(kept)):
+        warn_of_routing(name)
+    return OriginalOutputs({name: outputs[name] for name in outputs if name in kept}, shortcuts, norms)
 
 
 class _LastOutput(NamedTuple):
@@ -78,7 +87,11 @@ class _LastOutput(NamedTuple):
 
 
 class _Recorder:
-    """Hooks of one forward pass of the original network."""
+    """Hooks of one forward pass of the original network.
+
+    Attributes:
+        lengths: Layer name -> length of the first axis of its input at its first run.
+    """
 
     def __init__(
         self, original: nn.Module, seeds: Mapping[str, int], shard: CalibrationShard, sampling: SamplingConfig
@@ -90,6 +103,7 @@ class _Recorder:
         self._runs: Counter[str] = Counter()
         self._norm_of: dict[str, str] = {}
         self._additions = Additions(self.on_addition)
+        self.lengths: dict[str, int] = {}
 
     def run(self, images: Tensor, *, additions: bool) -> None:
         modules = dict(self._original.named_modules())
@@ -107,6 +121,9 @@ class _Recorder:
     @torch.no_grad()  # a forward may enable gradients
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, inputs[0])
+        self.lengths.setdefault(name, len(maps))
+        if not len(maps):
+            return
         chosen = samples(conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
         if not self._runs[name]:
             self._outputs[name] = _sampled(as_maps(module, output), chosen, conv.groups)

@@ -89,7 +89,7 @@ def inverse_input_covariance(
     reached: set[str] = set()
 
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in reached:
+        if name not in reached and len(inputs[0]):
             reached.add(name)
             conv = layers[name]
             gram, energy = _input_energy(conv, inputs[0].float(), shard or CalibrationShard.whole(len(images)))

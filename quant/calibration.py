@@ -15,7 +15,8 @@ from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, layer_operator, stored_layers, stored_values
 from basis.modes import evaluating, without_autocast
-from basis.patches import MAX_FEATURES, samples
+from basis.patches import MAX_FEATURES
+from basis.routing import on_all_ranks, samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from quant.backends import Backend
@@ -91,9 +92,12 @@ def round_layers(
         outputs = wanted.pop(name)
         if outputs is None:  # a later run
             return
-        stored = stored_values(module)
+        stored, part = stored_values(module), shard or CalibrationShard.whole(len(images))
         with progress.layer(name), without_autocast(stored.device):
-            hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], shard, sampling)
+            hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], part, sampling)
+            if hessian is None:
+                warn_of_routing(name)
+                return
             if rounding != "nearest":
                 hessian.check_finite(name)
             series = isinstance(module, SeriesConv2d)
@@ -118,13 +122,15 @@ def _hessian(
     x: Tensor,
     targets: Tensor,
     seed: int,
-    shard: CalibrationShard | None,
+    shard: CalibrationShard,
     sampling: SamplingConfig,
-) -> GramStatistics:
+) -> GramStatistics | None:
+    """Compute the Hessian of a layer; None if its inputs are not of the images of the targets, on any rank."""
     if not isinstance(module, nn.Conv2d):
-        return linear_hessian(x, targets, shard)
-    chosen = samples(module, x, seed=seed, shard=shard, sampling=sampling)
-    return conv_hessian(module, x, chosen, targets, layer_operator(module), shard)
+        alike = x[..., 0].numel() == len(targets)
+        return linear_hessian(x, targets, shard) if on_all_ranks([""], [""] if alike else [], shard) else None
+    chosen = samples_of(targets.shape[1], module, x, seed=seed, shard=shard, sampling=sampling)
+    return conv_hessian(module, x, chosen, targets, layer_operator(module), shard) if chosen else None
 
 
 def _round(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from basis.chunks import in_chunks
 from basis.copying import copy_network
 from basis.patches import samples
+from basis.routing import on_all_ranks, routed_layers, warn_of_routing
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.hessian import conv_targets, linear_targets
@@ -46,19 +47,27 @@ class FloatOutputs:
         self._shard, self._sampling = shard, sampling
         self._bytes = layer_row_bytes(self._network, seeds, images[:2], len(images), sampling)
         self._left, self._found = list(seeds), dict[str, Tensor]()
+        self._lengths: dict[str, int] = {}
+        self._count = 0
 
     def pop(self, name: str) -> Tensor | None:
         """Return the outputs of a layer, (groups, rows, O / groups) or for a linear layer (rows, O), and release them.
 
         Returns:
-            None for a layer without a seed, and for one that does not run.
+            None for a layer without a seed, for one that does not run, and for one that runs on some of the images
+            alone; see ``basis.routing``.
         """
         if name in self._left:
             group = self._group(name)
             self._left = [other for other in self._left if other not in group]
-            self._found |= in_chunks(
+            found = in_chunks(
                 self._images, self._shard, lambda chunk, part: self._rows(group, chunk, part), self._sampling
             )
+            routed = routed_layers(self._network, self._lengths, self._images, self._count)
+            kept = on_all_ranks(group, found.keys() - routed, self._shard)
+            self._found |= {each: found[each] for each in kept}
+            for each in sorted(self._lengths.keys() - set(kept)):
+                warn_of_routing(each)
         return self._found.pop(name, None)
 
     def _group(self, name: str) -> list[str]:
@@ -74,11 +83,15 @@ class FloatOutputs:
 
     def _rows(self, names: list[str], images: Tensor, shard: CalibrationShard) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
+        self._lengths, self._count = {}, len(images)
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             @torch.no_grad()  # a forward may enable gradients
             def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 if name not in found:
+                    self._lengths.setdefault(name, len(inputs[0]))
+                    if not len(inputs[0]):
+                        return
                     if isinstance(module, nn.Conv2d):
                         seed = self._seeds[name]
                         chosen = samples(module, inputs[0], seed=seed, shard=shard, sampling=self._sampling)

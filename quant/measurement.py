@@ -6,6 +6,7 @@ the Fisher information. Hooks add up the Gram matrices of the layers' inputs at 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +24,9 @@ from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
 from quant.rate import DAMPING, LayerMeasurement, hessian_of, measure_freedoms
-from quant.sensitivity import GradientMoments, gradient_moments, images_at_once
+from quant.sensitivity import GradientMoments, gradient_moments, images_at_once, weights_in_use
+
+logger = logging.getLogger(__name__)
 
 FREEDOM_IMAGES: Final = 512
 """Images from which freedoms are measured, if one rank holds all images."""
@@ -77,8 +80,21 @@ def measure_layers(
         else torch.zeros(inputs.terms(name), dtype=torch.float64)
         for name in inputs.reached
     }
+    _warn_of_idle(model, [name for name in names if name not in costs], images)
     least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
     return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}
+
+
+def _warn_of_idle(model: nn.Module, names: list[str], images: Tensor) -> None:
+    """Warn of layers that nothing measures: they may be heads that only training uses, or experts behind a gate."""
+    used = weights_in_use(model, names, images[:2])
+    for name in names:
+        if name not in used:
+            logger.warning(
+                "the layer %s runs on none of the calibration images, so that a target rounds its values to whole "
+                "numbers, mostly zeros; if other images need it, calibrate on more of them",
+                name,
+            )
 
 
 class _Inputs:
@@ -157,7 +173,7 @@ class _Inputs:
 
     @torch.no_grad()
     def _on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in self._passed and inputs:
+        if name not in self._passed and inputs and inputs[0].numel():
             self._passed.add(name)
             self._counts.setdefault(name, 0.0)
             with without_autocast(inputs[0].device):

@@ -60,9 +60,10 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     """Round all layers so that their integers take about so many bits.
 
     A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. If its
-    integers take more or fewer bits than predicted, the steps of later layers make up for it. A layer that does not
-    run, but whose weight the network reads, as in attention, gets 8 bits for its largest value. Other layers that do
-    not run are rounded to steps of 1.
+    integers take more or fewer bits than predicted, the steps of later layers make up for it. A layer that was measured
+    but is not fitted, as an expert behind a gate, is rounded to nearest. A layer that does not run, but whose weight
+    the network reads, as in attention, gets 8 bits for its largest value. Other layers that do not run are rounded to
+    steps of 1.
 
     Args:
         model: The network with the values to round; it is left as it is.
@@ -108,7 +109,11 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
     for name in left:
         values = stored_values(layers[name]).detach()
-        if name in used:
+        if name in plan.measurements:  # it ran in the original, or on other images
+            store(name, nearest_to_steps(values, allocation.exponents(name)))
+            values.copy_(found[name].dequantize())
+            log_steps[name] = allocation.log_steps[name]
+        elif name in used:
             found[name] = _in_8_bits(values)
             values.copy_(found[name].dequantize())
             log_steps[name] = found[name].exponents.to(torch.float64)

@@ -1,0 +1,91 @@
+"""Recognize layers that run on some of the images alone, as experts behind a gate.
+
+The original and the compressed network may send other images through such a layer. Rows of its outputs are then not of
+the same images, so that it can neither be fitted to them nor rounded by them.
+"""
+
+import logging
+from collections.abc import Container, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from basis.modes import evaluation_mode
+from basis.patches import Sample, samples
+from basis.sampling import SamplingConfig
+from basis.shard import CalibrationShard
+
+logger = logging.getLogger(__name__)
+
+_WORDS: Final = (
+    "the layer %s runs on some of the calibration images alone, as an expert behind a gate: it is not fitted to its "
+    "outputs, and its values are rounded to nearest"
+)
+
+
+@torch.no_grad()
+def routed_layers(network: nn.Module, rows: Mapping[str, int], images: Tensor, count: int) -> set[str]:
+    """Return the layers whose number of rows depends on the images and not only on how many there are.
+
+    Args:
+        network: The network.
+        rows: Layer name -> length of the first axis of its input at its first run in a pass.
+        images: Images, (N, C, H, W), of which two are enough, on its device.
+        count: Number of images of the pass.
+    """
+    partial, few = [name for name, length in rows.items() if length % count or not length], dict[str, int]()
+    if not partial:
+        return set()
+    with ExitStack() as hooks:
+        for name in partial:
+
+            def on_input(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                few.setdefault(name, len(inputs[0]))
+
+            hooks.callback(network.get_submodule(name).register_forward_pre_hook(on_input).remove)
+        hooks.enter_context(evaluation_mode(network))
+        network(images[:2])
+    # A layer may run on a constant, or on pairs of images.
+    alike = {name for name in partial if few.get(name) in (rows[name], rows[name] * len(images[:2]) / count)}
+    return {name for name in partial if name not in alike or not rows[name]}
+
+
+def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationShard) -> list[str]:
+    """Return the layers that are among the given ones on every rank.
+
+    Args:
+        names: All layers, the same on every rank.
+        here: Those of this rank.
+        shard: Calibration shard of this rank.
+    """
+    names = list(names)
+    counts = shard.reduce(torch.tensor([*(float(name in here) for name in names), 1.0]))
+    return [name for name, count in zip(names, counts, strict=False) if count == counts[-1]]
+
+
+def samples_of(
+    rows: int, conv: nn.Conv2d, x: Tensor, *, seed: int, shard: CalibrationShard, sampling: SamplingConfig
+) -> list[Sample]:
+    """Choose the positions of recorded outputs; see ``basis.patches.samples``.
+
+    Args:
+        rows: Number of rows of the outputs, which were recorded in another network.
+        conv: The convolution.
+        x: Its inputs, (N, in_channels, H, W).
+        seed: Seed of the positions.
+        shard: Calibration shard of this rank.
+        sampling: Number of positions, and size of a batch.
+
+    Returns:
+        The samples; none if the inputs are of other images than the outputs, on any rank.
+    """
+    chosen = samples(conv, x, seed=seed, shard=shard, sampling=sampling) if len(x) else []
+    alike = sum(sample.rows for sample in chosen) == rows
+    return chosen if on_all_ranks([""], [""] if alike else [], shard) else []
+
+
+def warn_of_routing(name: str) -> None:
+    """Warn that a layer does not run on all images."""
+    logger.warning(_WORDS, name)
