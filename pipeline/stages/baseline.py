@@ -14,6 +14,7 @@ from pipeline.data.sources import is_imagenet
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import check_finite, fold_parametrizations
+from pipeline.models.registration import outputs_of
 from pipeline.models.registry import build_trainable
 from pipeline.models.weights import (
     default_weights_name,
@@ -32,6 +33,7 @@ from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.entry import load_state, state_of
 from pipeline.store.store import StageKey
+from pipeline.training.output_values import check_values
 from pipeline.training.schedule import Schedule
 from pipeline.training.selection import ANY_GAIN
 from pipeline.training.state import TrainingLabel
@@ -92,7 +94,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
     """Load or train the uncompressed network, and measure its Top-1.
 
     Raises:
-        OptionsError: The model is unknown or does not accept the images.
+        OptionsError: The model is unknown or does not accept the images, or gives NaN or +inf.
         DataError: The weights are missing, damaged or do not fit.
         NumericalError: Training diverged.
     """
@@ -101,6 +103,7 @@ def prepare_baseline(context: RunContext) -> Baseline:
         initial = initial_network(context)
     epoch = None if initial.job is None else train_once(context, initial.model, initial.job).epoch
     model = evaluating(placed(initial.model, context.device))
+    _check_outputs(context, model)
     digest = network_digest(_name(context), model)
     measured = measured_once(context, model, baseline_key(context, digest))
     top1 = measured.top1
@@ -116,6 +119,12 @@ def prepare_baseline(context: RunContext) -> Baseline:
         logger.warning("warning: %s", warning)
     baseline = make_baseline(context, model, initial.origin, top1)
     return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
+
+
+def _check_outputs(context: RunContext, model: nn.Module) -> None:
+    """Check the logits of the network with its weights, which the check of its architecture had not."""
+    logits = outputs_of(model, example_images(context.data).to(context.device))
+    check_values(logits, f"--model {context.options.model} with --weights {context.options.weights}", "other weights")
 
 
 def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:

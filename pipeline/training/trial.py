@@ -13,6 +13,7 @@ from basis.modes import evaluating, training
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
+from pipeline.training.output_values import check_values
 
 TRIAL_IMAGES: Final = 2
 _ONE_VALUE: Final = "more than 1 value per channel"
@@ -77,7 +78,8 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
 
     Raises:
         OptionsError: No parameter requires a gradient, or the output has none, or another shape than in evaluation
-            mode. The network or the computation of gradients fails, the first time or when it is repeated.
+            mode, or NaN or +inf. The network or the computation of gradients fails, the first time or when it is
+            repeated.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise OptionsError(
@@ -106,6 +108,8 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
             f"{tuple(expected.shape)} in evaluation mode, so that they cannot be compared; allowed: outputs of one "
             f"shape, or {allowed}"
         )
+    check_values(expected, "--epochs", allowed)
+    check_values(output, "--epochs", allowed, evaluated=expected)
     _check_backward(network, images, output, allowed)
 
 
@@ -142,7 +146,7 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
         images: float32, (N, C, H, W), on the device of the network.
 
     Raises:
-        OptionsError: They do not.
+        OptionsError: They do not, or an output is NaN or +inf.
     """
     given, gradient = images.detach().clone().requires_grad_(), None
     without: list[str] = []
@@ -155,7 +159,9 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
         for name, layer in stored_layers(network).items():
             stored_values(layer).requires_grad_(True)
             hooks.callback(layer.register_forward_hook(partial(on_output, name)).remove)
-        outputs = evaluating(network)(given).float().sum()
+        values = evaluating(network)(given)
+        check_values(values, "--target-mb", "--bits")
+        outputs = values.float().sum()
         if outputs.requires_grad:
             gradient = _gradient(outputs, given)
     if gradient is None or without:

@@ -1,0 +1,88 @@
+"""Networks whose outputs have values that no loss takes, or other values in training mode than in evaluation mode."""
+
+import pytest
+import torch
+
+from pipeline import Options, compress, run
+from pipeline.errors import OptionsError
+from tests.pipeline.compression.networks import Net, images, labels_of, seeded
+
+X = images(48)
+LABELLED = X, labels_of(X)
+
+
+class Fixed(Net):
+    """Its output for class 1 is a constant, in one mode or both."""
+
+    value, modes = torch.nan, (False, True)
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        return outputs.masked_fill(torch.arange(4) == 1, self.value) if self.training in self.modes else outputs
+
+
+class PlusInfinity(Fixed):
+    value = torch.inf
+
+
+class NaNInTraining(Fixed):
+    modes = (True,)
+
+
+class MaskedInTraining(Fixed):
+    value, modes = -torch.inf, (True,)
+
+
+TARGET = {"target_mb": 0.0017}
+TRAINED = {"config": "3,2,2", "epochs": 1}
+REFUSED = [
+    (Fixed, TRAINED, "^compress: epochs: .* NaN as output 1 of an image in evaluation mode.*epochs=0"),
+    (Fixed, TARGET, "^compress: target_mb: .* NaN as output 1 .*or bits"),
+    (PlusInfinity, TRAINED, r"\+inf as output 1 of an image in evaluation"),
+    (PlusInfinity, TARGET, r"^compress: target_mb: .*\+inf"),
+    (NaNInTraining, TRAINED, "NaN as output 1 of an image in training mode"),
+    (NaNInTraining, TARGET | {"epochs": 1}, "NaN as output 1 of an image in training mode"),
+    (MaskedInTraining, TRAINED, "-inf as output 1 of an image in training mode.*masked in both modes"),
+]
+
+
+@pytest.mark.parametrize("given", [X, LABELLED], ids=["images", "labels"])
+@pytest.mark.parametrize(("kind", "changes", "words"), REFUSED)
+def test_values_that_no_loss_takes_are_refused_before_any_work(kind, changes, words, given, monkeypatch):
+    monkeypatch.setattr("pipeline.compression.compress._compressed", None)
+    with pytest.raises(OptionsError, match=words):
+        compress(seeded(kind), given, **changes)
+
+
+def test_values_that_nothing_compares_are_kept():
+    result = compress(seeded(PlusInfinity), X, config="3,2,2", bits=4)
+    assert bool((result.network(X)[:, 1] == torch.inf).all())
+
+
+SOURCE = """
+import torch
+from torch import nn
+
+
+class Large(nn.Module):
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return (self.fc(self.conv(x).relu().mean((2, 3)))).square().exp()
+
+
+def trained():
+    network = Large()
+    network.fc.bias.data.fill_(1e3)
+    return network
+"""
+
+
+def test_a_run_refuses_weights_whose_logits_overflow(here, tmp_path):
+    (tmp_path / "large.py").write_text(SOURCE)
+    options = {"config": "2", "data": "colours.npz", "weights": "builtin", "epochs": 0, "out": tmp_path / "out"}
+    with pytest.raises(OptionsError, match=r"--weights builtin: the network gives \+inf as output 0 .*other weights"):
+        run(Options(model=f"{tmp_path}/large.py:trained", **options))
+    assert not (tmp_path / "out" / "artifacts").exists()
