@@ -27,6 +27,7 @@ from pipeline.stages.target import MAX_LOSS
 from pipeline.stages.train import TrainingSummary
 from pipeline.training.features import feature_loss
 from pipeline.training.loop import train
+from pipeline.training.output_values import warn_of_mode
 from pipeline.training.schedule import Schedule
 from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
 from pipeline.training.step import TrainingBatch, refuse_masked
@@ -74,7 +75,9 @@ def check_training(
         got = f"tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
         raise OptionsError(f"epochs: got a network that returns a {got}; allowed: a tensor of floats, or epochs=0")
     check_trainable(copy_network(network), checked, "epochs=0")
-    if images.labels is None or output.ndim != 2:
+    labelled = images.labels is not None and output.ndim == 2
+    warn_of_mode(copy_network(network), checked, labelled=labelled)
+    if images.labels is None or not labelled:
         return replace(images, labels=None)
     classes = output.shape[1]
     split = images.training

@@ -17,6 +17,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.stages.inputs import matched
+from pipeline.training.output_values import warn_of_mode
 from pipeline.training.selection import hold_out
 from pipeline.training.trial import (
     TRIAL_IMAGES,
@@ -97,6 +98,8 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         check_single_image(model, images[:1], *single)
     if trains:
         check_trainable(model, images, "--epochs 0 with --weights of a file or builtin")
+        if options.distill and (options.epochs or options.qat_epochs):
+            warn_of_mode(copy_network(network).to(accelerator.device), images, labelled=True)
     if measures:
         check_gradients(model, images)
 

@@ -59,6 +59,54 @@ def test_values_that_nothing_compares_are_kept():
     assert bool((result.network(X)[:, 1] == torch.inf).all())
 
 
+class Scaled(Net):
+    """Training mode has other logits, the same up to a constant, random ones, or ones of the batch."""
+
+    kind = "scaled"
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        if not self.training:
+            return outputs
+        if self.kind == "random":
+            return torch.dropout(outputs, 0.5, train=True)
+        if self.kind == "batch":
+            return outputs - outputs.mean(0)
+        return outputs.log_softmax(1) if self.kind == "constant" else 8 * outputs
+
+
+class Shifted(Scaled):
+    kind = "constant"
+
+
+class Random(Scaled):
+    kind = "random"
+
+
+class OfTheBatch(Scaled):
+    kind = "batch"
+
+
+WORDS = "gives other outputs in training mode than in evaluation mode"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "warned"),
+    [
+        (Scaled, X, True),
+        (Scaled, LABELLED, True),
+        (Shifted, X, True),
+        (Shifted, LABELLED, False),
+        (Random, X, False),
+        (OfTheBatch, X, False),
+        (Net, LABELLED, False),
+    ],
+)
+def test_outputs_that_depend_on_the_mode_are_named(kind, given, warned, caplog):
+    compress(seeded(kind), given, **TRAINED)
+    assert (f"the network {kind.__name__} {WORDS}" in caplog.text) == warned
+
+
 SOURCE = """
 import torch
 from torch import nn
@@ -71,6 +119,15 @@ class Large(nn.Module):
 
     def forward(self, x):
         return (self.fc(self.conv(x).relu().mean((2, 3)))).square().exp()
+
+
+class Scaled(nn.Module):
+    def __init__(self, num_classes=4):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3))) * (8 if self.training else 1)
 
 
 def trained():
@@ -86,3 +143,11 @@ def test_a_run_refuses_weights_whose_logits_overflow(here, tmp_path):
     with pytest.raises(OptionsError, match=r"--weights builtin: the network gives \+inf as output 0 .*other weights"):
         run(Options(model=f"{tmp_path}/large.py:trained", **options))
     assert not (tmp_path / "out" / "artifacts").exists()
+
+
+@pytest.mark.parametrize("distill", [True, False])
+def test_a_run_with_a_teacher_names_outputs_that_depend_on_the_mode(here, tmp_path, caplog, distill):
+    (tmp_path / "scaled.py").write_text(SOURCE)
+    options = {"config": "2", "bits": (8,), "data": "colours.npz", "weights": "builtin", "limit_train": 64}
+    run(Options(model=f"{tmp_path}/scaled.py:Scaled", epochs=1, distill=distill, out=tmp_path / "out", **options))
+    assert (WORDS in caplog.text) == distill
