@@ -27,7 +27,7 @@ def feature_points(model: nn.Module) -> tuple[str, ...]:
 
 
 class FeatureHooks:
-    """Forward hooks that store the last outputs of some modules, by name."""
+    """Forward hooks that store the last outputs of some modules, by name; of a module inside ``torch.vmap`` nothing."""
 
     def __init__(self, points: Sequence[str]) -> None:
         """Store the names of the modules."""
@@ -53,10 +53,19 @@ class FeatureHooks:
 
     def _keep(self, point: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and _has_memory(output):
                 self._found[point] = output
 
         return hook
+
+
+def _has_memory(output: Tensor) -> bool:
+    """Return False for a batch of ``torch.vmap``, which nothing can read behind it."""
+    try:
+        output.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from basis.layers import stored_layers, stored_values
 from basis.modes import evaluating, training
+from basis.regular import irregularity
 from pipeline.errors import OptionsError
+from pipeline.models.layer_check import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.output_values import check_values
@@ -166,11 +168,14 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
             gradient = _gradient(outputs, given)
     if gradient is None or without:
         found = "no gradient of the network's outputs reaches its images"
+        cause = "as inside torch.no_grad or after detach"
         if gradient is not None:
             found = f"the layer {without[0]!r} of the network records no gradient"
+            if irregularity(network.get_submodule(without[0])) == SUBSTITUTED:
+                cause = f"because {SUBSTITUTED}, as in torch.vmap with stacked weights"
         raise OptionsError(
-            f"--target-mb: {found}, as inside torch.no_grad or after detach, so that its layers cannot be compared; "
-            "allowed: a forward that records gradients, or --bits"
+            f"--target-mb: {found}, {cause}, so that its layers cannot be compared; allowed: a forward that records "
+            "gradients, or --bits"
         )
 
 
