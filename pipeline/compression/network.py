@@ -14,7 +14,7 @@ from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network, run_network
-from pipeline.models.outputs import check_rows, select_output, tensors_of
+from pipeline.models.outputs import IMAGES_FIRST, check_rows, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
     fold_parametrizations,
@@ -157,7 +157,7 @@ def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
         got = f"tensors of the shape {shapes}" if shapes else f"a {type(result).__name__} without a tensor"
         raise OptionsError(
             f"network: {type(module).__name__} returns {got} for {len(images)} images; allowed: at least one tensor "
-            "whose first axis counts the images"
+            f"whose {IMAGES_FIRST}"
         )
     parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
     return torch.cat([part.reshape(len(part), -1).float() for part in parts], dim=1)

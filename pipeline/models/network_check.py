@@ -95,7 +95,7 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
     if not all(plain):
         select_output(model, output)
     for result in logits:
-        check_rows(result, len(images), output, name)
+        check_rows(result, len(images), output, name, single=output is None and all(plain))
     if classes is not None and tuple(logits[0].shape) != (len(images), classes):
         kind = DataError if logits[0].ndim == 2 else OptionsError
         raise kind(

@@ -13,6 +13,9 @@ LOGITS: Final = "logits"
 """Name of the output that is selected by default."""
 
 
+IMAGES_FIRST: Final = "first axis counts the images, as a module around yours can return it with output.transpose(0, 1)"
+"""Advice for sequences (T, N, C) and ensembles (M, N, C)."""
+
 TOLERANCE: Final = 1e-3
 """Largest change of a logit by an exact change of the network, as a share of the largest logit."""
 
@@ -62,7 +65,7 @@ def logits_of(result: Any, output: str | None, model_name: str) -> Tensor:
     return tensor
 
 
-def check_rows(logits: Tensor, count: int, output: str | None, model_name: str) -> None:
+def check_rows(logits: Tensor, count: int, output: str | None, model_name: str, *, single: bool = False) -> None:
     """Check that a selected output has a row for each image.
 
     Args:
@@ -70,15 +73,21 @@ def check_rows(logits: Tensor, count: int, output: str | None, model_name: str) 
         count: Number of images.
         output: See ``select_output``.
         model_name: Name of the network in messages.
+        single: True if the network returns this output alone.
 
     Raises:
         OptionsError: It has none, or another number of rows.
     """
     if logits.ndim == 0 or len(logits) != count:
-        got = "is missing" if output is None else f"got {output!r}"
+        got, shape = "is missing" if output is None else f"got {output!r}", tuple(logits.shape)
+        if single:
+            raise OptionsError(
+                f"the network {model_name} returns a tensor of the shape {shape} for {count} images; allowed: one "
+                f"whose {IMAGES_FIRST}"
+            )
         raise OptionsError(
-            f"--output: {got} for {model_name}, and the output has the shape {tuple(logits.shape)} for {count} images; "
-            "allowed: the number or name of an output with a row for each image"
+            f"--output: {got} for {model_name}, and the output has the shape {shape} for {count} images; allowed: the "
+            f"number or name of an output with a row for each image, so that its {IMAGES_FIRST}"
         )
 
 

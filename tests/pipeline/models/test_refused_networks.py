@@ -182,9 +182,22 @@ class ScalarFirst(Base):
         return logits.square().mean(), logits
 
 
+class Sequence(Base):
+    def forward(self, x):
+        return self.fc(self.features(x).mean(2).permute(2, 0, 1))
+
+
+class Ensemble(Base):
+    def forward(self, x):
+        logits = super().forward(x)
+        return torch.stack([logits, 2 * logits, 3 * logits])
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (Sequence, r"^the network Sequence returns .*\(12, 4, 4\) for 4 images.*first axis.*transpose\(0, 1\)"),
+        (Ensemble, r"^the network Ensemble returns .*\(3, 4, 4\) for 4 images.*first axis.*transpose\(0, 1\)"),
         (Prototypes, "'kept'.*from its parameters"),
         (Expanded, r"'conv2\.weight'.*expanded"),
         (ClosureHook, "a copy"),
