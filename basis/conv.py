@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting  # torch.jit does not export it explicitly, as mypy needs
 
 from basis.computed import ComputedConv2d, in_layout_of
 from basis.errors import CompressionError
@@ -64,17 +65,22 @@ class SeriesConv2d(ComputedConv2d):
         Returns:
             Kernels of shape (out_channels, in_channels / groups, kh, kw), channels last if the coefficients are.
         """
-        coefficients, operator = self.coefficients, self.operator
-        outputs, inputs = coefficients.shape[:2]
-        device = "cpu" if coefficients.is_meta else coefficients.device.type
+        if is_scripting():  # it takes only devices that are constants
+            return self._evaluated()
+        device = "cpu" if self.coefficients.is_meta else self.coefficients.device.type
         # A kernel in bf16 would lose the small changes of fine-tuning, and the product is too small to gain from bf16.
         with torch.autocast(device, enabled=False):
-            # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
-            if coefficients.is_contiguous():
-                slices = operator @ coefficients.reshape(outputs * inputs, -1).T
-                return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
-            slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
-            return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
+            return self._evaluated()
+
+    def _evaluated(self) -> Tensor:
+        coefficients, operator = self.coefficients, self.operator
+        outputs, inputs = coefficients.shape[:2]
+        # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
+        if coefficients.is_contiguous():
+            slices = operator @ coefficients.reshape(outputs * inputs, -1).T
+            return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
+        slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
+        return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
 
     def reconstructed(self) -> Tensor:
         """See ``ComputedConv2d``."""

@@ -135,6 +135,15 @@ def test_bfloat16_autocast() -> None:
     assert series.coefficients.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_a_scripted_network_computes_the_same(layout: torch.memory_format) -> None:
+    conv = nn.Conv2d(4, 6, 3, stride=2, groups=2, padding_mode="reflect", padding=1)
+    series = SeriesConv2d(conv.to(memory_format=layout), "cosine", (2, 3))
+    images = torch.randn(2, 4, 8, 8)
+    assert torch.equal(torch.jit.script(nn.Sequential(series))(images), series(images))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_dtype_is_kept(dtype: torch.dtype) -> None:
     series = SeriesConv2d(nn.Conv2d(3, 4, 3).to(dtype), "cosine", (2, 2))
