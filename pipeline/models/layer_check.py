@@ -66,7 +66,9 @@ def mark_layers(
     if candidates and not replaceable(candidates):
         for name in candidates:
             if not replaceable([name]):
-                mark_irregular(layers[name], "the network does not compute the same with the layer replaced")
+                holder = registration.plain_holder(model, layers[name])
+                reason = "" if holder is None else f": the plain attribute {holder!r} still holds the former one"
+                mark_irregular(layers[name], f"the network does not compute the same with the layer replaced{reason}")
     for name, layer in layers.items():
         if (found := irregularity(layer)) is not None:
             logger.info("%s is kept as it is: %s", name, found)

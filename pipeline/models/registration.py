@@ -40,6 +40,16 @@ def refuse_unregistered(model: nn.Module) -> None:
                 )
 
 
+def plain_holder(model: nn.Module, layer: nn.Module) -> str | None:
+    """Return the first plain attribute, a list, dict or object, that holds a registered layer; None without one."""
+    parameters = {id(parameter) for parameter in layer.parameters()}
+    for path, module in model.named_modules():
+        for attribute in sorted(vars(module).keys() - OWN):
+            if parameters & {id(parameter) for parameter in _parameters(vars(module)[attribute])}:
+                return ".".join(filter(None, (path, attribute)))
+    return None
+
+
 def refuse_global_hooks(model: nn.Module, images: Tensor) -> None:
     """Check that no hook on all modules, as of ``register_module_forward_hook``, changes the outputs of a network.
 
