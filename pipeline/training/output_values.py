@@ -53,17 +53,14 @@ def warn_of_mode(network: nn.Module, images: Tensor, *, labelled: bool) -> None:
         images: (N, C, H, W), on its device.
         labelled: True if the outputs are logits, whose constant for each image has no effect.
     """
-    training(network)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
-            module.training = False
+    _freeze_usual(training(network))
     stream = RandomStream(0, images.device)
     before = dict(stream.state)
     with stream.drawn_from():
         found = network(images.clone())
         alike = network(images[:1].expand_as(images).clone())
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
-    expected = evaluating(network)(images.clone())
+    expected = _freeze_usual(evaluating(network))(images.clone())  # a network may set its own mode
     if drawn or not all(isinstance(each, Tensor) and each.is_floating_point() for each in (found, alike, expected)):
         return
     if not same_outputs(alike[:1], found[:1]):
@@ -77,3 +74,11 @@ def warn_of_mode(network: nn.Module, images: Tensor, *, labelled: bool) -> None:
             "learns other values: use a forward that does not depend on the mode",
             type(network).__name__,
         )
+
+
+def _freeze_usual(network: nn.Module) -> nn.Module:
+    """Set torch's normalization and dropout layers alone to evaluation mode."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
+            module.training = False
+    return network

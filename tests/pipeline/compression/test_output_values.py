@@ -87,6 +87,13 @@ class OfTheBatch(Scaled):
     kind = "batch"
 
 
+class AlwaysTraining(Net):
+    """It normalizes by the statistics of the batch in evaluation mode, too."""
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
 WORDS = "gives other outputs in training mode than in evaluation mode"
 
 
@@ -99,6 +106,7 @@ WORDS = "gives other outputs in training mode than in evaluation mode"
         (Shifted, LABELLED, False),
         (Random, X, False),
         (OfTheBatch, X, False),
+        (AlwaysTraining, X, False),
         (Net, LABELLED, False),
     ],
 )
