@@ -14,7 +14,7 @@ from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.network_check import check_network, run_network
-from pipeline.models.outputs import IMAGES_FIRST, check_rows, select_output, tensors_of
+from pipeline.models.outputs import check_rows, images_first, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
     fold_parametrizations,
@@ -155,9 +155,10 @@ def _joined(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor:
     if not found:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(result)[:3])
         got = f"tensors of the shape {shapes}" if shapes else f"a {type(result).__name__} without a tensor"
+        mode = " in training mode" if module.training else ""
         raise OptionsError(
-            f"network: {type(module).__name__} returns {got} for {len(images)} images; allowed: at least one tensor "
-            f"whose {IMAGES_FIRST}"
+            f"network: {type(module).__name__} returns {got} for {len(images)} images{mode}; allowed: at least one "
+            f"tensor whose {images_first(tensors_of(result), len(images))}"
         )
     parts = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in found]
     return torch.cat([part.reshape(len(part), -1).float() for part in parts], dim=1)

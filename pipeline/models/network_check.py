@@ -136,8 +136,10 @@ def run_network(model: nn.Module, images: Tensor, *, training: bool) -> Any:
                 f"its parameters are {', '.join(sorted(others))}, and the images are float32; allowed: a network in "
                 "float32, as from network.float()"
             )
-        elif isinstance(error, TypeError):
-            advice = "allowed: a network whose forward takes one batch of images, as a module around yours can have"
+        elif isinstance(error, TypeError | IndexError | KeyError | AttributeError):
+            advice = "allowed: a forward that takes one batch of images as a tensor, as a module around yours can have"
+        elif "does not require grad" in reason:
+            advice = "allowed: a network that differentiates inside torch.enable_grad()"
         raise OptionsError(
             f"the network {type(model).__name__} cannot take {count} images of {height}x{width} pixels with {channels} "
             f"channels in {mode} mode ({reason}); {advice}"

@@ -13,9 +13,6 @@ LOGITS: Final = "logits"
 """Name of the output that is selected by default."""
 
 
-IMAGES_FIRST: Final = "first axis counts the images, as a module around yours can return it with output.transpose(0, 1)"
-"""Advice for sequences (T, N, C) and ensembles (M, N, C)."""
-
 TOLERANCE: Final = 1e-3
 """Largest change of a logit by an exact change of the network, as a share of the largest logit."""
 
@@ -83,12 +80,23 @@ def check_rows(logits: Tensor, count: int, output: str | None, model_name: str, 
         if single:
             raise OptionsError(
                 f"the network {model_name} returns a tensor of the shape {shape} for {count} images; allowed: one "
-                f"whose {IMAGES_FIRST}"
+                f"whose {images_first([logits], count)}"
             )
         raise OptionsError(
             f"--output: {got} for {model_name}, and the output has the shape {shape} for {count} images; allowed: the "
-            f"number or name of an output with a row for each image, so that its {IMAGES_FIRST}"
+            f"number or name of an output with a row for each image, so that its {images_first([logits], count)}"
         )
+
+
+def images_first(outputs: Sequence[Tensor], count: int) -> str:
+    """Return what the first axis must be, with advice for sequences (T, N, C) and ensembles (M, N, C).
+
+    Args:
+        outputs: The outputs of a network without an axis of the images in front.
+        count: Number of images.
+    """
+    advice = ", as a module around yours can return it with output.transpose(0, 1)"
+    return "first axis counts the images" + (advice if any(count in each.shape[1:] for each in outputs) else "")
 
 
 def tensors_of(result: Any) -> list[Tensor]:

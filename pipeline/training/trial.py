@@ -190,6 +190,12 @@ def _gradient(outputs: Tensor, given: Tensor) -> Tensor | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # code of users raises anything
+        if "use_reentrant=True" in str(error):
+            raise OptionsError(
+                "--target-mb: the network recomputes its maps by torch.utils.checkpoint with use_reentrant=True, which "
+                "gives no gradient of single layers, so that they cannot be compared; allowed: use_reentrant=False, or "
+                "--bits"
+            ) from error
         raise OptionsError(
             f"--target-mb: the gradient of the network's outputs cannot be computed ({_one_line(error)}), so that its "
             "layers cannot be compared; allowed: a network that torch.autograd.grad can differentiate, or --bits"

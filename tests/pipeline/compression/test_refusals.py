@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline import Options, compress, load
 from pipeline.errors import DataError, OptionsError
@@ -66,6 +67,14 @@ class Odd(nn.Module):
     def forward(self, x):
         if self.kind == "two inputs":
             raise TypeError("forward() missing 1 required positional argument: 'y'")
+        if self.kind in ("dict", "nested"):
+            x = x["images"] if self.kind == "dict" else x.tensors
+        if self.kind == "saliency":
+            return torch.autograd.grad(self.conv(x.requires_grad_()).sum(), x)[0]
+        if self.kind == "loss" and self.training:
+            return {"loss": self.conv(x).mean()}
+        if self.kind == "reentrant":
+            return checkpoint(self.conv, x, use_reentrant=True)
         if self.kind == "random":
             x = x + torch.rand_like(x)
         if self.kind == "in place":
@@ -155,7 +164,12 @@ NETWORKS = [
         {"config": "2"},
         "cannot take 4 images of 10x10 pixels with 1 chan",
     ),
-    (lambda: Odd("two inputs"), {"config": "2"}, "TypeError.*one batch of images"),
+    (lambda: Odd("two inputs"), {"config": "2"}, "TypeError.*one batch of images as a tensor"),
+    (lambda: Odd("dict"), {"config": "2"}, "IndexError.*one batch of images as a tensor"),
+    (lambda: Odd("nested"), {"config": "2"}, "AttributeError.*one batch of images as a tensor"),
+    (lambda: Odd("saliency"), {"config": "2"}, r"differentiates inside torch\.enable_grad\(\)"),
+    (lambda: Odd("loss"), {"config": "2", "epochs": 1}, r"\(\) for 4 images in training mode.*the images$"),
+    (lambda: Odd("reentrant"), TARGET, "target_mb: .*use_reentrant=True.*allowed: use_reentrant=False, or bits"),
     (lambda: seeded(Named), {"epochs": 1, "output": "probabilities"}, "output: got 'probabilities'.*logits, features"),
     (lambda: Odd("scalar"), {"epochs": 1, "config": "2"}, r"output: is missing.*\(\) for"),
     (patched, {}, "it does not register"),
