@@ -1,11 +1,13 @@
 """Trace a network's graph with every stored tensor as an input, so that one graph serves all files of a run."""
 
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TextIO, cast
 
 import onnx
 import torch
@@ -22,7 +24,7 @@ OPSET = 21
 """Opset of a traced graph: the first with 4-bit integers."""
 
 INPUT, OUTPUT = "input", "logits"
-_EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,28 @@ def _assign_names(proto: onnx.ModelProto, names: list[str]) -> TracedNetwork:
     return TracedNetwork(proto, dict(zip(inputs, names, strict=True)))
 
 
+class _OtherThreads:
+    """A stream that drops what this thread writes: ``torch.export`` prints the graph of a network that it refuses."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def _exporter_silenced() -> Iterator[None]:
-    """Suppress warnings and log records of the exporter: its errors are raised."""
+    """Suppress warnings, log records and printed graphs of the exporter: its errors are raised."""
     loggers = [logging.getLogger(name) for name in _EXPORTER_LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(cast(TextIO, _OtherThreads(sys.stderr))):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -75,7 +75,8 @@ class OneBatchOnly(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Looping(), OneBatchOnly()])
-def test_a_network_without_onnx_form_is_refused_in_one_sentence(model):
+def test_a_network_without_onnx_form_is_refused_in_one_sentence(model, capfd):
     with pytest.raises(OnnxError, match=f"{type(model).__name__}.* ONNX.*: .") as caught:
         trace(model, (12, 12))
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "torch.export prints the graph of a network that it refuses"
