@@ -9,9 +9,11 @@ from typing import Annotated, Any, cast
 import typer
 from pydantic.fields import FieldInfo
 
+from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_CODES
 from pipeline.options.values import flag_name, parse_device
+from pipeline.runtime.environment import git_commit, package_version
 
 SUMMARY = f"""Compress a trained CNN by series approximation and quantization, and report what it cost.
 
@@ -50,7 +52,7 @@ def read_flags(
         commands: The description of the program's commands in ``--help``.
 
     Returns:
-        The flags, or None if ``--help`` was given and printed.
+        The flags, or None if ``--help`` or ``--version`` was given and printed.
 
     Raises:
         OptionsError: A flag does not exist or lacks its value, or an argument belongs to no flag.
@@ -75,11 +77,28 @@ def _signature(fields: Mapping[str, FieldInfo]) -> Callable[..., dict[str, objec
             "options", str | None, help="YAML or TOML file of options; flags win over it", metavar="FILE", panel="Run"
         ),
         _keyword("dry_run", bool | None, "--dry-run", help="print the plan and stop", panel="Run"),
+        _keyword(
+            "version",
+            bool | None,
+            "--version",
+            help="print the version and stop",
+            panel="Run",
+            callback=_print_version,
+            is_eager=True,  # before the other flags are checked
+        ),
     ]
     command = cast(Any, collect)
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return collect
+
+
+def _print_version(given: bool | None) -> None:
+    if not given:
+        return
+    commit = git_commit()
+    print_result(f"seriesquant {package_version()}{f', commit {commit}' if commit else ''}")
+    raise typer.Exit
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -187,7 +206,7 @@ def read_arguments(
         raise OptionsError(_sentence(error, allowed)) from None
     except SystemExit:  # the reader of --help has closed the pipe
         return None
-    return None if isinstance(given, int) else given  # typer returns the exit code of --help
+    return None if isinstance(given, int) else given  # typer returns the exit code of --help and --version
 
 
 def _sentence(error: typer.TyperException, allowed: str) -> str:

@@ -172,7 +172,7 @@ def read_command_line(argv: list[str], program: str = "seriesquant") -> Action |
         program: The program's name in ``--help``.
 
     Returns:
-        The command, ready to be executed, or None if ``--help`` was given and printed.
+        The command, ready to be executed, or None if ``--help`` or ``--version`` was given and printed.
 
     Raises:
         OptionsError: The command does not exist, or an argument is wrong, missing or unknown.

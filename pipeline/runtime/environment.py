@@ -31,7 +31,15 @@ _GIT_SECONDS = 2.0
 
 def library_versions() -> dict[str, str]:
     """Return name -> version of Python, this package and the libraries that its figures depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+    return {"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}}
+
+
+def package_version(name: str = "seriesquant") -> str:
+    """Return the version of an installed package, or ``not installed``."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def git_commit(root: Path = _ROOT) -> str | None:
@@ -85,13 +93,6 @@ def peak_memory_mb() -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cpu_name(cpuinfo: Path) -> str | None:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -89,6 +90,14 @@ def test_help_names_every_option() -> None:
     assert all(f"{name}: " in done.stdout for name in COMMANDS)
     words = " ".join(done.stdout.split())
     assert all(f"{code} {meaning}" in words for code, meaning in EXIT_CODES.items())
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["run", "--version"], ["--bits", "99", "--version"]])
+def test_the_version_is_printed(argv: list[str], capsys: Any) -> None:
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.split(",")[0].strip() == f"seriesquant {version('seriesquant')}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
