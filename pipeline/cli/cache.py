@@ -12,6 +12,7 @@ from pipeline.cli.arguments import Action, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE
+from reports.text import quantity
 
 if TYPE_CHECKING:
     from pipeline.store.housekeeping import StoredFile
@@ -52,25 +53,25 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _list(chosen: Path | None) -> int:
-    from pipeline.store.housekeeping import list_store, store_folder
+    from pipeline.store.housekeeping import existing_store, list_store
 
-    folder = store_folder(chosen)
+    folder = existing_store(chosen)
     files = list_store(folder)
     rows = [(each.name, each.kind, f"{each.size / 1e6:.3f}", _age(each.age), each.path.name) for each in files]
     if rows:
         align = ("left", "left", "right", "right", "left")
         heads = ("Stage", "Kind", "MB", "Age", "File")
         print_result(tabulate(rows, heads, disable_numparse=True, colalign=align))
-    print_result(f"{_total(files)} in {folder}")
+    print_result(f"{_total(files)} in {_named(folder)}")
     return EXIT_DONE
 
 
 def _prune(chosen: Path | None, days: float | None, megabytes: float | None) -> int:
-    from pipeline.store.housekeeping import list_store, prune_store, store_folder
+    from pipeline.store.housekeeping import existing_store, list_store, prune_store
 
-    folder = store_folder(chosen)
+    folder = existing_store(chosen)
     removed, used = prune_store(_superfluous(list_store(folder), days, megabytes))
-    print_result(f"removed {_total(removed)} from {folder}")
+    print_result(f"removed {_total(removed)} from {_named(folder)}")
     if used:
         print_result(f"kept {_total(used)}: in use by a run")
     return EXIT_DONE
@@ -90,7 +91,11 @@ def _superfluous(files: Sequence["StoredFile"], days: float | None, megabytes: f
 
 
 def _total(files: Sequence["StoredFile"]) -> str:
-    return f"{len(files)} files, {sum(each.size for each in files) / 1e6:.3f} MB,"
+    return f"{quantity(len(files), 'file')}, {sum(each.size for each in files) / 1e6:.3f} MB,"
+
+
+def _named(folder: Path) -> str:
+    return str(folder) if folder.exists() else f"{folder}, which no run has made yet"
 
 
 def _age(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 import platformdirs
 from filelock import FileLock, Timeout
 
+from pipeline.errors import OptionsError
 from pipeline.options.paths import expanded
 from reports.files import PART
 
@@ -108,6 +109,21 @@ VARIABLE: Final = "SERIESQUANT_CACHE"
 RESULT: Final = ".safetensors"
 CHECKPOINT: Final = ".checkpoint"
 LOCK: Final = ".lock"
+
+
+def existing_store(chosen: Path | None = None) -> Path:
+    """Return the folder of ``store_folder``. Only the default one may be missing, which the first run makes.
+
+    Raises:
+        OptionsError: The chosen folder does not exist, or the folder is a file.
+    """
+    folder = store_folder(chosen)
+    source = "--cache-dir" if chosen is not None else VARIABLE
+    if folder.exists() and not folder.is_dir():
+        raise OptionsError(f"{source}: {folder} is a file; allowed: the folder of a store")
+    if chosen is not None and not folder.exists():
+        raise OptionsError(f"{source}: the folder {folder} does not exist; allowed: the folder of a store")
+    return folder
 
 
 def store_folder(chosen: Path | None = None) -> Path:

@@ -47,10 +47,25 @@ def test_every_file_is_described(folder):
     assert all(each.size == each.path.stat().st_size for each in found)
 
 
-def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path, capsys):
+@pytest.mark.parametrize("action", ["ls", "prune"])
+def test_a_chosen_folder_must_exist(tmp_path, capsys, action):
+    """A mistyped folder looked like an empty store."""
     assert list_store(tmp_path / "none") == []
-    assert main(["cache", "ls", "--cache-dir", str(tmp_path / "none")]) == 0
-    assert "0 files, 0.000 MB" in capsys.readouterr().out
+    assert main(["cache", action, "--cache-dir", str(tmp_path / "none")]) == 2
+    assert "--cache-dir: the folder" in (error := capsys.readouterr().err)
+    assert "none does not exist" in error
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("mine")
+    assert main(["cache", action, "--cache-dir", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_the_default_folder_may_be_missing_before_the_first_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SERIESQUANT_CACHE", str(tmp_path / "none"))
+    assert main(["cache", "ls"]) == main(["cache", "prune"]) == 0
+    listed, pruned = capsys.readouterr().out.splitlines()
+    assert listed == f"0 files, 0.000 MB, in {tmp_path / 'none'}, which no run has made yet"
+    assert pruned == f"removed 0 files, 0.000 MB, from {tmp_path / 'none'}, which no run has made yet"
     assert not (tmp_path / "none").exists()
 
 
@@ -101,6 +116,7 @@ def test_ls_shows_the_environments_folder(folder, monkeypatch, capsys):
 @pytest.mark.parametrize("words", [["cache", "ls"], ["cache", "ls", "--cache-dir=~/store"]])
 def test_a_tilde_is_the_home_folder(tmp_path, words, monkeypatch, capsys):
     """Shells leave it in `--cache-dir=~/store`, and an environment file in a variable."""
+    (tmp_path / "store").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SERIESQUANT_CACHE", "~/store")
     assert main(words) == 0
