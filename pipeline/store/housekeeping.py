@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from reports.files import PART
 
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 100_000_000
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class StoredFile:
 
 def list_store(folder: Path) -> list[StoredFile]:
     """List the files of a store, the oldest first; none if the folder does not exist.
+
+    Only files with the name of a cache key are the store's; others are safetensors files of the user's own.
 
     Raises:
         OSError: The folder cannot be read.
@@ -84,6 +88,8 @@ def _described(path: Path) -> StoredFile | None:
 
 
 def _kind(path: Path) -> str:
+    if not _KEY.fullmatch(_key(path)):
+        return ""
     if path.name.startswith(".") and path.suffix == PART:
         return "half written"
     return {RESULT: "result", CHECKPOINT: "checkpoint"}.get(path.suffix, "")

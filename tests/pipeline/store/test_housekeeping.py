@@ -69,6 +69,15 @@ def test_the_default_folder_may_be_missing_before_the_first_run(tmp_path, capsys
     assert not (tmp_path / "none").exists()
 
 
+def test_files_of_a_users_own_are_neither_listed_nor_removed(tmp_path, capsys):
+    """--cache-dir may name the folder of a run's artifacts, whose files have the store's suffix."""
+    for name in ("cosine-3,3,2,2-4.safetensors", "last.checkpoint"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert main(["cache", "prune", "--cache-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("removed 0 files")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_file_in_use_stays(folder):
     with locked(folder / f"{'a' * 32}.lock", "it", 1):
         removed, used = prune_store(list_store(folder))
