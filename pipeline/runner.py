@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from pipeline.errors import OptionsError
 from pipeline.executors import executor
 from pipeline.failure import FailureReporter
 from pipeline.options.file import write_options_file
@@ -18,7 +19,7 @@ from pipeline.options.grid import Target, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.launcher import launched
-from pipeline.runtime.progress import Progress, SilentProgress
+from pipeline.runtime.progress import Progress, checked_progress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.runtime.threads import load_hint, thread_count
@@ -72,10 +73,15 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         CompressionError: An input cannot be used, or a computation failed; the subclass says which.
         OSError: The output folder cannot be written.
     """
+    if not isinstance(options, Options):
+        raise OptionsError(
+            f"run: got an object of type {type(options).__name__}; allowed: Options, as in "
+            "run(Options(config='6,3,3,2,2'))"
+        )
+    shown = YieldingProgress(checked_progress(progress))
     reporter = FailureReporter(options)
     tracker_of_run = tracking(options) if launched().is_main else nullcontext(NullTracker())
     with reporter.watching(), tracker_of_run as tracker, thread_count(options.threads):
-        shown = YieldingProgress(progress or SilentProgress())
         with TURNS.computing(), deterministic_algorithms():
             report, path = _run_stages(options, shown, interruption or Interruption(), tracker, reporter)
         content = report.model_dump()

@@ -1,6 +1,7 @@
 """Write artifacts to files, and read files back: as tensors or as a network that is ready to use."""
 
 import gc
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +54,8 @@ def load(
 
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
-        OptionsError: The file names a ``module:callable`` that is not allowed or cannot be imported, or needs a
-            network; ``network`` is no network; or the execution is unknown.
+        OptionsError: ``path`` is no path; the file names a ``module:callable`` that is not allowed or cannot be
+            imported, or needs a network; ``network`` is no network; or the execution is unknown.
 
     Example:
         >>> load("small.safetensors", network=Net)(images).shape
@@ -142,7 +143,10 @@ def open_artifact(path: Path | str) -> tuple[Header, Contents]:
 
     Raises:
         DataError: The file is missing, damaged, or of another format version.
+        OptionsError: ``path`` is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionsError(f"artifact: got an object of type {type(path).__name__}; allowed: the path of a file")
     if not Path(path).is_file():
         raise DataError(f"artifact: {path} is not a file; allowed: a file that seriesquant wrote")
     with naming(path), Path(path).open("rb") as file:

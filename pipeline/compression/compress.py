@@ -24,7 +24,7 @@ from pipeline.models.layer_orders import LayerPlan, plan_layers
 from pipeline.models.preparation import plain_copy
 from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.runtime.device import placed
-from pipeline.runtime.progress import Progress, SilentProgress
+from pipeline.runtime.progress import Progress, checked_progress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.approximate import fit_series
@@ -129,11 +129,10 @@ def compress(
             seed=seed,
             output=None if output is None else str(output),
         )
-        if progress is not None and not _shows_progress(progress):
-            raise OptionsError(f"progress: got {progress!r}; allowed: an object with methods stage and track, or None")
+        shown = YieldingProgress(checked_progress(progress))
         if metric is not None and not callable(metric):
             raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
-        work = _prepared(original, images, settings, YieldingProgress(progress or SilentProgress()))
+        work = _prepared(original, images, settings, shown)
         baseline_metric = measured(metric, original)
         found = _compressed(work)
         result = _network_of(found, original, work.selection)
@@ -190,10 +189,6 @@ class _Found:
     training_undone: bool = False
     target_met: bool = True
     series: nn.Module | None = None
-
-
-def _shows_progress(value: object) -> bool:
-    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("stage", "track"))
 
 
 @contextmanager

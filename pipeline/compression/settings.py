@@ -18,6 +18,7 @@ from pipeline.models.layer_orders import stages_of
 from pipeline.options.grid import Variant, variants
 from pipeline.options.options import Options
 from pipeline.options.orders import AUTO, DENSE
+from pipeline.options.values import plain, shown
 
 _N = TypeVar("_N", int, float)
 Config: TypeAlias = str | int | Sequence[int]
@@ -81,11 +82,12 @@ def settings_of(
 
 
 def _number(name: str, value: Any, kind: type, result: Callable[[Any], _N]) -> _N | None:
-    """Return a number of Python or NumPy as one of Python; None stays None."""
+    """Return a number of Python, NumPy or torch as one of Python; None stays None."""
+    value = plain(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise OptionsError(f"{name}: got {value!r}; allowed: one number, or None")
+        raise OptionsError(f"{name}: got {shown(value)}; allowed: one number, or None")
     return result(value)
 
 
@@ -119,6 +121,7 @@ def naming_arguments() -> Generator[None]:
 
 def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> str | None:
     """Return the config as on the command line; None if it is missing."""
+    config = cast(Config | None, plain(config))
     if config is None:
         return AUTO if target else DENSE if _has_series(network) else None
     if isinstance(config, str):
@@ -128,7 +131,9 @@ def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> 
         return ",".join(str(min(int(cast(int, config)), kernel)) for kernel in kernels) or str(config)
     orders = list(config) if isinstance(config, Sequence) else [config]
     if not orders or not all(map(_is_whole, orders)):
-        raise OptionsError(f"config: got {config!r}; allowed: text such as '6,3,3,2,2', an order, or a list of orders")
+        raise OptionsError(
+            f"config: got {shown(config)}; allowed: text such as '6,3,3,2,2', an order, or a list of orders"
+        )
     return ",".join(map(str, orders))
 
 

@@ -46,9 +46,11 @@ from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
     flag_name,
+    plain,
     refuse_network,
     require_installed,
     require_utf8,
+    shown,
 )
 
 PROGRAM = ("python", "run_pipeline.py")
@@ -58,8 +60,9 @@ _TRACKERS = ", ".join(CHOICES["track"])
 class Options(BaseModel):
     """Every option of a run, under the flag's name with underscores; ``--help`` describes each.
 
-    Values may be given as on the command line (``bits="8,4"``) or as Python values (``bits=(8, 4)``). None selects an
-    option's default. ``model`` and ``out`` are resolved when the options are built, and are never None afterwards.
+    Values may be given as on the command line (``bits="8,4"``) or as values of Python, NumPy or torch (``bits=(8, 4)``,
+    ``mean=np.array([0.5])``). None selects an option's default. ``model`` and ``out`` are resolved when the options are
+    built, and are never None afterwards.
 
     Raises:
         OptionsError: One or more values are invalid; the message lists every mistake.
@@ -172,7 +175,7 @@ class Options(BaseModel):
     @validate_model(mode="before")
     @classmethod
     def _drop_missing(cls, values: dict[str, object]) -> dict[str, object]:
-        return with_dependent_defaults({name: value for name, value in values.items() if value is not None})
+        return with_dependent_defaults({name: plain(value) for name, value in values.items() if value is not None})
 
     @field_validator("distill", "fresh", mode="before")
     @classmethod
@@ -292,5 +295,5 @@ def _sentence(mistake: dict[str, Any]) -> str:
     if mistake["type"] == "extra_forbidden":
         return unknown_option(name, list(Options.model_fields))
     allowed = cast(dict[str, str], Options.model_fields[name].json_schema_extra)["allowed"]
-    got = "is missing" if mistake["type"] == "missing" else f"got {mistake['input']!r}"
+    got = "is missing" if mistake["type"] == "missing" else f"got {shown(mistake['input'])}"
     return f"{flag_name(name)}: {got}; allowed: {allowed}"

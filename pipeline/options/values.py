@@ -31,6 +31,7 @@ BITS = range(MIN_BITS, MAX_BITS + 1)
 BUILTIN = "builtin"
 """Value of ``--weights`` for the weights that the network's builder returns."""
 _T = TypeVar("_T")
+_LONGEST = 200
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
@@ -42,9 +43,11 @@ def parse_configs(value: object) -> tuple[str, ...]:
     """
     entries = value if isinstance(value, list | tuple) else [value]
     if not entries or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in entries):
-        raise OptionsError(f"--config: got {value!r}; allowed: one config or a list of them, each text")
+        raise OptionsError(f"--config: got {shown(value)}; allowed: one config or a list of them, each text")
     if len(entries) > 1 and any(isinstance(entry, int) for entry in entries):
-        raise OptionsError(f"--config: got {value!r}; allowed: text, with one config's orders in quotes: '6,3,3,2,2'")
+        raise OptionsError(
+            f"--config: got {shown(value)}; allowed: text, with one config's orders in quotes: '6,3,3,2,2'"
+        )
     return _without_repeats("--config", [parse_config(str(entry)).text for entry in entries])
 
 
@@ -175,14 +178,19 @@ def parse_tracking_uri(value: object) -> str:
 
 
 def parse_device(value: object) -> str:
-    """Return a device name unchanged; this does not check that the machine has the device.
+    """Return the name of a device; this does not check that the machine has the device.
+
+    Args:
+        value: The name, or a ``torch.device``.
 
     Raises:
         ValueError: It is none of auto, cpu, cuda, cuda:N, mps.
     """
-    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+    torch = sys.modules.get("torch")
+    name = str(value) if torch is not None and isinstance(value, torch.device) else value
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
         raise ValueError("not a device")
-    return value
+    return name
 
 
 def refuse_network(value: object) -> None:
@@ -237,8 +245,14 @@ def items(value: object) -> list[str]:
 
 
 def shown(value: object) -> str:
-    """Return a value as error messages show it."""
-    return repr(value) if isinstance(value, str) else str(value)
+    """Return a value in one line, as error messages show it; of a long one the beginning."""
+    text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def plain(value: object) -> object:
+    """Return a number or a list of numbers of NumPy or torch as Python's; another value unchanged."""
+    return value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 2) < 2 else value
 
 
 def require_utf8(flag: str, value: object) -> object:

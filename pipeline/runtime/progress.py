@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
+
+from pipeline.errors import OptionsError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -50,6 +52,19 @@ class SilentProgress:
     def track(self, description: str, total: int) -> Generator[Advance]:
         """Follow a task silently."""
         yield lambda steps, status: None
+
+
+def checked_progress(value: object) -> Progress:
+    """Return an object that shows progress; None selects one that shows nothing.
+
+    Raises:
+        OptionsError: It is a class, or lacks a method that is not optional.
+    """
+    if value is None:
+        return SilentProgress()
+    if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in ("stage", "track")):
+        raise OptionsError(f"progress: got {value!r}; allowed: an object with methods stage and track, or None")
+    return cast(Progress, value)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The pipeline as a library: it leaves the process as it was, and threads do not disturb each other."""
 
+import io
 import os
 import re
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Options, run
+from pipeline import Options, load, run
+from pipeline.errors import OptionsError
 from tests.support.networks import write_module, write_npz
 from tests.support.report_schema import mistakes
 
@@ -85,7 +87,8 @@ def state():
 sys.path.insert(0, sys.argv[1])
 sys.path.append(os.getcwd())
 before = state()
-from pipeline import Options, run
+from pipeline import Options, load, run
+from pipeline.errors import OptionsError
 result = run(Options(config="3,2,2", bits=4, model="dropping_net:make", data="colours.npz", epochs=1, out="library"))
 try:
     run(Options(config="3,2,2", bits=4, model="dropping_net:make", data="nowhere.npz", out="failed"))
@@ -132,3 +135,22 @@ def test_a_report_in_memory_keeps_to_the_schema(here, monkeypatch) -> None:
     monkeypatch.setenv("SERIESQUANT_CACHE", str(here / "cache"))
     result = run(options("memory", config="dense", model="tiny_net:make", epochs=0))
     assert mistakes(json.loads(json.dumps(result.report))) == []
+
+
+@pytest.mark.parametrize("value", [None, {"config": "3,3,2,2"}, "--config 3,3,2,2", Options])
+def test_a_run_takes_options_alone(value, here):
+    with pytest.raises(OptionsError, match=r"^run: got an object of type .*; allowed: Options, as in run\(Options\("):
+        run(value)
+
+
+@pytest.mark.parametrize("value", [3, True, object(), dict])
+def test_progress_is_checked_before_any_work(value, here):
+    with pytest.raises(OptionsError, match=r"^progress: got .*; allowed: an object with methods stage and track"):
+        run(options("nothing", config="3,2,2", model="dropping_net:make"), value)
+    assert not (here / "nothing").exists()
+
+
+@pytest.mark.parametrize("value", [b"content", io.BytesIO(b"content"), None, 3, ["a.safetensors"]])
+def test_an_artifact_is_loaded_from_a_path_alone(value):
+    with pytest.raises(OptionsError, match=r"^artifact: got an object of type .*; allowed: the path of a file"):
+        load(value)
