@@ -1,5 +1,6 @@
 """Load image folders: find the two halves, choose the common size, and decode into memory or stream."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.data.image_files import (
     class_folders,
     decode,
     header_size,
+    is_image,
     largest_of_16_bits,
     list_files,
     readable,
@@ -32,6 +34,8 @@ MEMORY_BYTES: Final = 1_000_000_000
 """Largest size of a data set that is decoded into memory."""
 HEADERS: Final = 256
 """Files of a split, a random sample, whose headers decide the common size."""
+KINDS: Final = 4
+"""Endings that a note lists before it only mentions others."""
 DEEP: Final = 32
 """Training files, a random sample, whose largest 16-bit value is logged."""
 
@@ -82,7 +86,9 @@ def load_folder(
         unused = ", ".join(f"{other.name}/" for other in others)
         notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
     classes, folders = _same_classes(halves)
-    lists = [list_files(each) for each in folders]
+    listed = [list_files(each) for each in folders]
+    lists = [files for files, _ in listed]
+    notes += _left_out_notes(sum((others for _, others in listed), Counter()), halves)
     for files, half in zip(lists, halves, strict=True):
         notes += _empty_note(files, half, classes)
     notes += _deep_note(lists[0])
@@ -131,6 +137,20 @@ def _same_classes(halves: Sequence[Path]) -> tuple[list[str], list[list[list[Pat
             f"them has {', '.join(map(readable, differ[:3]))}"
         )
     return list(found[0]), [[half[name] for name in found[0]] for half in found]
+
+
+def _left_out_notes(others: Counter[str], halves: Sequence[Path]) -> list[str]:
+    """Return sentences about files of other endings, and about images outside class folders, if there are any."""
+    notes = []
+    if others:
+        kinds = [f"{count:,} {ending or 'without one'}" for ending, count in others.most_common(KINDS)]
+        more = ["others"] if len(others) > KINDS else []
+        notes.append(f"files whose ending is not that of an image are left out: {', '.join(kinds + more)}")
+    loose = {half.name: sum(is_image(each.name) and each.is_file() for each in half.iterdir()) for half in halves}
+    if any(loose.values()):
+        counts = ", ".join(f"{count:,} in {name}/" for name, count in loose.items() if count)
+        notes.append(f"images outside the class folders are left out: {counts}")
+    return notes
 
 
 def _empty_note(files: ImageFiles, half: Path, classes: Sequence[str]) -> list[str]:

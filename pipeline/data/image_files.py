@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ SUFFIXES: Final = (
 )
 _NO_CLASS: Final = (".", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 """Beginnings of the names of folders that hold no images: hidden ones, and those that systems add by themselves."""
+_NO_FILE: Final = ("Thumbs.db", "desktop.ini")
+"""Names of files that systems add by themselves."""
 _ORIENTATION: Final = 0x0112  # EXIF tag
 _BITS, _PLANAR, _ONE_PLANE_EACH = 258, 284, 2  # TIFF tags BitsPerSample and PlanarConfiguration, and a value of it
 _TURNED: Final = (5, 6, 7, 8)  # orientations whose height and width are exchanged
@@ -68,7 +71,7 @@ def class_folders(split: Path) -> dict[str, list[Path]]:
     return found
 
 
-def list_files(classes: Sequence[Sequence[Path]]) -> ImageFiles:
+def list_files(classes: Sequence[Sequence[Path]]) -> tuple[ImageFiles, Counter[str]]:
     """List the images of every class in a fixed random order, so that the first N are a random sample.
 
     A class may be without images, as in a small sample of a data set of many classes.
@@ -76,16 +79,27 @@ def list_files(classes: Sequence[Sequence[Path]]) -> ImageFiles:
     Args:
         classes: Folders of each class.
 
+    Returns:
+        The images, and ending in lower case -> number of other files. Files that are hidden or added by systems do not
+        count.
+
     Raises:
         DataError: If fewer than two classes have images.
     """
-    found = [
-        (path, label) for label, folders in enumerate(classes) for folder in folders for path in _images_below(folder)
+    files = [
+        (path, label) for label, folders in enumerate(classes) for folder in folders for path in _files_below(folder)
     ]
+    found = [(path, label) for path, label in files if is_image(path)]
+    others = Counter(Path(readable(path)).suffix.lower() for path, _ in files if not is_image(path))
     if len({label for _, label in found}) < 2:
         raise _no_images(classes, {label for _, label in found})
     order = mixed_order(len(found)).tolist()
-    return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order))
+    return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order)), others
+
+
+def is_image(path: str) -> bool:
+    """Return True if a file has the ending of an image."""
+    return path.lower().endswith(SUFFIXES)
 
 
 def decode(path: str) -> Image.Image:
@@ -204,8 +218,8 @@ def _scaled(values: Array, path: str) -> Array:
     return bytes_of_16_bits(values)
 
 
-def _images_below(folder: Path) -> list[str]:
-    """Return the images in a folder and in those below it, sorted; those of ``_NO_CLASS`` are left out.
+def _files_below(folder: Path) -> list[str]:
+    """Return the files in a folder and in those below it, sorted; those of ``_NO_CLASS`` are left out.
 
     Raises:
         DataError: A folder cannot be read, an image is no regular file, or a link leads to a folder that holds it.
@@ -227,8 +241,8 @@ def _walked(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
             if entry.name.startswith(_NO_CLASS):
                 continue
             yield from _walked(entry.path, (*above, own))
-        elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
-            if not _leads_to(entry, os.DirEntry.is_file) and Path(entry.path).exists():
+        elif not entry.name.startswith(".") and entry.name not in _NO_FILE:
+            if is_image(entry.name) and not _leads_to(entry, os.DirEntry.is_file) and Path(entry.path).exists():
                 raise DataError(f"{readable(entry.path)} is no regular file; allowed: image files and links to them")
             yield entry.path
 

@@ -52,6 +52,25 @@ def test_dark_colours_of_16_bits_are_said(tmp_path):
     assert all(term in note for term in ("4095", "dark"))
 
 
+def test_files_that_are_left_out_are_counted_once(tmp_path):
+    """Photographs in .heic beside .jpg were missing without a word."""
+    root = make(tmp_path / "pets")
+    assert load_dataset(str(root)).notes == ()
+    for name in ("train/cat/a.heic", "val/dog/more/b.HEIC", "train/dog/notes.txt", "train/dog/README"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"none of ours")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (root / "train" / "cat" / name).write_bytes(b"of the system")
+    for half in ("train", "val"):
+        (root / half / "loose.jpg").write_bytes(b"not read")
+    data = load_dataset(str(root))
+    assert len(data.train) + len(data.test) == 20
+    assert data.notes == (
+        "files whose ending is not that of an image are left out: 2 .heic, 1 without one, 1 .txt",
+        "images outside the class folders are left out: 1 in train/, 1 in val/",
+    )
+
+
 def test_odd_sizes_and_modes_are_brought_to_the_common_size(tmp_path):
     root = make(tmp_path / "pets")
     Image.new("L", (30, 30), 100).save(root / "val" / "cat" / "odd.png")
