@@ -101,7 +101,8 @@ def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:
 
 
 def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:
-    rows = [(stage.name, _WORDS[context.store.state(stage)]) for stage in stages]
+    """Yield a table of the stages, and a count; several targets share a measurement, which is listed once."""
+    rows = [(stage.name, _WORDS[context.store.state(stage)]) for stage in dict.fromkeys(stages)]
     stored = sum(words == _WORDS["stored"] for _, words in rows)
     yield tabulate(rows, ("Stage", "State"), disable_numparse=True)
     yield from ("", f"{stored} of {len(rows)} stages are in the store {context.store.folder}")

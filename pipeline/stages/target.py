@@ -44,7 +44,8 @@ TRAINED_SHARES: Final = (0.8, 0.65)
 def target_stages(context: RunContext, baseline: Baseline, variant: Variant, target: Target) -> Iterator[StageKey]:
     """Yield the stages of a target in order, for the plan of a run; trainings of a search for a loss are not known."""
     compressor = TargetCompressor(context, baseline, variant)
-    yield TargetMeasurement(context, baseline, variant).stage
+    measuring = compressor if target.bytes is not None else compressor.for_loss(target)[0]
+    yield measuring.measurement
     if variant.epochs and target.bytes is not None:
         yield compressor.training(target.bytes).stage
     yield compressor.compression(target)
@@ -59,13 +60,28 @@ class TargetCompressor:
         context: The run.
         baseline: The uncompressed network.
         variant: The basis, the largest orders and the epochs.
+        name: The name of the network in messages; that of the variant by default.
     """
 
-    def __init__(self, context: RunContext, baseline: Baseline, variant: Variant) -> None:
+    def __init__(self, context: RunContext, baseline: Baseline, variant: Variant, name: str | None = None) -> None:
         self._context, self._baseline, self._variant = context, baseline, variant
-        self._identity = network_identity(context)
-        self._measured = TargetMeasurement(context, baseline, variant)
-        self._search = SizeSearch(self._measured, self._identity, variant.name, context.progress)
+        self._identity, self._name = network_identity(context), name or variant.name
+        self._measured = TargetMeasurement(context, baseline, variant, self._name)
+        self._search = SizeSearch(self._measured, self._identity, self._name, context.progress)
+
+    @property
+    def measurement(self) -> StageKey:
+        """The stage that measures the layers for all targets of this compressor."""
+        return self._measured.stage
+
+    def for_loss(self, target: Target) -> tuple["TargetCompressor", Split]:
+        """Return a compressor without some of the training images, and these images, which limit the loss."""
+        train, held_out = hold_out(self._context.data.train, LOSS_SHARE, LOSS_IMAGES)
+        data = replace(self._context.data, train=train)
+        count = min(self._context.calibration_count, len(train))
+        context = replace(self._context, data=data, calibration_count=count)
+        name = f"{self._variant.name}, {target.label}"
+        return TargetCompressor(context, self._baseline, self._variant, name), held_out
 
     def compression(self, target: Target) -> StageKey:
         """Return the stage that makes the files of a target."""
@@ -84,7 +100,7 @@ class TargetCompressor:
 
     def training(self, size: int) -> TrainingJob:
         """Return the training through the rounding for a file of so many bytes."""
-        name = f"{self._variant.name}, {size / 1e6:.6g}mb"
+        name = f"{self._name}, {size / 1e6:.6g}mb"
         start = self._context.store.key(
             "target rounding", size=size, identity=asdict(self._identity), **self._measured.inputs
         )
@@ -112,7 +128,7 @@ class TargetCompressor:
 
     def _compress(self, target: Target) -> Entry:
         if target.bytes is None:
-            found, met = self._smallest_file(float(target.drop or 0))
+            found, met = self._smallest_file(target)
         else:
             found = self._file_of(target.bytes)
             met = target.fits(found.size)
@@ -137,7 +153,7 @@ class TargetCompressor:
     def _network(self, record: NetworkRecord) -> nn.Module:
         return build_network(record, copy_network(self._baseline.model))
 
-    def _smallest_file(self, drop: float) -> tuple[Compressed, bool]:
+    def _smallest_file(self, target: Target) -> tuple[Compressed, bool]:
         """Search the smallest file that loses at most so many points of Top-1 on held-out training images.
 
         The images are not used in any other way. Sizes are bisected without training; with epochs, smaller files are
@@ -146,12 +162,8 @@ class TargetCompressor:
         Returns:
             The network, and True if it keeps to the loss. If none does, it is the one of the largest size.
         """
-        train, held_out = hold_out(self._context.data.train, LOSS_SHARE, LOSS_IMAGES)
-        data = replace(self._context.data, train=train)
-        count = min(self._context.calibration_count, len(train))
-        context = replace(self._context, data=data, calibration_count=count)
-        inner = TargetCompressor(context, self._baseline, self._variant)
-        allowed = self._top1(self._baseline.model, held_out) - drop
+        inner, held_out = self.for_loss(target)
+        allowed = self._top1(self._baseline.model, held_out) - float(target.drop or 0)
 
         def keeps(found: Compressed) -> bool:
             return self._top1(self._network(found.record), held_out) >= allowed

@@ -32,23 +32,24 @@ class TargetMeasurement:
         context: The run.
         baseline: The uncompressed network.
         variant: The basis and the largest orders.
+        name: The name of the network in messages.
 
     Attributes:
         inputs: The part of a cache key that identifies the network and the calibration images.
         stage: The stage that measures the layers.
     """
 
-    def __init__(self, context: RunContext, baseline: Baseline, variant: Variant) -> None:
+    def __init__(self, context: RunContext, baseline: Baseline, variant: Variant, name: str) -> None:
         self._given = context.calibration_count
         context = replace(context, calibration_count=min(self._given, ROUNDING_IMAGES))
-        self._context, self._baseline, self._variant = context, baseline, variant
+        self._context, self._baseline, self._variant, self._name = context, baseline, variant, name
         self.inputs: dict[str, Any] = {
             "network": baseline.digest,
             "config": variant.config.text,
             "basis": variant.bases[0],
             "calibration": calibration_inputs(context),
         }
-        self.stage = StageKey(f"{variant.name}: measurement", context.store.key("measurement", **self.inputs))
+        self.stage = StageKey(f"{name}: measurement", context.store.key("measurement", **self.inputs))
 
     @cached_property
     def model(self) -> nn.Module:
@@ -60,7 +61,7 @@ class TargetMeasurement:
         """The calibration images of this rank, and the original's outputs."""
         count = self._context.calibration_count
         if count < self._given and self._context.processes.is_main:
-            logger.info("%s: %d of %d calibration images are used", self._variant.name, count, self._given)
+            logger.info("%s: %d of %d calibration images are used", self._name, count, self._given)
         images, shard = calibration_images(self._context), calibration_shard(self._context)
         seed = self._context.options.seed
         return OriginalPass.record(self.model, self._baseline.model, images, seed=seed, shard=shard)

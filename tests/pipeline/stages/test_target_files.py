@@ -17,7 +17,6 @@ from pipeline.stages.baseline import Baseline, prepare_baseline
 from pipeline.stages.context import RunContext, make_context
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.target import TargetCompressor
-from pipeline.stages.target_measurement import TargetMeasurement
 from pipeline.store.store import StageKey, Store
 
 CHOSEN = {"model": "tiny_net:make", "data": "colours.npz", "limit_train": 96, "batch_size": 16}
@@ -36,7 +35,7 @@ class Setting:
 
     @property
     def measurement(self) -> StageKey:
-        return TargetMeasurement(self.context, self.baseline, self.variant).stage
+        return self.compressor().measurement
 
     def compress(self, target: Target, **changes) -> QuantizedNetwork:
         return self.compressor(**changes).compress(target)

@@ -110,6 +110,14 @@ def test_a_repeated_run_computes_nothing(here, finished):
     second = run(Options(**CHOSEN, **options)).report
     assert all(stage["cached"] for stage in second["run"]["stages"])
     assert second["rows"] == first.report["rows"]
+    assert " to do" not in plan_text(Options(**CHOSEN, **options))
+
+
+def test_the_measurements_for_a_size_and_for_a_loss_have_names_of_their_own(finished):
+    """They take other images: those that limit the loss are left out of its measurement."""
+    names = [stage["name"] for stage in finished[1].report["run"]["stages"]]
+    assert len(set(names)) == len(names)
+    assert {"cosine auto: measurement", "cosine auto, drop5: measurement"} <= set(names)
 
 
 def test_a_target_that_is_missed_is_exit_3_and_the_report_is_written(here, monkeypatch, capsys):
