@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_CODES
+from pipeline.options.paths import check_local, expanded, parse_output_path
 from pipeline.options.values import flag_name, parse_device
 from pipeline.runtime.environment import git_commit, package_version
 
@@ -62,7 +63,7 @@ def read_flags(
         return None
     values = {name: value for name, value in given.items() if name in fields and value not in (None, [])}
     file = given["options"]
-    return Flags(values, Path(file) if file is not None else None, bool(given["dry_run"]))
+    return Flags(values, input_path("--options", file) if file is not None else None, bool(given["dry_run"]))
 
 
 def _signature(fields: Mapping[str, FieldInfo]) -> Callable[..., dict[str, object]]:
@@ -156,11 +157,35 @@ def commands_help() -> str:
     return "\n\n".join(f"{name}: {what}." for name, what in COMMANDS.items())
 
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="an artifact", show_default=False)]
+File = Annotated[str, typer.Argument(metavar="FILE", help="an artifact", show_default=False)]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="import and call the module:callable that the file names")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps", metavar="TEXT")]
+
+
+def input_path(name: str, value: str) -> Path:
+    """Return the path of a file or folder to read; ``~`` is the home folder.
+
+    Args:
+        name: The name of the argument, for error messages.
+        value: Its text. A ``Path`` would have lost a slash of ``https://``.
+
+    Raises:
+        DataError: It is an address of another machine.
+    """
+    check_local(name, value)
+    return expanded(value)
+
+
+def output_path(flag: str, value: str | None) -> Path | None:
+    """Return the path of a file or folder to write, or None if there is none; ``~`` is the home folder.
+
+    Raises:
+        OptionsError: It is an address of another machine.
+    """
+    return None if value is None else expanded(parse_output_path(flag, value))
+
 
 FILE_ALLOWED = "one FILE, and the flags that --help shows"
 

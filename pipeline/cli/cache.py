@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
-from pipeline.cli.arguments import Action, read_arguments
+from pipeline.cli.arguments import Action, output_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE
@@ -24,7 +24,7 @@ _ACTIONS = ("ls", "prune")
 _DAY = 86_400.0
 
 What = Annotated[str, typer.Argument(metavar="ls|prune", show_default=False)]
-CacheDir = Annotated[Path | None, typer.Option(metavar="FOLDER", help="the store", show_default=False)]
+CacheDir = Annotated[str | None, typer.Option(metavar="FOLDER", help="the store", show_default=False)]
 Days = Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="prune only older files", show_default=False)]
 Size = Annotated[
     float | None,
@@ -42,11 +42,12 @@ def read(argv: list[str], program: str) -> Action | None:
     def given(what: What, cache_dir: CacheDir = None, older_than_days: Days = None, keep_mb: Size = None) -> Action:
         if what not in _ACTIONS:
             raise OptionsError(f"cache: got {what!r}; allowed: {', '.join(_ACTIONS)}")
+        folder = output_path("--cache-dir", cache_dir)
         if what == "ls":
             if older_than_days is not None or keep_mb is not None:
                 raise OptionsError("cache ls: --older-than-days and --keep-mb are limits of prune; allowed: prune")
-            return partial(_list, cache_dir)
-        return partial(_prune, cache_dir, older_than_days, keep_mb)
+            return partial(_list, folder)
+        return partial(_prune, folder, older_than_days, keep_mb)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, "ls or prune, and the flags of --help")
     return action

@@ -15,7 +15,7 @@ from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
-from pipeline.options.paths import expanded, parse_path
+from pipeline.options.paths import expanded, parse_output_path
 from pipeline.options.values import CHOICES, flag_name
 from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
@@ -133,7 +133,7 @@ def _find_option(argv: Sequence[str], option: str) -> str | None:
     if value is None and (file := _flag(argv, "--options")) is not None:
         value = _in_file(expanded(file), option)
     try:
-        return parse_path(value)
+        return parse_output_path(flag_name(option), value)
     except ValueError:
         return None
 

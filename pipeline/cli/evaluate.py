@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
-from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, Device, File, check_device, read_arguments
+from pipeline.cli.arguments import (
+    FILE_ALLOWED,
+    Action,
+    AllowImport,
+    Device,
+    File,
+    check_device,
+    input_path,
+    read_arguments,
+)
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DONE
 from pipeline.runtime.imports import import_libraries
@@ -24,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 SUMMARY = """Measure an artifact's Top-1 on test images, and with --against its agreement with another artifact."""
 
-Against = Annotated[Path | None, typer.Option(metavar="FILE2", help="another artifact", show_default=False)]
+Against = Annotated[str | None, typer.Option(metavar="FILE2", help="another artifact", show_default=False)]
 Data = Annotated[str, typer.Option(help="digits, an .npz file, or a folder of images or CIFAR")]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="use N test images", show_default=False)]
 Workers = Annotated[int, typer.Option(metavar="N", help="processes that load images")]
@@ -46,7 +55,9 @@ def read(argv: list[str], program: str) -> Action | None:
         workers: Workers = 2,
         allow_import: AllowImport = False,
     ) -> Action:
-        files = [file] if against is None else [file, against]
+        files = [input_path("FILE", file)]
+        if against is not None:
+            files.append(input_path("--against", against))
         return partial(_execute, files, data, limit_test, check_device(device), workers, allow_import=allow_import)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
+from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, input_path, output_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE
@@ -24,7 +24,7 @@ Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="format to
 Materialize = Annotated[
     bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4; torch always has them")
 ]
-Out = Annotated[Path | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")]
+Out = Annotated[str | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")]
 
 
 def read(argv: list[str], program: str) -> Action | None:
@@ -37,8 +37,9 @@ def read(argv: list[str], program: str) -> Action | None:
     def given(
         file: File, format: Format, materialize: Materialize = False, out: Out = None, allow_import: AllowImport = False
     ) -> Action:
-        path = _out(file, format, out, materialize=materialize)
-        return partial(_execute, file, format, path, materialize=materialize, allow_import=allow_import)
+        artifact = input_path("FILE", file)
+        path = _out(artifact, format, output_path("--out", out), materialize=materialize)
+        return partial(_execute, artifact, format, path, materialize=materialize, allow_import=allow_import)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
     return action

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from pipeline.cli.arguments import FILE_ALLOWED, Action, File, read_arguments
+from pipeline.cli.arguments import FILE_ALLOWED, Action, File, input_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DONE
 from pipeline.runtime.imports import import_libraries
@@ -28,7 +28,7 @@ def read(argv: list[str], program: str) -> Action | None:
     """
 
     def given(file: File) -> Action:
-        return partial(_execute, file)
+        return partial(_execute, input_path("FILE", file))
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
     return action

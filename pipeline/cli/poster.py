@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.arguments import Action, read_arguments
+from pipeline.cli.arguments import Action, input_path, output_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
 from pipeline.failure import EXIT_DATA, EXIT_DONE, EXIT_OPTIONS
@@ -25,10 +25,10 @@ settings are lines of their own. Exit codes: {EXIT_OPTIONS} two runs with equal 
 ALLOWED = "RUN folders or report.json files, and the flags that --help shows"
 
 Runs = Annotated[
-    list[Path] | None, typer.Argument(metavar="[RUN...]", help="output folders of runs", show_default=False)
+    list[str] | None, typer.Argument(metavar="[RUN...]", help="output folders of runs", show_default=False)
 ]
 Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="where to write poster.md; else to stdout", show_default=False)
+    str | None, typer.Option(metavar="FOLDER", help="where to write poster.md; else to stdout", show_default=False)
 ]
 
 
@@ -40,7 +40,7 @@ def read(argv: list[str], program: str) -> Action | None:
     """
 
     def given(runs: Runs = None, out: Out = None) -> Action:
-        return partial(_execute, runs or [], out)
+        return partial(_execute, [input_path("RUN", run) for run in runs or []], output_path("--out", out))
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, ALLOWED)
     return action

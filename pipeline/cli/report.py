@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.arguments import Action, read_arguments
+from pipeline.cli.arguments import Action, input_path, output_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
 from pipeline.failure import EXIT_CODES, EXIT_DATA, EXIT_GATE, EXIT_OPTIONS
@@ -30,9 +30,9 @@ report is rendered again. Exit codes: {EXIT_OPTIONS} runs that do not belong tog
 {EXIT_CODES[EXIT_GATE]}; {EXIT_DATA} a report that is missing, damaged, or of a run that failed."""
 ALLOWED = "one or more RUN folders, and the flags that --help shows"
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="output folders of runs", show_default=False)]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="output folders of runs", show_default=False)]
 Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="where to write; with one RUN its own folder", show_default=False)
+    str | None, typer.Option(metavar="FOLDER", help="where to write; with one RUN its own folder", show_default=False)
 ]
 Copy = Annotated[bool, typer.Option("--copy", help="copy the artifacts into FOLDER; else it names them where they are")]
 
@@ -47,7 +47,7 @@ def read(argv: list[str], program: str) -> Action | None:
     def given(runs: Runs, out: Out = None, copy: Copy = False) -> Action:
         if out is None and (len(runs) > 1 or copy):
             raise OptionsError("--out: is missing; allowed: a folder, which only one RUN without --copy may leave out")
-        return partial(_execute, runs, out, copy=copy)
+        return partial(_execute, [input_path("RUN", run) for run in runs], output_path("--out", out), copy=copy)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, ALLOWED)
     return action

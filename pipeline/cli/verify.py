@@ -4,7 +4,7 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
-from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, read_arguments
+from pipeline.cli.arguments import FILE_ALLOWED, Action, AllowImport, File, input_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DATA, EXIT_DONE
 from pipeline.runtime.imports import import_libraries
@@ -22,7 +22,7 @@ def read(argv: list[str], program: str) -> Action | None:
     """
 
     def given(file: File, allow_import: AllowImport = False) -> Action:
-        return partial(_execute, file, allow_import=allow_import)
+        return partial(_execute, input_path("FILE", file), allow_import=allow_import)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
     return action

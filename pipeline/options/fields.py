@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field
 
 from pipeline.options.images import parse_image_size, parse_mean, parse_std
-from pipeline.options.paths import parse_path
+from pipeline.options.paths import parse_folder, parse_path
 from pipeline.options.values import (
     CHOICES,
     not_bool,
@@ -27,7 +27,7 @@ from pipeline.options.values import (
 Panel = Literal["Compression", "Model and data", "Training", "Run"]
 Text = Annotated[str, BeforeValidator(parse_text)]
 PathText = Annotated[str, BeforeValidator(parse_path)]
-Folder = Annotated[Path, BeforeValidator(parse_path)]
+Folder = Annotated[Path, BeforeValidator(parse_folder)]
 Device = Annotated[str, BeforeValidator(parse_device)]
 Integer = Annotated[int, BeforeValidator(not_bool)]
 Number = Annotated[float, BeforeValidator(not_bool)]

@@ -41,7 +41,7 @@ from pipeline.options.fields import (
 from pipeline.options.file import read_options_file, unknown_option
 from pipeline.options.naming import command_words, default_out
 from pipeline.options.orders import ALLOWED, AUTO, DENSE, default_model, parse_config
-from pipeline.options.paths import names_checkpoint, parse_path
+from pipeline.options.paths import names_checkpoint, parse_folder
 from pipeline.options.registry import EXECUTORS
 from pipeline.options.values import (
     CHOICES,
@@ -257,7 +257,7 @@ class Options(BaseModel):
     @field_validator("out", mode="before")
     @classmethod
     def _resolve_out(cls, value: object, info: ValidationInfo) -> object:
-        return default_out(info.data) if value is None else parse_path(value)
+        return default_out(info.data) if value is None else parse_folder(value, info)
 
     def command(self) -> str:
         """Return the command line that repeats the run: the configs, and every option that is not the default."""

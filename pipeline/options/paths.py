@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import DataError
-from pipeline.options.values import parse_text
+from pydantic import ValidationInfo
+
+from pipeline.errors import DataError, OptionsError
+from pipeline.options.values import flag_name, parse_text
 
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -39,6 +41,26 @@ def check_local(flag: str, value: str) -> None:
             f"{flag}: got the address {value}, and nothing is downloaded from addresses; allowed: the path of a local "
             "copy"
         )
+
+
+def parse_output_path(flag: str, value: object) -> str:
+    """Return the path of a file or folder to write as text, as ``parse_path`` does.
+
+    Raises:
+        OptionsError: It begins like ``s3://``. Written to, it would be a folder ``s3:``.
+        ValueError: As ``parse_text``.
+    """
+    path = parse_path(value)
+    if _ADDRESS.match(path):
+        raise OptionsError(
+            f"{flag}: got the address {path}, and nothing is written to addresses; allowed: a local path"
+        )
+    return path
+
+
+def parse_folder(value: object, info: ValidationInfo) -> str:
+    """Return an option's folder as text; see ``parse_output_path``."""
+    return parse_output_path(flag_name(str(info.field_name)), value)
 
 
 def names_checkpoint(weights: str) -> bool:

@@ -14,7 +14,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from pipeline.errors import OptionsError
-from pipeline.options.paths import expanded
+from pipeline.options.paths import expanded, parse_output_path
 from reports.files import PART
 
 _LENGTH = struct.Struct("<Q")
@@ -133,6 +133,14 @@ def existing_store(chosen: Path | None = None) -> Path:
 
 
 def store_folder(chosen: Path | None = None) -> Path:
-    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder; ``~`` is the home folder."""
+    """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder; ``~`` is the home folder.
+
+    Raises:
+        OptionsError: ``SERIESQUANT_CACHE`` is an address.
+    """
     named = str(chosen) if chosen is not None else os.environ.get(VARIABLE)
-    return expanded(named) if named else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
+    return (
+        expanded(parse_output_path(VARIABLE, named))
+        if named
+        else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
+    )

@@ -196,3 +196,40 @@ def test_the_package_exports_lazily() -> None:
     assert pipeline.Options is Options
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pipeline.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("address", ["https://example.org/it", "s3://bucket/it"])
+@pytest.mark.parametrize(
+    ("argv", "name", "code"),
+    [
+        (["inspect"], "FILE", 4),
+        (["verify"], "FILE", 4),
+        (["evaluate"], "FILE", 4),
+        (["evaluate", "a.safetensors", "--against"], "--against", 4),
+        (["export", "--format", "onnx"], "FILE", 4),
+        (["report"], "RUN", 4),
+        (["poster"], "RUN", 4),
+        (["--options"], "--options", 4),
+        (["export", "a.safetensors", "--format", "onnx", "--out"], "--out", 2),
+        (["report", "a", "--out"], "--out", 2),
+        (["poster", "--out"], "--out", 2),
+        (["cache", "ls", "--cache-dir"], "--cache-dir", 2),
+        ([*COMMAND, "--cache-dir"], "--cache-dir", 2),
+        ([*COMMAND, "--out"], "--out", 2),
+    ],
+)
+def test_an_address_is_no_path(
+    argv: list[str], name: str, code: int, address: str, capsys: Any, tmp_path: Path
+) -> None:
+    """It lost a slash in the error, or became a folder `s3:` that was written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main([*argv, address]) == code
+    assert capsys.readouterr().err.startswith(f"error: {name}: got the address {address}, and nothing is ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variable_with_an_address(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("SERIESQUANT_CACHE", "s3://bucket/it")
+    assert main(["cache", "ls"]) == 2
+    assert "SERIESQUANT_CACHE: got the address s3://bucket/it" in capsys.readouterr().err
