@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import OptionsError
@@ -22,7 +23,7 @@ from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import Progress, checked_progress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
-from pipeline.runtime.threads import load_hint, thread_count
+from pipeline.runtime.threads import excess_hint, load_hint, thread_count
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.baseline import prepare_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
@@ -97,7 +98,9 @@ def _run_stages(
     context = make_context(options, accelerator, progress, interruption, tracker)
     log_data_notes(context)
     log_precision(context)
-    if options.threads is None and (hint := load_hint()):
+    if excess := excess_hint(torch.get_num_threads()):
+        logger.warning("%s", excess)
+    elif options.threads is None and (hint := load_hint()):
         logger.info("%s", hint)
     check_targets(context)
     on_main = context.processes.on_main

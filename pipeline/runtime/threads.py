@@ -81,6 +81,27 @@ def load_hint(load: float | None = None, cpus: int | None = None) -> str:
     return f"the machine is busy (load {busy:.1f} on {count} CPUs): fewer --threads may be faster"
 
 
+def excess_hint(threads: int, cpus: float | None = None) -> str:
+    """Return a hint if more threads compute than CPUs are there for them; empty otherwise.
+
+    Args:
+        threads: Number of threads.
+        cpus: CPUs that the process may use, within the quota of its container; those of this process by default.
+    """
+    count = _allowed_cpus() if cpus is None else cpus
+    if threads <= count:
+        return ""
+    return (
+        f"{threads} threads share {count:g} CPU{'' if count == 1 else 's'}, which is slower than one thread for each; "
+        "--threads or OMP_NUM_THREADS sets their number"
+    )
+
+
+def _allowed_cpus() -> float:
+    quota, count = cpu_quota(), len(usable_cpus())
+    return count if quota is None else min(count, max(1.0, quota))
+
+
 @contextmanager
 def thread_count(count: int | None) -> Generator[None]:
     """Set torch's number of threads, and restore it afterwards; None changes nothing."""

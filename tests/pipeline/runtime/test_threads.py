@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.runtime.threads import cpu_quota, default_threads, load_hint, prepare_threads, thread_count
+from pipeline.runtime.threads import cpu_quota, default_threads, excess_hint, load_hint, prepare_threads, thread_count
 
 
 def write(path, text):
@@ -85,3 +85,12 @@ def test_the_number_is_restored():
     with thread_count(None):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cpus_are_named():
+    assert excess_hint(2, 2) == excess_hint(1, 1.5) == ""
+    hint = excess_hint(64, 2)
+    assert all(term in hint for term in ("64 threads share 2 CPUs", "slower", "--threads", "OMP_NUM_THREADS"))
+    assert "share 1 CPU," in excess_hint(2, 1)
+    assert "share 1.5 CPUs," in excess_hint(2, 1.5)
+    assert excess_hint(10_000)
