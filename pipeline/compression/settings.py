@@ -72,7 +72,7 @@ def settings_of(
         raise OptionsError("config: got 'dense' without bits, which compresses nothing; allowed: bits=4, or orders")
     if target_mb is not None and _has_series(network):
         raise OptionsError("target_mb: got a network that already has series; allowed: the original network, or bits")
-    rounding = {"bits": bits} if target_mb is None else {"target_mb": (target_mb,)}
+    rounding = {"bits": bits} if target_mb is None else {"target_mb": target_mb}
     options = Options(config=text, model="network", **rounding, **values)
     if len(options.basis) > 1:
         raise OptionsError(f"basis: got {', '.join(options.basis)}; allowed: one basis")
@@ -125,6 +125,10 @@ def _config_text(network: nn.Module, config: Config | None, *, target: bool) -> 
     if config is None:
         return AUTO if target else DENSE if _has_series(network) else None
     if isinstance(config, str):
+        if config.strip().lower() == AUTO and not target:
+            raise OptionsError(
+                "config: got 'auto' without target_mb; allowed: orders such as '6,3,3,2,2', or a target_mb"
+            )
         return config
     if _is_whole(config):
         kernels = [max(max(conv.kernel_size) for conv in convs.values()) for convs in stages_of(network).values()]

@@ -75,7 +75,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: Configs = option(
-        ..., "Compression", "orders per stage (the largest, with a target), or dense; repeatable", "one or more configs"
+        ..., "Compression", "orders per stage (the largest, with a target), or dense; repeatable", f"configs: {ALLOWED}"
     )
     target_mb: Sizes = option(
         (), "Compression", "file sizes in MB (10^6 bytes), a comma list, instead of --bits", "sizes"

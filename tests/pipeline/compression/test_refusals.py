@@ -93,8 +93,9 @@ class Odd(nn.Module):
 ARGUMENTS = [
     ({"config": "3,2"}, "2 orders.*Net has 3 stages: stem, block, last"),
     ({"config": "9,2,2"}, "order 9 to stage stem.*1 to 5"),
-    ({"config": None}, "config: is missing"),
-    ({"config": "auto"}, "auto.*target_mb"),
+    ({"config": "auto"}, "config: got 'auto' without target_mb; allowed: (?!.*target_drop)"),
+    ({"config": None}, "config: is missing; allowed: configs: orders such as '6,3,3,2,2'"),
+    ({"bits": None, "target_mb": -1}, "target_mb: got -1.0; allowed"),
     ({"config": "dense", "bits": None}, "dense"),
     ({"config": 0}, "0"),
     ({"config": [2.5]}, "config: got"),
