@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from basis.errors import CompressionError
+from pipeline.compression.checks import check_dense
 from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 
@@ -50,6 +51,7 @@ def labelled_batches(
                 f"images: got a batch of type {type(images).__name__}; allowed: tensors (N, C, H, W), pairs of such a "
                 "tensor and labels, or dicts with both"
             )
+        images = check_dense("images", images)
         images = images[None] if images.ndim == 3 else images
         if images.ndim != 4 or not images.is_floating_point() or not images.numel():
             raise DataError(
@@ -62,7 +64,13 @@ def labelled_batches(
 
 
 def as_tensor(value: Any) -> Any:
-    """Return a NumPy array as a tensor with memory of its own, and any other value unchanged."""
+    """Return a NumPy array as a tensor with memory of its own, and any other value unchanged.
+
+    Raises:
+        DataError: Some of its values are masked.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DataError("images: got a masked array; allowed: arrays of which every value counts, as of filled()")
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "buif":
         return value
     native = value.astype(value.dtype.newbyteorder("=") if value.dtype.itemsize <= 8 else np.float64, copy=False)
@@ -164,7 +172,7 @@ def _labels(others: Sequence[object], count: int, *, warn: bool) -> Tensor | Non
             "images: several entries of a batch may be labels, and the second entry is used; give pairs (images, "
             "labels) to use others"
         )
-    return fitting[0].detach().long().reshape(count)
+    return check_dense("labels", fitting[0]).detach().long().reshape(count)
 
 
 def _are_classes(values: Tensor, count: int) -> bool:

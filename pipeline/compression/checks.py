@@ -4,6 +4,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from pipeline.errors import DataError
 
@@ -24,6 +25,19 @@ def check_labels(labels: Tensor, classes: int) -> None:
             f"images: got labels from {least} to {most} for outputs of {classes} classes; allowed: 0 to "
             f"{classes - 1}{ignored}, or images without labels"
         )
+
+
+def check_dense(what: str, tensor: Tensor) -> Tensor:
+    """Return a tensor that holds its values one beside the other.
+
+    Raises:
+        DataError: It is sparse, nested, masked, of another layout, or without values.
+    """
+    kind = type(tensor).__name__ if isinstance(tensor, MaskedTensor) else str(tensor.layout)
+    kind = "nested" if tensor.is_nested else "on the device meta, which has no values" if tensor.is_meta else kind
+    if kind != str(torch.strided):
+        raise DataError(f"images: got {what} in a tensor that is {kind}; allowed: dense tensors")
+    return tensor
 
 
 def check_finite_images(images: Tensor) -> Tensor:

@@ -269,3 +269,26 @@ def test_every_image_of_a_tensor_is_looked_at_before_training():
     broken[-1] = torch.nan
     with pytest.raises(DataError, match="finite"):
         read_images(broken, count=8, seed=0, batch_size=8, train=True)
+
+
+NOT_DENSE = {
+    "sparse": lambda x: x.to_sparse(),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "meta": lambda x: x.to("meta"),
+    "masked": lambda x: np.ma.masked_array(x.numpy(), x.numpy() > 0),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+@pytest.mark.parametrize("late", [False, True])
+def test_tensors_without_a_value_for_each_pixel_are_refused(kind, late):
+    """torch raised an internal error, and the values under a mask were used."""
+    other = NOT_DENSE[kind](X[:8])
+    source = [(X[:8], Y[:8]), (X[:8], Y[:8]), (other, Y[:8])] if late else other
+    with pytest.raises(DataError, match=rf"compress: images: got .*({kind}).*; allowed: "):
+        compress(seeded(), source, config=[3, 2, 2], epochs=1, calibration_size=16)
+
+
+def test_sparse_labels_are_refused():
+    with pytest.raises(DataError, match=r"got labels in a tensor that is torch.sparse_coo; allowed: dense"):
+        compress(seeded(), (X, Y.to_sparse()), config=[3, 2, 2], epochs=1)
