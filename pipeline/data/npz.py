@@ -22,6 +22,7 @@ _LISTED: Final = 10
 """Number of classes that a note lists."""
 _IMAGES: Final = ("x_{}", "{}_images", "{}_x", "images_{}", "{}_data")
 _LABELS: Final = ("y_{}", "{}_labels", "{}_y", "labels_{}", "{}_label")
+_CLASS_NAMES: Final = "class_names"
 _ALLOWED: Final = (
     "x_train, y_train, x_test and y_test, or train_images, train_labels, test_images and test_labels (val instead of "
     "test is allowed)"
@@ -78,7 +79,12 @@ def _read(path: Path, shown: str) -> Mapping[str, Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             wanted = _wanted(archive.files)
+            _check_case(archive.files, wanted)
             return {name: _array(archive, name) if name in wanted else np.empty(0) for name in archive.files}
+    except _SpellingError as error:
+        raise DataError(
+            f"{shown} has the arrays {error}, whose names differ in case alone; allowed: one of them"
+        ) from None
     except _ObjectsError as error:
         raise DataError(
             f"{error} of {shown} holds Python objects, which are not read; allowed: numbers, or strings by .astype(str)"
@@ -90,6 +96,17 @@ def _read(path: Path, shown: str) -> Mapping[str, Array]:
 
 class _ObjectsError(ValueError):
     """An array holds Python objects; the message is its name."""
+
+
+class _SpellingError(ValueError):
+    """Several arrays have the name of one, because case does not matter; the message lists them."""
+
+
+def _check_case(names: list[str], wanted: set[str]) -> None:
+    for name in sorted(wanted):
+        alike = [other for other in names if other.lower() == name.lower()]
+        if len(alike) > 1:
+            raise _SpellingError(" and ".join(alike))
 
 
 def _array(archive: Any, name: str) -> Array:
@@ -118,7 +135,7 @@ def _found(names: list[str]) -> dict[str, list[tuple[str, str]]]:
 
 def _wanted(names: list[str]) -> set[str]:
     firsts = [pairs[0] for pairs in _found(names).values() if pairs]
-    return {name for pair in firsts for name in pair} | {"class_names"}
+    return {name for pair in firsts for name in pair} | {name for name in names if name.lower() == _CLASS_NAMES}
 
 
 def _names(arrays: Mapping[str, Array], shown: str, *, test_only: bool) -> dict[str, tuple[str, str]]:
@@ -132,10 +149,14 @@ def _names(arrays: Mapping[str, Array], shown: str, *, test_only: bool) -> dict[
 
 
 def _unused(arrays: Mapping[str, Array], names: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Return a note about further test images."""
-    others = [images for images, _ in _found(list(arrays))["test"][1:]]
-    used = names["test"][0]
-    return [f"the test images are those in {used}; not used: {', '.join(others)}"] if others else []
+    """Return notes about further arrays of images with labels, of the halves that are used."""
+    found = _found(list(arrays))
+    notes = []
+    for half, (used, _) in names.items():
+        if others := sorted({images for images, _ in found[half]} - {used}):
+            whole = "test" if half == "test" else "training"
+            notes.append(f"the {whole} images are those in {used}; not used: {', '.join(others)}")
+    return notes
 
 
 def _untrained(indices: list[Array], class_names: tuple[str, ...]) -> list[str]:
@@ -149,7 +170,7 @@ def _untrained(indices: list[Array], class_names: tuple[str, ...]) -> list[str]:
 
 
 def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | None:
-    array = arrays.get("class_names")
+    array = next((array for name, array in arrays.items() if name.lower() == _CLASS_NAMES), None)
     if array is None:
         return None
     if array.ndim != 1 or array.dtype.kind not in "US":

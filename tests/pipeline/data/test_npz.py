@@ -33,6 +33,27 @@ def test_whole_file(tmp_path):
     assert (len(data.train), len(data.test)) == (6, 3)
 
 
+def test_arrays_whose_names_differ_in_case_alone_are_refused(tmp_path):
+    """The last of them was used without a word."""
+    other = np.zeros((6, 8, 8, 3), np.uint8)
+    for name, value in (("X_TRAIN", other), ("Y_test", np.array([0, 0, 0]))):
+        with pytest.raises(DataError, match=rf"has the arrays {name.lower()} and {name}, whose names differ in case"):
+            load(tmp_path, **{name: value})
+    with pytest.raises(DataError, match="arrays class_names and Class_Names, whose"):
+        load(tmp_path, class_names=np.array(["a", "b", "c"]), Class_Names=np.array(["a", "b", "c"]))
+    assert len(load(tmp_path, notes=other, NOTES=other).train) == 6, "names of neither"
+
+
+def test_case_of_class_names_does_not_matter(tmp_path):
+    assert load(tmp_path, Class_Names=np.array(["a", "b", "c"])).class_names == ("a", "b", "c")
+
+
+def test_further_arrays_are_named(tmp_path):
+    content = arrays()
+    data = load(tmp_path, train_images=content["x_train"], train_labels=content["y_train"])
+    assert data.notes == ("the training images are those in x_train; not used: train_images",)
+
+
 def test_grey_images_and_column_labels(tmp_path):
     grey = {"x_train": np.full((6, 8, 8), 9, np.uint8), "x_test": np.full((3, 8, 8, 1), 9, np.uint8)}
     data = load(tmp_path, **grey, y_test=np.array([[0], [1], [2]]))
