@@ -13,6 +13,7 @@ from basis.swap import compressible_convolutions
 from pipeline.errors import OptionsError
 from pipeline.options.orders import Config
 from quant.other_weights import other_weights, weights_by_kind
+from reports.text import quantity
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def _by_stage(model: nn.Module, config: Config, model_name: str) -> Iterator[Lay
     stages = stages_of(model)
     if len(config.orders) != len(stages):
         raise OptionsError(
-            f"config {config.text!r} gives {_number(len(config.orders), 'order')}, but {model_name} has "
-            f"{_number(len(stages), 'stage')}: {', '.join(stages)}"
+            f"config {config.text!r} gives {quantity(len(config.orders), 'order')}, but {model_name} has "
+            f"{quantity(len(stages), 'stage')}: {', '.join(stages)}"
         )
     for order, (stage, convs) in zip(config.orders, stages.items(), strict=True):
         largest = max((_size(conv) for conv in convs.values()), key=max)
@@ -163,8 +164,8 @@ def _by_block(convs: Mapping[str, nn.Conv2d], config: Config, model_name: str) -
     depthwise = {name: conv for name, conv in convs.items() if conv.groups == conv.in_channels > 1}
     if sum(config.repeats) != len(depthwise):
         raise OptionsError(
-            f"config {config.text!r} covers {_number(sum(config.repeats), 'block')}, but {model_name} has "
-            f"{_number(len(depthwise), 'depthwise spatial convolution')}"
+            f"config {config.text!r} covers {quantity(sum(config.repeats), 'block')}, but {model_name} has "
+            f"{quantity(len(depthwise), 'depthwise spatial convolution')}"
             + ("" if depthwise else "; allowed here: one order per stage, such as '6,3,3,2,2'")
         )
     orders = (order for order, repeat in zip(config.orders, config.repeats, strict=True) for _ in range(repeat))
@@ -206,7 +207,3 @@ def _kernel(layer: nn.Conv2d | nn.Linear) -> Size2d | None:
 
 def _size(conv: nn.Conv2d) -> Size2d:
     return cast(Size2d, tuple(conv.kernel_size))
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

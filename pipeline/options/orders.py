@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import OptionsError
+from reports.text import quantity
 
 ALLOWED = "orders such as '6,3,3,2,2', blocks such as '7x3,7x3,7x9,6x3', or 'dense'"
 DENSE, AUTO, ALL = "dense", "auto", "all"
@@ -104,7 +105,7 @@ def _model_of(config: Config) -> str:
     if count not in DEFAULT_MODELS:
         known = ", ".join(f"{orders} orders mean {model}" for orders, model in DEFAULT_MODELS.items())
         raise OptionsError(
-            f"config {config.text!r} has {count} order(s), which names no network; pass --model ({known})"
+            f"config {config.text!r} has {quantity(count, 'order')}, which names no network; pass --model ({known})"
         )
     return DEFAULT_MODELS[count]
 

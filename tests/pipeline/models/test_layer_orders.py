@@ -93,7 +93,7 @@ def test_convnext_blocks() -> None:
         ("resnet18", "8,3,3,2,2", "order 8.*conv1.*7x7.* 1 to 7"),
         ("resnet18", "7x3", "3 blocks.*ResNet.* 0 depthwise.*one order per stage"),
         ("convnext_tiny", "7x3", "'7x3'.* 3 blocks.*ConvNeXt.* 18 depthwise"),
-        ("convnext_tiny", "7x999999", "999999 blocks"),
+        ("convnext_tiny", "7x999999", "999,999 blocks"),
         (
             "convnext_tiny",
             "7x17,8x1",
