@@ -7,13 +7,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from basis.cholesky import damped_cholesky, mean_diagonal
 from basis.conv import SeriesConv2d, is_compressible
 from basis.errors import NumericalError
 from basis.gram_statistics import GramStatistics
-from basis.layers import layer_operator
+from basis.layers import layer_operator, master_tensor, stored_tensor_name
 from basis.modes import evaluation_mode
 from basis.patches import MAX_FEATURES, patch_batches, samples
 from basis.shard import CalibrationShard
@@ -48,7 +47,7 @@ def preconditioned_gradients(model: nn.Module, inverses: Mapping[str, Tensor]) -
     hooked: set[int] = set()  # a tensor that two layers share uses the matrix of the first one
     with ExitStack() as hooks:
         for name, conv in _layers(model).items():
-            master = cast(Tensor, _master(conv))
+            master = master_tensor(conv)
             if name in inverses and id(master) not in hooked:
                 hooked.add(id(master))
                 hooks.callback(master.register_hook(_preconditioner(inverses[name])).remove)
@@ -96,7 +95,7 @@ def inverse_input_covariance(
             identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
             metric = torch.where(energy > 0, (gram / energy + damping * identity) / (1 + damping), identity)
             if bool(torch.isfinite(metric).all()):
-                inverses[name] = _inverse(metric, cast(Tensor, _master(conv)))
+                inverses[name] = _inverse(metric, master_tensor(conv))
 
     with ExitStack() as hooks:
         for name, module in original.named_modules():
@@ -113,22 +112,14 @@ def _layers(model: nn.Module) -> dict[str, nn.Conv2d]:
         name: cast(nn.Conv2d, module)
         for name, module in model.named_modules()
         if (isinstance(module, SeriesConv2d) or is_compressible(module))
-        and (master := _master(module)) is not None
+        and stored_tensor_name(module) is not None
+        and isinstance(master := master_tensor(module), Tensor)  # a parametrization may have several originals
         and master.requires_grad
     }
 
 
-def _master(conv: nn.Module) -> Tensor | None:
-    """The tensor that the optimizer updates: coefficients or kernel, or the original of their parametrization."""
-    name = "coefficients" if isinstance(conv, SeriesConv2d) else "weight"
-    if not parametrize.is_parametrized(conv, name):
-        return cast(Tensor, getattr(conv, name))
-    chain = cast(nn.ModuleDict, conv.parametrizations)[name]
-    return cast("Tensor | None", getattr(chain, "original", None))
-
-
 def _features(conv: nn.Conv2d) -> int:
-    return cast(Tensor, _master(conv))[0].numel()
+    return master_tensor(conv)[0].numel()
 
 
 def _input_energy(conv: nn.Conv2d, x: Tensor, shard: CalibrationShard) -> tuple[Tensor, Tensor]:
