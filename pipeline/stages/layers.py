@@ -31,7 +31,7 @@ def layer_rows(result: VariantResult) -> list[Layer]:
     ]
 
 
-def merged_layers(layers: Iterable[Layer]) -> list[Layer]:
+def joined_widths(layers: Iterable[Layer]) -> list[Layer]:
     """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
     merged: dict[tuple[object, ...], Layer] = {}
     for layer in layers:

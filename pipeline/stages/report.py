@@ -17,7 +17,7 @@ from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
 from pipeline.stages.evaluate import Measurement
-from pipeline.stages.layers import count_kept, merged_layers
+from pipeline.stages.layers import count_kept, joined_widths
 from pipeline.stages.predictions import compare
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.train import TrainingSummary
@@ -109,7 +109,7 @@ def write_run_report(
             epoch=baseline.epoch,
         ),
         rows=list(rows),
-        layers=merged_layers(layers),
+        layers=joined_widths(layers),
         gate=gate,
         kernels=kernels,
     )
