@@ -13,7 +13,7 @@ from pipeline.artifact import Identity
 from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
-from pipeline.models.network_check import check_network, run_network
+from pipeline.models.network_check import check_network, outputs_in_modes
 from pipeline.models.outputs import check_rows, images_first, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
@@ -117,8 +117,7 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
 
 def returns_tensor(network: nn.Module, images: Tensor, *, trained: bool) -> bool:
     """Return True if a checked network returns a single tensor, also in training mode if it is trained."""
-    modes = (False, True) if trained else (False,)
-    return all(isinstance(run_network(network, images, training=mode), Tensor) for mode in modes)
+    return all(isinstance(output, Tensor) for output in outputs_in_modes(network, images, trained=trained))
 
 
 def selected(network: nn.Module, images: Tensor, output: str | None) -> tuple[int, Tensor]:

@@ -85,8 +85,7 @@ def check_network(
 
 def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output: str | None, *, trained: bool) -> None:
     """Make the network return its logits alone, and check their shape."""
-    name, modes = type(model).__name__, (False, True) if trained else (False,)
-    results = [run_network(model, images, training=training) for training in modes]
+    name, results = type(model).__name__, outputs_in_modes(model, images, trained=trained)
     plain = [isinstance(result, Tensor) for result in results]
     logits = [
         result if alone and not all(plain) else logits_of(result, output, name)
@@ -102,6 +101,11 @@ def _select_logits(model: nn.Module, images: Tensor, classes: int | None, output
             f"the network {name} gives {tuple(logits[0].shape)} for {len(images)} images, but data of {classes} "
             f"classes needs a tensor of shape ({len(images)}, {classes})"
         )
+
+
+def outputs_in_modes(model: nn.Module, images: Tensor, *, trained: bool) -> list[Any]:
+    """Return a network's output in evaluation mode and, if it is trained, in training mode; see ``run_network``."""
+    return [run_network(model, images, training=training) for training in ((False, True) if trained else (False,))]
 
 
 def run_network(model: nn.Module, images: Tensor, *, training: bool) -> Any:
