@@ -1,6 +1,5 @@
 """Define data sets: two splits of labelled images that yield normalized batches."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -182,11 +181,6 @@ class Dataset:
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of an image as the network takes it: (C, H, W)."""
         return (self.normalization.channels, *self.image_size)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 in hex of both halves and the class names."""
-        return hashlib.sha256(repr((self.class_names, self.train.digest, self.test.digest)).encode()).hexdigest()
 
 
 def is_imagenet(dataset: Dataset) -> bool:

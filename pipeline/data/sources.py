@@ -50,7 +50,7 @@ def load_dataset(
             result may be empty.
 
     Returns:
-        The data set; its digest covers the kept images only.
+        The data set; the digests of its halves cover the kept images only.
 
     Raises:
         OptionsError: If a limit is below 1 or `workers` is negative.

@@ -7,6 +7,7 @@ import torch
 from pipeline.data import load_dataset
 from pipeline.data.dataset import Normalization, default_normalization
 from pipeline.errors import DataError
+from tests.support.datasets import contents
 
 RNG = np.random.default_rng(0)
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_square_bands_first_are_recognised_and_bands_last_are_kept(tmp_path):
     bands = RNG.integers(0, 256, (6, 16, 16, 13), dtype=np.uint8)
     first, last = load(tmp_path, bands.transpose(0, 3, 1, 2)), load(tmp_path, bands)
     assert (first.channels, last.channels, last.notes) == (13, 13, ())
-    assert first.digest == last.digest
+    assert contents(first) == contents(last)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
