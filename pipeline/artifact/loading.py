@@ -19,7 +19,7 @@ from pipeline.artifact.record import NetworkRecord, build_network, check_shapes,
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.models.registry import build_model, build_plain, builder_of
-from pipeline.options.paths import check_local
+from pipeline.options.paths import check_local, parse_argument
 from pipeline.runtime.randomness import RandomStream
 from reports.files import write_atomically
 
@@ -144,11 +144,11 @@ def open_artifact(path: Path | str) -> tuple[Header, Contents]:
 
     Raises:
         DataError: The file is missing, damaged, or of another format version.
-        OptionsError: ``path`` is no path.
+        OptionsError: ``path`` is no path, or empty.
     """
     if not isinstance(path, str | os.PathLike):
         raise OptionsError(f"artifact: got an object of type {type(path).__name__}; allowed: the path of a file")
-    check_local("artifact", os.fspath(path))
+    check_local("artifact", parse_argument("artifact", path))
     if not Path(path).is_file():
         raise DataError(f"artifact: {path} is not a file; allowed: a file that seriesquant wrote")
     with naming(path), Path(path).open("rb") as file:

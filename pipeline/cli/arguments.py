@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_CODES
-from pipeline.options.paths import check_local, expanded, parse_output_path
+from pipeline.options.paths import check_local, expanded, parse_argument, parse_output_path
 from pipeline.options.values import flag_name, parse_device
 from pipeline.runtime.environment import git_commit, package_version
 
@@ -172,17 +172,19 @@ def input_path(name: str, value: str) -> Path:
         value: Its text. A ``Path`` would have lost a slash of ``https://``.
 
     Raises:
+        OptionsError: It is blank.
         DataError: It is an address of another machine.
     """
-    check_local(name, value)
-    return expanded(value)
+    path = parse_argument(name, value)
+    check_local(name, path)
+    return expanded(path)
 
 
 def output_path(flag: str, value: str | None) -> Path | None:
     """Return the path of a file or folder to write, or None if there is none; ``~`` is the home folder.
 
     Raises:
-        OptionsError: It is an address of another machine.
+        OptionsError: It is blank, or an address of another machine.
     """
     return None if value is None else expanded(parse_output_path(flag, value))
 

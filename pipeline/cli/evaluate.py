@@ -20,6 +20,7 @@ from pipeline.cli.arguments import (
 )
 from pipeline.cli.output import print_result
 from pipeline.failure import EXIT_DONE
+from pipeline.options.paths import parse_argument
 from pipeline.runtime.imports import import_libraries
 
 if TYPE_CHECKING:
@@ -58,7 +59,15 @@ def read(argv: list[str], program: str) -> Action | None:
         files = [input_path("FILE", file)]
         if against is not None:
             files.append(input_path("--against", against))
-        return partial(_execute, files, data, limit_test, check_device(device), workers, allow_import=allow_import)
+        return partial(
+            _execute,
+            files,
+            parse_argument("--data", data),
+            limit_test,
+            check_device(device),
+            workers,
+            allow_import=allow_import,
+        )
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, FILE_ALLOWED)
     return action

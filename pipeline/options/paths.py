@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import ValidationInfo
 
 from pipeline.errors import DataError, OptionsError
-from pipeline.options.values import flag_name, parse_text
+from pipeline.options.values import flag_name, parse_text, shown
 
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -30,6 +30,22 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def parse_argument(name: str, value: object) -> str:
+    """Return a path as text, as ``parse_path`` does.
+
+    Args:
+        name: The name of the flag or argument, for error messages.
+        value: The path. An empty one would be the current folder; it is mostly a variable that is not set.
+
+    Raises:
+        OptionsError: It is no text, or blank.
+    """
+    try:
+        return parse_path(value)
+    except ValueError:
+        raise OptionsError(f"{name}: got {shown(value)}; allowed: a path") from None
+
+
 def check_local(flag: str, value: str) -> None:
     """Check that an option's value is no address of another machine.
 
@@ -47,10 +63,9 @@ def parse_output_path(flag: str, value: object) -> str:
     """Return the path of a file or folder to write as text, as ``parse_path`` does.
 
     Raises:
-        OptionsError: It begins like ``s3://``. Written to, it would be a folder ``s3:``.
-        ValueError: As ``parse_text``.
+        OptionsError: It is no path, or begins like ``s3://``. Written to, it would be a folder ``s3:``.
     """
-    path = parse_path(value)
+    path = parse_argument(flag, value)
     if _ADDRESS.match(path):
         raise OptionsError(
             f"{flag}: got the address {path}, and nothing is written to addresses; allowed: a local path"

@@ -233,3 +233,23 @@ def test_a_variable_with_an_address(monkeypatch: pytest.MonkeyPatch, capsys: Any
     monkeypatch.setenv("SERIESQUANT_CACHE", "s3://bucket/it")
     assert main(["cache", "ls"]) == 2
     assert "SERIESQUANT_CACHE: got the address s3://bucket/it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["inspect", ""], "FILE"),
+        (["evaluate", "a", "--against", ""], "--against"),
+        (["evaluate", "a", "--data", ""], "--data"),
+        (["export", "a", "--format", "onnx", "--out", ""], "--out"),
+        (["report", ""], "RUN"),
+        (["report", "a", "b", "--out", " "], "--out"),
+        (["cache", "prune", "--cache-dir", ""], "--cache-dir"),
+        (["--options", ""], "--options"),
+        ([*COMMAND, "--data", ""], "--data"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(argv: list[str], name: str, capsys: Any) -> None:
+    """A variable of a shell that is not set gives one."""
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name}: got '")
