@@ -53,6 +53,8 @@ def read_report(place: Path) -> Report:
         ReportError: If the report is missing or damaged, or its run failed.
     """
     file = report_file(place)
+    if place.is_file() and place.name != FILE:
+        raise ReportError(f"report: {place} is a file; allowed: the output folder of a finished run, or its {FILE}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

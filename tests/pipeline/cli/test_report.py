@@ -161,3 +161,9 @@ def test_files_that_are_gone_are_a_warning(here):
     assert done.returncode == 0
     assert all(term in done.stderr for term in ("../other/artifacts/baseline.safetensors", "1 more"))
     assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_no_report_is_named(here):
+    done = call_program(here, "report", "a/report.md", "--out", "no")
+    assert (done.returncode, done.stderr.count("\n")) == (4, 1)
+    assert "a/report.md is a file; allowed: the output folder of a finished run, or its report.json" in done.stderr
