@@ -121,7 +121,7 @@ class Options(BaseModel):
     distill: bool = option(True, "Training", "the uncompressed network teaches, or labels only", "true or false")
     qat_epochs: Integer = option(0, "Training", "epochs with fake-quantized coefficients", "0 or more", ge=0)
     batch_size: Integer = option(128, "Training", "images per step", "a whole number, 1 or more", gt=0)
-    lr: Number | None = option(None, "Training", "peak learning rate", "above 0", gt=0, allow_inf_nan=False)
+    lr: Number | None = option(None, "Training", "peak learning rate", "above 0, at most 1e6", gt=0, le=1e6)
     workers: Integer = option(2, "Training", "processes that load images", "a whole number, 0 or more", ge=0)
     max_drop: Number | None = option(
         None, "Run", "gate: points of Top-1 that a row may lose", "a number, 0 or more", ge=0, allow_inf_nan=False
