@@ -129,11 +129,19 @@ def _output_folder(context: RunContext) -> Iterator[None]:
     with ExitStack() as held:
         with processes.together():
             if processes.is_main:
-                options.out.mkdir(parents=True, exist_ok=True)
+                _make_output_folder(options.out)
                 held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
                 remove_parts(options.out)
                 _refuse_obstacles(options)
         yield
+
+
+def _make_output_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.exists() else error.strerror
+        raise OSError(f"the output folder {folder} cannot be made: {reason}; allowed: another --out") from error
 
 
 def _refuse_obstacles(options: Options) -> None:

@@ -111,12 +111,12 @@ def make_context(
         tracker: See ``RunContext``; None tracks nothing.
 
     Raises:
-        OptionsError: A config does not fit the network, the network does not accept the images, or it cannot be trained
-            on batches of one image or in the precision of the options.
+        OptionsError: The store's folder is a file, a config does not fit the network, the network does not accept the
+            images, or it cannot be trained on batches of one image or in the precision of the options.
         DataError: The data are missing or damaged, the weights are an address of another machine, or the network's
             output is not one logit per class.
     """
-    processes = processes_of(accelerator)
+    processes, folder = processes_of(accelerator), store_folder(options.cache_dir)
     check_local("--weights", options.weights)  # before the data are read, which may take minutes
     with processes.together():
         data = load_dataset(
@@ -132,7 +132,7 @@ def make_context(
             plan_layers(network, parse_config(text), options.model)
         check_training(options, data, accelerator, network)
     store = Store(
-        store_folder(options.cache_dir),
+        folder,
         cache_environment(accelerator),
         fresh=options.fresh,
         lock_timeout=options.lock_timeout,

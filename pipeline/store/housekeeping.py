@@ -121,14 +121,11 @@ def existing_store(chosen: Path | None = None) -> Path:
     """Return the folder of ``store_folder``. Only the default one may be missing, which the first run makes.
 
     Raises:
-        OptionsError: The chosen folder does not exist, or the folder is a file.
+        OptionsError: The chosen folder does not exist, or as in ``store_folder``.
     """
     folder = store_folder(chosen)
-    source = "--cache-dir" if chosen is not None else VARIABLE
-    if folder.exists() and not folder.is_dir():
-        raise OptionsError(f"{source}: {folder} is a file; allowed: the folder of a store")
     if chosen is not None and not folder.exists():
-        raise OptionsError(f"{source}: the folder {folder} does not exist; allowed: the folder of a store")
+        raise OptionsError(f"--cache-dir: the folder {folder} does not exist; allowed: the folder of a store")
     return folder
 
 
@@ -136,11 +133,13 @@ def store_folder(chosen: Path | None = None) -> Path:
     """Return the chosen folder, else ``SERIESQUANT_CACHE``, else the platform's folder; ``~`` is the home folder.
 
     Raises:
-        OptionsError: ``SERIESQUANT_CACHE`` is an address.
+        OptionsError: It is a file, or an address.
     """
+    source = VARIABLE if chosen is None else "--cache-dir"
     named = str(chosen) if chosen is not None else os.environ.get(VARIABLE)
-    return (
-        expanded(parse_output_path(VARIABLE, named))
-        if named
-        else Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
-    )
+    if not named:
+        return Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
+    folder = expanded(parse_output_path(source, named))
+    if folder.exists() and not folder.is_dir():
+        raise OptionsError(f"{source}: {folder} is a file; allowed: the folder of a store")
+    return folder

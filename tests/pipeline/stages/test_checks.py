@@ -111,3 +111,28 @@ def test_an_address_is_refused_before_any_work(folder, flag, address):
     done = call_program(folder, *SMALL, *missing, flag, address, "--out", "out")
     assert done.returncode == 4
     assert all(term in done.stderr for term in (flag, address, "nothing is downloaded", "allowed", "local"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--cache-dir", "mine"], 2, "--cache-dir: mine is a file; allowed: the folder of a store"),
+        (["--out", "mine"], 1, "the output folder mine cannot be made: it is a file; allowed: another --out"),
+        (
+            ["--out", "mine/out"],
+            1,
+            "the output folder mine/out cannot be made: Not a directory; allowed: another --out",
+        ),
+    ],
+)
+def test_a_file_in_place_of_a_folder(folder, words, code, sentence):
+    """Each stage warned that its result is not stored; and the error for --out was `File exists`."""
+    (folder / "mine").write_text("mine")
+    done = call_program(folder, *SMALL, "--out", "out", *words)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (code, f"error: {sentence}")
+    assert (folder / "mine").read_text() == "mine"
+
+
+def test_a_learning_rate_beyond_floats_is_refused(folder):
+    done = call_program(folder, *SMALL, "--lr", "1e300", "--out", "out")
+    assert (done.returncode, done.stderr) == (2, "error: --lr: got '1e300'; allowed: above 0, at most 1e6\n")
