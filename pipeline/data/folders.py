@@ -21,7 +21,7 @@ from pipeline.data.image_files import (
     readable,
     to_bytes,
 )
-from pipeline.data.memory import PADDED_SIDE, MemorySplit, memory_dataset, resized
+from pipeline.data.memory import PADDED_SIDE, SAME_IMAGES, MemorySplit, memory_dataset, resized
 from pipeline.data.sizes import Size, common_size, fitted
 from pipeline.data.streaming import CROP, FolderSplit
 from pipeline.errors import DataError
@@ -92,6 +92,8 @@ def load_folder(
     for files, half in zip(lists, halves, strict=True):
         notes += _empty_note(files, half, classes)
     notes += _deep_note(lists[0])
+    if len(halves) > 1 and halves[0].samefile(halves[-1]):
+        notes.append(SAME_IMAGES)
     found = [header_size(path) for files in lists for path in files.paths[:HEADERS]]
     size = common_size(found)
     limits = (limit_train, limit_test)[-len(lists) :]

@@ -18,6 +18,8 @@ PADDED_SIDE: Final = 96
 """Largest image side, in pixels, that is augmented by padded crops; larger images get random boxes."""
 PADDING: Final = 1 / 16
 """Padding of a crop as a part of the shorter side: 2 pixels at 32, measured in docs/training.md."""
+SAME_IMAGES: Final = "the training and the test images are the same, so that Top-1 is measured on training images"
+"""Note about a data set whose halves hold the same images."""
 HASHED_IMAGES: Final = 4096
 """Images that are copied at once to compute a digest."""
 
@@ -133,14 +135,21 @@ def memory_dataset(
         class_names: One name per class.
         train: Training images; None if there are none.
         test: Test images, of the same height, width and channels.
-        notes: See ``Dataset``.
+        notes: See ``Dataset``. A note is added if both splits hold the same images.
     """
+    if train is not None and _are_same(train, test) and SAME_IMAGES not in notes:
+        notes = (*notes, SAME_IMAGES)
     train = test.part(0, 0) if train is None else train
     height, width, channels = test.images.shape[1:]
     size = test.size or (height, width)
     return Dataset(
         name, len(class_names), class_names, size, train, test, train.normalization, channels=channels, notes=notes
     )
+
+
+def _are_same(one: MemorySplit, other: MemorySplit) -> bool:
+    """Return True if two splits are made from the same images and labels, whichever of them they keep."""
+    return torch.equal(one.labels, other.labels) and torch.equal(one.images, other.images)
 
 
 def resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:

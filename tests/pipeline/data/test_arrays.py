@@ -28,20 +28,20 @@ def in_file_order(split):
 @pytest.mark.parametrize(
     ("names", "unused"),
     [
-        ({"train_images": "x", "train_labels": "y", "test_images": "x", "test_labels": "y"}, None),
+        ({"train_images": "x", "train_labels": "y", "test_images": "other", "test_labels": "y"}, None),
         (
             {
                 **{"train_images": "x", "train_labels": "y", "val_images": "bad", "val_labels": "y"},
-                **{"test_images": "x", "test_labels": "y"},
+                **{"test_images": "other", "test_labels": "y"},
             },
             "val_images",
         ),
-        ({"X_train": "x", "y_train": "y", "X_valid": "x", "y_valid": "y"}, None),
-        ({"train_x": "x", "train_y": "y", "val_x": "x", "val_y": "y"}, None),
+        ({"X_train": "x", "y_train": "y", "X_valid": "other", "y_valid": "y"}, None),
+        ({"train_x": "x", "train_y": "y", "val_x": "other", "val_y": "y"}, None),
     ],
 )
 def test_names_of_keras_and_medmnist(tmp_path, names, unused):
-    kinds = {"x": IMAGES, "y": LABELS[:, None].astype(np.uint8), "bad": IMAGES[:, :4]}
+    kinds = {"x": IMAGES, "y": LABELS[:, None].astype(np.uint8), "bad": IMAGES[:, :4], "other": 255 - IMAGES}
     np.savez(tmp_path / "tiny.npz", **{name: kinds[kind] for name, kind in names.items()})
     data = load_dataset(str(tmp_path / "tiny.npz"))
     assert (len(data.train), len(data.test), data.classes) == (6, 6, 3)

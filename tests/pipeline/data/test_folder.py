@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pipeline.data import load_dataset
-from pipeline.data.memory import MemorySplit
+from pipeline.data.memory import SAME_IMAGES, MemorySplit
 from pipeline.data.streaming import FolderSplit
 from pipeline.errors import DataError
 from tests.pipeline.data.deep_images import deep_png
@@ -186,3 +186,15 @@ def test_refused_layouts(tmp_path):
     make(tmp_path / "c", count=0)
     with pytest.raises(DataError, match=r"cat.* 1 image or more.*none"):
         load_dataset(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("size", [(20, 16), (130, 100)])
+def test_one_folder_for_both_halves_is_named(tmp_path, size):
+    """Top-1 was measured on training images without a word; the larger images are streamed."""
+    root = make(tmp_path / "pets", size=size, splits=("val",))
+    (root / "train").symlink_to("val")
+    assert SAME_IMAGES in load_dataset(str(root), workers=0).notes
+    assert SAME_IMAGES in load_dataset(str(root), workers=0, limit_train=3, limit_test=4).notes
+    (root / "train").unlink()
+    make(root, size=size, splits=("train",), count=6)
+    assert SAME_IMAGES not in load_dataset(str(root), workers=0).notes

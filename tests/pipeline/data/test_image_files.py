@@ -129,12 +129,12 @@ def test_the_first_frame_of_an_animation_counts(tmp_path):
 
 
 def make(root, ending="png", names=("cat", "dog"), halves=("train", "val"), size=(12, 10), save=None):
-    for half in halves:
+    for blue, half in enumerate(halves):
         for place, name in enumerate(names):
             folder = root / half / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(3):
-                image = Image.new("RGB", size, (60 + 90 * place, 20 * number, 10))
+                image = Image.new("RGB", size, (60 + 90 * place, 20 * number, 10 + blue))
                 with (folder / f"{number}.{ending}").open("wb") as file:
                     image.save(file, save or "png")
     return str(root)

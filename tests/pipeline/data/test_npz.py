@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.data import load_dataset
+from pipeline.data.memory import SAME_IMAGES
 from pipeline.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -42,6 +43,15 @@ def test_arrays_whose_names_differ_in_case_alone_are_refused(tmp_path):
     with pytest.raises(DataError, match="arrays class_names and Class_Names, whose"):
         load(tmp_path, class_names=np.array(["a", "b", "c"]), Class_Names=np.array(["a", "b", "c"]))
     assert len(load(tmp_path, notes=other, NOTES=other).train) == 6, "names of neither"
+
+
+def test_the_same_images_in_both_halves_are_named_once(tmp_path):
+    """Top-1 was measured on training images without a word."""
+    content = arrays()
+    same = {"x_test": content["x_train"], "y_test": content["y_train"]}
+    np.savez(tmp_path / "same.npz", **content | same)
+    assert load_dataset(str(tmp_path / "same.npz")).notes == (SAME_IMAGES,)
+    assert load_dataset(str(tmp_path / "same.npz"), limit_train=4, limit_test=2).notes == (SAME_IMAGES,)
 
 
 def test_case_of_class_names_does_not_matter(tmp_path):
