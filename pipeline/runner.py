@@ -25,7 +25,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.runtime.threads import excess_hint, load_hint, thread_count
 from pipeline.runtime.turns import TURNS, YieldingProgress
-from pipeline.stages.baseline import prepare_baseline
+from pipeline.stages.baseline import check_weights, prepare_baseline
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context
 from pipeline.stages.kernels import kernel_figure
 from pipeline.stages.layers import layer_rows
@@ -95,6 +95,7 @@ def _run_stages(
 ) -> tuple[Report, Path]:
     started = time.monotonic()
     accelerator = make_accelerator(options.device, options.precision)
+    check_weights(options)
     context = make_context(options, accelerator, progress, interruption, tracker)
     log_data_notes(context)
     log_precision(context)

@@ -11,6 +11,7 @@ from torch import nn
 from basis.copying import copy_network
 from basis.modes import evaluating
 from pipeline.data.sources import is_imagenet
+from pipeline.models.checkpoint.files import existing_checkpoint
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import check_finite, fold_parametrizations
@@ -23,7 +24,8 @@ from pipeline.models.weights import (
     missing_download,
 )
 from pipeline.onnx.file import OnnxExporter
-from pipeline.options.paths import names_checkpoint
+from pipeline.options.options import Options
+from pipeline.options.paths import check_local, names_checkpoint
 from pipeline.options.values import BUILTIN
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
@@ -143,6 +145,17 @@ def _name(context: RunContext) -> str:
 def baseline_key(context: RunContext, digest: str) -> StageKey:
     """Return the stage that measures the baseline."""
     return top1_key(context, "baseline", digest)
+
+
+def check_weights(options: Options) -> None:
+    """Check that the checkpoint of the options exists, before the data are read, which may take minutes.
+
+    Raises:
+        DataError: It does not, or it is an address of another machine.
+    """
+    check_local("--weights", options.weights)
+    if names_checkpoint(options.weights):
+        existing_checkpoint(Path(options.weights))
 
 
 def initial_network(context: RunContext, *, may_download: bool = True) -> InitialNetwork:

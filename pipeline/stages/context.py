@@ -17,7 +17,6 @@ from pipeline.data.sources import load_dataset
 from pipeline.models.layer_orders import plan_layers
 from pipeline.options.options import Options
 from pipeline.options.orders import parse_config
-from pipeline.options.paths import check_local
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
@@ -113,11 +112,9 @@ def make_context(
     Raises:
         OptionsError: The store's folder is a file, a config does not fit the network, the network does not accept the
             images, or it cannot be trained on batches of one image or in the precision of the options.
-        DataError: The data are missing or damaged, the weights are an address of another machine, or the network's
-            output is not one logit per class.
+        DataError: The data are missing or damaged, or the network's output is not one logit per class.
     """
     processes, folder = processes_of(accelerator), store_folder(options.cache_dir)
-    check_local("--weights", options.weights)  # before the data are read, which may take minutes
     with processes.together():
         data = load_dataset(
             options.data,

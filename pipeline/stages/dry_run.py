@@ -19,7 +19,14 @@ from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.activation_memory import LIBRARY_BYTES, activation_bytes, sample_bytes, weight_bytes
-from pipeline.stages.baseline import Baseline, InitialNetwork, baseline_key, initial_network, make_baseline
+from pipeline.stages.baseline import (
+    Baseline,
+    InitialNetwork,
+    baseline_key,
+    check_weights,
+    initial_network,
+    make_baseline,
+)
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.target import target_stages
@@ -48,6 +55,7 @@ def plan_text(options: Options) -> str:
         DataError: Data or weights are missing or damaged.
     """
     alone = options.model_copy(update={"workers": 0})
+    check_weights(options)
     context = make_context(alone, make_accelerator(options.device, options.precision), SilentProgress(), Interruption())
     log_data_notes(context)
     log_precision(context)

@@ -50,6 +50,18 @@ _OTHER_FORMATS: Final = (
 _LONGEST: Final = max(len(start) for start, _ in _OTHER_FORMATS)
 
 
+def existing_checkpoint(path: Path) -> Path:
+    """Return the file of a checkpoint: the path itself, or a file in the folder.
+
+    Raises:
+        DataError: There is no such file, or it must be converted.
+    """
+    path = checkpoint_file(path)
+    if not path.is_file():
+        raise DataError(f"the checkpoint {path} does not exist or is not a file; give {ALLOWED}")
+    return path
+
+
 def read_checkpoint(path: Path) -> Any:
     """Read a checkpoint on the CPU as data, see ``pipeline.models.checkpoint.pickles``. The format is found by content.
 
@@ -64,9 +76,7 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         DataError: The file is missing or damaged, has another format, or would run commands if it were unpickled.
     """
-    path = checkpoint_file(path)
-    if not path.is_file():
-        raise DataError(f"the checkpoint {path} does not exist or is not a file; give {ALLOWED}")
+    path = existing_checkpoint(path)
     if path.name.endswith(INDEX):
         return _joined(path, [read_checkpoint(shard) for shard in shards_of(path)])
     try:

@@ -136,3 +136,12 @@ def test_a_file_in_place_of_a_folder(folder, words, code, sentence):
 def test_a_learning_rate_beyond_floats_is_refused(folder):
     done = call_program(folder, *SMALL, "--lr", "1e300", "--out", "out")
     assert (done.returncode, done.stderr) == (2, "error: --lr: got '1e300'; allowed: above 0, at most 1e6\n")
+
+
+@pytest.mark.parametrize("plan", [[], ["--dry-run"]])
+def test_a_missing_checkpoint_is_refused_before_the_data_are_read(folder, plan):
+    """Reading a large data set takes minutes."""
+    words = ("--data", "nowhere.npz", "--weights", "nowhere.pt", "--out", "out")
+    done = call_program(folder, *SMALL, *words, *plan)
+    assert done.returncode == 4
+    assert "the checkpoint nowhere.pt does not exist" in done.stderr
