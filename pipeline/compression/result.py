@@ -14,7 +14,7 @@ from pipeline.artifact.record import NetworkRecord
 from pipeline.artifact.summary import LayerBits
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan
-from pipeline.options.paths import expanded
+from pipeline.options.paths import expanded, parse_output_path
 from pipeline.stages.layers import kept_part
 from pipeline.stages.quantize import kept_terms
 from reports.files import write_atomically
@@ -92,9 +92,10 @@ class CompressionResult:
             The path; ``~`` at its beginning is replaced by the home folder.
 
         Raises:
+            OptionsError: ``path`` is no path, or an address.
             OSError: The file cannot be written; an earlier file of that name is left unchanged.
         """
-        return write_atomically(expanded(str(path)), self.content)
+        return write_atomically(expanded(parse_output_path("save", path)), self.content)
 
 
 def layer_figures(

@@ -1,6 +1,7 @@
 """Arguments and networks that ``compress`` refuses, in one sentence and before any work."""
 
 import functools
+import io
 import re
 import threading
 
@@ -268,3 +269,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
         result.save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("path", [None, 3, "", io.BytesIO(), b"a.safetensors", "s3://bucket/a.safetensors"])
+def test_a_result_is_saved_to_a_path_alone(path, tmp_path, monkeypatch):
+    """A file got the name of the object, such as `None`, and an address became a folder."""
+    monkeypatch.chdir(tmp_path)
+    result = compress(seeded(), X, config=[3, 2, 2], bits=4, fit="weights", rounding="nearest")
+    with pytest.raises(OptionsError, match=r"^save: got .*; allowed: a (local )?path"):
+        result.save(path)
+    assert list(tmp_path.iterdir()) == []
