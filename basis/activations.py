@@ -1,5 +1,6 @@
 """Fit coefficients to a layer's outputs, layer by layer, in one forward pass of the compressed network."""
 
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -165,7 +166,8 @@ class LayerwiseFit:
         self._norms = {name: cast(nn.BatchNorm2d, self._modules[norm]) for name, norm in targets.norms.items()}
         self._last: dict[str, _FittedLayer] = {}  # at most one layer
         self._errors: dict[str, float] = {}
-        self._additions = Additions(self.on_addition)
+        # A reference to this object would keep the maps of the pass until the garbage collector runs.
+        self._additions = Additions(partial(LayerwiseFit.on_addition, weakref.proxy(self)))
 
     def run(self, images: Tensor) -> dict[str, float]:
         """Run the network on the images in eval mode.

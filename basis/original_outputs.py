@@ -1,5 +1,6 @@
 """Record the original network's outputs at sampled positions, and the other operands of its residual additions."""
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -102,7 +103,8 @@ class _Recorder:
         self._last: dict[str, _LastOutput] = {}  # at most one layer
         self._runs: Counter[str] = Counter()
         self._norm_of: dict[str, str] = {}
-        self._additions = Additions(self.on_addition)
+        # A reference to this object would keep the maps of the pass until the garbage collector runs.
+        self._additions = Additions(partial(_Recorder.on_addition, weakref.proxy(self)))
         self.lengths: dict[str, int] = {}
 
     def run(self, images: Tensor, *, additions: bool) -> None:

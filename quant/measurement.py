@@ -158,6 +158,7 @@ class _Inputs:
             return _mean_by_term(gradients.squares, terms) if known else by_outputs
         mean = reduce(self._sums.pop(name)).div_(count)
         hessian = hessian_of(second, mean if absorbs else None)
+        del second  # a large layer has 170 MB in each matrix
         freedoms = measure_freedoms(hessian, terms)
         if not known:
             return gradients.outputs.cpu() * freedoms

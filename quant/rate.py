@@ -31,7 +31,7 @@ from basis.layers import stored_layers, stored_values
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
-from quant.sweeps import by_falling_diagonal, compensated_rounding, damped_hessian
+from quant.sweeps import by_falling_diagonal, compensated_rounding, inverse_root
 
 _INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
 # Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
@@ -113,8 +113,7 @@ def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
-    _, root = damped_hessian(hessian, DAMPING, largest=_LARGEST_DAMPING)
-    return _freedoms(hessian, root, terms)
+    return _freedoms(hessian, inverse_root(hessian, DAMPING, largest=_LARGEST_DAMPING), terms)
 
 
 def _freedoms(hessian: Tensor, root: Tensor, terms: tuple[int, ...]) -> Tensor:
@@ -144,7 +143,8 @@ def factor_hessian(hessian: Tensor) -> FactoredHessian:
         NumericalError: A Hessian is not positive semi-definite.
     """
     order, ordered = by_falling_diagonal(hessian)
-    return FactoredHessian(order, damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING)[1])
+    del hessian  # a large layer has 170 MB in each matrix
+    return FactoredHessian(order, inverse_root(ordered, DAMPING, largest=_LARGEST_DAMPING))
 
 
 def round_to_steps(columns: Tensor, hessian: FactoredHessian, exponents: Tensor, shape: torch.Size) -> SteppedTensor:

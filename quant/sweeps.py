@@ -69,19 +69,12 @@ def by_falling_diagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return order, rows.gather(2, order[:, None].expand_as(matrices))
 
 
-def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tuple[Tensor, Tensor]:
+def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Scale Gram matrices to a mean diagonal of one, add damping, and factor their inverse.
 
-    Inputs that are always zero keep the damping alone, so their weights are rounded to nearest. A matrix that is not
-    positive definite in float64 gets ten times the damping until it is; the other groups keep theirs.
-
-    With ``H = R R^T``, R upper triangular, the factor of the inverse is ``R^-1``. So neither the inverse itself nor a
-    second factorization is needed.
-
     Args:
-        grams: (G, F, F), float64, symmetric.
-        damping: Share of the mean diagonal, zero or more.
-        largest: Largest damping of a matrix that is not positive definite.
+        grams: See ``inverse_root``, like the other argument.
+        damping: Of at most 1.
 
     Returns:
         The damped Hessians H, (G, F, F), and the upper Cholesky factors of their inverses, (G, F, F). Row j of a factor
@@ -90,23 +83,57 @@ def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tu
     Raises:
         NumericalError: A matrix is not positive semi-definite.
     """
-    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
-    mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    unit = torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
-    # R is lower triangular once rows and columns are reversed.
-    found = damped_cholesky(
-        unit.flip(1, 2), torch.ones_like(mean), damping, smallest=1e-6, largest=largest, per_matrix=True
-    )
+    factor, damped = _factored(grams, damping, 1.0)
+    return damped.flip(1, 2), _inverted(factor)
+
+
+def inverse_root(grams: Tensor, damping: float, *, largest: float = 1.0) -> Tensor:
+    """Return the upper Cholesky factors of the inverses of damped Hessians, (G, F, F); see ``damped_hessian``.
+
+    Inputs that are always zero keep the damping alone, so their weights are rounded to nearest. A matrix that is not
+    positive definite in float64 gets ten times the damping until it is; the other groups keep theirs.
+
+    Args:
+        grams: (G, F, F), float64, symmetric.
+        damping: Share of the mean diagonal, zero or more.
+        largest: Largest damping of a matrix that is not positive definite.
+
+    Raises:
+        NumericalError: A matrix is not positive semi-definite.
+    """
+    return _inverted(_factored(grams, damping, largest)[0])
+
+
+def _factored(grams: Tensor, damping: float, largest: float) -> tuple[Tensor, Tensor]:
+    """Return Cholesky factors and damped Hessians, with rows and columns in reverse order."""
+    # A large layer has 170 MB in each matrix: none is kept for longer than it is needed.
+    ones = grams.new_ones(len(grams), 1, 1)
+    found = damped_cholesky(_unit(grams).flip(1, 2), ones, damping, smallest=1e-6, largest=largest, per_matrix=True)
     if found is None:
-        finite = bool(torch.isfinite(unit).all())
-        lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min()) if finite else math.nan
+        unit = _unit(grams)
+        lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min()) if bool(torch.isfinite(unit).all()) else math.nan
         raise NumericalError(
             f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
             "diagonal; allowed is a positive semi-definite matrix."
         )
-    factor, hessian = (matrices.flip(1, 2) for matrices in found)
-    root: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(hessian), upper=True)
-    return hessian, root
+    return found
+
+
+def _unit(grams: Tensor) -> Tensor:
+    """Scale Gram matrices to a mean diagonal of one; those without one become the identity."""
+    mean = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    identity = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    return torch.where(mean > 0, grams / mean.clamp_min(torch.finfo(grams.dtype).tiny), identity)
+
+
+def _inverted(factor: Tensor) -> Tensor:
+    """Return the inverses R^-1 for ``H = R R^T`` with R upper triangular: R is lower triangular in reverse order.
+
+    So neither the inverse of H itself nor a second factorization is needed.
+    """
+    upper, identity = factor.flip(1, 2), torch.eye(factor.shape[1], dtype=factor.dtype, device=factor.device)
+    root: Tensor = torch.linalg.solve_triangular(upper, identity.expand_as(upper), upper=True)
+    return root
 
 
 def descend(

@@ -21,7 +21,7 @@ from quant.fake_quantizer import FakeQuantizer
 from quant.formats import IntFormat, QuantizedTensor, check_weight, term_factors
 from quant.gptq import gptq
 from quant.schemes import FixedTensor
-from quant.sweeps import damped_hessian
+from quant.sweeps import inverse_root
 
 # Exponents of sensitivity and magnitude in the factor of a term: fine steps for sensitive outputs, coarse steps for
 # large coefficients.
@@ -48,7 +48,7 @@ def term_exponents(coefficients: Tensor, grams: Tensor, *, damping: float = 0.01
         NumericalError: A Gram matrix is not positive semi-definite.
     """
     terms = coefficients.shape[2] * coefficients.shape[3]
-    _, root = damped_hessian(grams.to(torch.float64), damping)
+    root = inverse_root(grams.to(torch.float64), damping)
     sensitivity = root.square().sum(1).reciprocal().log2().unflatten(1, (-1, terms)).mean((0, 1))
     magnitude = coefficients.to(torch.float64).square().mean((0, 1)).sqrt().flatten()
     if not bool(magnitude.any()):
