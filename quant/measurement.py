@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from basis.gram_statistics import self_products
 from basis.layers import as_maps, geometry, layer_operator, stored_layers, stored_values
+from basis.memory import release_memory
 from basis.modes import evaluation_mode, without_autocast
 from basis.patches import patch_batches, samples
 from basis.sampling import SamplingConfig
@@ -80,6 +81,7 @@ def measure_layers(
         else torch.zeros(inputs.terms(name), dtype=torch.float64)
         for name in inputs.reached
     }
+    release_memory()
     _warn_of_idle(model, [name for name in names if name not in costs], images)
     least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
     return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}

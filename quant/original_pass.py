@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from basis.activations import Constrain, LayerwiseFit, layer_seeds
 from basis.layers import hessian_layers
+from basis.memory import release_memory
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.patches import MAX_FEATURES
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -66,6 +67,7 @@ class OriginalPass:
         whole = shard or CalibrationShard.whole(len(images))
         with torch.no_grad():
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)
+        release_memory()
         return cls(original, images, outputs, seeds, whole, sampling)
 
     def absorbs(self, layer: nn.Module, name: str) -> bool:
