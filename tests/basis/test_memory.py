@@ -1,6 +1,7 @@
 """Freed memory goes back to the system."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,7 @@ from basis.memory import release_memory
 
 
 def resident_megabytes() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 / 1e6
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 @pytest.mark.skipif(
