@@ -19,6 +19,14 @@ def training(model: nn.Module) -> nn.Module:
     return model
 
 
+def training_with_statistics(model: nn.Module) -> nn.Module:
+    """Set a network to training mode, but normalizations with running statistics to evaluation mode, and return it."""
+    for module in training(model).modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.eval()
+    return model
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Set models to eval mode; restore the mode of each module on exit, also after an error.

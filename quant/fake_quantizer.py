@@ -24,9 +24,11 @@ class FakeQuantizer(nn.Module, ABC):
 
     Attributes:
         learning_rate_share: share of the learning rate for the float weight and the scales; docs/training.md.
+        decays: True if weight decay is meant for the float weight.
     """
 
     learning_rate_share: float = 0.05
+    decays: bool = True
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()

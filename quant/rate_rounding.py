@@ -46,13 +46,13 @@ class RoundedNetwork:
     Attributes:
         model: The network: its layers, biases and running means are those of the rounding.
         layers: Layer name -> stored values; and parameter name -> stored values, see ``coded_weights``.
-        log_steps: Layer name -> ``16 log2`` of the steps, before rounding to the grid.
+        used: Names of the layers whose weights the network reads.
         errors: Layer name -> relative output error ||Y - Y'|| / ||Y|| against the original.
     """
 
     model: nn.Module
     layers: dict[str, SteppedTensor]
-    log_steps: dict[str, Tensor]
+    used: tuple[str, ...]
     errors: dict[str, float]
 
 
@@ -106,20 +106,19 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
             hooks.callback(layers[name].register_forward_pre_hook(partial(round_values, name, values)).remove)
         errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
-    used, log_steps = weights_in_use(network, left, original.images[:2]), dict(allocation.log_steps)
+    also_used = weights_in_use(network, left, original.images[:2])
     for name in left:
         values = stored_values(layers[name]).detach()
         if name in plan.measurements:  # it ran in the original, or on other images
             store(name, nearest_to_steps(values, allocation.exponents(name)))
             values.copy_(found[name].dequantize())
-            log_steps[name] = allocation.log_steps[name]
-        elif name in used:
+        elif name in also_used:
             found[name] = _in_8_bits(values)
             values.copy_(found[name].dequantize())
-            log_steps[name] = found[name].exponents.to(torch.float64)
         else:
             found[name] = nearest_to_steps(values, torch.tensor(0, dtype=torch.int16))
-    return RoundedNetwork(network, {name: found[name] for name in layers} | others, log_steps, errors)
+    used = tuple(name for name in layers if name not in left or name in {*plan.measurements, *also_used})
+    return RoundedNetwork(network, {name: found[name] for name in layers} | others, used, errors)
 
 
 def coded_weights(model: nn.Module) -> dict[str, SteppedTensor]:

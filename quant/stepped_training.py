@@ -1,12 +1,15 @@
-"""Train through the rounding to steps, at a given number of bits.
+"""Train the rounding of a network to steps, at a given number of bits.
 
-The float values start from those of the network before rounding, and the steps start finer than those of the target.
-All layers share one shift of their steps, in sixteenths of an octave. A controller measures the bits of the integers
-every few training steps and moves the shift, so that the bits fall to those of the target in the first half of the
-training and stay there.
+Rounding with error compensation chooses the start. Each value may then stay at its integer, or move to the next one on
+the side of the uncompressed value, which undoes some of the compensation. Training chooses. At first a value lies
+between the two, so that its gradient is exact. A falling temperature drives it to one of them. After ``ANNEALED`` of
+all training steps every value is an integer, and only the parameters in float are trained.
 
-Rounding with error compensation is a poor start. Its integers fit one set of steps, and any other steps undo the
-compensation; at the same steps, straight-through gradients undo it (docs/training.md).
+A price on the bits of the chosen integers is part of the loss. A controller raises it while the integers take more bits
+than the target leaves them, and lowers it while they take fewer, if need be below zero.
+
+Source: rounding up or down by gradients, AdaRound (Nagel et al. 2020, arXiv 2004.10568), here between other neighbours,
+with the loss of the network, and with a temperature in place of a regularizer.
 """
 
 from __future__ import annotations
@@ -22,120 +25,171 @@ from torch.nn.utils import parametrize
 from basis.layers import stored_layers, stored_tensor_name, stored_values
 from quant.fake_quantizer import FakeQuantizer
 from quant.formats import check_weight
-from quant.grid import PER_OCTAVE, grid_values, on_grid
+from quant.grid import grid_values
 from quant.rate import entropy_bits
-from quant.stepped import LARGEST_INTEGER, SteppedTensor
+from quant.stepped import SteppedTensor
 
-NEAREST: Final = 0.5
-"""Threshold of rounding to the nearest."""
+UNDECIDED: Final = 0.0
+"""Logit from which a value moves to its neighbour, without trimming."""
+START_SHARE: Final = 0.5
+"""Share of the distance to the uncompressed value at which a value starts."""
+_SURE: Final = 0.01  # least and greatest share at the start
+ANNEALED: Final = 0.9
+"""Share of all training steps after which every value is an integer."""
+LAST_TEMPERATURE: Final = 0.05
+"""Temperature at the end of the annealing; it is 1 at the start, and falls exponentially."""
 CONTROL_STEPS: Final = 25
 """Most training steps between two measurements of the bits."""
 CONTROLS: Final = 64
 """Least number of measurements of the bits in a training of so many steps or more."""
-CONTROL_PHASE: Final = 0.95
-"""Share of all training steps after which the steps no longer change."""
-START_SHARE: Final = 2.5
-"""Bits at the start as a multiple of those of the target."""
-FALL_PHASE: Final = 0.5
-"""Share of all training steps in which the bits fall to those of the target."""
-START_SHIFT: Final = -21.0
-"""Shift at the start: steps of 0.4 times those of the target."""
-GAIN: Final = 0.5
-"""Octaves of the steps for an octave that the bits are off."""
-CLOSE: Final = 0.1
-"""Octaves that the bits may be off for ``CLOSE_GAIN``."""
-CLOSE_GAIN: Final = 0.15
-"""The gain for bits near their target. Training gathers values at the thresholds of the rounding: after some epochs,
-steps move the bits five times as far as at first, and the full gain would oscillate.
-"""
-MAX_CHANGE: Final = 0.68
-"""Largest change of the shift at once, in sixteenths of an octave: 3 %; larger in trainings of very few steps."""
+START_PRICE: Final = 0.3
+"""Price at the start, before the first measurement: the part of the loss that all bits of the start are, in nats."""
+PROPORTIONAL: Final = 20.0
+"""Gain of the price for the share that the bits are off."""
+INTEGRAL: Final = 1.0
+"""Gain of the price for the sum of these shares over all measurements."""
 
 
 class SteppedFakeQuantizer(FakeQuantizer):
-    """Rounds a weight to multiples of its steps and lets all gradients through.
+    """Values between integers and their neighbours, in multiples of the steps.
+
+    The parameter is not a value but its logit: ``(integer + direction * sigmoid(logit / temperature)) * step``.
 
     Args:
-        shape: The weight's shape.
-        log_steps: ``16 log2`` of the step of each term, before rounding to the grid: (nh, nw) or ().
+        start: The integers at which the network was rounded.
+        uncompressed: The values before the rounding, float32, of the same shape.
 
     Attributes:
-        shift: Sixteenths of an octave that are added to ``log_steps``; without axes. Both are float32, because MPS has
-            no float64.
+        price: See ``START_PRICE``; without axes, as the next one.
+        integral: The part of the price that does not depend on the last measurement alone.
+        temperature: Of the annealing; 0 rounds.
+        start_bits: Bits of the integers at the start.
     """
 
-    learning_rate_share = 0.5
-    log_steps: Tensor
-    shift: Tensor
+    learning_rate_share = 200 / 3
+    decays = False
+    integers: Tensor
+    exponents: Tensor
+    direction: Tensor
+    extra_bits: Tensor
+    price: Tensor
+    integral: Tensor
 
-    def __init__(self, shape: torch.Size, log_steps: Tensor) -> None:
-        super().__init__(shape)
-        self.register_buffer("log_steps", log_steps.to(torch.float32))
-        self.register_buffer("shift", torch.tensor(START_SHIFT))
+    def __init__(self, start: SteppedTensor, uncompressed: Tensor) -> None:
+        super().__init__(start.integers.shape)
+        device = uncompressed.device
+        integers = start.integers.to(device)
+        distance = uncompressed / grid_values(start.exponents).to(device) - integers
+        direction = torch.where(distance < 0, -1, 1).to(torch.int8)
+        extra, self.start_bits = _bits_of_moves(integers, integers + direction, start.exponents.ndim > 0)
+        self.register_buffer("integers", integers)
+        self.register_buffer("exponents", start.exponents.to(device))
+        self.register_buffer("direction", direction)
+        self.register_buffer("extra_bits", extra)
+        self.register_buffer("price", torch.tensor(START_PRICE, device=device))
+        self.register_buffer("integral", torch.tensor(START_PRICE, device=device))
+        self.temperature = 1.0
 
-    def exponents(self) -> Tensor:
-        """Return the exponents of the steps: int16, (nh, nw) or (), on the device of the weight."""
-        return on_grid(self.log_steps + self.shift)
+    def logits(self, uncompressed: Tensor) -> Tensor:
+        """Return the logits at the start, float32, for the values before the rounding."""
+        distance = uncompressed / grid_values(self.exponents) - self.integers
+        return torch.logit((START_SHARE * distance.abs()).clamp(_SURE, 1 - _SURE))
+
+    def moved(self, logits: Tensor) -> Tensor:
+        """Return the share of the way to the neighbour: float32, 0 to 1."""
+        return torch.sigmoid(logits / self.temperature) if self.temperature else (logits > UNDECIDED).float()
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
-        """See ``FakeQuantizer``."""
-        # Without the checks of a stored tensor: each waits for the device.
-        exponents = self.exponents()
-        rounded = _rounded(weight.detach(), exponents, NEAREST) * grid_values(exponents)
-        return rounded + (weight - weight.detach())  # the sum is exactly the stored value
+        """See ``FakeQuantizer``; the weight holds logits."""
+        return (self.integers + self.direction * self.moved(weight)) * grid_values(self.exponents)
 
     def quantized(self, weight: Tensor) -> SteppedTensor:
         """See ``FakeQuantizer``."""
-        return self.rounded(weight, NEAREST)
+        return self.rounded(weight, UNDECIDED)
 
     @torch.no_grad()
     def rounded(self, weight: Tensor, threshold: float) -> SteppedTensor:
-        """Round magnitudes up from a fraction of ``threshold`` on; 0.5 rounds to the nearest."""
-        exponents = self.exponents()
-        integers = _rounded(check_weight(weight), exponents, threshold)
-        return SteppedTensor(integers.to(torch.int32), exponents.cpu())
+        """Round: a larger threshold gives fewer bits.
+
+        A logit must exceed the threshold for a move that takes bits, and its negative for one that saves bits.
+        """
+        least = torch.where(self.extra_bits > 0, threshold, -threshold)
+        integers = self.integers + self.direction * (check_weight(weight) > least)
+        return SteppedTensor(integers.to(torch.int32), self.exponents.cpu())
+
+    def moved_bits(self, logits: Tensor) -> Tensor:
+        """Return the bits that all moves add, at the present shares; without axes, with a gradient."""
+        return (self.extra_bits * self.moved(logits)).sum()
 
 
-def _rounded(weight: Tensor, exponents: Tensor, threshold: float) -> Tensor:
-    """Return the integers of a weight as float32."""
-    values = weight / grid_values(exponents)
-    return (values.abs() + (1 - threshold)).floor().clamp_max(LARGEST_INTEGER) * values.sign()
+def _bits_of_moves(integers: Tensor, neighbours: Tensor, by_term: bool) -> tuple[Tensor, float]:
+    """Return the bits that each move adds, and the bits of all integers, by how often integers occur in their term.
 
-
-def attach_stepped_quantizers(model: nn.Module, log_steps: Mapping[str, Tensor]) -> nn.Module:
-    """Attach fake quantizers to the layers of a network, in place.
+    An integer that does not occur costs a bit more than one that occurs once.
 
     Args:
-        model: The network, with float values.
-        log_steps: Layer name -> ``16 log2`` of its steps at the bits of the target; other layers stay as they are.
+        integers: int32, (O, I, nh, nw) or (O, ...).
+        neighbours: Integers in their place, of the same shape.
+        by_term: True if each of the terms (nh, nw) has a distribution of its own.
+
+    Returns:
+        float32 of the shape of ``integers``, and a number above 0.
+    """
+    columns, others = (
+        (each.flatten(0, 1).flatten(1) if by_term else each.reshape(-1, 1)).T.contiguous()
+        for each in (integers, neighbours)
+    )
+    extra, total, count = torch.empty(columns.shape, device=integers.device), 0.0, columns.shape[1]
+    for term, (column, other) in enumerate(zip(columns, others, strict=True)):
+        distinct, place, counts = column.unique(return_inverse=True, return_counts=True)
+        bits = (count / counts).log2()
+        at = torch.searchsorted(distinct, other).clamp_max(len(distinct) - 1)
+        cost = torch.where(distinct[at] == other, bits[at], math.log2(count) + 1)
+        extra[term] = cost - bits[place]
+        total += float(bits[place].sum())
+    return extra.T.reshape(integers.shape).contiguous(), max(total, 1.0)
+
+
+def attach_stepped_quantizers(
+    model: nn.Module, layers: Mapping[str, SteppedTensor], uncompressed: Mapping[str, Tensor]
+) -> nn.Module:
+    """Attach fake quantizers to the layers of a network, in place; their values become logits.
+
+    Args:
+        model: The rounded network.
+        layers: Name of a layer -> its integers and steps.
+        uncompressed: Name of a layer to train -> its values before the rounding, on the device of the network.
 
     Returns:
         The network.
     """
     quantizers: dict[int, SteppedFakeQuantizer] = {}
-    for name, steps in log_steps.items():
+    for name, before in uncompressed.items():
         values = stored_values(model.get_submodule(name))
-        quantizers[id(values)] = SteppedFakeQuantizer(values.shape, steps).to(values.device)
+        quantizer = SteppedFakeQuantizer(layers[name], before)
+        quantizers[id(values)] = quantizer
+        with torch.no_grad():
+            values.copy_(quantizer.logits(before))
     for module in list(model.modules()):  # layers that share a weight share its quantizer
         tensor_name = stored_tensor_name(module)
-        quantizer = None if tensor_name is None else quantizers.get(id(stored_values(module)))
-        if tensor_name is not None and quantizer is not None:
-            parametrize.register_parametrization(module, tensor_name, quantizer)
+        shared = None if tensor_name is None else quantizers.get(id(stored_values(module)))
+        if tensor_name is not None and shared is not None:
+            parametrize.register_parametrization(module, tensor_name, shared)
     return model
 
 
-def stepped_layers(model: nn.Module, threshold: float = NEAREST) -> dict[str, SteppedTensor]:
+def stepped_layers(model: nn.Module, threshold: float = UNDECIDED) -> dict[str, SteppedTensor]:
     """Return the stored values of all layers with a ``SteppedFakeQuantizer``, by name.
 
     Args:
         model: The network.
-        threshold: See ``SteppedFakeQuantizer.rounded``: a larger one gives smaller integers, and so fewer bits.
+        threshold: See ``SteppedFakeQuantizer.rounded``.
     """
-    return {name: quantizer.rounded(master, threshold) for name, (master, quantizer) in _quantizers(model).items()}
+    return {name: quantizer.rounded(logits, threshold) for name, (logits, quantizer) in _quantizers(model).items()}
 
 
 class RateControl:
-    """Keeps the integers of a network at a number of bits while it is trained.
+    """Anneals the values of a network to integers, and keeps them at a number of bits, while it is trained.
 
     Args:
         model: A network with fake quantizers of ``attach_stepped_quantizers``.
@@ -147,23 +201,33 @@ class RateControl:
         self._quantizers, self._wanted = list(_quantizers(model).values()), wanted
 
     def before_step(self, step: int, steps: int) -> None:
-        """Move the steps every few training steps, until ``CONTROL_PHASE``.
+        """Set the temperature, and every few training steps the price, until the values are integers.
 
         Args:
             step: Number of the training step, from 0.
             steps: Number of all training steps.
         """
-        every = max(1, min(CONTROL_STEPS, steps // CONTROLS))
-        if step % every or step > CONTROL_PHASE * steps:
-            return
-        falls = max(1, math.floor(FALL_PHASE * steps / every))
-        largest = max(MAX_CHANGE, -START_SHIFT / falls)
-        taken = sum(entropy_bits(quantizer.quantized(master)) for master, quantizer in self._quantizers)
-        wanted = self._wanted(taken) * (1 + (START_SHARE - 1) * max(0.0, 1 - step / (FALL_PHASE * steps)))
-        missed = math.log2(max(taken, 1.0) / wanted)
-        change = (CLOSE_GAIN if abs(missed) < CLOSE else GAIN) * PER_OCTAVE * missed
+        share = step / (ANNEALED * steps)
         for _, quantizer in self._quantizers:
-            quantizer.shift += min(max(change, -largest), largest)
+            quantizer.temperature = LAST_TEMPERATURE**share if share < 1 else 0.0
+        if step % max(1, min(CONTROL_STEPS, steps // CONTROLS)) or share >= 1:
+            return
+        taken = sum(entropy_bits(quantizer.quantized(logits)) for logits, quantizer in self._quantizers)
+        missed = taken / self._wanted(taken) - 1
+        for _, quantizer in self._quantizers:
+            quantizer.integral += INTEGRAL * missed
+            quantizer.price.copy_(quantizer.integral + PROPORTIONAL * missed)
+
+    def loss(self) -> Tensor:
+        """Return the price of the bits that the moves add, as a part of the loss: without axes."""
+        added = [quantizer.moved_bits(logits) for logits, quantizer in self._quantizers]
+        price = self._quantizers[0][1].price
+        return price * torch.stack(added).sum() / sum(quantizer.start_bits for _, quantizer in self._quantizers)
+
+    def end(self) -> None:
+        """Round all values."""
+        for _, quantizer in self._quantizers:
+            quantizer.temperature = 0.0
 
 
 def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:

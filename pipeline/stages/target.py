@@ -27,8 +27,11 @@ from quant.rate_rounding import RoundedNetwork
 from quant.stepped_training import RateControl
 from reports.gate import SMALLEST_SHARE
 
-TARGET_LR: Final = 0.03
-"""Peak learning rate of training through the rounding; docs/training.md has the measurements."""
+TARGET_LR: Final = 0.003
+"""Peak learning rate of normalizations and biases while the rounding is trained; docs/training.md has measurements.
+
+Logits have ``SteppedFakeQuantizer.learning_rate_share`` times this rate.
+"""
 MAX_LOSS: Final = 1.0
 """Points of Top-1 on held-out training images that training through the rounding may lose; more rolls it back."""
 LOSS_SHARE: Final = 5

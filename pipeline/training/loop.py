@@ -1,15 +1,16 @@
 """The training loop of the baseline, of fine-tuning and of quantization-aware training."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.optim import SGD
+from torch.optim import SGD, Adam, Optimizer
 
 from basis.conv import SeriesConv2d
-from basis.modes import evaluating, training
+from basis.modes import evaluating, training, training_with_statistics
 from basis.parametric.conv import ParametricConv2d
 from basis.parametric.gradients import filter_space_gradients
 from basis.preconditioning import preconditioned_gradients
@@ -67,7 +68,10 @@ def train(
     With a teacher, the loss is 0.6 times the divergence from its softened outputs plus 0.4 times the labels'
     cross-entropy (Hinton et al. 2015, arXiv 1503.02531, temperature 4). In the first 60 % of all steps the features of
     ``pipeline.training.features`` are matched too. The covariance of the teacher's layer inputs preconditions the
-    gradients of longer trainings, unless there is a rate.
+    gradients of longer trainings.
+
+    With a rate, Adam takes the place of SGD, normalizations keep their running statistics, and the price of the bits is
+    a part of the loss.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).
@@ -82,7 +86,7 @@ def train(
         checkpoint: Storage of checkpoints; training resumes from the one that it holds. See ``Checkpointer``.
         interruption: Pending stop request, checked between steps.
         on_epoch: Called after every epoch, and on resuming for every epoch before the checkpoint.
-        rate: Keeps a network that is rounded to steps at its bits; None for all other networks.
+        rate: Rounds a network to steps and keeps its bits; None for all other networks.
         best: Chooses the final weights, after a measurement of every epoch; it is new and holds this network's start.
             None leaves the weights of the last epoch.
         loss_of: The loss of a batch; None for ``pipeline.training.step.classification_loss``.
@@ -95,17 +99,18 @@ def train(
         BaseException: The reason of the interruption.
     """
     device, processes, stop = accelerator.device, processes_of(accelerator), interruption or Interruption()
-    optimizer = SGD(parameter_groups(placed(model, device), schedule), schedule.lr, momentum=0.9, nesterov=True)
+    optimizer = _optimizer(parameter_groups(placed(model, device), schedule), schedule, rate)
     random = RandomStream(seed, device)
     checkpointer = Checkpointer(checkpoint, model, optimizer, random, title, on_epoch or _ignore, best)
     position = checkpointer.resume(batches_of_epoch(len(images), schedule.batch_size))
-    prepared, stepping = prepare(accelerator, training(model), optimizer, lambda: _first_image(images, device))
+    start = training(model) if rate is None else training_with_statistics(model)
+    prepared, stepping = prepare(accelerator, start, optimizer, lambda: _first_image(images, device))
     batches = _training_batches(images, schedule, position, device, seed, first_epoch, teacher, processes.share)
     steps, hooks = schedule.epochs * position.per_epoch, FeatureHooks(teacher.points if teacher else ())
     shown = (progress or SilentProgress()).track(title, steps)
-    # Behind a rounding, steps of filters do better: docs/training.md has the measurement.
-    covariance = {} if rate is not None else _input_covariance(model, images, teacher, steps, seed, processes)
-    steered = preconditioned_gradients(model, covariance)
+    steered: AbstractContextManager[object] = nullcontext()  # Adam scales each gradient
+    if rate is None:
+        steered = preconditioned_gradients(model, _input_covariance(model, images, teacher, steps, seed, processes))
     projected = filter_space_gradients(model)
     with stop.deferred(), hooks.on(model), steered, projected, quiet_backward(accelerator), shown as advance:
         advance(position.step, "")
@@ -113,7 +118,8 @@ def train(
             if rate is not None:
                 rate.before_step(position.step, steps)
             lr = schedule.set_rates(optimizer, position.step, steps)
-            loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of)
+            price = None if rate is None else rate.loss()
+            loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of, price)
             position.count(loss, lr)
             if best is not None and position.batch == 0:
                 position.judge(best.after_epoch(position.epoch, model))
@@ -126,13 +132,19 @@ def train(
     return checkpointer.timed(position)
 
 
+def _optimizer(groups: list[dict[str, object]], schedule: Schedule, rate: RateControl | None) -> Optimizer:
+    if rate is not None:
+        return Adam(groups, schedule.lr)
+    return SGD(groups, schedule.lr, momentum=0.9, nesterov=True)
+
+
 def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, object]]:
     """Group parameters by weight decay and learning rate.
 
     Weights and coefficients of layers decay, and so does every other parameter with more than one axis of values.
     Vectors do not decay: biases, normalization, the scales of fake quantizers and of layers. Parameters of parametric
     families do not decay either, because zero is no neutral order or width. Rounded weights and their scales have a
-    lower learning rate.
+    learning rate of their own.
 
     Args:
         model: The network; only parameters that are trained get into a group.
@@ -143,13 +155,15 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, obj
     """
     weights = {p for module in model.modules() if isinstance(module, _WEIGHTED) for p in _weights(module)}
     shapes = {p for module in model.modules() if isinstance(module, ParametricConv2d) for p in _weights(module)}
-    shares = {p: share for module in model.modules() if (share := _rounded_share(module)) for p in module.parameters()}
+    rounded = {p: each for module in model.modules() if (each := _quantizer(module)) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             vector = is_vector(parameter) and parameter not in weights
-            decay = 0.0 if vector or parameter in shapes else schedule.weight_decay
-            rate = schedule.lr * shares.get(parameter, 1.0)
+            quantizer = rounded.get(parameter)
+            lasting = vector or parameter in shapes or (quantizer is not None and not quantizer.decays)
+            decay = 0.0 if lasting else schedule.weight_decay
+            rate = schedule.lr * (1.0 if quantizer is None else quantizer.learning_rate_share)
             groups.setdefault((decay, rate), []).append(parameter)
     return [
         {"params": params, "weight_decay": decay, "lr": rate, PEAK: rate} for (decay, rate), params in groups.items()
@@ -233,7 +247,7 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
             yield parameter
 
 
-def _rounded_share(module: nn.Module) -> float | None:
-    """Return the share of the learning rate for a float weight and its fake quantizer; None for another module."""
+def _quantizer(module: nn.Module) -> FakeQuantizer | None:
+    """Return the fake quantizer of a parametrization; None for another module."""
     quantizer = module[-1] if isinstance(module, parametrize.ParametrizationList) else None
-    return quantizer.learning_rate_share if isinstance(quantizer, FakeQuantizer) else None
+    return quantizer if isinstance(quantizer, FakeQuantizer) else None

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN: Final = 120.0
 """Seconds between two checkpoints within an epoch."""
-_MODEL, _MOMENTUM, _RANDOM, _BEST = "model.", "momentum.", "random.", "best."
-_BUFFER = "momentum_buffer"
+_MODEL, _OPTIMIZER, _RANDOM, _BEST = "model.", "optimizer.", "random.", "best."
+_STEP = "step"  # a key of Adam's state
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Checkpointer:
     Args:
         checkpoint: Storage of the checkpoint; None saves nothing.
         model: The trained network.
-        optimizer: Its momentum is part of the checkpoint.
+        optimizer: Its moments of the gradients are part of the checkpoint.
         random: Its state is part of the checkpoint.
         title: Name of the training in messages.
         on_epoch: Called once with the figures of every epoch, on resuming for all epochs before the checkpoint.
@@ -181,12 +181,15 @@ def capture(
     position: TrainingProgress,
     best: BestWeights | None = None,
 ) -> Entry:
-    """Copy the state of training: weights, buffers, momentum, random states, progress and the best weights so far."""
+    """Copy the state of training.
+
+    It has the weights, buffers, moments of the gradients, random states, progress and the best weights so far.
+    """
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in state_of(model).items()}
     for name, parameter in _trained(model):
-        buffer = optimizer.state[parameter].get(_BUFFER)
-        if buffer is not None:
-            tensors[f"{_MOMENTUM}{name}"] = buffer.detach().cpu().clone().contiguous()
+        for kind, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):  # SGD has no momentum before its first step
+                tensors[f"{_OPTIMIZER}{kind}.{name}"] = value.detach().cpu().clone().contiguous()
     tensors |= {f"{_RANDOM}{kind}": state.cpu() for kind, state in random.state.items()}
     tensors |= {f"{_BEST}{name}": tensor for name, tensor in (best.tensors() if best else {}).items()}
     return Entry(tensors, asdict(position))
@@ -204,13 +207,16 @@ def restore(
     Returns:
         The progress; None, with nothing changed, if the entry belongs to another network or device.
     """
-    state, momentum, generators = (_part(entry, prefix) for prefix in (_MODEL, _MOMENTUM, _RANDOM))
+    state, moments, generators = (_part(entry, prefix) for prefix in (_MODEL, _OPTIMIZER, _RANDOM))
     if not fits(model, state) or generators.keys() != random.state.keys():
         return None
     load_state(model, state)
-    for name, parameter in _trained(model):
-        if name in momentum:
-            optimizer.state[parameter][_BUFFER] = torch.empty_like(parameter).copy_(momentum[name])
+    parameters = dict(_trained(model))
+    for key, value in moments.items():
+        kind, _, name = key.partition(".")
+        # Adam counts its steps on the CPU.
+        own = value if kind == _STEP else torch.empty_like(parameters[name]).copy_(value)
+        optimizer.state[parameters[name]][kind] = own
     random.state = generators
     if best is not None:
         best.restore(_part(entry, _BEST))

@@ -54,6 +54,7 @@ def training_step(
     accelerator: Accelerator,
     random: RandomStream,
     loss_of: Loss | None = None,
+    price: Tensor | None = None,
 ) -> float:
     """Run one training step.
 
@@ -65,6 +66,7 @@ def training_step(
         accelerator: Precision and processes.
         random: Random stream of dropout.
         loss_of: The loss of a batch; None for ``classification_loss``.
+        price: A further part of the loss, which does not depend on the batch.
 
     Returns:
         The loss of the whole batch.
@@ -75,7 +77,8 @@ def training_step(
     """
     with random.drawn_from():
         outputs = model(batch.images)
-    loss = (loss_of or classification_loss)(outputs, hooks.take(), batch) * batch.weight
+    loss = (loss_of or classification_loss)(outputs, hooks.take(), batch)
+    loss = (loss if price is None else loss + price) * batch.weight
     processes = processes_of(accelerator)
     whole = float(processes.sum(loss.detach())) / processes.count
     if not math.isfinite(whole):

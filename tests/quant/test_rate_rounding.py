@@ -79,7 +79,7 @@ def values_count(model: nn.Module) -> int:
 
 
 def bits_of(rounded: RoundedNetwork) -> float:
-    return sum(entropy_bits(rounded.layers[name]) for name in rounded.log_steps)
+    return sum(entropy_bits(rounded.layers[name]) for name in rounded.used)
 
 
 def rounded_at(
@@ -119,7 +119,7 @@ def test_a_network_takes_about_its_bits_and_holds_its_integers(original, images,
         if name in RUNNING:
             assert torch.equal(stored_values(layer), rounded.layers[name].dequantize())
     assert list(rounded.layers) == list(layers_of(model))
-    assert list(rounded.log_steps) == list(rounded.errors) == RUNNING
+    assert list(rounded.used) == list(rounded.errors) == RUNNING
 
 
 def test_more_bits_are_closer_to_the_original(original, images, recorded, measurements):
@@ -158,7 +158,7 @@ def test_no_bits_leave_almost_only_zeros_and_the_mean_outputs(original, images, 
 def test_a_layer_that_never_runs_keeps_its_values_up_to_whole_steps(original, recorded, measurements):
     rounded = rounded_at(series(original), recorded, measurements, 5000.0)
     assert "never" not in measurements
-    assert "never" not in rounded.log_steps
+    assert "never" not in rounded.used
     stored, weight = rounded.layers["never"], original.never.weight
     assert torch.equal(stored.integers, weight.round().to(torch.int32))
     assert int(stored.exponents) == 0
@@ -270,6 +270,6 @@ def test_a_layer_that_does_not_run_keeps_a_weight_that_the_network_reads():
     weight, stored = network.attention.out_proj.weight.detach(), rounded.layers["attention.out_proj"]
     assert float((stored.dequantize() - weight).norm() / weight.norm()) < 0.02
     assert torch.equal(rounded.model.attention.out_proj.weight, stored.dequantize())
-    assert {"attention.out_proj", "head"} <= rounded.log_steps.keys()
-    assert "spare" not in rounded.log_steps
+    assert {"attention.out_proj", "head"} <= set(rounded.used)
+    assert "spare" not in rounded.used
     assert not rounded.layers["spare"].integers.any()

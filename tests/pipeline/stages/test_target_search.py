@@ -1,5 +1,6 @@
 """The search of a file's size: a trained network is trimmed as little as its size needs."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ from pipeline.artifact import Identity
 from pipeline.options.grid import Target
 from pipeline.runtime.progress import SilentProgress
 from pipeline.stages.target_search import THRESHOLDS, SizeSearch
-from quant.stepped_training import NEAREST, SteppedFakeQuantizer, attach_stepped_quantizers, stepped_layers
+from quant.rate import nearest_to_steps
+from quant.stepped_training import UNDECIDED, attach_stepped_quantizers, stepped_layers
 
 IDENTITY = Identity("tiny_net:make", 4, ("a", "b", "c", "d"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (12, 12))
 PLAN = {"0": (3, 3), "1": (3, 3)}
@@ -23,13 +25,15 @@ def trained() -> nn.Module:
     """A network whose integers take most of its file, and less than a bit each."""
     torch.manual_seed(0)
     model = swap_convolutions(nn.Sequential(nn.Conv2d(32, 64, 3), nn.Conv2d(64, 64, 3)), PLAN, "cosine").eval()
-    steps = {
-        name: 16 * (1.5 * stored_values(layer).detach().std()).log2() for name, layer in stored_layers(model).items()
-    }
-    model = attach_stepped_quantizers(model, steps)
-    for module in model.modules():
-        if isinstance(module, SteppedFakeQuantizer):
-            module.shift.zero_()
+    values = {name: stored_values(layer).detach().clone() for name, layer in stored_layers(model).items()}
+    start = {}
+    for name, each in values.items():
+        exponents = torch.full(each.shape[2:], round(16 * math.log2(1.5 * float(each.std())))).to(torch.int16)
+        start[name] = nearest_to_steps(each, exponents)
+    model = attach_stepped_quantizers(model, start, values)
+    for name in values:
+        logits = next(model.get_submodule(name).parametrizations.parameters())
+        logits.data.add_(2 * torch.randn(logits.shape))
     return model
 
 
@@ -52,29 +56,29 @@ def size_at(search: SizeSearch, trained: nn.Module, threshold: float) -> int:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.98])
-def test_a_file_within_the_accepted_range_is_rounded_to_the_nearest(search, trained, share):
-    size = int(size_at(search, trained, NEAREST) / share)
-    assert same(search.trimmed(trained, {}, size), stepped_layers(trained, NEAREST))
+def test_a_file_within_the_accepted_range_is_rounded_as_trained(search, trained, share):
+    size = int(size_at(search, trained, UNDECIDED) / share)
+    assert same(search.trimmed(trained, {}, size), stepped_layers(trained, UNDECIDED))
 
 
-@pytest.mark.parametrize("threshold", [0.4, 0.45, 0.55, 0.62])
+@pytest.mark.parametrize("threshold", [-1.5, -0.8, 0.8, 1.5])
 def test_a_file_that_misses_its_size_moves_as_few_values_as_possible(search, trained, threshold):
     size = size_at(search, trained, threshold)
-    if threshold < NEAREST:
+    if threshold < UNDECIDED:
         size = int(size / 0.971)  # the file at the threshold is one of the smallest that are accepted
-    assert not Target(megabytes=size / 1e6).fits(size_at(search, trained, NEAREST))
+    assert not Target(megabytes=size / 1e6).fits(size_at(search, trained, UNDECIDED))
     found = search.trimmed(trained, {}, size)
     assert Target(megabytes=size / 1e6).fits(found.size)
-    further = stepped_layers(trained, NEAREST + 1.1 * (threshold - NEAREST))
+    further = stepped_layers(trained, UNDECIDED + 1.1 * (threshold - UNDECIDED))
     assert 0 < moved(trained, integers(found)) < moved(trained, {n: each.integers for n, each in further.items()})
 
 
 def moved(trained: nn.Module, found: dict[str, torch.Tensor]) -> int:
-    """The number of integers that are not the nearest."""
-    return sum(int((each.integers != found[name]).sum()) for name, each in stepped_layers(trained, NEAREST).items())
+    """The number of integers that are not those of the training."""
+    return sum(int((each.integers != found[name]).sum()) for name, each in stepped_layers(trained, UNDECIDED).items())
 
 
 def test_a_size_out_of_reach_gives_the_nearest_file(search, trained):
     smallest = size_at(search, trained, THRESHOLDS[1])
     found = search.trimmed(trained, {}, smallest // 2)
-    assert found.size <= size_at(search, trained, 0.64)
+    assert found.size <= size_at(search, trained, 0.9 * THRESHOLDS[1])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
 from pipeline.data.sources import load_dataset
 from pipeline.models.digest import state_digest
@@ -24,6 +25,8 @@ from pipeline.training.teacher import Teacher
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.network import attach_fake_quantizers
+from quant.rate import nearest_to_steps
+from quant.stepped_training import RateControl, SteppedFakeQuantizer, attach_stepped_quantizers
 from tests.support.networks import tiny_network, write_npz
 
 SCHEDULE = Schedule(3, lr=0.02, batch_size=32)
@@ -62,11 +65,14 @@ class Asking:
 
 
 def networks():
-    """A network that draws random numbers in training, one of series, and one that trains through its rounding."""
+    """A network that draws random numbers in training, one of series, and two that train through their rounding."""
     dropping = nn.Sequential(*tiny_network(), nn.Dropout(0.3))
     series = swap_convolutions(tiny_network(), {"0.0": (3, 3), "1.0": (2, 2), "2.0": (2, 2)}, "cosine")
     rounded = attach_fake_quantizers(copy.deepcopy(series), IntFormat(4), get_backend("brevitas"))
-    return {"dropout": dropping, "series": series, "rounded": rounded}
+    values = {name: stored_values(layer).detach().clone() for name, layer in stored_layers(series).items()}
+    start = {name: nearest_to_steps(each, torch.tensor(-60, dtype=torch.int16)) for name, each in values.items()}
+    stepped = attach_stepped_quantizers(copy.deepcopy(series), start, values)
+    return {"dropout": dropping, "series": series, "rounded": rounded, "stepped": stepped}
 
 
 @functools.cache
@@ -88,6 +94,8 @@ def trained(data, model, store=None, end_after=None, curve=None, choose=False):
     best = BestWeights(model, judge, Margin(tolerance=1.0))  # the start has no advantage
     rest = {"progress": progress, "interruption": interruption, "checkpoint": checkpoint}
     rest |= {"best": best} if choose else {}
+    if any(isinstance(module, SteppedFakeQuantizer) for module in model.modules()):
+        rest["rate"] = RateControl(model, lambda bits: 0.95 * bits)
     end = train(model, data.train, SCHEDULE, **arguments, **rest, on_epoch=None if curve is None else curve.append)
     return model, end
 
@@ -99,7 +107,7 @@ def undisturbed(data):
     return {kind: trained(data, model) for kind, model in networks().items()}
 
 
-@pytest.mark.parametrize("kind", ["dropout", "series", "rounded"])
+@pytest.mark.parametrize("kind", ["dropout", "series", "rounded", "stepped"])
 @pytest.mark.parametrize("end_after", [1, 3, 4, STEPS - 1, STEPS])
 def test_training_goes_on_where_it_ended(tmp_path, data, undisturbed, kind, end_after):
     model, store = networks()[kind], Store(tmp_path)
