@@ -42,12 +42,14 @@ CONTROL_STEPS: Final = 25
 """Most training steps between two measurements of the bits."""
 CONTROLS: Final = 64
 """Least number of measurements of the bits in a training of so many steps or more."""
-START_PRICE: Final = 0.3
-"""Price at the start, before the first measurement: the part of the loss that all bits of the start are, in nats."""
-PROPORTIONAL: Final = 20.0
-"""Gain of the price for the share that the bits are off."""
-INTEGRAL: Final = 1.0
-"""Gain of the price for the sum of these shares over all measurements."""
+START_PRICE: Final = 1.5
+"""Price of all bits of the start, in units of the level of the loss."""
+LEAST_LEVEL: Final = 0.3
+"""Least level of the loss, in nats."""
+PROPORTIONAL: Final = 30.0
+"""Gain of the price for the share that the bits are off, in units of the level."""
+INTEGRAL: Final = 2.0
+"""Gain of the price for the sum of these shares over all measurements, in units of the level."""
 
 
 class SteppedFakeQuantizer(FakeQuantizer):
@@ -60,8 +62,9 @@ class SteppedFakeQuantizer(FakeQuantizer):
         uncompressed: The values before the rounding, float32, of the same shape.
 
     Attributes:
-        price: See ``START_PRICE``; without axes, as the next one.
-        integral: The part of the price that does not depend on the last measurement alone.
+        level: Mean loss of the training steps before the first measurement, without axes, like the next ones.
+        missed: Sum of the shares that the bits were off, over all measurements.
+        price: The part of the loss that all bits of the start would be.
         temperature: Of the annealing; 0 rounds.
         start_bits: Bits of the integers at the start.
     """
@@ -72,8 +75,9 @@ class SteppedFakeQuantizer(FakeQuantizer):
     exponents: Tensor
     direction: Tensor
     extra_bits: Tensor
+    level: Tensor
+    missed: Tensor
     price: Tensor
-    integral: Tensor
 
     def __init__(self, start: SteppedTensor, uncompressed: Tensor) -> None:
         super().__init__(start.integers.shape)
@@ -86,8 +90,8 @@ class SteppedFakeQuantizer(FakeQuantizer):
         self.register_buffer("exponents", start.exponents.to(device))
         self.register_buffer("direction", direction)
         self.register_buffer("extra_bits", extra)
-        self.register_buffer("price", torch.tensor(START_PRICE, device=device))
-        self.register_buffer("integral", torch.tensor(START_PRICE, device=device))
+        for name in ("level", "missed", "price"):
+            self.register_buffer(name, torch.zeros((), device=device))
         self.temperature = 1.0
 
     def logits(self, uncompressed: Tensor) -> Tensor:
@@ -210,13 +214,26 @@ class RateControl:
         share = step / (ANNEALED * steps)
         for _, quantizer in self._quantizers:
             quantizer.temperature = LAST_TEMPERATURE**share if share < 1 else 0.0
-        if step % max(1, min(CONTROL_STEPS, steps // CONTROLS)) or share >= 1:
+        if not step or step % _control_steps(steps) or share >= 1:
             return
         taken = sum(entropy_bits(quantizer.quantized(logits)) for logits, quantizer in self._quantizers)
         missed = taken / self._wanted(taken) - 1
         for _, quantizer in self._quantizers:
-            quantizer.integral += INTEGRAL * missed
-            quantizer.price.copy_(quantizer.integral + PROPORTIONAL * missed)
+            quantizer.missed += missed
+            units = START_PRICE + INTEGRAL * quantizer.missed + PROPORTIONAL * missed
+            quantizer.price.copy_(units * quantizer.level.clamp_min(LEAST_LEVEL))
+
+    def after_step(self, step: int, steps: int, loss: float) -> None:
+        """Note the loss of a training step, on which the price at the start depends.
+
+        Args:
+            step: See ``before_step``.
+            steps: See ``before_step``.
+            loss: Of the batch, with the price.
+        """
+        if step < _control_steps(steps):
+            for _, quantizer in self._quantizers:
+                quantizer.level += (loss - quantizer.level) / (step + 1)
 
     def loss(self) -> Tensor:
         """Return the price of the bits that the moves add, as a part of the loss: without axes."""
@@ -228,6 +245,11 @@ class RateControl:
         """Round all values."""
         for _, quantizer in self._quantizers:
             quantizer.temperature = 0.0
+
+
+def _control_steps(steps: int) -> int:
+    """Return the number of training steps from one measurement of the bits to the next."""
+    return max(1, min(CONTROL_STEPS, steps // CONTROLS))
 
 
 def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:

@@ -31,8 +31,10 @@ logger = logging.getLogger(__name__)
 
 AIM: Final = 0.995
 """Aimed size of a file as a share of its target; sizes from 97 % to 100 % are accepted."""
-TRAINED_AIM: Final = 0.985
-"""The same for training through the rounding, which meets a size less exactly: the middle of the accepted range."""
+TRAINED_AIM: Final = 0.99
+"""The same at the end of training through the rounding, which meets a size less exactly."""
+START_AIM: Final = 0.975
+"""The same at its start: training moves values towards larger integers."""
 COARSE_BITS: Final = 1.25
 """Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
 COARSE_NORMALIZATION: Final = 2.0**-6
@@ -96,12 +98,13 @@ class SizeSearch:
     def __init__(self, measured: Measured, identity: Identity, name: str, progress: Progress) -> None:
         self._measured, self._identity, self._name, self._progress = measured, identity, name, progress
 
-    def rounded(self, size: int, passes: int = PASSES) -> tuple[RoundedNetwork, Compressed]:
+    def rounded(self, size: int, passes: int = PASSES, aim: float = AIM) -> tuple[RoundedNetwork, Compressed]:
         """Round to a size without training; repeat with corrected bits until the file fits, or the passes end.
 
         Args:
             size: Target size of the file, in bytes.
             passes: Most passes.
+            aim: Aimed size of the file as a share of ``size``.
 
         Returns:
             The pass whose file is nearest to the aimed size, as a network and as a record.
@@ -109,7 +112,7 @@ class SizeSearch:
         Raises:
             NumericalError: A Hessian is not positive semi-definite, or values are not finite.
         """
-        target, bits = Target(megabytes=size / 1e6), 8 * max(AIM * size - self._other_bytes(size), 1.0)
+        target, bits = Target(megabytes=size / 1e6), 8 * max(aim * size - self._other_bytes(size), 1.0)
         bits /= COMPENSATED_SHARE * self._coded_share(bits)
         best: tuple[RoundedNetwork, Compressed] | None = None
         before: tuple[float, int] | None = None
@@ -118,7 +121,7 @@ class SizeSearch:
                 rounded = self._round(bits, advance)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
-            if best is None or _misses(found.size, size) < _misses(best[1].size, size):
+            if best is None or _misses(found.size, size, aim) < _misses(best[1].size, size, aim):
                 best = rounded, found
             if target.fits(found.size):
                 break
@@ -126,7 +129,7 @@ class SizeSearch:
             if before is not None and bits != before[0]:
                 slope = min(max((found.size - before[1]) / (bits - before[0]), slope / 4), 2 * slope)
             before = bits, found.size
-            bits = max(bits + (AIM * size - found.size) / slope, 1.0)
+            bits = max(bits + (aim * size - found.size) / slope, 1.0)
         assert best is not None
         return best
 
@@ -213,7 +216,7 @@ class SizeSearch:
             if target.fits(found.size):
                 best, far = found, threshold
                 continue
-            if not target.fits(best.size) and _misses(found.size, size) < _misses(best.size, size):
+            if not target.fits(best.size) and _misses(found.size, size, AIM) < _misses(best.size, size, AIM):
                 best = found
             near, far = (threshold, far) if (found.size > size) == too_large else (near, threshold)
         return best
@@ -248,6 +251,6 @@ def _normalization_error(values: int, size: int) -> float:
     return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * values else NORMALIZATION_ERROR
 
 
-def _misses(found: int, size: int) -> tuple[bool, float]:
-    """Return how far a file is from a target size, for comparison: files above the target are behind all others."""
-    return found > size, abs(found - AIM * size)
+def _misses(found: int, size: int, aim: float) -> tuple[bool, float]:
+    """Return how far a file is from a share of a size, for comparison: files above the size are behind all others."""
+    return found > size, abs(found - aim * size)

@@ -120,6 +120,8 @@ def train(
             lr = schedule.set_rates(optimizer, position.step, steps)
             price = None if rate is None else rate.loss()
             loss = training_step(prepared, batch, hooks, stepping, accelerator, random, loss_of, price)
+            if rate is not None:
+                rate.after_step(position.step, steps, loss)
             position.count(loss, lr)
             if best is not None and position.batch == 0:
                 position.judge(best.after_epoch(position.epoch, model))

@@ -22,6 +22,7 @@ from quant.stepped_training import (
     ANNEALED,
     CONTROL_STEPS,
     LAST_TEMPERATURE,
+    LEAST_LEVEL,
     START_PRICE,
     RateControl,
     SteppedFakeQuantizer,
@@ -165,6 +166,7 @@ def test_logits_have_their_share_of_the_learning_rate_and_no_decay():
 def test_the_price_is_that_of_the_bits_by_the_term():
     model = attached()
     control = RateControl(model, lambda bits: bits)
+    quantizers(model)[0].price.fill_(2.0)
     added = total = 0.0
     for name, start in rounded().items():
         integers = start.integers.flatten(0, 1).flatten(1) if start.exponents.ndim else start.integers.reshape(-1, 1)
@@ -178,7 +180,7 @@ def test_the_price_is_that_of_the_bits_by_the_term():
             total += sum(bits[value] for value in column)
             moves = zip(column, neighbours, part, strict=True)
             added += sum(h * (bits.get(near, rare) - bits[value]) for value, near, h in moves)
-    assert float(control.loss().detach()) == pytest.approx(START_PRICE * added / total, rel=1e-3)
+    assert float(control.loss().detach()) == pytest.approx(2.0 * added / total, rel=1e-3)
 
 
 def test_a_larger_threshold_moves_fewer_values_that_take_bits_and_trims_the_bits():
@@ -200,13 +202,24 @@ def test_a_larger_threshold_moves_fewer_values_that_take_bits_and_trims_the_bits
 def test_the_price_rises_while_there_are_too_many_bits(wanted, rises):
     model = attached()
     control = RateControl(model, lambda bits: wanted * bits)
-    prices = []
+    prices = [0.0]
     for step in range(10 * CONTROL_STEPS):
         control.before_step(step, 10_000)
         prices.append(float(quantizers(model)[0].price))
-    changed = [step for step, (a, b) in enumerate(itertools.pairwise([START_PRICE, *prices])) if a != b]
-    assert changed == list(range(0, 10 * CONTROL_STEPS, CONTROL_STEPS))[: len(changed)]
-    assert (prices[-1] > START_PRICE) == rises
+    changed = [step for step, (a, b) in enumerate(itertools.pairwise(prices)) if a != b]
+    assert changed == list(range(CONTROL_STEPS, 10 * CONTROL_STEPS, CONTROL_STEPS))
+    assert (prices[-1] > prices[CONTROL_STEPS + 1] > START_PRICE * LEAST_LEVEL) == rises
+
+
+@pytest.mark.parametrize(("losses", "level"), [((3.0, 1.0), 2.0), ((0.1, 0.1), LEAST_LEVEL)])
+def test_the_first_price_depends_on_the_losses_before_it(losses, level):
+    model = attached()
+    control = RateControl(model, lambda bits: bits)
+    for step in range(CONTROL_STEPS + 1):
+        control.before_step(step, 10_000)
+        control.after_step(step, 10_000, losses[step % 2])
+    mean = level if level == LEAST_LEVEL else sum(losses[step % 2] for step in range(CONTROL_STEPS)) / CONTROL_STEPS
+    assert float(quantizers(model)[0].price) == pytest.approx(START_PRICE * mean)
 
 
 def test_a_network_of_zeros_stays_under_control():
@@ -214,7 +227,8 @@ def test_a_network_of_zeros_stays_under_control():
     integers = {name: SteppedTensor(zeros[name].to(torch.int32), rounded()[name].exponents) for name in zeros}
     model = attach_stepped_quantizers(series(), integers, zeros)
     control = RateControl(model, lambda _: 1000.0)
-    control.before_step(0, 1000)
+    for step in range(0, 1000, CONTROL_STEPS):
+        control.before_step(step, 1000)
     assert torch.isfinite(control.loss())
     control.end()
     assert taken(model) == 0
