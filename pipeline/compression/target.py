@@ -80,7 +80,7 @@ def compress_to_size(
     model = evaluating(placed(series_network(original, variant), images.device))
     images = images[:ROUNDING_IMAGES]
     search = SizeSearch(_Measurement(model, original, images, seed, logits), identity, variant.name, progress)
-    rounded, found = search.rounded(size)
+    rounded, found = search.rounded(size, for_training=trainer is not None)
     if trainer is not None:
 
         def network_of(record: NetworkRecord) -> nn.Module:

@@ -15,7 +15,7 @@ from pipeline.stages.context import RunContext, network_identity
 from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
 from pipeline.stages.target_measurement import TargetMeasurement
-from pipeline.stages.target_search import START_AIM, Compressed, SizeSearch
+from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import feasible_sizes
 from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
@@ -141,7 +141,7 @@ class TargetCompressor:
         """Compress to a size, with the epochs of the variant."""
         if not self._variant.epochs:
             return self._search.rounded(size)[1]
-        return self._trained(*self._search.rounded(size, aim=START_AIM), size)
+        return self._trained(*self._search.rounded(size, for_training=True), size)
 
     def _trained(self, rounded: RoundedNetwork, plain: Compressed, size: int) -> Compressed:
         """Train a rounded network through the rounding, and trim it to its size."""

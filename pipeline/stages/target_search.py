@@ -98,13 +98,15 @@ class SizeSearch:
     def __init__(self, measured: Measured, identity: Identity, name: str, progress: Progress) -> None:
         self._measured, self._identity, self._name, self._progress = measured, identity, name, progress
 
-    def rounded(self, size: int, passes: int = PASSES, aim: float = AIM) -> tuple[RoundedNetwork, Compressed]:
+    def rounded(
+        self, size: int, passes: int = PASSES, *, for_training: bool = False
+    ) -> tuple[RoundedNetwork, Compressed]:
         """Round to a size without training; repeat with corrected bits until the file fits, or the passes end.
 
         Args:
             size: Target size of the file, in bytes.
             passes: Most passes.
-            aim: Aimed size of the file as a share of ``size``.
+            for_training: True for a network that is trained next, whose file then grows.
 
         Returns:
             The pass whose file is nearest to the aimed size, as a network and as a record.
@@ -112,6 +114,7 @@ class SizeSearch:
         Raises:
             NumericalError: A Hessian is not positive semi-definite, or values are not finite.
         """
+        aim = START_AIM if for_training else AIM
         target, bits = Target(megabytes=size / 1e6), 8 * max(aim * size - self._other_bytes(size), 1.0)
         bits /= COMPENSATED_SHARE * self._coded_share(bits)
         best: tuple[RoundedNetwork, Compressed] | None = None
