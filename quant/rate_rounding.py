@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
+from basis.memory import release_memory
 from quant.grid import ceiling_exponents, on_grid
 from quant.original_pass import OriginalPass
 from quant.other_weights import other_weights, set_weights
@@ -117,6 +118,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
             values.copy_(found[name].dequantize())
         else:
             found[name] = nearest_to_steps(values, torch.tensor(0, dtype=torch.int16))
+    release_memory()
     used = tuple(name for name in layers if name not in left or name in {*plan.measurements, *also_used})
     return RoundedNetwork(network, {name: found[name] for name in layers} | others, used, errors)
 
