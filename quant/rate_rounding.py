@@ -119,7 +119,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         else:
             found[name] = nearest_to_steps(values, torch.tensor(0, dtype=torch.int16))
     release_memory()
-    used = tuple(name for name in layers if name not in left or name in {*plan.measurements, *also_used})
+    used = tuple(name for name in layers if name not in left or name in plan.measurements or name in also_used)
     return RoundedNetwork(network, {name: found[name] for name in layers} | others, used, errors)
 
 

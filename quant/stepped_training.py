@@ -5,7 +5,8 @@ the side of the uncompressed value, which undoes some of the compensation. Train
 between the two, so that its gradient is exact. A falling temperature drives it to one of them. After ``ANNEALED`` of
 all training steps every value is an integer, and only the parameters in float are trained.
 
-A price on the bits of the chosen integers is part of the loss. A controller raises it while the integers take more bits
+A price on the bits of the chosen integers is part of the loss. Its unit is the level: the mean loss of the first
+training steps. So it suits coarse and fine roundings. A controller raises the price while the integers take more bits
 than the target leaves them, and lowers it while they take fewer, if need be below zero.
 
 Source: rounding up or down by gradients, AdaRound (Nagel et al. 2020, arXiv 2004.10568), here between other neighbours,
@@ -41,7 +42,7 @@ LAST_TEMPERATURE: Final = 0.05
 CONTROL_STEPS: Final = 25
 """Most training steps between two measurements of the bits."""
 CONTROLS: Final = 64
-"""Least number of measurements of the bits in a training of so many steps or more."""
+"""A training of fewer steps than this times ``CONTROL_STEPS`` measures the bits this often, or at every step."""
 START_PRICE: Final = 1.5
 """Price of all bits of the start, in units of the level of the loss."""
 LEAST_LEVEL: Final = 0.3
