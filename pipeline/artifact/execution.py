@@ -83,7 +83,7 @@ def with_execution(
         The network. Its outputs equal those of the dense network up to rounding.
 
     Raises:
-        OptionsError: The execution is unknown.
+        OptionsError: The execution is unknown, or ``auto`` has a sample that the network cannot take.
     """
     check_execution(execution)
     if execution == "dense":
@@ -124,6 +124,15 @@ def _faster(
     hooks = [conv.register_forward_pre_hook(compare) for conv in forms]
     try:
         network(sample)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of users raises anything
+        got = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else f"a {type(sample).__name__}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionsError(
+            f"load: the network {type(network).__name__} cannot take the sample, {got} ({reason}); allowed: a sample "
+            "of images as the network takes them, (N, C, H, W), float32, on its device"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

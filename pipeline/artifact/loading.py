@@ -56,7 +56,8 @@ def load(
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
         OptionsError: ``path`` is no path; the file names a ``module:callable`` that is not allowed or cannot be
-            imported, or needs a network; ``network`` is no network; or the execution is unknown.
+            imported, or needs a network; ``network`` is no network or cannot take the sample; or the execution is
+            unknown.
 
     Example:
         >>> load("small.safetensors", network=Net)(images).shape

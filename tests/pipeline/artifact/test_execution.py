@@ -118,3 +118,20 @@ def test_an_unknown_execution_is_refused(record, dense, tmp_path):
         load(tmp_path / "not even looked for", execution="fast")
     with pytest.raises(OptionsError, match=r"'fast'.*allowed: dense, separable, auto"):
         with_execution(dense, record, "fast", SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (torch.zeros(1, 5, 12, 12), r"float32 \(1, 5, 12, 12\)"),
+        (torch.zeros(1, 3, 12, 12).int(), "torch.int32"),
+        (torch.zeros(1, 3, 12, 12).numpy(), "a ndarray"),
+    ],
+)
+def test_a_sample_that_the_network_cannot_take_is_refused(written, sample, words):
+    """The error was that of torch."""
+    with pytest.raises(
+        OptionsError, match=rf"^load: the network \w+ cannot take the sample, .*{words}.*; allowed"
+    ) as error:
+        load(written, network=tiny_network(), execution="auto", sample=sample)
+    assert "\n" not in str(error.value)
