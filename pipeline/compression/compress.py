@@ -21,6 +21,7 @@ from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan, plan_layers
+from pipeline.models.outputs import logits_of
 from pipeline.models.preparation import plain_copy
 from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.runtime.device import placed
@@ -92,7 +93,7 @@ def compress(
         seed: Seed of every random choice.
         output: Number or name of the tensor that training and targets take, for a network that returns several. None
             selects the only tensor, the entry ``logits``, or the first of a tuple or list. The compressed network still
-            returns all of them.
+            returns all of them. Without training and a target it is refused, because nothing would use it.
         device: Device that computes; None for the network's. The result is on the network's device.
         progress: Shows stages and epochs; None shows nothing.
 
@@ -220,9 +221,10 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     placed(model, device)
     plan = plan_layers(model, variant.config)
     identity, selection = identity_of(original, output, calibration), None
-    needs_logits = (variant.targets or trained) and not returns_tensor(model, examples, trained=trained)
-    if options.output is not None or needs_logits:
+    if (variant.targets or trained) and not returns_tensor(model, examples, trained=trained):
         selection, output = selected(model, examples, options.output)
+    elif options.output is not None:
+        logits_of(output, options.output, type(model).__name__)  # refuses it if it is not the only tensor
     if variant.targets:
         check_gradients(copy_network(model), examples)
         check_sizes(variant, size_range(series_network(model, variant), identity))
