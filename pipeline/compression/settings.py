@@ -72,6 +72,8 @@ def settings_of(
         raise OptionsError("config: got 'dense' without bits, which compresses nothing; allowed: bits=4, or orders")
     if target_mb is not None and _has_series(network):
         raise OptionsError("target_mb: got a network that already has series; allowed: the original network, or bits")
+    if values.get("epochs", 0) is None:  # Options would take it as the 5 epochs of a run
+        raise OptionsError("epochs: got None; allowed: a whole number, 0 or more")
     rounding = {"bits": bits} if target_mb is None else {"target_mb": target_mb}
     options = Options(config=text, model="network", **rounding, **values)
     if options.output is not None and not options.epochs and target_mb is None:

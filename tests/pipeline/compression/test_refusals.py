@@ -118,6 +118,7 @@ ARGUMENTS = [
     ({"backend": "onnx"}, "backend: got.*brevitas"),
     ({"epochs": -1}, "epochs: got -1"),
     ({"epochs": 1.5}, "epochs: got 1.5"),
+    ({"epochs": None}, "epochs: got None"),
     ({"lr": 0.0}, "lr: got 0"),
     ({"batch_size": 0}, "batch_size: got 0"),
     ({"calibration_size": 0}, "calibration_size: got 0"),
