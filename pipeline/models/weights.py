@@ -43,8 +43,8 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> Loaded
 
     The weights are found below any keys and prefixes, see `pipeline.models.checkpoint.matching`. Of several sets of
     weights, averages (EMA) are the last choice; the choice is logged. Entries that the network does not need are
-    logged too. Any floating dtype is converted to the network's. Counters of batch normalization
-    (`num_batches_tracked`) may be missing.
+    logged too. Any floating dtype is converted to the network's, and integers in floating point to integers. Counters
+    of batch normalization (`num_batches_tracked`) may be missing.
 
     Args:
         model: The network, on a real device.
@@ -197,11 +197,14 @@ def _check_ties(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], sourc
 
 def _converted(name: str, tensor: Tensor, wanted: Tensor, source: str) -> Tensor:
     kind = _kind(wanted)
-    if _kind(tensor) != kind or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+    dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    whole = dense and kind == "integer" and tensor.is_floating_point() and _are_whole(name, tensor)
+    if not dense or (_kind(tensor) != kind and not whole):
         raise DataError(
             f"{source} does not fit the network: {name} has the dtype {tensor.dtype}, but a "
             f"dense {kind} tensor is needed"
         )
+    tensor = tensor.nan_to_num() if whole else tensor  # a counter above the largest float16 is inf
     converted = tensor.detach().to(wanted.dtype).reshape(wanted.shape)
     if not torch.isfinite(converted).all():
         raise DataError(f"{source} is damaged: {name} holds values that are not finite in {wanted.dtype}")
@@ -210,6 +213,17 @@ def _converted(name: str, tensor: Tensor, wanted: Tensor, source: str) -> Tensor
             f"{source} is damaged: {name} holds variances down to {converted.min():.6g}; allowed: 0 or more"
         )
     return converted
+
+
+def _are_whole(name: str, tensor: Tensor) -> bool:
+    """Return True for floats that are the integers from which ``half()`` on a whole state dict made them.
+
+    They must be whole numbers in the range in which the dtype has all of them. Counters of batch normalization may be
+    rounded, because they may also be missing.
+    """
+    counts = name.rpartition(".")[2] == "num_batches_tracked"
+    values, limit = tensor.double(), torch.inf if counts else 2 / torch.finfo(tensor.dtype).eps - 1
+    return bool(((values == values.round()) & (values >= (0 if counts else -limit)) & (values <= limit)).all())
 
 
 def _kind(tensor: Tensor) -> str:

@@ -52,6 +52,35 @@ def test_half_precision_is_converted(tmp_path, state):
     assert torch.equal(model.conv1.weight, state["conv1.weight"].half().float())
 
 
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float16, 65504), (torch.bfloat16, 78336), (torch.float64, 78200)])
+def test_integers_that_were_converted_with_all_values_are_integers_again(tmp_path, state, dtype, count):
+    """The dtype of `num_batches_tracked` was refused. In float16, 78,200 batches are inf."""
+    changed = {n: torch.tensor(78200) if n.endswith("num_batches_tracked") else v for n, v in state.items()}
+    torch.save({n: v.to(dtype) for n, v in changed.items()}, tmp_path / "c.pt")
+    model = build_model("resnet20", 10)
+    load_weights(model, tmp_path / "c.pt")
+    assert model.bn1.num_batches_tracked.dtype == torch.int64
+    assert model.bn1.num_batches_tracked == count
+    assert torch.equal(model.conv1.weight, state["conv1.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(torch.float16, 2048), (torch.bfloat16, 256), (torch.float32, 2**24)])
+def test_integers_that_a_dtype_may_have_rounded_are_refused(tmp_path, dtype, first):
+    def model():
+        network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        network.register_buffer("index", torch.zeros(2, dtype=torch.int64))
+        return network
+
+    exact, rounded = (torch.tensor([-1, last]).to(dtype) for last in (first - 1, first))
+    torch.save(model().state_dict() | {"index": exact}, tmp_path / "c.pt")
+    network = model()
+    load_weights(network, tmp_path / "c.pt")
+    assert network.index.tolist() == [-1, first - 1]
+    torch.save(model().state_dict() | {"index": rounded}, tmp_path / "c.pt")
+    with pytest.raises(DataError, match=f"index has the dtype {dtype}.*integer"):
+        load_weights(network, tmp_path / "c.pt")
+
+
 def test_counters_and_absent_auxiliary_heads_do_not_matter(tmp_path):
     model = build_model("googlenet", 10)
     old = {n: v for n, v in model.state_dict().items() if not n.endswith("num_batches_tracked")}
