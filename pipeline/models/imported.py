@@ -14,7 +14,7 @@ from typing import Any, Final
 from torch import nn
 
 from pipeline.errors import OptionsError
-from pipeline.options.paths import expanded
+from pipeline.options.paths import expanded, is_address
 from pipeline.runtime.packages import hidden_for, user_modules
 from pipeline.runtime.user_code import restored_settings
 
@@ -50,8 +50,14 @@ def reference(name: str) -> Reference:
             in a package, whose folder has an `__init__.py`, is imported as a part of the package.
 
     Raises:
-        OptionsError: If the module or the callable is missing in the name, or if the file does not exist.
+        OptionsError: If the module or the callable is missing in the name, if the file does not exist, or if the name
+            is an address.
     """
+    if is_address(name):
+        raise OptionsError(
+            f"the model {name!r} is an address, and nothing is downloaded from addresses; allowed: a local copy, as "
+            f"{FORMS}"
+        )
     module, _, attribute = name.rpartition(":")
     if not module or not attribute:
         raise OptionsError(f"the model {name!r} must be written {FORMS}")

@@ -46,13 +46,18 @@ def parse_argument(name: str, value: object) -> str:
         raise OptionsError(f"{name}: got {shown(value)}; allowed: a path") from None
 
 
+def is_address(value: str) -> bool:
+    """Return True for an address of another machine: it begins like ``https://`` or ``s3://``."""
+    return _ADDRESS.match(value) is not None
+
+
 def check_local(flag: str, value: str) -> None:
     """Check that an option's value is no address of another machine.
 
     Raises:
         DataError: It begins like ``https://`` or ``s3://``.
     """
-    if _ADDRESS.match(value):
+    if is_address(value):
         raise DataError(
             f"{flag}: got the address {value}, and nothing is downloaded from addresses; allowed: the path of a local "
             "copy"
@@ -66,7 +71,7 @@ def parse_output_path(flag: str, value: object) -> str:
         OptionsError: It is no path, or begins like ``s3://``. Written to, it would be a folder ``s3:``.
     """
     path = parse_argument(flag, value)
-    if _ADDRESS.match(path):
+    if is_address(path):
         raise OptionsError(
             f"{flag}: got the address {path}, and nothing is written to addresses; allowed: a local path"
         )

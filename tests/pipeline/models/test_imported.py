@@ -89,6 +89,8 @@ def test_two_files_of_one_name(own):
         ("imported_nets.py:", "module:callable"),
         (":Net", "module:callable"),
         ("imported_nets.py:Absent", "Absent"),
+        ("https://x/nets.py:Net", "'https://x/nets.py:Net' is an address.*file.py:callable"),
+        ("s3://bucket/nets", "'s3://bucket/nets' is an address"),
     ],
 )
 def test_wrong_names(own, name, words):
