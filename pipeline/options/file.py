@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import re
 import tomllib
 from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ _MARKS: Final = (  # UTF-32 first: its mark begins with the one of UTF-16
     ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
     ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 )
+_TEXT_TAG: Final = "tag:yaml.org,2002:str"
+_NUMBER_TAGS: Final = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+_RECODED: Final = re.compile(r"^[-+]?0[0-7_]+$|:|^\d{4}-\d")
+"""Plain values that YAML 1.1 takes as octal numbers, numbers in base 60, and dates; YAML 1.2 does not."""
 ALLOWED = "a .yaml, .yml or .toml file that maps option names to values"
 
 
@@ -110,7 +115,11 @@ def _yaml_value(value: object) -> str:
 
 
 def _load_yaml(text: str) -> object:
-    """Parse YAML's plain values; refuse a name that is given twice, of which YAML would silently keep the last."""
+    """Parse YAML's plain values, octal numbers, numbers in base 60 and dates as text.
+
+    Raises:
+        ValueError: A name is given twice, of which YAML would silently keep the last.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -121,6 +130,10 @@ def _load_yaml(text: str) -> object:
             if twice := [str(name) for place, name in enumerate(names) if name in names[:place]]:
                 raise ValueError(f"{twice[0]} is given twice")
             return super().construct_mapping(node, deep)
+
+        def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+            tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+            return _TEXT_TAG if tag in _NUMBER_TAGS and _RECODED.search(value) else tag
 
     content: object = yaml.load(text, Loader)  # a SafeLoader
     return content

@@ -97,3 +97,16 @@ def test_yaml_anchors_are_no_repetition(tmp_path) -> None:
 def test_a_yaml_merge_key_gives_way_to_the_names_beside_it(tmp_path) -> None:
     (tmp_path / "o.yaml").write_text("<<: {epochs: 3, bits: 4}\nepochs: 5\n")
     assert load_options_file(tmp_path / "o.yaml") == {"epochs": 5, "bits": 4}
+
+
+@pytest.mark.parametrize("value", ["3:2:2", "10:20", "1:30.5", "012", "-010", "2026-01-01", "2026-01-01 10:20:30"])
+def test_values_that_yaml_would_recode_are_text(tmp_path, value) -> None:
+    """`config: 3:2:2` was the number 10922, `epochs: 010` was 8, and a date no path."""
+    (tmp_path / "o.yaml").write_text(f"config: {value}\nout: [{value}]\n")
+    assert load_options_file(tmp_path / "o.yaml") == {"config": value, "out": [value]}
+
+
+def test_values_of_a_yaml_file_keep_their_types(tmp_path) -> None:
+    (tmp_path / "o.yaml").write_text("epochs: 3\nseed: 0\nlr: 1.0e-3\nmax_drop: 0.5\nworkers: 0x10\nfresh: true\n")
+    expected = {"epochs": 3, "seed": 0, "lr": 1e-3, "max_drop": 0.5, "workers": 16, "fresh": True}
+    assert load_options_file(tmp_path / "o.yaml") == expected
