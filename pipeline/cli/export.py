@@ -22,7 +22,7 @@ _MATERIALIZED = ".float32.onnx"
 
 Format = Annotated[str, typer.Option(metavar="|".join(SUFFIXES), help="format to write")]
 Materialize = Annotated[
-    bool, typer.Option("--materialize", help="plain float32 weights, for runtimes without INT4; torch always has them")
+    bool, typer.Option("--materialize", help="plain float32 weights in onnx, for runtimes without INT4")
 ]
 Out = Annotated[str | None, typer.Option(metavar="PATH", help="default: beside FILE, with another suffix")]
 
@@ -48,7 +48,11 @@ def read(argv: list[str], program: str) -> Action | None:
 def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Path:
     if format not in SUFFIXES:
         raise OptionsError(f"--format: got {format!r}; allowed: {', '.join(SUFFIXES)}")
-    suffix = _MATERIALIZED if materialize and format == "onnx" else SUFFIXES[format]
+    if materialize and format != "onnx":
+        raise OptionsError(
+            f"--materialize: got --format {format}, which always has float32 weights; allowed: with onnx"
+        )
+    suffix = _MATERIALIZED if materialize else SUFFIXES[format]
     path = file.with_suffix(suffix) if out is None else out
     if path.resolve() == file.resolve():
         raise OptionsError(f"--out: {path} is the artifact itself; allowed: any other file")

@@ -66,6 +66,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
         (("small-4.safetensors",), 2, "missing option '--format'"),
         (("small-4.safetensors", "--format", "tflite"), 2, "--format: got 'tflite'; allowed: onnx, torch"),
         (("--format", "onnx"), 2, "missing argument 'file'"),
+        (("small-4.safetensors", "--format", "torch", "--materialize"), 2, "--materialize: got --format torch"),
         (("none.safetensors", "--format", "onnx"), 4, "none.safetensors is not a file"),
         (("cut.safetensors", "--format", "torch"), 4, "cut.safetensors is damaged"),
         (("small-4.safetensors", "--format", "onnx"), 2, "would import code, which is not allowed here"),
