@@ -107,6 +107,22 @@ def wilson(top1: float, images: int, z: float = Z_95) -> tuple[float, float]:
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
+def near_chance(top1: float, images: int, classes: int) -> bool:
+    """Return True if a Top-1 is near chance, 100 / classes, or below.
+
+    It is at most 1.5 times chance (62.5 for two classes). Or it is at most 2 times chance (75), and its 95 % interval
+    reaches down to chance.
+
+    Args:
+        top1: Measured Top-1, in percent.
+        images: Number of test images.
+        classes: Number of classes.
+    """
+    chance = 100 / classes
+    step = min(0.5 * chance, 0.25 * (100 - chance))
+    return top1 <= chance + step or (wilson(top1, images)[0] <= chance and top1 <= chance + 2 * step)
+
+
 def interval(report: Report, top1: float | None) -> tuple[float, float] | None:
     """Return the 95 % interval of a Top-1 on the report's test images; None if one of both is not known."""
     data = report.run.dataset

@@ -3,7 +3,7 @@
 from reports.model import Report, Row
 from reports.rows import baseline_top1, loss, unique_rows
 from reports.text import points, row_name
-from reports.verdict import interval
+from reports.verdict import near_chance
 
 FALLEN_POINTS = 10.0
 """Points of Top-1 against the baseline. A row that loses more falls apart."""
@@ -12,7 +12,7 @@ FALLEN_POINTS = 10.0
 def fallen_rows(report: Report) -> list[str]:
     """Return one sentence for each row that falls apart: near chance, or more than `FALLEN_POINTS` below the baseline.
 
-    A row is near chance if the 95 % interval of its Top-1 includes 100 / classes, and the baseline's does not.
+    A row counts as near chance only if the baseline is not; see ``reports.verdict.near_chance``.
     """
     found = [(row, _reason(report, row)) for row in unique_rows(report)]
     return [f"{row_name(row)} falls apart: {reason}." for row, reason in found if reason]
@@ -31,5 +31,5 @@ def _reason(report: Report, row: Row) -> str:
 
 
 def _near_chance(report: Report, top1: float | None) -> bool:
-    ends, data = interval(report, top1), report.run.dataset
-    return ends is not None and data is not None and ends[0] <= 100 / data.classes
+    data = report.run.dataset
+    return data is not None and top1 is not None and near_chance(top1, data.test_images, data.classes)

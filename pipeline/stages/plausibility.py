@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.models.claims import Claim
-from reports.verdict import wilson
+from reports.verdict import near_chance, wilson
 
 SHORTFALL: Final = 5.0
 """Points of Top-1 below the stated one from which a warning is given; other resizing costs about one."""
@@ -15,8 +15,7 @@ def baseline_warnings(
 ) -> tuple[str, ...]:
     """Return sentences about a Top-1 that a trained network should not have.
 
-    A Top-1 is near chance, 100 / classes, in two cases. It is at most 1.5 times chance (62.5 for two classes). Or it is
-    at most 2 times chance (75), and its 95 % interval reaches down to chance.
+    It is near chance, as ``reports.verdict.near_chance`` defines it, or far below the stated one.
 
     Args:
         top1: Top-1 of the uncompressed network, in percent.
@@ -25,10 +24,8 @@ def baseline_warnings(
         trained: True if this run trained the network; False if its weights were loaded.
         claim: Top-1 that the source of the weights states for such images; None if it is not known.
     """
-    chance = 100 / classes
-    low, high = wilson(top1, images)
-    step = min(0.5 * chance, 0.25 * (100 - chance))
-    if top1 <= chance + step or (low <= chance and top1 <= chance + 2 * step):
+    chance, (_, high) = 100 / classes, wilson(top1, images)
+    if near_chance(top1, images, classes):
         where = "below chance" if high < chance else "near chance"
         cause = f"{_USUAL}, or the weights are not trained"
         if trained:

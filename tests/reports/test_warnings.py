@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline.stages.plausibility import baseline_warnings
 from reports.warnings import fallen_rows
 from tests.support.reports import make_dataset
 
@@ -19,6 +20,16 @@ def test_a_row_that_falls_apart_is_a_warning(report, row, baseline, top1, words)
     data.baseline.top1 = baseline
     (warning,) = fallen_rows(data)
     assert all(word in warning for word in words)
+
+
+@pytest.mark.parametrize("top1", [14.0, 16.0, 2.0])
+@pytest.mark.parametrize("images", [30, 10_000])
+def test_near_chance_means_the_same_for_rows_and_for_the_baseline(report, row, top1, images) -> None:
+    """At 14.00 on 10,000 images of 10 classes the baseline was near chance, and a row was not."""
+    data = report([row(COS, "a", 4, top1)], dataset=make_dataset("ten", 10, images))
+    data.baseline.top1 = 24.0 if images > 30 else 60.0
+    warned = any("guessing" in warning for warning in fallen_rows(data))
+    assert warned == bool(baseline_warnings(top1, images, 10, trained=False))
 
 
 @pytest.mark.parametrize(("baseline", "top1"), [(99.17, 89.17), (99.17, None), (12.0, 11.0), (None, 95.0)])
