@@ -1,9 +1,10 @@
 """Write artifacts to files, and read files back: as tensors or as a network that is ready to use."""
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,9 +20,12 @@ from pipeline.artifact.record import NetworkRecord, build_network, check_shapes,
 from pipeline.errors import DataError, OptionsError
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.models.registry import build_model, build_plain, builder_of
+from pipeline.models.unstored import changing_tensor
 from pipeline.options.paths import check_local, parse_argument
-from pipeline.runtime.randomness import RandomStream
+from pipeline.runtime.randomness import RandomStream, python_generators
 from reports.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 Architecture: TypeAlias = nn.Module | Callable[[], nn.Module]
 """An uncompressed network whose values do not matter, or a class or function that returns one."""
@@ -65,11 +69,26 @@ def load(
     """
     check_execution(execution)
     if network is not None:
-        network = built(network)
+        network = _built_alike(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
     shape = (1, identity.channels, *identity.image_size)
     images = torch.zeros(shape, device="cpu") if sample is None else sample
     return with_execution(loaded, record, execution, images)
+
+
+def _built_alike(network: Architecture) -> nn.Module:
+    """Return a network; warn if the class or function that makes it draws values that the file does not hold."""
+    model = built(network)
+    # A function may return a network only once.
+    with suppress(OptionsError), torch.random.fork_rng(devices=[]), python_generators(1):
+        if changing := changing_tensor(model, lambda: built(network)):
+            logger.warning(
+                "load: %s differs each time %s is built, and no file holds it, so the outputs may not be those of the "
+                "compressed network; register it as a persistent buffer, or pass as network= one with its value",
+                changing,
+                type(model).__name__,
+            )
+    return model
 
 
 def built(network: Architecture) -> nn.Module:

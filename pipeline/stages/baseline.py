@@ -17,6 +17,7 @@ from pipeline.models.digest import network_digest
 from pipeline.models.preparation import check_finite, fold_parametrizations
 from pipeline.models.registration import outputs_of
 from pipeline.models.registry import build_trainable
+from pipeline.models.unstored import changing_tensor
 from pipeline.models.weights import (
     default_weights_name,
     load_torchvision_weights,
@@ -176,6 +177,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         if not _is_seeded_alike(context, model):
             seed = context.options.seed
             logger.warning("--weights builtin: %s is built with random weights, here of seed %d", model_name, seed)
+        _warn_of_unstored(context, model)
         return InitialNetwork(_with_values_of(context, model), BUILTIN)
     if weights == "auto":
         known = default_weights_name(model_name) if is_imagenet(data) else None
@@ -185,6 +187,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
     elif names_checkpoint(weights):
         model = _built_network(context)
         key, claim = load_weights(model, Path(weights), context.options.weights_key)
+        _warn_of_unstored(context, model)
         origin = f"checkpoint {Path(weights).name}" + (f", {key}" if key else "")
         return InitialNetwork(_with_values_of(context, model), origin, claim=claim)
     download = "" if may_download else missing_download(model_name, data.classes, weights)
@@ -194,6 +197,18 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
     model = load_torchvision_weights(model_name, data.classes, weights)
     claim = torchvision_claim(model_name, weights) if is_imagenet(data) else None
     return InitialNetwork(_with_values_of(context, model), f"torchvision {weights}", claim=claim)
+
+
+def _warn_of_unstored(context: RunContext, model: nn.Module) -> None:
+    """Warn if a network draws values that its weights do not hold; in a run they follow from seed 0."""
+    if changing := changing_tensor(model, lambda: _built_network(context, context.options.seed ^ 1)):
+        logger.warning(
+            "--weights %s: the network %s draws %s when it is built, and no checkpoint holds it, so it may not have "
+            "the value of the training; register it as a persistent buffer",
+            context.options.weights,
+            context.options.model,
+            changing,
+        )
 
 
 def _built_network(context: RunContext, seed: int | None = None) -> nn.Module:

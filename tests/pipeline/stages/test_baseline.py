@@ -53,6 +53,30 @@ def test_builtin_keeps_the_weights_of_the_builder(place, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+MASKED = """
+import torch
+from torch import nn
+from tiny_net import make
+
+
+class Masked(nn.Sequential):
+    def __init__(self, num_classes=4):
+        super().__init__(*make(num_classes))
+        self.mask = torch.rand(3, 1, 1)
+
+    def forward(self, x):
+        return super().forward(x * self.mask)
+"""
+
+
+@pytest.mark.parametrize(("model", "warned"), [("masked_net:Masked", True), ("tiny_net:make", False)])
+def test_a_checkpoint_of_a_network_that_draws_other_values_is_a_warning(place, model, warned, caplog):
+    """The mask of seed 0 stood in place of the one of the training, without a word."""
+    (place / "masked_net.py").write_text(MASKED)
+    _initial(model=model, weights="trained.pt")
+    assert ("--weights trained.pt: the network masked_net:Masked draws mask" in caplog.text) is warned
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_builtin_random_weights_follow_from_the_seed(place, seed, caplog):
     found = _initial(weights="builtin", model="tiny_net:make", seed=seed)
