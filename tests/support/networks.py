@@ -1,5 +1,6 @@
 """Small networks and data for the tests of the pipeline."""
 
+import sys
 import textwrap
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def write_module(folder: Path) -> str:
     """Write the network's source as a module; returns its ``module:callable`` reference."""
     (folder / "tiny_net.py").write_text(textwrap.dedent(SOURCE))
     return "tiny_net:make"
+
+
+def forget_modules(folder: Path) -> None:
+    """Drop the loaded modules of a folder; torch registers operators when its own modules are imported, but once."""
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[name]
 
 
 def write_npz(path: Path, *, train: int = 96, test: int = 61, classes: int = 4, size: int = 12) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.models import build_model
 from pipeline.models.digest import network_digest, state_digest
-from tests.support.networks import tiny_network
+from tests.support.networks import forget_modules, tiny_network
 
 NETS = """
 from torch import nn
@@ -44,8 +44,7 @@ def own(tmp_path, monkeypatch):
         return network_digest("digested_nets:Net", network)
 
     yield tmp_path, digest
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    forget_modules(tmp_path)
 
 
 def test_the_same_code_has_the_same_digest(own):

@@ -10,6 +10,7 @@ import quant
 from pipeline.errors import OptionsError
 from pipeline.models import build_model
 from pipeline.models.imported import import_folder, reference
+from tests.support.networks import forget_modules
 
 NETS = """
 from torch import nn
@@ -31,12 +32,10 @@ def own(tmp_path, monkeypatch):
     """A folder with a module, one in a subfolder, and one in a package; each imports helpers beside it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    before = set(sys.modules)
     write(tmp_path, "imported_nets", "imported_helper", 2)
     write(tmp_path / "sub", "imported_sub", "sub_helper", 4)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    forget_modules(tmp_path)
 
 
 def write(folder, module, helper, width):
