@@ -33,6 +33,8 @@ settings.load_profile("untimed")
 pytest_plugins = ["pytester"]  # for the test of this very file
 
 REAL_FILES = ("cifar10.npz", "resnet20-12fca82f.th", "resnet32-d509ac18.th", "poster_tables.json")
+TOGETHER = ("tests/pipeline/tracking/",)
+"""Folders whose tests share one MLflow server: to start another takes ten seconds."""
 LONGEST = (
     *("test_poster.py", "test_installed.py", "test_ray.py", "test_kills.py", "test_environments.py"),
     *("test_imagenet.py", "test_mlflow.py", "test_library.py", "test_command.py", "test_results.py", "test_down.py"),
@@ -150,8 +152,8 @@ def data_folder() -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one process more than CPUs: some tests wait for servers, clusters and processes."""
-    return len(usable_cpus()) + 1
+    """Return two processes more than CPUs: some tests wait for servers, clusters and processes."""
+    return len(usable_cpus()) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -175,8 +177,14 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: of several processes none gets one of them last."""
+    """Begin with the files that take longest, and give each file to one process.
+
+    Of several processes none gets a long file last. The files of ``TOGETHER`` share one process and its server.
+    """
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(next(filter(file.startswith, TOGETHER), file)))
 
 
 @pytest.fixture(autouse=True)
