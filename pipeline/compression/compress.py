@@ -93,7 +93,7 @@ def compress(
         seed: Seed of every random choice.
         output: Number or name of the tensor that training and targets take, for a network that returns several. None
             selects the only tensor, the entry ``logits``, or the first of a tuple or list. The compressed network still
-            returns all of them. Without training and a target it is refused, because nothing would use it.
+            returns all of them. Without training and a target it is checked only, because nothing needs it.
         device: Device that computes; None for the network's. The result is on the network's device.
         progress: Shows stages and epochs; None shows nothing.
 

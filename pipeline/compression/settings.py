@@ -76,11 +76,6 @@ def settings_of(
         raise OptionsError("epochs: got None; allowed: a whole number, 0 or more")
     rounding = {"bits": bits} if target_mb is None else {"target_mb": target_mb}
     options = Options(config=text, model="network", **rounding, **values)
-    if options.output is not None and not options.epochs and target_mb is None:
-        raise OptionsError(
-            f"output: got {options.output!r} without training and target_mb, which alone use it; allowed: with epochs "
-            "or target_mb, or no output"
-        )
     if len(options.basis) > 1:
         raise OptionsError(f"basis: got {', '.join(options.basis)}; allowed: one basis")
     if text == DENSE and is_parametric(options.basis[0]):

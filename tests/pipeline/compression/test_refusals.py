@@ -126,7 +126,7 @@ ARGUMENTS = [
     ({"device": "cuda:77"}, "device: got 'cuda:77'"),
     ({"device": "toaster"}, "device: got 'toaster'"),
     ({"bits": 4.0}, "bits: got 4.0"),
-    ({"output": "logits"}, "output: got 'logits' without training and target_mb"),
+    ({"output": "logits"}, "output: got 'logits' for Net, which returns a Tensor.*in it: 0"),
     ({"output": "logits", "epochs": 1}, "output: got 'logits' for Net, which returns a Tensor.*in it: 0"),
     ({"progress": True}, "progress: got True"),
     ({"metric": 91.0}, "metric: got a float"),
