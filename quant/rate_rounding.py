@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from quant.grid import ceiling_exponents, on_grid
 from quant.original_pass import OriginalPass
 from quant.other_weights import other_weights, set_weights
 from quant.rate import (
+    PREDICTION_VALUES,
     FactoredHessian,
     RatePlan,
     columns_hessian,
@@ -35,6 +37,8 @@ from quant.rate import (
 from quant.sensitivity import weights_in_use
 from quant.stepped import SteppedTensor
 
+SAMPLED_VALUES: Final = 2**17
+"""Values of a large layer that are rounded twice: the first time to see how many bits they take with compensation."""
 MAX_CORRECTION: Final = 8.0
 """Largest correction of ``16 log2(c)`` for the prediction errors of earlier layers: half an octave."""
 _QMAX: Final = 127  # largest integer of a layer that does not run
@@ -76,7 +80,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         NumericalError: A Hessian is not positive semi-definite, or values are not finite.
     """
     network = copy_network(model)
-    layers, others = stored_layers(network), coded_weights(model)
+    layers, uncompressed, others = stored_layers(network), stored_layers(model), coded_weights(model)
     set_weights(network, {name: each.dequantize() for name, each in others.items()})
     allocation = _Allocation(plan, bits)
     found: dict[str, SteppedTensor] = {}
@@ -90,8 +94,12 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         if name not in factored:
             factored.clear()
             factored[name] = factor_hessian(columns_hessian(statistics, centered=absorbs))
-        shape = stored_values(layers[name]).shape
-        rounded = round_to_steps(columns[:, :-1], factored[name], allocation.exponents(name), shape)
+        given = stored_values(uncompressed[name]).detach()
+        sample = None
+        if given.numel() > PREDICTION_VALUES and len(columns) == 1:
+            sample = partial(_compensated_share, columns[:, :-1], factored[name], given)
+        exponents = allocation.exponents(name, sample)
+        rounded = round_to_steps(columns[:, :-1], factored[name], exponents, given.shape)
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
@@ -142,16 +150,28 @@ class _Allocation:
         self._spent: dict[str, float] = {}
         self.log_steps: dict[str, Tensor] = {}
 
-    def exponents(self, name: str) -> Tensor:
-        """Return the exponents of a layer's steps: the same at every call."""
+    def exponents(self, name: str, share: Callable[[Tensor], float] | None = None) -> Tensor:
+        """Return the exponents of a layer's steps: the same at every call.
+
+        Args:
+            name: The layer.
+            share: Returns the bits that the layer takes at some exponents, as a share of those predicted; None where
+                they are known only after the rounding.
+        """
         if name not in self.log_steps:
             left = [other for other in self._names if other not in self.log_steps]
             spent, predicted = sum(self._spent.values()), sum(self._predicted.values())
             ratio = spent / predicted if predicted > 0 and spent > 0 else 1.0
             lowest, highest = self._start - MAX_CORRECTION, self._start + MAX_CORRECTION
             within = math.floor(lowest), math.ceil(highest)
-            log_c = self._plan.log_c(left, (self._bits - spent) / ratio, within)
-            log_c = min(max(log_c, lowest), highest)
+
+            def log_c_for(bits: float) -> float:
+                return min(max(self._plan.log_c(left, bits, within), lowest), highest)
+
+            log_c = log_c_for((self._bits - spent) / ratio)
+            if share is not None:
+                own = share(self._plan.measurements[name].exponents(log_c)) / ratio
+                log_c = log_c_for((self._bits - spent) / ratio - (own - 1) * self._plan.bits(name, round(log_c)))
             self._predicted[name] = self._plan.bits(name, round(log_c))
             self.log_steps[name] = self._plan.measurements[name].log_steps(log_c)
         return on_grid(self.log_steps[name])
@@ -159,6 +179,24 @@ class _Allocation:
     def spend(self, name: str, bits: float) -> None:
         """Note the bits that a layer takes."""
         self._spent[name] = bits
+
+
+def _compensated_share(columns: Tensor, hessian: FactoredHessian, given: Tensor, exponents: Tensor) -> float:
+    """Return the bits of rounding with compensation, as a share of those of rounding the given values to nearest.
+
+    Both are taken from the same evenly spaced output channels.
+
+    Args:
+        columns: The refitted values, transposed: (1, F, O).
+        hessian: Of the columns.
+        given: The values before, (O, ...).
+        exponents: Of the steps.
+    """
+    every = -(-given.numel() // SAMPLED_VALUES)
+    nearest = nearest_to_steps(given[::every], exponents)
+    rounded = round_to_steps(columns[..., ::every], hessian, exponents, nearest.integers.shape)
+    expected = entropy_bits(nearest)
+    return entropy_bits(rounded) / expected if expected > 0 else 1.0
 
 
 def _with_constant(columns: Tensor, rounded: SteppedTensor, statistics: GramStatistics, *, absorbs: bool) -> Tensor:
