@@ -160,6 +160,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_setupnodes() -> None:
     """Set the environment of several test processes before they start: numpy reads its variable when imported."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Large pages, and freed memory that is kept: a tenth of the time of a small run.
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**29))
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 its workers wait for the other tests
 
 
