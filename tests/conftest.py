@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,10 @@ from reports.html.drawing import size_drawings
 from reports.plots import write_plots
 from tests.support.blank import blank_plots
 from tests.support.forking import run_child
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
 # A shell ignores SIGINT, and nohup SIGHUP, in what they start, and so would the programs that the tests interrupt.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -181,14 +186,21 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, and give each file to one process.
-
-    Of several processes none gets a long file last. The files of ``TOGETHER`` share one process and its server.
-    """
+    """Begin with the files that take longest: of several processes none gets one of them last."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(next(filter(file.startswith, TOGETHER), file)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling":
+    """Give each file to one process, and the files of ``TOGETHER`` to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return next(filter(file.startswith, TOGETHER), file)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
