@@ -115,7 +115,7 @@ def _run_stages(
         for result in compute(context, baseline, variants(options)):  # approximate, train, quantize, export
             rows += on_main(partial(write_files, context, baseline, result))
             layers += layer_rows(result)
-            kernels = kernels or kernel_figure(baseline, result)
+            kernels = kernels or kernel_figure(baseline, result, options.basis)
             logits |= {each.sha256: each.logits for each in result.quantized.values()}
         rows = verify_artifacts(context, baseline, rows, logits)
         written = on_main(lambda: write_run_report(context, baseline, rows, layers, kernels, started))

@@ -80,6 +80,8 @@ Matrix = Annotated[
     list[Annotated[list[Annotated[float, Field(strict=True)] | None], Field(min_length=1)]], Field(min_length=1)
 ]
 Basis = Literal["cosine", "chebyshev", "fracsrf", "fractional"]
+FAMILIES: Final = ("fracsrf", "fractional")
+"""The choices of a basis that are parametric families, which have no orders."""
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)]
 Scalar = bool | Number | str
 Settings = dict[str, Scalar | None]

@@ -129,8 +129,12 @@ class Slice(Part):
 
     layer: str = Field(description="Name of the filter's layer.")
     original: Matrix = Field(description="Filter as trained.")
-    fits: dict[str, Matrix] = Field(description="Basis -> the filter reconstructed from its series.")
-    orders: Pair = Field(description="Number of terms kept per axis.")
+    fits: dict[str, Matrix] = Field(
+        description="Basis -> the filter reconstructed from its series or parametric family."
+    )
+    orders: Pair | None = Field(
+        description="Number of terms kept per axis of the series; null if all fits are of parametric families."
+    )
 
 
 class Kernels(Slice):

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from tabulate import tabulate
 
-from reports.fields import Settings
+from reports.fields import FAMILIES, Settings
 from reports.html.table import html_table
 from reports.model import DENSE, Layer, Row
 
@@ -56,6 +56,18 @@ def model_name(name: str | None) -> str:
 def basis_name(basis: str) -> str:
     """Return the poster's name of a basis, such as CosConv."""
     return _BASES.get(basis, basis)
+
+
+def fit_name(basis: str, orders: Sequence[int] | None) -> str:
+    """Return the name of a filter's fit: the basis and the terms per axis, or a parametric family, which has none."""
+    if basis in FAMILIES or orders is None:
+        return basis_name(basis)
+    return f"{basis_name(basis)}, order {sides_text(orders)}"
+
+
+def sides_text(sides: Sequence[int]) -> str:
+    """Return sizes of several axes, such as `7×7`."""
+    return "×".join(str(side) for side in sides)
 
 
 def config_name(config: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from markupsafe import Markup
 
 from reports.model import Report, Slice
-from reports.text import basis_name
+from reports.text import fit_name, sides_text
 
 _POSITIVE: Final = (178, 24, 43)
 _NEGATIVE: Final = (33, 102, 172)
@@ -41,11 +41,10 @@ def filters(report: Report) -> list[Filter]:
 def _filter(part: Slice) -> Filter:
     matrices = [part.original, *part.fits.values()]
     limit = max(abs(value) for matrix in matrices for value in _values(matrix)) or 1.0
-    sides = f"{len(part.original)}×{len(part.original[0])}"
+    sides = sides_text((len(part.original), len(part.original[0])))
     pictures = [Picture(f"As trained, {sides} weights", _drawn(part.original, limit))]
     for basis, fit in part.fits.items():
-        order = f"order {part.orders[0]}×{part.orders[1]}"
-        caption = f"{basis_name(basis)}, {order}, error {_error(part.original, fit):.1f} %"
+        caption = f"{fit_name(basis, part.orders)}, error {_error(part.original, fit):.1f} %"
         pictures.append(Picture(caption, _drawn(fit, limit)))
     return Filter(part.layer, pictures)
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from basis.parametric.conv import ParametricConv2d
 from pipeline import load
 from tests.pipeline.artifact import independent_reader
 from tests.support.program import call_program
@@ -45,6 +47,7 @@ def test_a_mix_of_bases_is_compared_in_one_report(here):
     assert "FracSRF Top1" in text
     assert "Fractional Top1" in text
     _check_file(here / "mix" / report["rows"][-1]["artifact"])
+    _check_filters(here / "mix", report["kernels"], ["cosine", "chebyshev", "fracsrf", "fractional"], [3, 3])
 
 
 def _check_file(path):
@@ -61,10 +64,29 @@ def _check_file(path):
     assert verified.returncode == 0, verified.stderr
 
 
+def _check_filters(out, kernels, bases, orders):
+    """Compare the fits of families with the layers of the baseline replaced, whose slice of largest norm is shown."""
+    assert kernels["orders"] == orders
+    assert (out / "plots" / "kernels.png").exists()
+    baseline = dict(load(out / "artifacts" / "baseline.safetensors", allow_import=True).named_modules())
+    slices = [kernels, *kernels["further"]]
+    assert [each["layer"] for each in slices] == ["0.0", "1.0", "2.0"]
+    for each in slices:
+        assert list(each["fits"]) == bases
+        conv = baseline[each["layer"]]
+        trained = conv.weight.detach().flatten(0, 1)
+        place = trained.flatten(1).norm(dim=1).argmax()
+        torch.testing.assert_close(torch.tensor(each["original"]), trained[place])
+        for family in set(bases) & {"fracsrf", "fractional"}:
+            replaced = ParametricConv2d(conv, family).reconstructed().flatten(0, 1)[place]
+            torch.testing.assert_close(torch.tensor(each["fits"][family]), replaced, rtol=1e-3, atol=1e-4)
+
+
 def test_a_family_alone_needs_no_config_and_a_repeated_run_reads_the_store(here):
     given = (*RUN, "fracsrf", "--bits", "3", "--epochs", "0", "--scheme", "minifloat", "--out", "alone")
     assert call_program(here, *given).returncode == 0
     assert rows(here, "alone") == [("fracsrf", "all", 3, "weights", "nearest")]
+    _check_filters(here / "alone", read_report(here / "alone")["kernels"], ["fracsrf"], None)
     again = call_program(here, "--options", "alone/options.yaml", "--out", "again")
     assert again.returncode == 0, again.stderr
     assert rows(here, "again") == rows(here, "alone")

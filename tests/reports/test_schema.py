@@ -6,8 +6,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from basis.parametric.families import FAMILIES
 from pipeline.failure import EXIT_CODES
 from pipeline.options.values import CHOICES
+from reports import fields
 from reports.model import Report
 from tests.support.report_schema import SCHEMA, mistakes
 
@@ -53,6 +55,16 @@ def test_done_and_failed_reports_keep_to_it(done) -> None:
         assert Report.model_validate(content).model_dump() == content
 
 
+def test_filters_of_families_alone_have_no_orders(done) -> None:
+    content = changed(done, ("kernels", "orders"), None)
+    assert mistakes(content) == []
+    assert Report.model_validate(content).model_dump() == content
+
+
+def test_the_bases_without_orders_are_the_families() -> None:
+    assert tuple(FAMILIES) == fields.FAMILIES
+
+
 # Fields that contradict another field; only the schema compares fields.
 CONTRADICTIONS = [
     (("exit_code",), 3),  # without a gate that failed
@@ -79,6 +91,7 @@ CHANGES = [
     (("rows", 0, "new_figure"), 1),
     (("layers", 0, "kernel"), [3]),
     (("kernels", "original"), [[]]),
+    (("kernels", "orders"), [3]),
 ]
 
 

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from reports.html.filters import filters
 from reports.html.page import render_page
 from reports.html.parts import layers, pickers, stacks
 from reports.model import Report
 from tests.reports.html.conftest import COS, HOSTILE
+from tests.support.reports import make_kernels
 
 VOID = {"meta", "link", "br", "img", "input", "path", "rect", "use", "hr"}
 LARGEST = 5_000_000
@@ -137,6 +139,17 @@ def test_bars_of_errors_are_logarithmic(report, row) -> None:
     data.layers[0].fit_error, data.layers[1].fit_error, data.layers[2].fit_error = 0.1, 1e-9, 3.0
     lengths = re.findall(r"--length:([\d.]+)%", layers(data)[0].table)
     assert [float(length) for length in lengths[::3]][:3] == [80.0, 0.0, 100.0]
+
+
+@pytest.mark.parametrize(("series", "orders"), [([COS], [6, 6]), ([], None)])
+def test_the_filters_of_families_have_no_order(report, row, series, orders) -> None:
+    data = report([row(COS, "a", 4, 98.0)])
+    data.kernels = make_kernels([*series, "fracsrf"]).model_copy(update={"orders": orders})
+    captions = [picture.caption for part in filters(data) for picture in part.pictures]
+    assert captions[0] == "As trained, 7×7 weights"
+    assert [caption.partition(", error")[0] for caption in captions[1:-1]] == ["CosConv, order 6×6"][: len(series)]
+    assert re.fullmatch(r"FracSRF, error \d+\.\d %", captions[-1])
+    assert Page(render_page(data)).open == []
 
 
 def test_a_report_with_little_in_it_is_a_page(report, row) -> None:

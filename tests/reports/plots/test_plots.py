@@ -4,6 +4,7 @@ import pytest
 
 from reports.model import Kernels
 from reports.plots import plot_names, write_plots
+from tests.support.reports import make_kernels
 
 COS, CHEB = "cosine", "chebyshev"
 ALL = ["size_top1.png", "kernels.png", "layer_errors.png"]
@@ -42,6 +43,35 @@ def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
     data.kernels = Kernels(layer="conv1", original=[[0.0, 0.0]], fits={}, orders=[1, 2])
     data.layers[0].fit_error, data.layers[0].rounding_error = 0.0, {"5": None, "3": 0.0}
     assert [path.name for path in write_plots(data, tmp_path)] == ALL
+
+
+@pytest.mark.parametrize(
+    ("bases", "orders", "titles", "lines"),
+    [
+        ([COS, CHEB], [6, 6], ["CosConv, order 6×6", "ChebConv, order 6×6"], 1),
+        (["fracsrf", "fractional"], None, ["FracSRF", "Fractional"], 1),
+        ([COS, CHEB, "fractional"], [6, 6], ["CosConv, order 6×6", "ChebConv, order 6×6", "Fractional"], 2),
+        (
+            [COS, CHEB, "fracsrf", "fractional"],
+            [6, 6],
+            ["CosConv, order 6×6", "ChebConv, order 6×6", "FracSRF", "Fractional"],
+            2,
+        ),
+    ],
+)
+def test_a_filter_is_shown_beside_its_series_and_its_families(report, row, bases, orders, titles, lines) -> None:
+    from reports.plots.kernels import kernel_figure
+
+    data = report([row(COS, "a", 4, 90.0)])
+    data.kernels = make_kernels(bases).model_copy(update={"orders": orders})
+    figure = kernel_figure(data)
+    figure.draw_without_rendering()
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title().split("\n")[0] for axis in drawn] == ["Original", *titles]
+    assert all("error" in axis.get_title() for axis in drawn[1:])
+    assert len({round(axis.get_position().y0, 3) for axis in drawn}) == lines
+    boxes = [axis.title.get_window_extent() for axis in drawn]
+    assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[:place])
 
 
 def rings(figure) -> list[float]:
