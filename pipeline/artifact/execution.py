@@ -83,7 +83,8 @@ def with_execution(
         The network. Its outputs equal those of the dense network up to rounding.
 
     Raises:
-        OptionsError: The execution is unknown, or ``auto`` has a sample that the network cannot take.
+        OptionsError: The execution is unknown, or ``auto`` has a sample that the network cannot take, that has no
+            images, or that holds NaN or infinite values.
     """
     check_execution(execution)
     if execution == "dense":
@@ -136,4 +137,20 @@ def _faster(
     finally:
         for hook in hooks:
             hook.remove()
+    _check_values(sample)
     return chosen
+
+
+def _check_values(sample: Tensor) -> None:
+    """Check the values of a sample that the network has taken.
+
+    Raises:
+        OptionsError: It has no images, or values that are not finite.
+    """
+    if not isinstance(sample, Tensor) or (sample.numel() and bool(sample.isfinite().all())):
+        return
+    fault = "holds NaN or infinite values" if sample.numel() else "has no images"
+    raise OptionsError(
+        f"load: the sample, {sample.dtype} {tuple(sample.shape)}, {fault}; allowed: at least one image of finite "
+        "values, (N, C, H, W)"
+    )

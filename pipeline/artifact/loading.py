@@ -51,7 +51,8 @@ def load(
             than its kernel as fixed basis filters and a 1x1 convolution. ``auto`` does so only for convolutions that
             are faster in this form on the sample, measured on this machine. Logits of ``separable`` and ``auto``
             equal those of ``dense`` up to rounding.
-        sample: Images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
+        sample: Finite images for ``auto``, (N, C, H, W), float32; one image of zeros of the file's size by default.
+            Other executions do not read it.
 
     Returns:
         The network in evaluation mode on the CPU, or on the device of ``network``. It returns what the architecture
@@ -60,8 +61,8 @@ def load(
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
         OptionsError: ``path`` is no path; the file names a ``module:callable`` that is not allowed or cannot be
-            imported, or needs a network; ``network`` is no network or cannot take the sample; or the execution is
-            unknown.
+            imported, or needs a network; ``network`` is no network or cannot take the sample; the sample has no
+            images or values that are not finite; or the execution is unknown.
 
     Example:
         >>> load("small.safetensors", network=Net)(images).shape

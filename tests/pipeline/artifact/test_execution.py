@@ -135,3 +135,16 @@ def test_a_sample_that_the_network_cannot_take_is_refused(written, sample, words
     ) as error:
         load(written, network=tiny_network(), execution="auto", sample=sample)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (SAMPLE[:0], r"float32 \(0, 3, 12, 12\), has no images"),
+        (SAMPLE.masked_fill(SAMPLE > 2, torch.nan), r"float32 \(3, 3, 12, 12\), holds NaN or infinite values"),
+        (SAMPLE.masked_fill(SAMPLE > 2, torch.inf), r"float32 \(3, 3, 12, 12\), holds NaN or infinite values"),
+    ],
+)
+def test_a_sample_that_measures_nothing_is_refused(written, sample, words):
+    with pytest.raises(OptionsError, match=rf"^load: the sample, torch\.{words}; allowed: at least one image"):
+        load(written, network=tiny_network(), execution="auto", sample=sample)
