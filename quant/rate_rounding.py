@@ -168,10 +168,11 @@ class _Allocation:
             def log_c_for(bits: float) -> float:
                 return min(max(self._plan.log_c(left, bits, within), lowest), highest)
 
-            log_c = log_c_for((self._bits - spent) / ratio)
+            budget = (self._bits - spent) / ratio
+            log_c = log_c_for(budget)
             if share is not None:
                 own = share(self._plan.measurements[name].exponents(log_c)) / ratio
-                log_c = log_c_for((self._bits - spent) / ratio - (own - 1) * self._plan.bits(name, round(log_c)))
+                log_c = log_c_for(budget - (own - 1) * self._plan.bits(name, round(log_c)))
             self._predicted[name] = self._plan.bits(name, round(log_c))
             self.log_steps[name] = self._plan.measurements[name].log_steps(log_c)
         return on_grid(self.log_steps[name])

@@ -70,14 +70,14 @@ def load(
     """
     check_execution(execution)
     if network is not None:
-        network = _built_alike(network)
+        network = _built_with_warning(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
     shape = (1, identity.channels, *identity.image_size)
     images = torch.zeros(shape, device="cpu") if sample is None else sample
     return with_execution(loaded, record, execution, images)
 
 
-def _built_alike(network: Architecture) -> nn.Module:
+def _built_with_warning(network: Architecture) -> nn.Module:
     """Return a network; warn if the class or function that makes it draws values that the file does not hold."""
     model = built(network)
     # A function may return a network only once.

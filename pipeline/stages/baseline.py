@@ -200,7 +200,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
 
 
 def _warn_of_unstored(context: RunContext, model: nn.Module) -> None:
-    """Warn if a network draws values that its weights do not hold; in a run they follow from seed 0."""
+    """Warn if a network draws values that its weights do not hold; in a run they are those of seed 0."""
     if changing := changing_tensor(model, lambda: _built_network(context, context.options.seed ^ 1)):
         logger.warning(
             "--weights %s: the network %s draws %s when it is built, and no checkpoint holds it, so it may not have "

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.runtime.loggers import LOGGERS
+from tests.support.networks import forget_modules
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600
@@ -58,6 +59,4 @@ def _process_state(folder: Path) -> Iterator[None]:
         root.setLevel(level)
         for logger, its in zip(ours, levels, strict=True):
             logger.setLevel(its)
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
-                del sys.modules[name]
+        forget_modules(folder)
