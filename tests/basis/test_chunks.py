@@ -1,6 +1,7 @@
 """Test that a pass in chunks of images gives the rows, and the fit, of one pass over all images."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,21 @@ def test_rows_come_in_the_order_of_the_images_each_once(count, first, pixels, sh
     expected = torch.arange(count).repeat_interleave(each)[:, None].expand(-1, 2)
     assert torch.equal(found["flat"], expected)
     assert torch.equal(found["grouped"], torch.stack([expected, -expected]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rows_that_are_not_finite_are_collected_like_others(value):
+    images, sizes = correlated(0, count=12), []
+    images[0, 0, 0, 0] = value
+    sampling = SamplingConfig(chunk_pixels=4 * images[0, 0].numel(), min_chunk_share=0)
+
+    def compute(piece, part):
+        sizes.append(len(piece))
+        return {"rows": piece[:, 0, 0]}
+
+    found = in_chunks(images, CalibrationShard.whole(12), compute, sampling)
+    assert sizes == [2, 4, 4, 4]
+    torch.testing.assert_close(found["rows"], images[:, 0, 0], rtol=0, atol=0, equal_nan=True)
 
 
 DIFFERENT = {
