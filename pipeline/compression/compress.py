@@ -288,10 +288,14 @@ def _float_record(model: nn.Module) -> NetworkRecord:
 
 
 def _network_of(found: _Found, original: nn.Module, selection: int | None) -> nn.Module:
-    """Return the compressed network with all its outputs, on the device of the original and in its memory format."""
+    """Return the compressed network with all its outputs, on the device of the original.
+
+    It is in contiguous memory, as a loaded file is: the last bits of outputs depend on the memory format.
+    """
     if found.series is None:
-        return build_network(found.record, materialize(copy_network(original)))
-    network = found.series.to(device_of(original)).to(memory_format=torch.contiguous_format)
-    if selection is not None:
-        del network._forward_hooks[selection]
-    return evaluating(network)
+        network = build_network(found.record, materialize(copy_network(original)))
+    else:
+        network = found.series.to(device_of(original))
+        if selection is not None:
+            del network._forward_hooks[selection]
+    return evaluating(network.to(memory_format=torch.contiguous_format))
