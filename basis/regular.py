@@ -43,6 +43,17 @@ def mark_irregular(module: nn.Module, reason: str) -> None:
     vars(module)[_MARK] = reason
 
 
+def copy_marks(marked: nn.Module, model: nn.Module) -> None:
+    """Give the modules of a network the marks of the modules of its copy.
+
+    Args:
+        marked: The copy.
+        model: The network, changed in place.
+    """
+    for source, module in zip(marked.modules(), model.modules(), strict=True):
+        vars(module).update({mark: vars(source)[mark] for mark in (_MARK, _PLAIN) if mark in vars(source)})
+
+
 def _has_forward_of(own: type[nn.Module], kind: type[nn.Module]) -> bool:
     methods = ("forward", "_conv_forward") if kind is nn.Conv2d else ("forward",)
     return all(getattr(own, method) is getattr(kind, method) for method in methods)

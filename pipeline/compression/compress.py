@@ -215,7 +215,6 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     )
     model = evaluating(plain_copy(original).to(device))
     calibration = given.calibration.to(device, memory_format=torch.channels_last)
-    plan_layers(model, variant.config)  # checks the config before a pass over the images
     examples = calibration[:CHECKED_IMAGES]
     output = check(model, examples, basis=variant.bases[0], trained=trained)
     placed(model, device)

@@ -8,7 +8,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from basis.layers import stored_tensor_name
 from basis.modes import evaluating
-from basis.regular import irregularity, mark_irregular
+from basis.regular import copy_marks
 from pipeline.artifact import Identity
 from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
@@ -106,9 +106,7 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
         trained=trained,
         rebuild=lambda model: rebuilt(model, plain_copy(probe)),
     )
-    for own, other in zip(network.modules(), checked.modules(), strict=True):
-        if (reason := irregularity(other)) is not None:
-            mark_irregular(own, reason)
+    copy_marks(checked, network)
     for hook in list(checked._forward_pre_hooks.values())[hooks:]:
         network.register_forward_pre_hook(hook)
     with torch.no_grad():

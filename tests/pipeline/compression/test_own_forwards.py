@@ -1,0 +1,41 @@
+"""``compress`` of layers whose class has a forward of its own: compressed if it computes what torch's forward does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline import compress, load
+from tests.pipeline.compression.two_convolutions import IMAGES, Net
+
+
+class Own(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return functional.linear(x, self.weight, self.bias)
+
+
+class OwnForwards(Net):
+    """A network without other layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.two = Own(3, 8, 3, padding=1), Own(8, 8, 3, padding=1)
+        self.fc = OwnLinear(8, 4)
+
+
+@pytest.mark.parametrize("options", [{"config": 2, "bits": 4}, {"config": 2}], ids=str)
+def test_a_forward_that_computes_the_same_is_compressed_as_one_of_torchs_class(tmp_path, options):
+    found, plain = compress(OwnForwards(), IMAGES, **options), Net()
+    plain.load_state_dict(OwnForwards().state_dict())
+    wanted = compress(plain, IMAGES, **options)
+    assert [(each.order, each.status) for each in found.layers] == [(each.order, each.status) for each in wanted.layers]
+    assert found.size == pytest.approx(wanted.size, abs=80)  # the name of the class
+    loaded = load(found.save(tmp_path / "a.safetensors"), network=OwnForwards)
+    with torch.no_grad():
+        assert torch.allclose(found.network(IMAGES), wanted.network(IMAGES), atol=1e-6)
+        assert torch.allclose(loaded(IMAGES), found.network(IMAGES), atol=1e-6)
