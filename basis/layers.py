@@ -32,12 +32,18 @@ def stored_tensor_name(module: nn.Module) -> str | None:
 
 
 def stored_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers with a stored tensor by name, in network order; layers that share one appear once."""
+    """Return the layers with a stored tensor by name, in network order; layers that share one appear once.
+
+    Layers without values, such as a classifier of no classes, are left out.
+    """
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
-        if stored_tensor_name(module) is not None and (key := id(master_tensor(module))) not in seen:
-            seen.add(key)
+        if stored_tensor_name(module) is None:
+            continue
+        master = master_tensor(module)
+        if id(master) not in seen and not (isinstance(master, Tensor) and master.numel() == 0):
+            seen.add(id(master))
             found[name] = module
     return found
 
