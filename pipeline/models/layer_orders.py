@@ -126,9 +126,10 @@ def _orders(model: nn.Module, config: Config, model_name: str) -> dict[str, Laye
     if not compressible_convolutions(model):
         name = next(iter(convs), None)
         reason = f" that a series can replace ({name}: {irregularity(convs[name])})" if name is not None else ""
+        dense = "'dense' with another basis" if config.kind == "all" else "'dense'"
         raise OptionsError(
             f"config {config.text!r} compresses nothing, because {model_name} has no spatial convolution{reason}; "
-            "allowed: 'dense', or a network with convolutions larger than 1x1"
+            f"allowed: {dense}, or a network with convolutions larger than 1x1"
         )
     if config.kind == "auto":
         return {

@@ -50,3 +50,9 @@ def test_training_brings_the_outputs_nearer_and_the_result_can_be_rounded_later(
 def test_what_nothing_would_read_is_refused(arguments, words):
     with pytest.raises(OptionsError, match=words):
         compress(seeded(), X, basis="fracsrf", **arguments)
+
+
+def test_a_network_without_filters_needs_another_basis():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(100, 4))
+    with pytest.raises(OptionsError, match=r"no spatial convolution; allowed: 'dense' with another basis"):
+        compress(network, X, basis="fracsrf", bits=4)
