@@ -22,7 +22,7 @@ from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
-from pipeline.stages.target_measurement import ROUNDING_IMAGES
+from pipeline.stages.network import ROUNDING_IMAGES
 from quant.backends import get_backend
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass

@@ -30,7 +30,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.approximate import fit_series
 from pipeline.stages.keys import FINETUNE_LR
-from pipeline.stages.network import CHECKED_IMAGES
+from pipeline.stages.network import CHECKED_IMAGES, ROUNDING_IMAGES
 from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range
@@ -225,7 +225,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     elif options.output is not None:
         logits_of(output, options.output, type(model).__name__)  # refuses it if it is not the only tensor
     if variant.targets:
-        check_gradients(copy_network(model), examples)
+        check_gradients(copy_network(model), examples, min(len(calibration), ROUNDING_IMAGES))
         check_sizes(variant, size_range(series_network(model, variant), identity))
     logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
     trainer = None

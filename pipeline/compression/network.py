@@ -13,7 +13,7 @@ from pipeline.artifact import Identity
 from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
-from pipeline.models.network_check import check_network, outputs_in_modes
+from pipeline.models.network_check import check_network, outputs_in_modes, run_network
 from pipeline.models.outputs import check_rows, images_first, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
@@ -109,8 +109,7 @@ def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> A
     copy_marks(checked, network)
     for hook in list(checked._forward_pre_hooks.values())[hooks:]:
         network.register_forward_pre_hook(hook)
-    with torch.no_grad():
-        return network(images.clone())
+    return run_network(network, images, training=False)
 
 
 def returns_tensor(network: nn.Module, images: Tensor, *, trained: bool) -> bool:

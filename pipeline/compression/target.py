@@ -14,7 +14,7 @@ from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
-from pipeline.stages.target_measurement import ROUNDING_IMAGES
+from pipeline.stages.network import ROUNDING_IMAGES
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary

@@ -24,6 +24,7 @@ from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import TOLERANCE, check_rows, logits_of, same_outputs, select_output
 from pipeline.models.preparation import plain_copy
 from pipeline.runtime.randomness import RandomStream
+from reports.text import quantity
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,8 @@ def run_network(model: nn.Module, images: Tensor, *, training: bool) -> Any:
         elif "does not require grad" in reason:
             advice = "allowed: a network that differentiates inside torch.enable_grad()"
         raise OptionsError(
-            f"the network {type(model).__name__} cannot take {count} images of {height}x{width} pixels with {channels} "
-            f"channels in {mode} mode ({reason}); {advice}"
+            f"the network {type(model).__name__} cannot take {quantity(count, 'image')} of {height}x{width} pixels "
+            f"with {channels} channels in {mode} mode ({reason}); {advice}"
         ) from error
 
 

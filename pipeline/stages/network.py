@@ -29,6 +29,8 @@ from pipeline.training.trial import (
 
 CHECKED_IMAGES: Final = 4
 """Training images on which the network is checked."""
+ROUNDING_IMAGES: Final = 1024
+"""Most calibration images of a target: four times as many brought no Top-1 (docs/results.md)."""
 
 
 def matched_to_network(options: Options, data: Dataset) -> Dataset:
@@ -101,7 +103,7 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         if options.distill and (options.epochs or options.qat_epochs):
             warn_of_mode(copy_network(network).to(accelerator.device), images, labelled=True)
     if measures:
-        check_gradients(model, images)
+        check_gradients(model, images, min(options.calibration_size, len(data.train), ROUNDING_IMAGES))
 
 
 def _trains(options: Options) -> bool:

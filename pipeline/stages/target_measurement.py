@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_inputs, calibration_shard
+from pipeline.stages.network import ROUNDING_IMAGES
 from pipeline.stages.target_sizes import series_network
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
@@ -20,9 +21,6 @@ from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
 
 logger = logging.getLogger(__name__)
-
-ROUNDING_IMAGES: Final = 1024
-"""Most calibration images of a target: four times as many brought no Top-1 (docs/results.md)."""
 
 
 class TargetMeasurement:

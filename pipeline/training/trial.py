@@ -16,6 +16,7 @@ from pipeline.models.layer_check import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.output_values import check_values
+from quant.sensitivity import BATCHES, images_at_once
 
 TRIAL_IMAGES: Final = 2
 _ONE_VALUE: Final = "more than 1 value per channel"
@@ -140,16 +141,21 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def check_gradients(network: nn.Module, images: Tensor) -> None:
+def check_gradients(network: nn.Module, images: Tensor, count: int) -> None:
     """Check that gradients reach the images and every layer that runs. A target needs them to measure the layers.
 
     Args:
         network: A network that is not used afterwards.
         images: float32, (N, C, H, W), on the device of the network.
+        count: Number of images with which the layers are measured.
 
     Raises:
-        OptionsError: They do not, or an output is NaN or +inf.
+        OptionsError: They do not, or an output is NaN or +inf. The measurement has batches of one image, which the
+            network does not take.
     """
+    at_once = min(images_at_once(images), max(1, count // BATCHES))  # as in ``quant.sensitivity.gradient_moments``
+    if at_once == 1 or count % at_once == 1:
+        _refuse_failing_on_one(evaluating(network), images[:1], count)
     given, gradient = images.detach().clone().requires_grad_(), None
     without: list[str] = []
 
@@ -177,6 +183,24 @@ def check_gradients(network: nn.Module, images: Tensor) -> None:
             f"--target-mb: {found}, {cause}, so that its layers cannot be compared; allowed: a forward that records "
             "gradients, or --bits"
         )
+
+
+@torch.no_grad()
+def _refuse_failing_on_one(network: nn.Module, image: Tensor, count: int) -> None:
+    """Check that a network in evaluation mode takes a batch of one image; ``count`` is for the message.
+
+    Raises:
+        OptionsError: It does not.
+    """
+    try:
+        network(image.clone())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # code of users raises anything
+        raise OptionsError(
+            f"--target-mb: the network takes no batch of one image in evaluation mode ({_one_line(error)}), and the "
+            f"measurement of {count} calibration images has such batches; allowed: another number of them, or --bits"
+        ) from error
 
 
 def _gradient(outputs: Tensor, given: Tensor) -> Tensor | None:

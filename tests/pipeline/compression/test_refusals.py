@@ -282,3 +282,11 @@ def test_a_result_is_saved_to_a_path_alone(path, tmp_path, monkeypatch):
     with pytest.raises(OptionsError, match=r"^save: got .*; allowed: a (local )?path"):
         result.save(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"config": 2, "bits": 4}, {"target_mb": 0.0018}], ids=str)
+def test_a_single_image_is_refused_by_a_network_that_takes_none(options):
+    network = seeded()
+    network.head = nn.Sequential(network.head, nn.BatchNorm1d(4, track_running_stats=False))
+    with pytest.raises(OptionsError, match=r"cannot take 1 image of .*more than 1 value per channel"):
+        compress(network, X[:1], **options)

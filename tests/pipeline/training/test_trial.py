@@ -1,5 +1,7 @@
 """The trial step before a run: bf16, batches of one image, and outputs without gradients."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -146,14 +148,22 @@ def test_steps_of_training_must_run_and_have_the_outputs_of_evaluation(kind, wor
 
 def test_a_target_names_the_reason_why_there_is_no_gradient():
     with pytest.raises(OptionsError, match=r"--target-mb: the gradient.*inplace operation.*--bits"):
-        check_gradients(NotTrainable("in place"), IMAGES)
+        check_gradients(NotTrainable("in place"), IMAGES, len(IMAGES))
 
 
 @pytest.mark.parametrize("where", ["everywhere", "in the features"])
 def test_a_target_needs_gradients_down_to_the_images(where):
-    check_gradients(WithoutGradients("nowhere"), IMAGES)
+    check_gradients(WithoutGradients("nowhere"), IMAGES, len(IMAGES))
     with pytest.raises(OptionsError, match=r"--target-mb.*no gradient.*--bits"):
-        check_gradients(WithoutGradients(where), IMAGES)
+        check_gradients(WithoutGradients(where), IMAGES, len(IMAGES))
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1, True), (31, True), (32, False), (33, True), (34, False)])
+def test_a_target_measures_no_single_image_of_a_network_that_takes_none(count, refused):
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4, track_running_stats=False))
+    network(IMAGES)
+    with pytest.raises(OptionsError, match=r"--target-mb.*batch of one image") if refused else nullcontext():
+        check_gradients(network, IMAGES, count)
 
 
 def test_a_target_needs_gradients_of_every_layer_that_runs():
@@ -164,8 +174,8 @@ def test_a_target_needs_gradients_of_every_layer_that_runs():
             return self.head(weights + x.mean((2, 3)).repeat(1, 2)[:, :4])
 
     with pytest.raises(OptionsError, match=r"--target-mb.*'conv'.*no_grad.*--bits"):
-        check_gradients(Branch("nowhere").requires_grad_(False), IMAGES)
-    check_gradients(WithoutGradients("nowhere").requires_grad_(False), IMAGES)
+        check_gradients(Branch("nowhere").requires_grad_(False), IMAGES, len(IMAGES))
+    check_gradients(WithoutGradients("nowhere").requires_grad_(False), IMAGES, len(IMAGES))
 
 
 class Shrinking(nn.Module):
