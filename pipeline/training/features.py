@@ -71,8 +71,8 @@ def _has_memory(output: Tensor) -> bool:
 def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
     """Average over modules the mean squared difference of their outputs, divided by the variance of the teacher's.
 
-    Modules are left out whose outputs are missing in one network or differ in shape. The student trains and the
-    teacher evaluates, so stochastic depth or a crop in training may cause both.
+    Modules are left out whose outputs are missing in one network, differ in shape, or have no values. The student
+    trains and the teacher evaluates, so stochastic depth or a crop in training may cause the first two.
 
     Args:
         student: Module name -> the student's output, of any shape.
@@ -85,8 +85,13 @@ def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -
         Romero et al. 2015, FitNets, arXiv 1412.6550, without the regressor that unequal shapes need.
     """
     shares = [
-        (own.float() - wanted.float()).square().mean() / wanted.float().var().clamp_min(_SMALLEST_VARIANCE)
+        (own.float() - wanted.float()).square().mean() / _scale(wanted.float()).clamp_min(_SMALLEST_VARIANCE)
         for name, wanted in teacher.items()
-        if (own := student.get(name)) is not None and own.shape == wanted.shape
+        if (own := student.get(name)) is not None and own.shape == wanted.shape and wanted.numel()
     ]
     return torch.stack(shares).mean() if shares else torch.zeros(())
+
+
+def _scale(wanted: Tensor) -> Tensor:
+    """Return the variance of outputs; for a single value, which has none, its square."""
+    return wanted.var() if wanted.numel() > 1 else wanted.square().mean()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import nn
 
 from basis.conv import SeriesConv2d
 from pipeline import compress, load
@@ -240,3 +241,10 @@ def test_the_callers_default_device_does_not_matter():
     with torch.device("meta"):
         found = compress(network, X, config="3,2,2", bits=4, epochs=1)
     assert found.content == expected.content
+
+
+def test_a_network_of_one_output_is_trained_on_batches_of_one_image():
+    """The outputs of a batch are a single value, which has no variance."""
+    original = nn.Sequential(seeded(), nn.Linear(4, 1))
+    result = compress(original, images(24), config=2, epochs=1, batch_size=1)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in result.network.parameters())

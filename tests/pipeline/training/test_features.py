@@ -64,3 +64,10 @@ def test_the_loss_is_the_mean_squared_error_in_units_of_the_teachers_variance():
 
 def test_a_constant_feature_does_not_divide_by_zero():
     assert torch.isfinite(feature_loss({"a": torch.ones(3)}, {"a": torch.zeros(3)}))
+
+
+def test_a_single_value_is_compared_with_its_square_and_no_value_is_left_out():
+    own, wanted = {"a": torch.tensor([[3.0]])}, {"a": torch.tensor([[2.0]])}
+    assert float(feature_loss(own, wanted)) == pytest.approx(1 / 4)
+    nothing = {"b": torch.ones(1, 0)}
+    assert float(feature_loss(own | nothing, wanted | nothing)) == pytest.approx(1 / 4)
