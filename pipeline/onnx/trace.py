@@ -124,8 +124,10 @@ def _exporter_silenced() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of the error at the root of the exporter's chain of errors."""
+    """Return the first line of the error at the root of the exporter's chain of errors, or a sentence in its place."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Constraints violated (batch)"):
+        return "its graph depends on the number of images, as where a forward has len(x) in place of x.shape[0]"
     return lines[0] if lines else type(error).__name__

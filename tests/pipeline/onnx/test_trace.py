@@ -80,3 +80,18 @@ def test_a_network_without_onnx_form_is_refused_in_one_sentence(model, capfd):
         trace(model, (12, 12))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", ""), "torch.export prints the graph of a network that it refuses"
+
+
+class Counts(nn.Module):
+    def __init__(self, by_len):
+        super().__init__()
+        self.fc, self.by_len = nn.Linear(48, 4), by_len
+
+    def forward(self, x):
+        return self.fc(x.reshape(len(x) if self.by_len else x.shape[0], -1))
+
+
+def test_a_graph_of_one_number_of_images_is_named():
+    trace(Counts(by_len=False), (4, 4))
+    with pytest.raises(OnnxError, match=r"depends on the number of images.*len\(x\).*x\.shape\[0\]"):
+        trace(Counts(by_len=True), (4, 4))
