@@ -73,12 +73,27 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> T
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
         with TURNS.exclusive(), torch.no_grad(), _exporter_silenced():
-            program = torch.export.export(_Functional(model), (example, tensors), dynamic_shapes=shapes, strict=False)
+            program = _program(_Functional(model), (example, tensors), shapes)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:
         raise OnnxError(f"onnx: the network {type(model).__name__} has no ONNX form: {_first_line(error)}") from error
     assert exported is not None  # without a path the exporter returns the program
     return _assign_names(exported.model_proto, list(tensors))
+
+
+def _program(network: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
+    """Return the graph of a network for any number of images.
+
+    Running the network is the faster way, but takes ``len(x)`` for a constant. Where it fails, Python's bytecode is
+    read, which takes fewer networks otherwise. If both fail, the error is that of the first.
+    """
+    try:
+        return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        try:
+            return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=True)
+        except Exception:
+            raise error from error.__cause__
 
 
 def _assign_names(proto: onnx.ModelProto, names: list[str]) -> TracedNetwork:
@@ -124,10 +139,8 @@ def _exporter_silenced() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of the error at the root of the exporter's chain of errors, or a sentence in its place."""
+    """Return the first line of the error at the root of the exporter's chain of errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Constraints violated (batch)"):
-        return "its graph depends on the number of images, as where a forward has len(x) in place of x.shape[0]"
     return lines[0] if lines else type(error).__name__
