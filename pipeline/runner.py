@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 OPTIONS_FILE: Final = "options.yaml"
 LOCK: Final = ".seriesquant.lock"
+_FOLDERS: Final = ("artifacts", "plots")
+"""The folders that a run makes in its output folder."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _output_folder(context: RunContext) -> Iterator[None]:
             if processes.is_main:
                 _make_output_folder(options.out)
                 held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
-                remove_parts(options.out)
+                for folder in (options.out, *(options.out / name for name in _FOLDERS)):
+                    remove_parts(folder)
                 _refuse_obstacles(options)
         yield
 
@@ -160,7 +163,7 @@ def _refuse_obstacles(options: Options) -> None:
     files += [(folder / name).with_suffix(".onnx") for name in artifacts]
     for path in (path for path in files if path.is_dir()):
         raise OSError(f"the output folder has a folder where a run writes the file {path}; allowed: another --out")
-    for path in (folder / name for name in ("artifacts", "plots")):
+    for path in (folder / name for name in _FOLDERS):
         if path.exists() and not path.is_dir():
             raise OSError(f"the output folder has a file where a run makes the folder {path}; allowed: another --out")
 

@@ -52,11 +52,11 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the unfinished files and folders that killed processes left in a folder and its subfolders.
+    """Remove the unfinished files and folders that killed processes left in a folder.
 
-    No other process may be writing there.
+    No other process may be writing there. Subfolders are not entered: another process may write in them.
     """
-    for part in list(folder.rglob(f".*{PART}")):
+    for part in list(folder.glob(f".*{PART}")):
         if part.is_dir():
             shutil.rmtree(part)
         else:

@@ -69,14 +69,16 @@ def test_links_stay_and_pipes_and_devices_are_written_to(tmp_path) -> None:
 
 
 def test_only_what_a_killed_process_left_is_removed(tmp_path) -> None:
-    """A user's own hidden files in the folder stay."""
-    (tmp_path / "artifacts" / f".reload-a{PART}").mkdir(parents=True)
-    (tmp_path / "artifacts" / f".report.md.1-2{PART}").write_text("half")
-    (tmp_path / "mine" / ".keep.part").mkdir(parents=True)
+    """A user's own hidden files stay, and so do files in subfolders, where another run may be writing."""
+    (tmp_path / f".reload-a{PART}" / "request").mkdir(parents=True)
+    (tmp_path / f".report.md.1-2{PART}").write_text("half")
+    (tmp_path / "another-run").mkdir()
+    (tmp_path / "another-run" / f".report.md.3-4{PART}").write_text("half")
+    (tmp_path / ".keep.part").mkdir()
     (tmp_path / ".movie.part").write_text("mine")
     remove_parts(tmp_path)
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-    assert found == [".movie.part", "artifacts", "mine", "mine/.keep.part"]
+    assert found == [".keep.part", ".movie.part", "another-run", f"another-run/.report.md.3-4{PART}"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:
