@@ -12,6 +12,7 @@ from pipeline.cli.arguments import Action, input_path, output_path, read_argumen
 from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
 from pipeline.failure import EXIT_CODES, EXIT_DATA, EXIT_GATE, EXIT_OPTIONS
+from pipeline.options.values import require_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +86,9 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
     alone, merged = len(places) == 1, first.sources is not None
     if alone and _is_folder_of(folder, places[0]) and not (merged and copy):
         return first
+    require_utf8("--out", folder)
+    for name in (*places, *runs):  # the report holds them
+        require_utf8("RUN", name)
     _check_folder(folder, places, runs)
     if not alone or merged:
         first = merge(runs, first.run.command if alone else _command(places, folder, copy=copy))

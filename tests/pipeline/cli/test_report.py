@@ -1,6 +1,7 @@
 """The command that merges reports, as a user calls it."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def test_what_cannot_be_merged_is_one_sentence(here, words, code, terms):
     assert done.stderr.count("\n") == 1
     assert not (here / "x").exists()
     assert (here / "c" / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words", [["c\udcff", "--out", "x"], ["a", "c\udcff", "--out", "x"], ["a", "--out", "x\udcff"]]
+)
+def test_names_that_are_no_text_are_refused_where_the_report_would_hold_them(here, words):
+    shutil.copytree(here / "c", here / "c\udcff", dirs_exist_ok=True)
+    done = call_program(here, "report", *words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert all(term in done.stderr for term in ("\\udcff", "no text", "allowed", "UTF-8"))
+    assert not (here / words[-1]).exists()
+    assert call_program(here, "report", "c\udcff").returncode == 0
 
 
 def test_a_missed_gate_is_exit_code_3(here):
