@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -77,10 +78,14 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
 
 def _read(path: Path, shown: str) -> Mapping[str, Array]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = _wanted(archive.files)
-            _check_case(archive.files, wanted)
-            return {name: _array(archive, name) if name in wanted else np.empty(0) for name in archive.files}
+        with path.open("rb") as file:
+            if not is_zipfile(file):  # NumPy would take it for a pickle, and advise to load it unsafely
+                raise BadZipFile("it is no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                wanted = _wanted(archive.files)
+                _check_case(archive.files, wanted)
+                return {name: _array(archive, name) if name in wanted else np.empty(0) for name in archive.files}
     except _SpellingError as error:
         raise DataError(
             f"{shown} has the arrays {error}, whose names differ in case alone; allowed: one of them"

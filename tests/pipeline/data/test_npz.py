@@ -54,6 +54,19 @@ def test_the_same_images_in_both_halves_are_named_once(tmp_path):
     assert load_dataset(str(tmp_path / "same.npz"), limit_train=4, limit_test=2).notes == (SAME_IMAGES,)
 
 
+@pytest.mark.parametrize("content", [b"", b"hi", b"\x93NUMPY\x01\x00", "array"])
+def test_a_file_that_is_no_archive_is_no_pickle(tmp_path, content):
+    """NumPy advised to load it unsafely, or the error named a Python protocol."""
+    path = tmp_path / "tiny.npz"
+    if content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz file \(it is no zip archive\): it is damaged"):
+        load_dataset(str(path))
+
+
 def test_case_of_class_names_does_not_matter(tmp_path):
     assert load(tmp_path, Class_Names=np.array(["a", "b", "c"])).class_names == ("a", "b", "c")
 
