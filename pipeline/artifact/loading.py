@@ -170,7 +170,9 @@ def open_artifact(path: Path | str) -> tuple[Header, Contents]:
     if not isinstance(path, str | os.PathLike):
         raise OptionsError(f"artifact: got an object of type {type(path).__name__}; allowed: the path of a file")
     check_local("artifact", parse_argument("artifact", path))
-    if not Path(path).is_file():
+    with naming(path):
+        is_file = Path(path).is_file()
+    if not is_file:
         raise DataError(f"artifact: {path} is not a file; allowed: a file that seriesquant wrote")
     with naming(path), Path(path).open("rb") as file:
         contents = split(file)

@@ -13,7 +13,7 @@ from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset, resized
 from pipeline.data.npz import load_npz
 from pipeline.errors import DataError, OptionsError
-from pipeline.options.paths import check_local, expanded
+from pipeline.options.paths import check_local, expanded, reading
 
 __all__ = ["is_imagenet", "load_dataset"]
 
@@ -63,16 +63,17 @@ def load_dataset(
     if workers < 0:
         raise OptionsError(f"the number of workers must be 0 or more, got {workers}")
     path = expanded(source)
-    if source != "digits" and is_image_folder(path, test_only=test_only):
-        return load_folder(
-            path,
-            limit_train=limit_train,
-            limit_test=limit_test,
-            workers=workers,
-            image_size=image_size,
-            test_only=test_only,
-        )
-    loaded = load_digits() if source == "digits" else _from_path(path, classes, test_only=test_only)
+    with reading(f"the data {readable(path)}"):
+        if source != "digits" and is_image_folder(path, test_only=test_only):
+            return load_folder(
+                path,
+                limit_train=limit_train,
+                limit_test=limit_test,
+                workers=workers,
+                image_size=image_size,
+                test_only=test_only,
+            )
+        loaded = load_digits() if source == "digits" else _from_path(path, classes, test_only=test_only)
     data = _limited(loaded, limit_train, limit_test)
     return data if image_size is None else resized(data, image_size)
 

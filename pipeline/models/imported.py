@@ -66,7 +66,13 @@ def reference(name: str) -> Reference:
     if not is_path:
         return Reference(module, attribute, Path.cwd())
     file = (path if path.suffix == ".py" else path.with_name(f"{path.name}.py")).absolute()
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise OptionsError(
+            f"the model {name!r} could not be imported: {file} cannot be read: {error.strerror}; allowed: {FORMS}"
+        ) from error
+    if not is_file:
         raise OptionsError(f"the model {name!r} could not be imported: there is no file {file}; allowed: {FORMS}")
     words, folder = [file.stem], file.parent
     while (folder / "__init__.py").is_file():

@@ -1,6 +1,8 @@
 """Parse values of options that name files."""
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +64,24 @@ def check_local(flag: str, value: str) -> None:
             f"{flag}: got the address {value}, and nothing is downloaded from addresses; allowed: the path of a local "
             "copy"
         )
+
+
+@contextmanager
+def reading(what: str) -> Generator[None]:
+    """Convert errors of the operating system to a ``DataError``, in a block that only reads an input.
+
+    Args:
+        what: The input, for the message.
+
+    Raises:
+        DataError: The input cannot be read, for example because a folder above it cannot be searched.
+    """
+    try:
+        yield
+    except OSError as error:
+        inner = error.filename is not None and str(error.filename) not in what
+        reason = f"{error.strerror or error}{f': {error.filename}' if inner else ''}"
+        raise DataError(f"{what} cannot be read: {reason}; allowed: a path that this user may read") from error
 
 
 def parse_output_path(flag: str, value: object) -> str:

@@ -1,6 +1,7 @@
 """Reading of reports to be merged: the report.json of a run or of an earlier merge, as one source per run."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def read_report(place: Path) -> Report:
         ReportError: If the report is missing or damaged, or its run failed.
     """
     file = report_file(place)
-    if place.is_file() and place.name != FILE:
-        raise ReportError(f"report: {place} is a file; allowed: the output folder of a finished run, or its {FILE}")
+    with suppress(OSError):  # the file in it cannot be read either, and its error is named
+        if place.is_file() and place.name != FILE:
+            raise ReportError(f"report: {place} is a file; allowed: the output folder of a finished run, or its {FILE}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.models.checkpoint.folders import INDEX, checkpoint_file, shards_of
 from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
+from pipeline.options.paths import reading
 
 ALLOWED: Final = "a .safetensors file, a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt), or an .npz file"
 ARTIFACT_KEY: Final = "seriesquant"
@@ -54,11 +55,13 @@ def existing_checkpoint(path: Path) -> Path:
     """Return the file of a checkpoint: the path itself, or a file in the folder.
 
     Raises:
-        DataError: There is no such file, or it must be converted.
+        DataError: There is no such file, it cannot be read, or it must be converted.
     """
-    path = checkpoint_file(path)
-    if not path.is_file():
-        raise DataError(f"the checkpoint {path} does not exist or is not a file; give {ALLOWED}")
+    with reading(f"the checkpoint {path}"):
+        path = checkpoint_file(path)
+        if not path.is_file():
+            raise DataError(f"the checkpoint {path} does not exist or is not a file; give {ALLOWED}")
+        path.open("rb").close()
     return path
 
 

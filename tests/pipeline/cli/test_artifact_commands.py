@@ -24,6 +24,9 @@ from tests.support.networks import write_module, write_npz
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("0", "1", "2", "3")
+LONG = "n" * 300
+"""A name that the system refuses to look for, as one in a folder that may not be searched."""
+RUN = ("run", "--config", "3,2,2", "--model", "tiny_net:make", "--data", "colours.npz", "--out", "run")
 STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -225,6 +228,12 @@ def test_evaluate_warns_of_other_class_names(here, capsys, caplog):
             2,
             "--device: got 'tpu'; allowed: auto, cpu, cuda, cuda:N, mps",
         ),
+        (["inspect", LONG], 4, LONG),
+        (["report", LONG], 4, LONG),
+        (["evaluate", "4.safetensors", "--data", LONG, "--allow-import"], 4, LONG),
+        ([*RUN, "--data", LONG], 4, LONG),
+        ([*RUN, "--weights", f"{LONG}.pth"], 4, LONG),
+        ([*RUN, "--model", f"./{LONG}.py:make"], 2, LONG),
         (["evaluate", "4.safetensors", "--limit-test", "0"], 2, "must be 1 or more, got 0"),
         (["evaluate", "4.safetensors", "--limit-test", "x"], 2, "invalid value for '--limit-test'"),
     ],
