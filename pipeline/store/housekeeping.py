@@ -6,6 +6,7 @@ import re
 import struct
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -117,6 +118,14 @@ CHECKPOINT: Final = ".checkpoint"
 LOCK: Final = ".lock"
 
 
+def is_stored(path: Path) -> bool:
+    """Return True if a file of the store exists; False also if its folder cannot be searched."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def existing_store(chosen: Path | None = None) -> Path:
     """Return the folder of ``store_folder``. Only the default one may be missing, which the first run makes.
 
@@ -140,6 +149,7 @@ def store_folder(chosen: Path | None = None) -> Path:
     if not named:
         return Path(platformdirs.user_cache_dir("seriesquant", appauthor=False))
     folder = expanded(parse_output_path(source, named))
-    if folder.exists() and not folder.is_dir():
-        raise OptionsError(f"{source}: {folder} is a file; allowed: the folder of a store")
+    with suppress(OSError):  # a folder that cannot be searched is the store's matter
+        if folder.exists() and not folder.is_dir():
+            raise OptionsError(f"{source}: {folder} is a file; allowed: the folder of a store")
     return folder

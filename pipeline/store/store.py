@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from pipeline.runtime.environment import peak_memory_mb
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
-from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT
+from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT, is_stored
 from pipeline.store.locks import locked
 from reports.files import PART, write_atomically
 
@@ -119,9 +119,9 @@ class Store:
         """Return what ``once`` would find: a result, a checkpoint or nothing. No file is read."""
         if self.fresh:
             return "to do"
-        if self._path(stage.key, RESULT).is_file():
+        if is_stored(self._path(stage.key, RESULT)):
             return "stored"
-        return "begun" if self._path(stage.key, CHECKPOINT).is_file() else "to do"
+        return "begun" if is_stored(self._path(stage.key, CHECKPOINT)) else "to do"
 
     def checkpoint(self, stage: StageKey) -> "CheckpointFile":
         """Return the checkpoint of a stage under way; used only inside ``once``, which holds the stage's lock."""
@@ -171,7 +171,7 @@ class Store:
 
         A checkpoint whose lock is held belongs to a process that computes the result once more with ``fresh``.
         """
-        if not self.processes.is_main or not self._path(key, CHECKPOINT).is_file():
+        if not self.processes.is_main or not is_stored(self._path(key, CHECKPOINT)):
             return
         with suppress(Timeout, OSError), FileLock(self._path(key, LOCK), blocking=False):
             self._path(key, CHECKPOINT).unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def store_key(**inputs: object) -> str:
 
 
 def _read_file(path: Path) -> Entry | None:
-    if not path.is_file():
+    if not is_stored(path):
         return None
     try:
         return read_entry(path)

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import BusyError
 from pipeline.store.entry import Entry
+from pipeline.store.housekeeping import store_folder
 from pipeline.store.locks import locked
 from pipeline.store.store import StageKey, StageRecord, Store, store_key
 
@@ -104,9 +105,12 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
     assert other.exists()  # its writer may be at work
 
 
-def test_a_store_that_cannot_be_written_only_warns(tmp_path, caplog):
+@pytest.mark.parametrize("name", ["file/store", "n" * 300])
+def test_a_store_that_cannot_be_written_only_warns(tmp_path, caplog, name):
+    """The long name is refused like a folder that may not be searched, such as another user's home folder."""
     (tmp_path / "file").write_text("")
-    store = Store(tmp_path / "file" / "store")
+    store = Store(store_folder(tmp_path / name))
+    assert store.state(STEP) == "to do"
     assert store.once(STEP, Maker())[0].metadata == {"calls": 1}
     store.checkpoint(STEP).save(Entry())
     assert "cannot be used" in caplog.text
@@ -176,6 +180,18 @@ def test_a_lock_says_who_holds_it_and_ends_with_its_process(tmp_path):
     holder.join(60)
     with locked(tmp_path / "l", "the folder", 5):
         assert str(os.getpid()) in (tmp_path / "l").read_text()
+
+
+def test_a_lock_is_held_on_a_full_disk(tmp_path, monkeypatch):
+    """A run without its output folder's lock would have ended with an error that names no file."""
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    held = locked(tmp_path / "l", "it", 1)
+    with held, pytest.raises(BusyError, match="another process"), locked(tmp_path / "l", "it", 0):
+        pass
 
 
 def test_a_checkpoint_that_a_killed_process_left_beside_its_result_goes(tmp_path):
