@@ -9,6 +9,8 @@ from typing import Final
 
 PART: Final = ".seriesquant-part"
 """Suffix of a file or folder that is being written; no file of a user has it."""
+_KEPT: Final = 50
+"""Characters of a file's name in that of its temporary file: systems limit names to 255 bytes, 4 a character."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
@@ -36,7 +38,7 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         return path
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    temporary = target.with_name(f".{target.name[:_KEPT]}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -45,8 +47,8 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a write to a full disk does not name the file
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # a full disk names no file, and a read-only folder the temporary one
         raise
     return path
 

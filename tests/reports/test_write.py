@@ -81,6 +81,23 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path) -> None:
     assert found == [".keep.part", ".movie.part", "another-run", f"another-run/.report.md.3-4{PART}"]
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "\U0001f600" * 63], ids=["ascii", "wide"])
+def test_a_name_of_the_greatest_length_is_written(tmp_path, name) -> None:
+    """The name of its temporary file was longer."""
+    assert write_atomically(tmp_path / name, "whole").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch) -> None:
+    def refuse(path: Path, _: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "report.md", "new")
+    assert caught.value.filename == str(tmp_path / "report.md")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch) -> None:
     path = write_atomically(tmp_path / "report.md", "old")
 
