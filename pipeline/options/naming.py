@@ -11,7 +11,7 @@ from pipeline.options.orders import ALL, AUTO, default_model, parse_config
 from pipeline.options.values import flag_name
 
 _LONGEST: Final = 100
-"""Characters of a folder's name, well below the 255 of a file system."""
+"""Bytes of a folder's name, well below the 255 of a file system."""
 
 
 def default_out(values: Mapping[str, Any]) -> Path:
@@ -24,9 +24,10 @@ def default_out(values: Mapping[str, Any]) -> Path:
         return Path("runs")
     stem = Path(values["data"]).stem or "data"
     name = re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{'_'.join(values['config'])}")
-    if len(name) > _LONGEST:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        name = f"{name[: _LONGEST - 9]}-{digest}"
+    content = name.encode()
+    if len(content) > _LONGEST:
+        digest = hashlib.sha256(content).hexdigest()[:8]
+        name = f"{content[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
     return Path("runs") / name
 
 

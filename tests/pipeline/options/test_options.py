@@ -62,6 +62,10 @@ def test_a_long_out_is_cut_and_stays_apart() -> None:
     folders = {Options(config=configs).out for configs in grids}
     assert len(folders) == 2
     assert all(len(folder.name) == 100 and folder.name.startswith("convnext_tiny-digits-2x3,") for folder in folders)
+    for letter in ("x", "\u00fc", "\u65e5", "\U00020000"):  # of 1 to 4 bytes: a file system limits names by bytes
+        folder = Options(config="3,2", model="m", data=f"{letter * 80}.npz").out.name
+        assert 80 <= len(folder.encode()) <= 100
+        assert folder.startswith(f"m-{letter * 10}")
 
 
 def test_command_says_only_what_is_not_the_default() -> None:
