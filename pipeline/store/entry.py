@@ -1,6 +1,7 @@
 """The result of a stage: tensors and JSON metadata in one safetensors file."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _METADATA, _STAGE, _SECONDS, _PEAK = "metadata", "stage", "seconds", "peak_memory_mb"
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def to_bytes(entry: Entry, stage: str) -> bytes:
         _PEAK: f"{entry.peak_memory_mb:.1f}",
         _METADATA: json.dumps(entry.metadata),
     }
+    metadata[_CHECKSUM] = _checksum(entry.tensors, metadata)
     return safetensors.torch.save(dict(entry.tensors), metadata)
 
 
@@ -89,6 +92,18 @@ def read_entry(path: Path) -> Entry:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stated = metadata.pop(_CHECKSUM)
+        if stated != _checksum(tensors, metadata):
+            raise ValueError(f"no stored result: the checksum is not {stated}")
         return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]), float(metadata[_PEAK]))
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"no stored result: {error}") from None
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the CRC-32 of an entry's texts, and of the names, types, shapes and bytes of its tensors."""
+    crc = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode(), crc)
+        crc = zlib.crc32(tensor.detach().flatten().view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
