@@ -92,9 +92,9 @@ def read_entry(path: Path) -> Entry:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stated = metadata.pop(_CHECKSUM)
-        if stated != _checksum(tensors, metadata):
-            raise ValueError(f"no stored result: the checksum is not {stated}")
+        stated = metadata.pop(_CHECKSUM, "missing, as in files of earlier versions")
+        if stated != (found := _checksum(tensors, metadata)):
+            raise ValueError(f"no stored result: its checksum is {stated}, and that of its content {found}")
         return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]), float(metadata[_PEAK]))
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"no stored result: {error}") from None
@@ -105,5 +105,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     crc = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode(), crc)
-        crc = zlib.crc32(tensor.detach().flatten().view(torch.uint8).numpy().data, crc)
+        crc = zlib.crc32(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
