@@ -124,7 +124,7 @@ def gradient_moments(
         for name, module in modules.items():
             hooks.callback(module.register_forward_hook(hook(name)).remove)
         values = hooks.enter_context(_with_gradients(modules))
-        at_once = min(images_at_once(images), max(1, len(images) // BATCHES))
+        at_once = images_in_a_draw(images, len(images))
         for start in range(0, len(images), at_once):
             constants.clear()
             output_squares.clear()
@@ -191,6 +191,11 @@ def _with_gradients(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tens
 def images_at_once(images: Tensor) -> int:
     """Return the number of images, (N, C, H, W), of one backward pass."""
     return max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // images[0, 0].numel()))
+
+
+def images_in_a_draw(images: Tensor, count: int) -> int:
+    """Return the number of images in one backward pass of ``gradient_moments``, for ``count`` images of this size."""
+    return min(images_at_once(images), max(1, count // BATCHES))
 
 
 def weights_in_use(model: nn.Module, names: Sequence[str], images: Tensor) -> set[str]:

@@ -16,7 +16,7 @@ from pipeline.models.layer_check import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.output_values import check_values
-from quant.sensitivity import BATCHES, images_at_once
+from quant.sensitivity import images_in_a_draw
 
 TRIAL_IMAGES: Final = 2
 _ONE_VALUE: Final = "more than 1 value per channel"
@@ -153,7 +153,7 @@ def check_gradients(network: nn.Module, images: Tensor, count: int) -> None:
         OptionsError: They do not, or an output is NaN or +inf. The measurement has batches of one image, which the
             network does not take.
     """
-    at_once = min(images_at_once(images), max(1, count // BATCHES))  # as in ``quant.sensitivity.gradient_moments``
+    at_once = images_in_a_draw(images, count)
     if at_once == 1 or count % at_once == 1:
         _refuse_failing_on_one(evaluating(network), images[:1], count)
     given, gradient = images.detach().clone().requires_grad_(), None
