@@ -22,12 +22,11 @@ from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
-from pipeline.stages.network import ROUNDING_IMAGES
 from quant.backends import get_backend
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import RatePlan
-from quant.rate_rounding import round_network
+from quant.rate_rounding import ROUNDING_IMAGES, round_network
 
 BITS_PER_VALUE = 1.5
 

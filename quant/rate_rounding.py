@@ -37,6 +37,8 @@ from quant.rate import (
 from quant.sensitivity import weights_in_use
 from quant.stepped import SteppedTensor
 
+ROUNDING_IMAGES: Final = 1024
+"""Most calibration images of a target: four times as many brought no Top-1 (docs/results.md)."""
 SAMPLED_VALUES: Final = 2**17
 """Values of a large layer that are rounded twice: the first time to see how many bits they take with compensation."""
 MAX_CORRECTION: Final = 8.0

@@ -30,7 +30,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.turns import TURNS, YieldingProgress
 from pipeline.stages.approximate import fit_series
 from pipeline.stages.keys import FINETUNE_LR
-from pipeline.stages.network import CHECKED_IMAGES, ROUNDING_IMAGES
+from pipeline.stages.network import CHECKED_IMAGES
 from pipeline.stages.quantize import rounded_network
 from pipeline.stages.target import TARGET_LR
 from pipeline.stages.target_sizes import check_sizes, series_network, size_range
@@ -38,6 +38,7 @@ from pipeline.training.schedule import suited_schedule
 from pipeline.training.trial import check_gradients
 from quant.backends import get_backend
 from quant.network import quantize_network
+from quant.rate_rounding import ROUNDING_IMAGES
 from quant.schemes import get_format
 
 

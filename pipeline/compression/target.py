@@ -14,13 +14,13 @@ from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
-from pipeline.stages.network import ROUNDING_IMAGES
 from pipeline.stages.target_search import Compressed, SizeSearch
 from pipeline.stages.target_sizes import series_network
 from pipeline.stages.train import TrainingSummary
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
+from quant.rate_rounding import ROUNDING_IMAGES
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)

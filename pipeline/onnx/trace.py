@@ -84,8 +84,8 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> T
 def _program(network: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
     """Return the graph of a network for any number of images.
 
-    Running the network is the faster way, but takes ``len(x)`` for a constant. Where it fails, Python's bytecode is
-    read, which takes fewer networks otherwise. If both fail, the error is that of the first.
+    The network is run with a symbolic number of images. This fails where ``len(x)`` makes it a constant. TorchDynamo
+    then reads the network's bytecode, in which the number stays symbolic. If that fails too, the first error is raised.
     """
     try:
         return torch.export.export(network, inputs, dynamic_shapes=shapes, strict=False)

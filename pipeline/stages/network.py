@@ -26,11 +26,10 @@ from pipeline.training.trial import (
     check_trainable,
     settle_precision,
 )
+from quant.rate_rounding import ROUNDING_IMAGES
 
 CHECKED_IMAGES: Final = 4
 """Training images on which the network is checked."""
-ROUNDING_IMAGES: Final = 1024
-"""Most calibration images of a target: four times as many brought no Top-1 (docs/results.md)."""
 
 
 def matched_to_network(options: Options, data: Dataset) -> Dataset:

@@ -92,9 +92,10 @@ def read_entry(path: Path) -> Entry:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stated = metadata.pop(_CHECKSUM, "missing, as in files of earlier versions")
-        if stated != (found := _checksum(tensors, metadata)):
-            raise ValueError(f"no stored result: its checksum is {stated}, and that of its content {found}")
+        if _CHECKSUM not in metadata:
+            raise ValueError("no stored result: it has no checksum, like files of earlier versions")
+        if metadata.pop(_CHECKSUM) != _checksum(tensors, metadata):
+            raise ValueError("no stored result: its checksum is not that of its content")
         return Entry(tensors, json.loads(metadata[_METADATA]), float(metadata[_SECONDS]), float(metadata[_PEAK]))
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"no stored result: {error}") from None

@@ -124,17 +124,28 @@ def _check_backward(network: nn.Module, images: Tensor, output: Any, allowed: st
     """
     if not isinstance(output, Tensor):
         return
+    refusal = (
+        "--epochs: the gradients of two steps of training cannot be computed ({}); allowed: a network that PyTorch can "
+        f"differentiate in every step, or {allowed}"
+    )
+    with _refusing(refusal), RandomStream(0, images.device).drawn_from(), torch.enable_grad():
+        output.float().sum().backward()
+        network(images.clone()).float().sum().backward()
+
+
+@contextlib.contextmanager
+def _refusing(refusal: str) -> Iterator[None]:
+    """Convert any error to an ``OptionsError``: the code of users raises anything. Missing memory is no such error.
+
+    Args:
+        refusal: The message, with ``{}`` in the place of the error.
+    """
     try:
-        with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
-            output.float().sum().backward()
-            network(images.clone()).float().sum().backward()
+        yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # code of users raises anything
-        raise OptionsError(
-            f"--epochs: the gradients of two steps of training cannot be computed ({_one_line(error)}); allowed: a "
-            f"network that PyTorch can differentiate in every step, or {allowed}"
-        ) from error
+    except Exception as error:
+        raise OptionsError(refusal.format(_one_line(error))) from error
 
 
 def _one_line(error: Exception) -> str:
@@ -155,7 +166,12 @@ def check_gradients(network: nn.Module, images: Tensor, count: int) -> None:
     """
     at_once = images_in_a_draw(images, count)
     if at_once == 1 or count % at_once == 1:
-        _refuse_failing_on_one(evaluating(network), images[:1], count)
+        refusal = (
+            "--target-mb: the network takes no batch of one image in evaluation mode ({}), and the measurement of "
+            f"{count} calibration images has such batches; allowed: another number of them, or --bits"
+        )
+        with _refusing(refusal), torch.no_grad():
+            evaluating(network)(images[:1].clone())
     given, gradient = images.detach().clone().requires_grad_(), None
     without: list[str] = []
 
@@ -183,24 +199,6 @@ def check_gradients(network: nn.Module, images: Tensor, count: int) -> None:
             f"--target-mb: {found}, {cause}, so that its layers cannot be compared; allowed: a forward that records "
             "gradients, or --bits"
         )
-
-
-@torch.no_grad()
-def _refuse_failing_on_one(network: nn.Module, image: Tensor, count: int) -> None:
-    """Check that a network in evaluation mode takes a batch of one image; ``count`` is for the message.
-
-    Raises:
-        OptionsError: It does not.
-    """
-    try:
-        network(image.clone())
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # code of users raises anything
-        raise OptionsError(
-            f"--target-mb: the network takes no batch of one image in evaluation mode ({_one_line(error)}), and the "
-            f"measurement of {count} calibration images has such batches; allowed: another number of them, or --bits"
-        ) from error
 
 
 def _gradient(outputs: Tensor, given: Tensor) -> Tensor | None:
@@ -261,7 +259,7 @@ def _failure(network: nn.Module, images: Tensor, device: torch.device, *, bf16: 
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _one_line(error)
     finally:
         network.zero_grad(set_to_none=True)
     return ""

@@ -38,4 +38,5 @@ def test_a_forward_that_computes_the_same_is_compressed_as_one_of_torchs_class(t
     loaded = load(found.save(tmp_path / "a.safetensors"), network=OwnForwards)
     with torch.no_grad():
         assert torch.allclose(found.network(IMAGES), wanted.network(IMAGES), atol=1e-6)
-        assert torch.allclose(loaded(IMAGES), found.network(IMAGES), atol=1e-6)
+        difference = (loaded(IMAGES) - found.network(IMAGES)).abs().max()
+    assert difference <= (0.0 if "bits" in options else 1e-6)  # the file of a series holds its filters
