@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -51,12 +51,31 @@ class Choice:
             tables.write_repeat(bits, self.rank)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Histogram:
-    """Distinct integers of a group, int64, ascending, and how often each occurs."""
+    """Distinct integers of a group, and how often each occurs.
+
+    It remembers what it has computed, because plans with and without classes ask for the same.
+
+    Attributes:
+        values: int64, ascending.
+        counts: int64, of the same length.
+    """
 
     values: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
+    _bits: dict[Table, float] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The tables that fit the group."""
+        return _tables_for(self)
+
+    def bits(self, table: Table) -> float:
+        """Return the bits of the symbols and escapes of the group under a table; infinite for another constant."""
+        if table not in self._bits:
+            self._bits[table] = _data_bits(table, self)
+        return self._bits[table]
 
 
 def choose_tables(histograms: Sequence[Histogram]) -> list[Choice]:
@@ -64,14 +83,14 @@ def choose_tables(histograms: Sequence[Histogram]) -> list[Choice]:
 
     In a second round, the groups that shared a table may use one that is fitted to all of them.
     """
-    offers = [_tables_for(histogram) for histogram in histograms]
+    offers = [histogram.tables for histogram in histograms]
     first = _choose(histograms, offers)
     sharing: dict[Table, list[int]] = {}
     for place, choice in enumerate(first):
         sharing.setdefault(choice.table, []).append(place)
     for places in sharing.values():
         if len(places) > 1:
-            common = _tables_for(_union([histograms[place] for place in places]))
+            common = _union([histograms[place] for place in places]).tables
             for place in places:
                 offers[place] = offers[place] + common
     second = _choose(histograms, offers)
@@ -81,9 +100,9 @@ def choose_tables(histograms: Sequence[Histogram]) -> list[Choice]:
 def _choose(histograms: Sequence[Histogram], offers: list[list[Table]]) -> list[Choice]:
     chosen, recent = [], tables.Recent()
     for histogram, offered in zip(histograms, offers, strict=True):
-        options = [Choice(t, t.description_bits() + _data_bits(t, histogram)) for t in offered]
+        options = [Choice(t, t.description_bits() + histogram.bits(t)) for t in offered]
         for rank, table in enumerate(recent.tables):
-            options.append(Choice(table, tables.repeat_bits() + _data_bits(table, histogram), rank))
+            options.append(Choice(table, tables.repeat_bits() + histogram.bits(table), rank))
         chosen.append(min(options, key=lambda choice: choice.bits))
         recent.use(chosen[-1].table)
     return chosen
@@ -163,7 +182,6 @@ def _magnitude_costs() -> npt.NDArray[np.float64]:
 
 
 def _data_bits(table: Table, histogram: Histogram) -> float:
-    """Return the bits of the symbols and escapes of a group under a table; infinite for another constant."""
     values, counts = histogram.values, histogram.counts
     if table.kind == CONSTANT and (len(values) > 1 or (len(values) == 1 and values[0] != table.low)):
         return float("inf")

@@ -35,6 +35,8 @@ TOTAL: Final = 1 << PRECISION
 ROWS_LOG: Final = 16
 """log2 of the most symbols of a lane: it bounds the time of decoding, which takes one step for a row of all lanes."""
 _LOW: Final = 1 << 16
+_FEW_LANES: Final = 32
+"""Most lanes that are encoded symbol by symbol: up to there a row of numpy's takes longer than its symbols."""
 
 Words = npt.NDArray[np.uint16]
 States = npt.NDArray[np.uint32]
@@ -62,6 +64,23 @@ def encode(frequencies: Integers, sums: Integers, lanes: int) -> Coded:
         sums: c of each symbol, uint32, (symbols,).
         lanes: N.
     """
+    return (_encode_by_symbol if lanes <= _FEW_LANES else _encode_by_row)(frequencies, sums, lanes)
+
+
+def _encode_by_symbol(frequencies: Integers, sums: Integers, lanes: int) -> Coded:
+    states, words = [_LOW] * lanes, []
+    lane = len(frequencies) % lanes
+    for f, c in zip(reversed(frequencies.tolist()), reversed(sums.tolist()), strict=True):
+        lane = (lane or lanes) - 1
+        x = states[lane]
+        if x >> (32 - PRECISION) >= f:
+            words.append(x & 0xFFFF)
+            x >>= 16
+        states[lane] = ((x // f) << PRECISION) + x % f + c
+    return Coded(np.array(states, np.uint32), np.array(words[::-1], np.uint16))
+
+
+def _encode_by_row(frequencies: Integers, sums: Integers, lanes: int) -> Coded:
     states, rows = np.full(lanes, _LOW, np.uint32), []
     for start in range((len(frequencies) - 1) // lanes * lanes, -1, -lanes) if len(frequencies) else ():
         f, c = frequencies[start : start + lanes], sums[start : start + lanes]
