@@ -29,12 +29,19 @@ def read(argv: list[str], program: str) -> Action | None:
 def _execute(options: Options, *, dry_run: bool) -> int:
     if not dry_run:
         with FailureReporter(options).watching():
-            # The imports take seconds, in which a signal may arrive. No network of a user's own needs torchvision.
-            import_libraries("pipeline.runner", *(() if ":" in options.model else ("torchvision.models",)))
+            _import_for(options.model)  # this takes seconds, in which a signal may arrive
     from pipeline.runtime.processes import exit_barrier  # only now: it imports torch
 
     with exit_barrier():
         return _plan(options) if dry_run else _run(options)
+
+
+def _import_for(model: str) -> None:
+    import_libraries("pipeline.runner")
+    from pipeline.models.cifar_resnet import BUILDERS
+
+    if ":" not in model and model not in BUILDERS:
+        import_libraries("torchvision.models")
 
 
 def _plan(options: Options) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError, OptionsError
+from pipeline.models import cifar_resnet
 
 # Both networks were trained on inputs scaled to -1..1, and torchvision's weights expect `transform_input`, which turns
 # ImageNet's normalization into that scale. It has no parameters, so it is always set: then the name alone rebuilds it.
@@ -32,8 +33,8 @@ def names() -> tuple[str, ...]:
 
 
 def includes(name: str) -> bool:
-    """Return True if torchvision has a classification network `name`; no other name has a colon."""
-    return ":" not in name and name in names()
+    """Return True if `name` is a classification network of torchvision, which is imported only if it may be one."""
+    return ":" not in name and name not in cifar_resnet.BUILDERS and name in names()
 
 
 def build(name: str, classes: int) -> nn.Module:

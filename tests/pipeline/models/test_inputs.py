@@ -61,6 +61,14 @@ def test_torchvision_publishes_the_normalization_of_its_weights():
     assert published_statistics(model, "efficientnet_v2_l", "my.pth") == ((0.5,) * 3, (0.5,) * 3)
 
 
+def test_networks_of_this_project_do_not_import_torchvision(monkeypatch):
+    def imported():
+        raise AssertionError
+
+    monkeypatch.setattr("pipeline.models.torchvision_models.names", imported)
+    assert published_statistics(build_model("resnet20", 10), "resnet20", "none") is None
+
+
 class Config:
     mean, std = (0.1,), (0.2,)
 
