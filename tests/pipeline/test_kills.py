@@ -16,7 +16,7 @@ from tests.support.attempts import begin
 from tests.support.networks import SOURCE, write_npz
 
 ROOT = Path(__file__).parents[2]
-KILLS, KILLS_BY_TIME = 20, 3
+KILLS, KILLS_BY_TIME = 12, 3
 BATCH = 16
 # A network that stops in the middle of its 4th training step, once, if there is a file named `pause`. The steps of the
 # checks before have fewer images.
@@ -117,14 +117,18 @@ def counted(folder, expected):
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(folder, expected, counted):
     """The moments are writes to the disk, between which nothing changes that a later run could find.
 
-    The first half of them is enough: a run that goes on has less to write, so that its last ones are among them.
+    There is one in each part of the first half of the writes. It is enough: a run that goes on has less to write, so
+    that its last ones are among them.
     """
     moments, (writes, _) = random.Random(0), counted
-    kills, attempt = 0, 0
-    while kills < KILLS:
-        code = finish(fork(folder, attempt, last=moments.randint(1, writes // 2)))
+    part = writes / 2 / KILLS
+    lasts = [moments.randint(round(part * number) + 1, round(part * (number + 1))) for number in range(KILLS)]
+    moments.shuffle(lasts)
+    attempt = 0
+    while lasts:
+        code = finish(fork(folder, attempt, last=lasts[-1]))
         if code == -signal.SIGKILL:
-            kills += 1
+            lasts.pop()
             continue
         assert code == 0, (folder / f"log{attempt}").read_text()
         check(folder, attempt, expected)

@@ -120,12 +120,14 @@ def test_the_worked_example_of_the_documents_runs(here, monkeypatch, capsys) -> 
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     program, count = re.subn(r"limit_train=\d+", "limit_train=16, limit_test=16", "\n".join(blocks))
     assert count == 2
-    program = program.replace('Options(config="3,3,2,2",', 'Options(config="3,3,2,2", model="resnet20",')
-    assert program.count('model="resnet20"') > 2
+    program = program.replace('config="3,3,2,2"', 'config="3,2,2", model="tiny_net:make"')
+    program = program.replace('model="resnet20"', 'model="tiny_net:make"')
+    program = program.replace('["artifact"])', '["artifact"], allow_import=True)')
+    assert (program.count('model="tiny_net:make"'), program.count("allow_import")) == (3, 1)
     monkeypatch.setenv("SERIESQUANT_CACHE", str(here / "cache"))
     exec(program, {"__name__": "__main__"})
     out, _ = capsys.readouterr()
-    assert re.search(r"^cosine 3,3,2,2 at 4 bits: Top-1 \d+\.\d\d, \d\.\d{3} MB$", out, re.MULTILINE)
+    assert re.search(r"^cosine 3,2,2 at 4 bits: Top-1 \d+\.\d\d, \d\.\d{3} MB$", out, re.MULTILINE)
     assert "failed: DataError" in out
 
 
