@@ -94,7 +94,7 @@ def test_a_closed_pipe_is_quiet(finished, name):
 def test_a_log_that_nobody_reads_does_not_end_a_run(finished):
     read, write = os.pipe()
     os.close(read)
-    done = start(finished, *SMALL, "--fresh", "--out", "unread", stderr=write)
+    done = start(finished, *SMALL, "--out", "unread", stderr=write)
     os.close(write)
     assert done.returncode == 0
     assert json.loads((finished / "unread" / "report.json").read_text())["status"] == "done"
