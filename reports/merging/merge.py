@@ -9,6 +9,7 @@ from typing import Any
 
 from reports.gate import judge
 from reports.merging.baselines import baseline_difference, merged_baseline
+from reports.merging.kernels import merged_kernels
 from reports.merging.reading import Source
 from reports.merging.rows import differing, is_ambiguous, merged_layers, merged_rows
 from reports.model import SCHEMA_VERSION, Gate, Report
@@ -50,7 +51,7 @@ def merge(runs: Mapping[str, Source], command: str) -> Report:
         rows=rows,
         layers=layers,
         gate=gate,
-        kernels=next((source.kernels for source in runs.values() if source.kernels), None),
+        kernels=merged_kernels(source.kernels for source in runs.values()),
         sources=[
             ReportSource(name=name, settings=settings[name], run=each.run, baseline=each.baseline, gate=each.gate)
             for name, each in runs.items()
