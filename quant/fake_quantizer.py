@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from basis.errors import CompressionError
+from basis.layers import stored_tensor_name, stored_values
 from quant.formats import QuantizedTensor, check_scale, check_weight, per_channel
 from quant.grid import nearest_on_grid
 from quant.schemes import StoredTensor
@@ -103,3 +107,27 @@ class ScaledFakeQuantizer(FakeQuantizer):
         # The quotient is within a few float32 roundings of an integer of at most 127, so rounding recovers it exactly.
         integers = (values / per_channel(scale, values.ndim)).round().to(torch.int8)
         return QuantizedTensor(integers, scale, self.format)
+
+
+def attach(model: nn.Module, quantizers: Mapping[int, FakeQuantizer]) -> None:
+    """Parametrize the stored tensors of a network by fake quantizers, in place; layers that share one share both.
+
+    Args:
+        model: The network.
+        quantizers: ``id`` of a stored tensor -> its fake quantizer; layers with other tensors stay as they are.
+    """
+    for module in list(model.modules()):
+        tensor_name = stored_tensor_name(module)
+        quantizer = None if tensor_name is None else quantizers.get(id(stored_values(module)))
+        if tensor_name is not None and quantizer is not None:
+            parametrize.register_parametrization(module, tensor_name, quantizer)
+
+
+def attached(module: nn.Module) -> tuple[FakeQuantizer, nn.Parameter] | None:
+    """Return the fake quantizer of a layer's stored tensor and the float parameter that it rounds; None without one."""
+    tensor_name = str(stored_tensor_name(module))
+    if not parametrize.is_parametrized(module, tensor_name):
+        return None
+    chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
+    quantizer = cast(parametrize.ParametrizationList, chain)[-1]
+    return (quantizer, cast(nn.Parameter, chain.original)) if isinstance(quantizer, FakeQuantizer) else None

@@ -1,14 +1,12 @@
 """Quantize a whole network: select its tensors, round them, and attach fake quantizers."""
 
 from collections.abc import Mapping
-from typing import cast
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from basis.layers import stored_layers, stored_tensor_name, stored_values
+from basis.layers import stored_layers, stored_values
 from quant.backends import Backend
-from quant.fake_quantizer import FakeQuantizer
+from quant.fake_quantizer import FakeQuantizer, attach, attached
 from quant.formats import term_factors
 from quant.nearest import quantize_nearest
 from quant.other_weights import other_weights, set_weights
@@ -36,7 +34,7 @@ def quantize_network(
     """
     found: Mapping[str, StoredTensor] = rounded or {}
     layers = {
-        name: found[name] if name in found else _stored(module, str(stored_tensor_name(module)), format, backend)
+        name: found[name] if name in found else _stored(module, format, backend)
         for name, module in stored_layers(model).items()
     }
     return layers | nearest_weights(model, format, backend)
@@ -47,13 +45,12 @@ def nearest_weights(model: nn.Module, format: Format, backend: Backend) -> dict[
     return {name: backend.quantize(weight.detach(), format) for name, weight in other_weights(model).items()}
 
 
-def _stored(module: nn.Module, tensor_name: str, format: Format, backend: Backend) -> StoredTensor:
-    if parametrize.is_parametrized(module, tensor_name):
-        chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
-        quantizer = cast(parametrize.ParametrizationList, chain)[-1]
-        if isinstance(quantizer, FakeQuantizer):
-            return quantizer.quantized(cast(Tensor, chain.original))
-    return quantize_nearest(module, format, backend)
+def _stored(module: nn.Module, format: Format, backend: Backend) -> StoredTensor:
+    trained = attached(module)
+    if trained is None:
+        return quantize_nearest(module, format, backend)
+    quantizer, weight = trained
+    return quantizer.quantized(weight)
 
 
 def attach_fake_quantizers(
@@ -73,18 +70,13 @@ def attach_fake_quantizers(
         The network.
     """
     set_weights(model, {name: each.dequantize() for name, each in nearest_weights(model, format, backend).items()})
-    layers = stored_layers(model)
     quantizers: dict[int, FakeQuantizer] = {}
-    for name, module in layers.items():
+    for name, module in stored_layers(model).items():
         weight, start = stored_values(module), (rounded or {}).get(name)
         if start is not None:
             weight.data.copy_(start.dequantize())
         quantizers[id(weight)] = _fake_quantizer(weight, format, backend, start)
-    for module in list(model.modules()):  # layers that share a weight share its quantizer
-        tensor_name = stored_tensor_name(module)
-        if tensor_name is not None:
-            quantizer = quantizers[id(stored_values(module))]
-            parametrize.register_parametrization(module, tensor_name, quantizer)
+    attach(model, quantizers)
     return model
 
 

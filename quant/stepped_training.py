@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from basis.layers import stored_layers, stored_tensor_name, stored_values
-from quant.fake_quantizer import FakeQuantizer
+from basis.layers import stored_layers, stored_values
+from quant.fake_quantizer import FakeQuantizer, attach, attached
 from quant.formats import check_weight
 from quant.grid import grid_values
 from quant.rate import entropy_bits
@@ -175,11 +174,7 @@ def attach_stepped_quantizers(
         quantizers[id(values)] = quantizer
         with torch.no_grad():
             values.copy_(quantizer.logits(before))
-    for module in list(model.modules()):  # layers that share a weight share its quantizer
-        tensor_name = stored_tensor_name(module)
-        shared = None if tensor_name is None else quantizers.get(id(stored_values(module)))
-        if tensor_name is not None and shared is not None:
-            parametrize.register_parametrization(module, tensor_name, shared)
+    attach(model, quantizers)
     return model
 
 
@@ -256,10 +251,7 @@ def _control_steps(steps: int) -> int:
 def _quantizers(model: nn.Module) -> dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]]:
     found: dict[str, tuple[nn.Parameter, SteppedFakeQuantizer]] = {}
     for name, module in stored_layers(model).items():
-        tensor_name = str(stored_tensor_name(module))
-        if parametrize.is_parametrized(module, tensor_name):
-            chain = cast(nn.ModuleDict, module.parametrizations)[tensor_name]
-            quantizer = cast(parametrize.ParametrizationList, chain)[-1]
-            if isinstance(quantizer, SteppedFakeQuantizer):
-                found[name] = cast(nn.Parameter, chain.original), quantizer
+        quantizer, logits = attached(module) or (None, None)
+        if isinstance(quantizer, SteppedFakeQuantizer) and logits is not None:
+            found[name] = logits, quantizer
     return found

@@ -136,3 +136,11 @@ def test_shares_of_the_images_round_as_all_of_them(count):
         for name, values in rounded.layers.items():
             assert torch.equal(values.integers, found[0].layers[name].integers)
             assert torch.equal(values.scale, found[0].layers[name].scale)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_qat_leaves_a_layer_without_values_alone():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 0))
+    attach_fake_quantizers(model, IntFormat(4), get_backend("brevitas"))
+    assert list(quantize_network(model, IntFormat(4), get_backend("brevitas"))) == ["0"]
+    assert model(torch.zeros(2, 3, 3, 3)).shape == (2, 0)
