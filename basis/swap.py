@@ -1,6 +1,6 @@
 """Replace a network's convolutions by series convolutions, and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import nn
 
@@ -38,25 +38,53 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
     """
     if not plan:
         raise CompressionError("swap: the plan names no layer; allowed: at least one convolution larger than 1x1")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if missing := [name for name in plan if name not in modules]:
-        raise CompressionError(f"swap: the network has no layer {missing[0]!r}; allowed: {_some_names(model)}")
     names: dict[nn.Conv2d, str] = {}
-    for name, order in plan.items():
-        first = names.setdefault(require_compressible(modules[name], name), name)
-        if plan[first] != order:
+    for name, conv in named_convolutions(model, plan).items():
+        first = names.setdefault(conv, name)
+        if plan[first] != plan[name]:
             raise CompressionError(
-                f"swap: layers {first!r} and {name!r} are one module but get the orders {plan[first]} and {order}; "
-                "allowed: one order for a shared layer"
+                f"swap: layers {first!r} and {name!r} are one module but get the orders {plan[first]} and "
+                f"{plan[name]}; allowed: one order for a shared layer"
             )
-    return replace_modules(model, {conv: _series(conv, name, basis, plan[name]) for conv, name in names.items()})
+    return replace_convolutions(model, names, lambda conv, name: SeriesConv2d(conv, basis, plan[name]))
 
 
-def _series(conv: nn.Conv2d, name: str, basis: str, order: Size2d) -> SeriesConv2d:
-    try:
-        return SeriesConv2d(conv, basis, order)
-    except CompressionError as error:
-        raise type(error)(f"swap: layer {name!r}: {error}") from error  # a numerical failure remains one
+def named_convolutions(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Conv2d]:
+    """Return the convolutions of some names, as in ``named_modules``, also under a second name of a shared one.
+
+    Raises:
+        CompressionError: A layer does not exist or is no spatial convolution.
+    """
+    modules, wanted = dict(model.named_modules(remove_duplicate=False)), list(names)
+    if missing := [name for name in wanted if name not in modules]:
+        raise CompressionError(f"swap: the network has no layer {missing[0]!r}; allowed: {_some_names(model)}")
+    return {name: require_compressible(modules[name], name) for name in wanted}
+
+
+def replace_convolutions(
+    model: nn.Module, names: Mapping[nn.Conv2d, str], replacement: Callable[[nn.Conv2d, str], nn.Module]
+) -> nn.Module:
+    """Replace convolutions of a network, in place, under every name.
+
+    Args:
+        model: The network.
+        names: Convolution -> its name.
+        replacement: Maps (convolution, name) to the module in its place.
+
+    Returns:
+        The network, or its own replacement.
+
+    Raises:
+        CompressionError: A replacement cannot be made; the message names the layer, and the class is that of the cause.
+            Nothing is replaced then.
+    """
+    made: dict[nn.Module, nn.Module] = {}
+    for conv, name in names.items():
+        try:
+            made[conv] = replacement(conv, name)
+        except CompressionError as error:
+            raise type(error)(f"swap: layer {name!r}: {error}") from error
+    return replace_modules(model, made)
 
 
 def materialize(model: nn.Module) -> nn.Module:

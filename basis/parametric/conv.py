@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from basis.computed import ComputedConv2d, in_layout_of
-from basis.conv import require_compressible
 from basis.errors import CompressionError
 from basis.least_squares import Size2d
 from basis.parametric.evaluation import kernels, kernels_and_jacobian, reconstruct
 from basis.parametric.families import FAMILIES
 from basis.parametric.fitting import fit_parameters
-from basis.swap import replace_modules
+from basis.swap import named_convolutions, replace_convolutions
 
 
 class ParametricConv2d(ComputedConv2d):
@@ -89,13 +88,11 @@ def swap_parametric(model: nn.Module, names: Sequence[str], family: str) -> nn.M
         The network.
 
     Raises:
-        CompressionError: A layer does not exist or is no spatial convolution, or there is none. Nothing is replaced
-            then.
-        NumericalError: A weight is not finite.
+        CompressionError: A layer does not exist or is no spatial convolution, there is none, or the family is unknown.
+            Nothing is replaced then.
+        NumericalError: A weight is not finite; the message names its layer.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if not names or (missing := [name for name in names if name not in modules]):
-        got = f"the network has no layer {missing[0]!r}" if names else "no layer is named"
-        raise CompressionError(f"swap: {got}; allowed: names of convolutions larger than 1x1")
-    convs = {require_compressible(modules[name], name): name for name in names}
-    return replace_modules(model, {conv: ParametricConv2d(conv, family) for conv in convs})
+    if not names:
+        raise CompressionError("swap: no layer is named; allowed: names of convolutions larger than 1x1")
+    convolutions = {conv: name for name, conv in named_convolutions(model, names).items()}
+    return replace_convolutions(model, convolutions, lambda conv, name: ParametricConv2d(conv, family))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from basis.activations import fit_activations, output_errors
-from basis.errors import CompressionError
+from basis.errors import CompressionError, NumericalError
 from basis.layers import hessian_layers, is_regular, stored_layers
 from basis.parametric.conv import ParametricConv2d, swap_parametric
 from basis.parametric.families import FAMILIES
@@ -76,6 +76,15 @@ def test_layers_that_cannot_be_replaced(names, message):
     model = tiny_network()
     with pytest.raises(CompressionError, match=message):
         swap_parametric(model, names, "fracsrf")
+    assert not any(isinstance(module, ParametricConv2d) for module in model.modules())
+
+
+def test_a_weight_that_is_not_finite_is_named_and_nothing_is_replaced():
+    model = tiny_network()
+    with torch.no_grad():
+        model[1][0].weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NumericalError, match=r"layer '1\.0'.*finite"):
+        swap_parametric(model, SPATIAL, "fracsrf")
     assert not any(isinstance(module, ParametricConv2d) for module in model.modules())
 
 
