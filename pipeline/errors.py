@@ -25,3 +25,8 @@ class BusyError(CompressionError):
 
 class OnnxError(CompressionError):
     """A network that cannot be exported to ONNX, or whose file onnxruntime refuses."""
+
+
+def described(error: BaseException) -> str:
+    """Return the class and the message of an error in one line, as a reason in the message of another error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

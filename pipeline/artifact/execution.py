@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basis.separable import SeparableConv2d
 from basis.swap import replace_modules
 from pipeline.artifact.record import NetworkRecord
-from pipeline.errors import OptionsError
+from pipeline.errors import OptionsError, described
 
 EXECUTIONS: Final = ("dense", "separable", "auto")
 ROUNDS: Final = 7
@@ -129,7 +129,7 @@ def _faster(
         raise
     except Exception as error:  # code of users raises anything
         got = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else f"a {type(sample).__name__}"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         raise OptionsError(
             f"load: the network {type(network).__name__} cannot take the sample, {got} ({reason}); allowed: a sample "
             "of images as the network takes them, (N, C, H, W), float32, on its device"

@@ -17,7 +17,7 @@ from pipeline.artifact.container import Contents, split
 from pipeline.artifact.execution import check_execution, with_execution
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes, exact_record
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import DataError, OptionsError, described
 from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
 from pipeline.models.registry import build_model, build_plain, builder_of
 from pipeline.models.unstored import changing_tensor
@@ -109,7 +109,7 @@ def built(network: Architecture) -> nn.Module:
     try:
         model: object = network()
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         raise OptionsError(
             f"load: calling network={name} raised {reason}; allowed: one that needs no argument"
         ) from error

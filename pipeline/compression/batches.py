@@ -12,7 +12,7 @@ from torch import Tensor
 
 from basis.errors import CompressionError
 from pipeline.compression.checks import check_dense
-from pipeline.errors import DataError
+from pipeline.errors import DataError, described
 from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _described() -> Generator[None]:
     except CompressionError:
         raise
     except Exception as error:  # a caller's code raises anything, and a loader cannot stack images that are no arrays
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         raise DataError(f"images: got a source that cannot be read ({reason}); allowed: {ALLOWED}") from error
 
 

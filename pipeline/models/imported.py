@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from pipeline.errors import OptionsError
+from pipeline.errors import OptionsError, described
 from pipeline.options.paths import expanded, is_address
 from pipeline.runtime.packages import hidden_for, user_modules
 from pipeline.runtime.user_code import restored_settings
@@ -103,7 +103,7 @@ def import_model(name: str, classes: int) -> nn.Module:
             model = build(**arguments)
         except (Exception, SystemExit) as error:  # a script parses its arguments, for example
             raise OptionsError(
-                f"the model {name!r} could not be built: calling it raised {_describe(error)}"
+                f"the model {name!r} could not be built: calling it raised {described(error)}"
             ) from error
     if not isinstance(model, nn.Module):
         raise OptionsError(
@@ -155,7 +155,7 @@ def _find(name: str, place: Reference) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         hint = f"; allowed: {FORMS}" if place.module.endswith(".py") else ""
         raise OptionsError(
-            f"the model {name!r} could not be imported from the current folder: {_describe(error)}{hint}"
+            f"the model {name!r} could not be imported from the current folder: {described(error)}{hint}"
         ) from error
     if isinstance(found, nn.Module) or not callable(found):
         raise OptionsError(
@@ -198,7 +198,3 @@ def _accepts_classes(build: Callable[..., Any]) -> bool:
     by_keyword = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
     named = "num_classes" in parameters and parameters["num_classes"].kind in by_keyword
     return named or any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

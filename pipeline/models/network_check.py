@@ -16,7 +16,7 @@ from basis.errors import CompressionError
 from basis.modes import evaluating, evaluation_mode
 from basis.modes import training as training_mode
 from basis.regular import mark_irregular
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import DataError, OptionsError, described
 from pipeline.models import registration
 from pipeline.models.caches import refuse_kept_results
 from pipeline.models.layer_check import mark_layers
@@ -133,7 +133,7 @@ def run_network(model: nn.Module, images: Tensor, *, training: bool) -> Any:
             raise
         count, channels, height, width = images.shape
         mode = "training" if training else "evaluation"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         advice = "choose another model or data of another size"
         others = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
         if others:
@@ -209,7 +209,7 @@ def _describing_copies(name: str) -> Generator[None]:
     except CompressionError:
         raise
     except Exception as error:  # code of users raises anything
-        raise _copy_error(name, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise _copy_error(name, described(error)) from error
 
 
 def _copy_error(name: str, reason: str) -> OptionsError:

@@ -16,7 +16,7 @@ from basis.copying import copy_network, has_graph
 from basis.modes import evaluation_mode
 from basis.regular import has_own_forward
 from basis.swap import replace_modules
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import DataError, OptionsError, described
 
 _WRAPPERS: Final = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 # Classes of the forward pre-hooks with which the old functions of torch.nn.utils compute a weight.
@@ -228,9 +228,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
         duplicate = copy_network(model)
     except Exception as error:  # objects of users raise anything
         raise OptionsError(
-            f"the network {type(model).__name__} cannot be copied ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}); allowed: a network that copy.deepcopy copies, without locks, files and "
-            "generators in its attributes"
+            f"the network {type(model).__name__} cannot be copied ({described(error)}); allowed: a network that "
+            "copy.deepcopy copies, without locks, files and generators in its attributes"
         ) from error
     own = {id(part) for part in (*model.modules(), *model.parameters())}
     for path, part in (*duplicate.named_modules(), *duplicate.named_parameters()):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.modes import evaluation_mode
-from pipeline.errors import DataError, OptionsError
+from pipeline.errors import DataError, OptionsError, described
 from pipeline.models import cifar_resnet, timm_models, torchvision_models
 from pipeline.models.imported import import_model
 from pipeline.models.preparation import (
@@ -148,7 +148,7 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], c
     except Exception as error:
         if not _is_about_shapes(error):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = described(error)
         raise OptionsError(
             f"the network {type(model).__name__} cannot take images of {height}x{width} pixels "
             f"with {channels} channels ({reason}); allowed: the architecture that the file was written for"

@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 
 from torch import nn
 
-from pipeline.errors import OptionsError
+from pipeline.errors import OptionsError, described
 
 PREFIX: Final = "timm:"
 
@@ -27,8 +27,8 @@ def build(name: str, classes: int) -> nn.Module:
         return cast(nn.Module, timm.create_model(short, pretrained=False, num_classes=classes))
     except Exception as error:  # networks of timm raise anything
         raise OptionsError(
-            f"--model: timm could not build {short!r} with {classes} classes ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}); allowed: a classification network"
+            f"--model: timm could not build {short!r} with {classes} classes ({described(error)}); allowed: a "
+            "classification network"
         ) from error
 
 

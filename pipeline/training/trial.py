@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from basis.layers import stored_layers, stored_values
 from basis.modes import evaluating, training
 from basis.regular import irregularity
-from pipeline.errors import OptionsError
+from pipeline.errors import OptionsError, described
 from pipeline.models.layer_check import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
@@ -97,7 +97,7 @@ def check_trainable(network: nn.Module, images: Tensor, allowed: str) -> None:
         raise
     except RuntimeError as error:
         raise OptionsError(
-            f"--epochs: the network fails in training mode on maps in channels_last memory ({_one_line(error)}); "
+            f"--epochs: the network fails in training mode on maps in channels_last memory ({described(error)}); "
             f"allowed: reshape or flatten in place of view, or {allowed}"
         ) from error
     if isinstance(output, Tensor) and not output.requires_grad:
@@ -145,11 +145,7 @@ def _refusing(refusal: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise OptionsError(refusal.format(_one_line(error))) from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionsError(refusal.format(described(error))) from error
 
 
 def check_gradients(network: nn.Module, images: Tensor, count: int) -> None:
@@ -219,7 +215,7 @@ def _gradient(outputs: Tensor, given: Tensor) -> Tensor | None:
                 "--bits"
             ) from error
         raise OptionsError(
-            f"--target-mb: the gradient of the network's outputs cannot be computed ({_one_line(error)}), so that its "
+            f"--target-mb: the gradient of the network's outputs cannot be computed ({described(error)}), so that its "
             "layers cannot be compared; allowed: a network that torch.autograd.grad can differentiate, or --bits"
         ) from error
 
@@ -259,7 +255,7 @@ def _failure(network: nn.Module, images: Tensor, device: torch.device, *, bf16: 
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        return _one_line(error)
+        return described(error)
     finally:
         network.zero_grad(set_to_none=True)
     return ""
