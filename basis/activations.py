@@ -25,6 +25,12 @@ from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from basis.swap import with_regular_layers
 
+Norm = nn.BatchNorm2d | None
+Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
+"""Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
+KEPT_VALUES: Final = 2**25
+"""Values of a layer's sampled rows that are kept for the addition that reads its output; more are gathered again."""
+
 
 @torch.no_grad()
 def fit_activations(
@@ -96,15 +102,6 @@ def output_errors(
     model, seeds = with_regular_layers(model), layer_seeds(names, seed)
     targets = original_outputs(original, seeds, images, shard, sampling, additions=False)
     return LayerwiseFit(model, targets, seeds, shard, sampling, ridge=None).run(images)
-
-
-Norm = nn.BatchNorm2d | None
-Constrain: TypeAlias = Callable[[str, GramStatistics, Tensor, bool], Tensor]
-"""Maps (layer name, Gram statistics, wanted columns, True if a bias or a mean absorbs a constant) to stored columns."""
-
-
-KEPT_VALUES: Final = 2**25
-"""Values of a layer's sampled rows that are kept for the addition that reads its output; more are gathered again."""
 
 
 class _FittedLayer(NamedTuple):

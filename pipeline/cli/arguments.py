@@ -21,6 +21,8 @@ SUMMARY = f"""Compress a trained CNN by series approximation and quantization, a
 Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits.
 
 Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}."""
+FILE_ALLOWED = "one FILE, and the flags that --help shows"
+FLAGS_ALLOWED = "flags with one value each, lists written with commas"
 _METAVARS = {"config": "ORDERS", "out": "FOLDER", "image_size": "H[,W]"} | dict.fromkeys(
     ("bits", "target_mb", "dense_bits", "basis", "track", "mean", "std"), "LIST"
 )
@@ -189,9 +191,6 @@ def output_path(flag: str, value: str | None) -> Path | None:
     return None if value is None else expanded(parse_output_path(flag, value))
 
 
-FILE_ALLOWED = "one FILE, and the flags that --help shows"
-
-
 def check_device(device: str) -> str:
     """Return a valid device name unchanged.
 
@@ -202,9 +201,6 @@ def check_device(device: str) -> str:
         return parse_device(device)
     except ValueError:
         raise OptionsError(f"--device: got {device!r}; allowed: auto, cpu, cuda, cuda:N, mps") from None
-
-
-FLAGS_ALLOWED = "flags with one value each, lists written with commas"
 
 
 def read_arguments(

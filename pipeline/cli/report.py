@@ -89,13 +89,13 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
     require_utf8("--out", folder)
     for name in (*places, *runs):  # the report holds them
         require_utf8("RUN", name)
-    _check_folder(folder, places, runs)
+    _check_folder(folder, runs)
     if not alone or merged:
         first = merge(runs, first.run.command if alone else _command(places, folder, copy=copy))
     return relocated(first, runs, Copied(folder) if copy else Linked(folder), folder)
 
 
-def _check_folder(folder: Path, places: list[Path], runs: "Mapping[str, Source]") -> None:
+def _check_folder(folder: Path, runs: "Mapping[str, Source]") -> None:
     """Refuse to overwrite the report of a run, which could not be restored, unless a copy of it is merged again.
 
     Raises:

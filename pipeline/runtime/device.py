@@ -16,7 +16,7 @@ from pipeline.errors import OptionsError
 from pipeline.runtime.launcher import Launch, launched
 from pipeline.runtime.processes import Processes
 
-__all__ = ["Accelerator", "make_accelerator", "prepare", "processes_of", "quiet_backward", "release"]
+Network = TypeVar("Network", bound=nn.Module)
 
 # Ranks wait this long for work that one rank does alone, such as writing and reloading the files of a long run. A rank
 # that ended is noticed at once: its connections close, and the launcher ends the other ranks.
@@ -174,9 +174,6 @@ def _gains_from_bf16(on_cpu: bool) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def contiguous_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -18,9 +18,9 @@ ACTIVATION_BYTES: Final = 1_500_000_000
 """Most bytes of activations of the calibration images, which pass through a network at once."""
 LIBRARY_BYTES: Final = 1_400_000_000
 """Memory of the libraries, 0.9 GB, of batches of input patches (``batch_values``), and between blocks in use."""
-_COPIES, _COPIES_OF_WIDTH = 12, 5
 # Copies of the weights in float32, in a run and for each width: fitted to the peaks of AlexNet (57 million parameters)
 # and of a network of 28 million, 2026-11-28.
+_COPIES, _COPIES_OF_WIDTH = 12, 5
 _TRAINED: Final = 2  # batch normalization of 1x1 feature maps needs more than one image
 
 

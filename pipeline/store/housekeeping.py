@@ -18,9 +18,15 @@ from pipeline.errors import OptionsError
 from pipeline.options.paths import expanded, parse_output_path
 from reports.files import PART
 
-_LENGTH = struct.Struct("<Q")
-_LONGEST_HEADER = 100_000_000
-_KEY = re.compile(r"[0-9a-f]{32}")
+VARIABLE: Final = "SERIESQUANT_CACHE"
+"""Environment variable that names the folder of the store."""
+RESULT: Final = ".safetensors"
+CHECKPOINT: Final = ".checkpoint"
+LOCK: Final = ".lock"
+_LENGTH: Final = struct.Struct("<Q")
+_LONGEST_HEADER: Final = 100_000_000
+"""Bytes of the longest header that safetensors reads."""
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,6 @@ def _stage(path: Path) -> str:
             return str(json.loads(file.read(length))["__metadata__"]["stage"])
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return "unreadable"
-
-
-VARIABLE: Final = "SERIESQUANT_CACHE"
-RESULT: Final = ".safetensors"
-CHECKPOINT: Final = ".checkpoint"
-LOCK: Final = ".lock"
 
 
 def is_stored(path: Path) -> bool:
