@@ -1,7 +1,7 @@
 """Recognize layers that run on some of the images alone, as experts behind a gate.
 
-The original and the compressed network may send other images through such a layer. Rows of its outputs are then not of
-the same images, so that it can neither be fitted to them nor rounded by them.
+The original and the compressed network may send different images through such a layer. The rows of its outputs then
+belong to different images, so the layer can be neither fitted nor rounded by them.
 """
 
 import logging
@@ -19,7 +19,7 @@ from basis.shard import CalibrationShard
 
 logger = logging.getLogger(__name__)
 
-_WORDS: Final = (
+_WARNING: Final = (
     "the layer %s runs on some of the calibration images alone, as an expert behind a gate: it is not fitted to its "
     "outputs, and its values are rounded to nearest"
 )
@@ -35,21 +35,22 @@ def routed_layers(network: nn.Module, rows: Mapping[str, int], images: Tensor, c
         images: Images, (N, C, H, W), of which two are enough, on its device.
         count: Number of images of the pass.
     """
-    partial, few = [name for name, length in rows.items() if length % count or not length], dict[str, int]()
-    if not partial:
+    uneven = [name for name, length in rows.items() if length % count or not length]
+    if not uneven:
         return set()
+    rows_of_two: dict[str, int] = {}
     with ExitStack() as hooks:
-        for name in partial:
+        for name in uneven:
 
             def on_input(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                few.setdefault(name, len(inputs[0]))
+                rows_of_two.setdefault(name, len(inputs[0]))
 
             hooks.callback(network.get_submodule(name).register_forward_pre_hook(on_input).remove)
         hooks.enter_context(evaluation_mode(network))
         network(images[:2])
     # A layer may run on a constant, or on pairs of images.
-    alike = {name for name in partial if few.get(name) in (rows[name], rows[name] * len(images[:2]) / count)}
-    return {name for name in partial if name not in alike or not rows[name]}
+    expected = {name: (rows[name], rows[name] * len(images[:2]) / count) for name in uneven}
+    return {name for name in uneven if not rows[name] or rows_of_two.get(name) not in expected[name]}
 
 
 def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationShard) -> list[str]:
@@ -57,12 +58,17 @@ def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationS
 
     Args:
         names: All layers, the same on every rank.
-        here: Those of this rank.
+        here: The layers of this rank.
         shard: Calibration shard of this rank.
     """
     names = list(names)
     counts = shard.reduce(torch.tensor([*(float(name in here) for name in names), 1.0]))
     return [name for name, count in zip(names, counts, strict=False) if count == counts[-1]]
+
+
+def holds_on_all_ranks(condition: bool, shard: CalibrationShard) -> bool:
+    """Return True if a condition holds on every rank."""
+    return bool(on_all_ranks([""], [""] if condition else [], shard))
 
 
 def samples_of(
@@ -83,9 +89,9 @@ def samples_of(
     """
     chosen = samples(conv, x, seed=seed, shard=shard, sampling=sampling) if len(x) else []
     alike = sum(sample.rows for sample in chosen) == rows
-    return chosen if on_all_ranks([""], [""] if alike else [], shard) else []
+    return chosen if holds_on_all_ranks(alike, shard) else []
 
 
 def warn_of_routing(name: str) -> None:
     """Warn that a layer does not run on all images."""
-    logger.warning(_WORDS, name)
+    logger.warning(_WARNING, name)

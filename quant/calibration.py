@@ -16,7 +16,7 @@ from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, layer_operator, stored_layers, stored_values
 from basis.modes import evaluating, without_autocast
 from basis.patches import MAX_FEATURES
-from basis.routing import on_all_ranks, samples_of, warn_of_routing
+from basis.routing import holds_on_all_ranks, samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
 from quant.backends import Backend
@@ -128,7 +128,7 @@ def _hessian(
     """Compute the Hessian of a layer; None if its inputs are not of the images of the targets, on any rank."""
     if not isinstance(module, nn.Conv2d):
         alike = x[..., 0].numel() == len(targets)
-        return linear_hessian(x, targets, shard) if on_all_ranks([""], [""] if alike else [], shard) else None
+        return linear_hessian(x, targets, shard) if holds_on_all_ranks(alike, shard) else None
     chosen = samples_of(targets.shape[1], module, x, seed=seed, shard=shard, sampling=sampling)
     return conv_hessian(module, x, chosen, targets, layer_operator(module), shard) if chosen else None
 
