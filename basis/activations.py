@@ -71,7 +71,7 @@ def fit_activations(
         Layer name -> relative output error ``||Y - Y'|| / ||Y||`` from the original's output Y, for layers that ran.
 
     Raises:
-        NumericalError: An input or output of a layer is not finite.
+        NumericalError: An input or output of a layer is not finite, or a Gram matrix cannot be factored.
 
     Example:
         >>> fit_activations(swap_convolutions(copy.deepcopy(net), plan, "cosine"), net, images)
@@ -137,7 +137,7 @@ class LayerwiseFit:
 
     Args:
         model: The network; changed in place if there is a ridge.
-        targets: Outputs of the original network; used up by the pass.
+        targets: Outputs of the original network. The pass removes each output that it has used.
         seeds: Layer name -> seed of its sampled positions.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples.
@@ -214,7 +214,10 @@ class LayerwiseFit:
             self._last[name] = _FittedLayer(conv, norm, x, version(x), chosen, kept, statistics, start, columns, stored)
 
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Watch for the addition of the layer's output. Watched tensors stay in memory, so others are not watched."""
+        """Watch the output of the layer that was just fitted, if its addition is to be corrected.
+
+        A watched output stays in memory.
+        """
         if name in self._last:
             self._additions.watch(name, output)
 

@@ -1,4 +1,4 @@
-"""The base of convolutions that store other values than their filters and compute the filters from them."""
+"""The base class of convolutions that compute their filters from other stored values."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -74,7 +74,7 @@ class ComputedConv2d(nn.Conv2d, ABC):
 
 
 def in_layout_of(source: Tensor, values: Tensor) -> Tensor:
-    """Return the values in the memory format of the source: converting at every step would cost time."""
+    """Return the values in the memory format of the source, so that no training step has to convert them."""
     return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
 
 
@@ -83,6 +83,6 @@ def _copy(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments of an equal convolution, on the meta device because its tensors are replaced."""
+    """Return the arguments of an equal convolution without a bias, on the meta device: its tensors are set later."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {name: getattr(conv, name) for name in names} | {"bias": False, "device": "meta"}

@@ -95,7 +95,7 @@ def by_sample(rows: Tensor, chosen: list[Sample]) -> tuple[Tensor, ...]:
 def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Tensor | None = None) -> Iterator[Tensor]:
     """Gather a convolution's input patches at sampled positions, one batch at a time.
 
-    Uses the padding, padding mode, stride and dilation of the convolution.
+    The padding, padding mode, stride and dilation are the convolution's.
 
     Args:
         conv: The convolution.

@@ -1,4 +1,4 @@
-"""Report the progress of work on the layers of a network, without a parameter in every function in between."""
+"""Report the progress of work on the layers of a network through a context variable instead of parameters."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

@@ -14,8 +14,12 @@ STEPS: Final = 8
 """Steps after the grid. For ``fractional``, the relative error of ResNet-20 is 0.4931 after 8 and 0.4916 after 20."""
 _SLICES_AT_ONCE: Final = 4096
 _GRID_SLICES: Final = 1024
-_FIRST_DAMPING, _LESS, _MORE = 1e-2, 0.2, 5.0
-_TINY: Final = 1e-30
+"""Slices that are compared with the whole grid at once, which limits the memory."""
+_FIRST_DAMPING: Final = 1e-2
+"""Damping of the first step, as a share of the diagonal of ``J^T J``."""
+_LESS, _MORE = 0.2, 5.0
+"""Factors of a slice's damping after an accepted step, and after a rejected one."""
+_TINY: Final = 1e-30  # keeps a kernel of norm 0 from a division by zero
 
 
 def fit_parameters(weight: Tensor, family: str) -> Tensor:

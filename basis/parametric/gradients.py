@@ -24,8 +24,9 @@ def filter_space_gradients(model: nn.Module) -> Iterator[None]:
     The gradient ``J^T g`` of a slice's stored values becomes ``(1 + d) (J^T J + d D)^-1 J^T g``. ``J`` are the
     derivatives of the slice's kernel, ``g`` is the gradient of the kernel, ``D`` is the diagonal of ``J^T J`` as a mean
     over the layer, and ``d = DAMPING``. A step then moves the kernel by the projection of ``g`` on the kernels that the
-    parameters reach, as for the orthonormal coefficients of a series. A plain step would move amplitude, orders, centre
-    and width by amounts of their units. Without damping, the parameters of a slice of small amplitude would jump.
+    parameters reach, as for the orthonormal coefficients of a series. The length of a plain step would depend on the
+    units of amplitude, orders, centre and width. Without damping, the parameters of a slice of small amplitude would
+    jump.
 
     Args:
         model: A network on its final device; the stored values may be parametrized.

@@ -5,7 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-_TINY: Final = 1e-30
+_TINY: Final = 1e-30  # added to a damping of 0, so that a matrix of zeros is positive definite
 
 
 def gram(change: Tensor) -> Tensor:
