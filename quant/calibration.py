@@ -37,8 +37,8 @@ class Rounding:
 
     Attributes:
         layers: Layer name -> stored values, for the layers that ran and for those that are not regular or too large.
-        errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias, for the layers among them that
-            are regular and small enough, and have finite inputs.
+        errors: Layer name -> relative output error ||Y - Y'|| / ||Y||, without the bias. Layers that are not regular,
+            too large or not reached are left out, and so are errors that are not finite.
     """
 
     layers: dict[str, FixedTensor] = field(default_factory=dict)

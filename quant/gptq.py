@@ -25,8 +25,8 @@ from quant.sweeps import by_falling_diagonal, compensated_rounding, damped_hessi
 _CANDIDATES = range(2, -29, -1)
 # Exponents relative to the candidate with the least estimated error, compared by the error of the rounding itself.
 _NEIGHBOURS = (0, -1, 1, -2, 2)
-_SWEEPS = 2
-_REFITS = 1
+_SWEEPS = 2  # most sweeps of coordinate descent after each choice of the scales
+_REFITS = 1  # least-squares refits of the scales
 
 
 def gptq(weight: Tensor, grams: Tensor, format: Format, *, damping: float = 0.01) -> FixedTensor:

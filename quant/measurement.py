@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 FREEDOM_IMAGES: Final = 512
 """Images from which freedoms are measured, if one rank holds all images."""
 FISHER_PIXELS: Final = 2**22
-"""Pixels of the images from which the Fisher information is measured, if one rank holds all images. At most
-``FREEDOM_IMAGES`` images; of large images, 64 suffice: a factor that all layers share has no effect.
+"""Pixels of the images from which the Fisher information is measured, if one rank holds all images.
+
+At least 64 and at most ``FREEDOM_IMAGES`` images are used. Of large images 64 suffice, because a factor that all layers
+share has no effect.
 """
 FREEDOM_POSITIONS: Final = 2**14
 """Output positions of a layer from which its freedoms are measured."""

@@ -30,7 +30,11 @@ def quantize_network(
 
     Returns:
         Layer name -> stored values, in network order, and then parameter name -> stored values of
-        ``quant.other_weights``; what is shared appears once.
+        ``quant.other_weights``. A tensor that several layers share appears once.
+
+    Raises:
+        CompressionError: The backend lacks the format.
+        NumericalError: A value is not finite.
     """
     found: Mapping[str, StoredTensor] = rounded or {}
     layers = {
@@ -68,6 +72,10 @@ def attach_fake_quantizers(
 
     Returns:
         The network.
+
+    Raises:
+        CompressionError: The backend lacks the format.
+        NumericalError: A value is not finite.
     """
     set_weights(model, {name: each.dequantize() for name, each in nearest_weights(model, format, backend).items()})
     quantizers: dict[int, FakeQuantizer] = {}
@@ -81,7 +89,7 @@ def attach_fake_quantizers(
 
 
 def _fake_quantizer(weight: Tensor, format: Format, backend: Backend, start: FixedTensor | None) -> FakeQuantizer:
-    """Create a fake quantizer that starts from the stored values, or from nearest."""
+    """Create a fake quantizer that starts from the stored values; without them, from rounding to nearest."""
     if start is None or start.terms is None:
         return backend.fake_quantizer(weight, format, None if start is None else start.scale)
     divided = weight / term_factors(start.terms).to(weight.device)

@@ -12,7 +12,7 @@ from basis.layers import master_tensor, stored_layers, stored_values
 LEAST_SHARE: Final = 1 / 144
 """Least number of such values, as a share of the values of convolutions and linear layers.
 
-With 32 bits a value they would then take a tenth of a file whose other values have 2 bits, or more.
+At this share, values of 32 bits take a tenth of a file whose other values have 2 bits.
 """
 _LAYERS: Final = (
     nn.Conv1d,
@@ -27,7 +27,7 @@ _LAYERS: Final = (
     nn.Bilinear,
     nn.MultiheadAttention,
 )
-_MOST_AXES: Final = 5
+_MOST_AXES: Final = 5  # of a coded tensor in the table of an artifact
 
 
 def other_weights(model: nn.Module) -> dict[str, nn.Parameter]:

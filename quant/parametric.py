@@ -34,7 +34,10 @@ from quant.schemes import FixedTensor, Format
 SLICES: Final = 1024
 """Slices from which the factors of a layer are chosen: whole output channels, evenly spread."""
 STRIDES: Final = (8, 4, 2, 1)
-"""Changes of an exponent that are tried, in quarter octaves, each twice. The amplitude's exponent can stay as it is."""
+"""Changes of an exponent that are tried, in quarter octaves, each twice.
+
+The amplitude's exponent is not changed: the scales absorb a factor that all parameters share.
+"""
 _LARGEST_EXPONENT: Final = 127
 
 
@@ -49,6 +52,7 @@ def quantize_parameters(module: ParametricConv2d, stored: Tensor, format: Format
         backend: Its quantizers round.
 
     Raises:
+        CompressionError: The backend lacks the format.
         NumericalError: A value is not finite.
     """
     least, largest = limits(module.basis, stored.device)

@@ -6,8 +6,8 @@ between the two, so that its gradient is exact. A falling temperature drives it 
 all training steps every value is an integer, and only the parameters in float are trained.
 
 A price on the bits of the chosen integers is part of the loss. Its unit is the level: the mean loss of the first
-training steps. So it suits coarse and fine roundings. A controller raises the price while the integers take more bits
-than the target leaves them, and lowers it while they take fewer, if need be below zero.
+training steps. The same constants therefore suit coarse and fine roundings. A controller raises the price while the
+integers take more bits than the target leaves them, and lowers it while they take fewer. The price may be negative.
 
 Source: rounding up or down by gradients, AdaRound (Nagel et al. 2020, arXiv 2004.10568), here between other neighbours,
 with the loss of the network, and with a temperature in place of a regularizer.
@@ -30,10 +30,10 @@ from quant.rate import entropy_bits
 from quant.stepped import SteppedTensor
 
 UNDECIDED: Final = 0.0
-"""Logit from which a value moves to its neighbour, without trimming."""
+"""Logit above which a value moves to its neighbour, if no other threshold is given; see ``rounded``."""
 START_SHARE: Final = 0.5
 """Share of the distance to the uncompressed value at which a value starts."""
-_SURE: Final = 0.01  # least and greatest share at the start
+_SURE: Final = 0.01  # least share of the way to the neighbour at the start; the greatest is 1 minus it
 ANNEALED: Final = 0.9
 """Share of all training steps after which every value is an integer."""
 LAST_TEMPERATURE: Final = 0.05
@@ -41,9 +41,9 @@ LAST_TEMPERATURE: Final = 0.05
 CONTROL_STEPS: Final = 25
 """Most training steps between two measurements of the bits."""
 CONTROLS: Final = 64
-"""A training of fewer steps than this times ``CONTROL_STEPS`` measures the bits this often, or at every step."""
+"""Least number of such intervals in a training; with fewer training steps than this, each step is one."""
 START_PRICE: Final = 1.5
-"""Price of all bits of the start, in units of the level of the loss."""
+"""Price of as many bits as the integers have at the start, in units of the level of the loss."""
 LEAST_LEVEL: Final = 0.3
 """Least level of the loss, in nats."""
 PROPORTIONAL: Final = 30.0
@@ -62,10 +62,10 @@ class SteppedFakeQuantizer(FakeQuantizer):
         uncompressed: The values before the rounding, float32, of the same shape.
 
     Attributes:
-        level: Mean loss of the training steps before the first measurement, without axes, like the next ones.
-        missed: Sum of the shares that the bits were off, over all measurements.
-        price: The part of the loss that all bits of the start would be.
-        temperature: Of the annealing; 0 rounds.
+        level: Mean loss of the training steps before the first measurement, without axes, like the next two.
+        missed: Sum over all measurements of ``bits / wanted bits - 1``.
+        price: Loss for as many bits as the integers have at the start.
+        temperature: Temperature of the annealing; 0 rounds.
         start_bits: Bits of the integers at the start.
     """
 
@@ -127,9 +127,10 @@ class SteppedFakeQuantizer(FakeQuantizer):
 
 
 def _bits_of_moves(integers: Tensor, neighbours: Tensor, by_term: bool) -> tuple[Tensor, float]:
-    """Return the bits that each move adds, and the bits of all integers, by how often integers occur in their term.
+    """Return the bits that each move adds, and the bits of all integers.
 
-    An integer that does not occur costs a bit more than one that occurs once.
+    The bits of an integer follow from how often it occurs in its term. One that does not occur costs a bit more than
+    one that occurs once.
 
     Args:
         integers: int32, (O, I, nh, nw) or (O, ...).
@@ -220,12 +221,12 @@ class RateControl:
             quantizer.price.copy_(units * quantizer.level.clamp_min(LEAST_LEVEL))
 
     def after_step(self, step: int, steps: int, loss: float) -> None:
-        """Note the loss of a training step, on which the price at the start depends.
+        """Add the loss of one of the first training steps to the level, in which the price is measured.
 
         Args:
             step: See ``before_step``.
             steps: See ``before_step``.
-            loss: Of the batch, with the price.
+            loss: Loss of the batch, with the price.
         """
         if step < _control_steps(steps):
             for _, quantizer in self._quantizers:

@@ -1,4 +1,4 @@
-"""Write and read single bits: the lowest bit of a byte first, the last byte filled up with zeros. And varints."""
+"""Write and read varints, and single bits: the lowest bit of a byte first, the last byte filled up with zeros."""
 
 from __future__ import annotations
 

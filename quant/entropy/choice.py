@@ -55,7 +55,7 @@ class Choice:
 class Histogram:
     """Distinct integers of a group, and how often each occurs.
 
-    It remembers what it has computed, because plans with and without classes ask for the same.
+    Its tables and their bits are cached, because plans with and without classes need the same ones.
 
     Attributes:
         values: int64, ascending.
@@ -136,7 +136,7 @@ def histogram(group: Integers) -> Histogram:
 
 
 def from_counts(counts: Integers, low: int) -> Histogram:
-    """Return the histogram of the integers from ``low`` on, which occur so often."""
+    """Return the histogram of the integers ``low``, ``low + 1``, ... from the number of times that each occurs."""
     (present,) = counts.nonzero()
     return Histogram(present + low, counts[present])
 

@@ -167,9 +167,9 @@ class _Descent:
 
 
 def _least(bits: Floats) -> Integers:
-    """Return the number of the least of each row, the first of equal ones.
+    """Return the place of the least value of each row, the first of equal ones.
 
-    The last digits of sums depend on the machine, so bits are compared to a millionth.
+    The last digits of sums depend on the machine, so values are rounded to a millionth before they are compared.
     """
     least: Integers = bits.round(6).argmin(1)
     return least

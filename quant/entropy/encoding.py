@@ -64,8 +64,8 @@ class BlockBits:
     """The bits of a block in a stream.
 
     Attributes:
-        terms: Of the integers of each term, with their tables.
-        offsets: Of the bases and offsets of its classes.
+        terms: Bits of the integers of each term, with its share of the descriptions of tables.
+        offsets: Bits of the bases and offsets of the block's classes.
     """
 
     terms: list[float]

@@ -18,7 +18,7 @@ has the weight ``(sum of all others * POWERS[p0 - 32]) >> 16``, at least 1.
 
 Explicit. A description of 0 means that the integer does not occur, and d >= 1 the weight ``POWERS[d - 63]``.
 
-Repeat. The rank counts the different tables before, from 0 for the one that was used last.
+Repeat. The rank is the place of the table among the different tables before it, from 0 for the last used one.
 
 Every table has one more symbol, the escape, after its integers, with the frequency 1: such an integer follows in the
 bits of the escapes. Weights become frequencies by ``normalized``. All arithmetic is of integers.
@@ -62,8 +62,8 @@ class Table:
 
     Attributes:
         low: The first integer.
-        kind: The kind of its description.
-        description: The numbers of its description; none for ``REPEAT``, which has the numbers of another table.
+        kind: ``CONSTANT``, ``SHAPE`` or ``EXPLICIT``.
+        description: The numbers of its description.
     """
 
     low: int
