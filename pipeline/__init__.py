@@ -1,4 +1,4 @@
-"""From a trained network to a compressed artifact and its report; the names below load when first asked for."""
+"""From a trained network to a compressed artifact and its report; the names below load on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ _HOMES = {
     "run": "pipeline.runner",
 }
 
-# Imported along with a name, so that its first call does not take the seconds that this takes.
+# Imported along with a name: the import takes seconds, which the first call of the name would otherwise take.
 _COMPANIONS = {"load": "torchvision.models"}
 
 

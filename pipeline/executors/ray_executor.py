@@ -29,9 +29,13 @@ from pipeline.stages.context import RunContext
 from pipeline.stages.variant import VariantResult
 
 LOCAL: Final = "local"
+"""Address of a new cluster on this machine."""
 CONNECT_SECONDS: Final = 10.0
+"""Longest wait for the port of a given cluster."""
 POLL_SECONDS: Final = 0.25
+"""Longest wait for a task before log lines and stop requests are handled."""
 RETRIES: Final = 3
+"""Times that a task is started again after its worker was lost."""
 
 
 @contextmanager

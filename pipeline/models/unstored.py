@@ -64,7 +64,7 @@ def _is_comparable(value: object) -> bool:
 
 
 def _same(one: Tensor | np.ndarray, other: Tensor | np.ndarray | None) -> bool:
-    """Return True for equal values; no value of the other network is none that differs."""
+    """Return True for equal values, and if the other network has no value of the same type to compare with."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one.cpu(), other.cpu())
     return type(one) is not type(other) or np.array_equal(cast(np.ndarray, one), cast(np.ndarray, other))

@@ -1,4 +1,4 @@
-"""Estimate the memory of a run. The part of activations bounds the calibration images; the plan shows all parts."""
+"""Estimate the memory of a run: the activations limit the number of calibration images, the plan shows all parts."""
 
 from collections.abc import Collection
 from typing import Final
@@ -17,7 +17,7 @@ from quant.float_outputs import ROW_BYTES, layer_row_bytes
 ACTIVATION_BYTES: Final = 1_500_000_000
 """Most bytes of activations of the calibration images, which pass through a network at once."""
 LIBRARY_BYTES: Final = 1_400_000_000
-"""Memory of the libraries, 0.9 GB, of batches of input patches (``batch_values``), and between blocks in use."""
+"""Memory of the libraries (0.9 GB), of batches of input patches (``batch_values``), and of gaps in the heap."""
 # Copies of the weights in float32, in a run and for each width: fitted to the peaks of AlexNet (57 million parameters)
 # and of a network of 28 million, 2026-11-28.
 _COPIES, _COPIES_OF_WIDTH = 12, 5

@@ -46,9 +46,8 @@ _WORDS: Final = {"stored": "in the store", "begun": "goes on from a checkpoint",
 def plan_text(options: Options) -> str:
     """Describe a run without doing it: every stage with its state in the store, and the size of every layer and file.
 
-    Nothing is downloaded.
-
-    Sizes are estimates: random weights are rounded and coded. Integers of other weights take more or fewer bits.
+    Nothing is downloaded. Sizes are estimates from random weights; the integers of trained weights take more or fewer
+    bits.
 
     Raises:
         OptionsError: The options do not fit the network or the data, or a target size is not feasible.

@@ -32,7 +32,7 @@ def layer_rows(result: VariantResult) -> list[Layer]:
 
 
 def joined_widths(layers: Iterable[Layer]) -> list[Layer]:
-    """Join the entries of one layer, which the dense network has with and without fine-tuning at different widths."""
+    """Join the entries of each layer; the dense network has two, because its fine-tuned widths are another variant."""
     merged: dict[tuple[object, ...], Layer] = {}
     for layer in layers:
         key = (layer.basis, layer.config, layer.target_mb, layer.target_drop, layer.name)

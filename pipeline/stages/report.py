@@ -155,7 +155,7 @@ def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: 
 
 
 def _width_figures(context: RunContext, baseline: Baseline, result: VariantResult, bits: int) -> dict[str, object]:
-    """Return the fields of a row of a fixed width that a row of a target lacks or has from elsewhere."""
+    """Return the fields of a row of a fixed width that ``_target_figures`` fills in another way."""
     options, network, quantized = context.options, result.network, result.quantized[bits]
     top1 = baseline.top1 if network.top1_post is None else network.top1_post
     return {

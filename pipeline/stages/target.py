@@ -35,9 +35,9 @@ Logits have ``SteppedFakeQuantizer.learning_rate_share`` times this rate.
 MAX_LOSS: Final = 1.0
 """Points of Top-1 on held-out training images that training through the rounding may lose; more rolls it back."""
 LOSS_SHARE: Final = 5
-"""One of this many training images is held out to limit the loss of Top-1, which needs many images."""
+"""One of this many training images is held out to limit the loss of Top-1. Fewer would not resolve a small loss."""
 LOSS_IMAGES: Final = 5000
-"""Most of these images."""
+"""Most images that are held out for this purpose."""
 SIZE_STEPS: Final = 6
 """Bisections of the size for a loss of Top-1."""
 TRAINED_SHARES: Final = (0.8, 0.65)
@@ -78,7 +78,7 @@ class TargetCompressor:
         return self._measured.stage
 
     def for_loss(self, target: Target) -> tuple["TargetCompressor", Split]:
-        """Return a compressor without some of the training images, and these images, which limit the loss."""
+        """Hold out training images that limit the loss; return a compressor without them, and these images."""
         train, held_out = hold_out(self._context.data.train, LOSS_SHARE, LOSS_IMAGES)
         data = replace(self._context.data, train=train)
         count = min(self._context.calibration_count, len(train))
@@ -160,11 +160,11 @@ class TargetCompressor:
     def _smallest_file(self, target: Target) -> tuple[Compressed, bool]:
         """Search the smallest file that loses at most so many points of Top-1 on held-out training images.
 
-        The images are not used in any other way. Sizes are bisected without training; with epochs, smaller files are
-        then trained.
+        The held-out images have no other use. Sizes are bisected without training; with epochs, smaller files are then
+        trained.
 
         Returns:
-            The network, and True if it keeps to the loss. If none does, it is the one of the largest size.
+            The network, and True if its loss is within the limit. If no network is, it is the one of the largest size.
         """
         inner, held_out = self.for_loss(target)
         allowed = self._top1(self._baseline.model, held_out) - float(target.drop or 0)

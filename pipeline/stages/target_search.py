@@ -176,7 +176,7 @@ class SizeSearch:
         model = attach_stepped_quantizers(copy_network(rounded.model), rounded.layers, uncompressed)
 
         def wanted(bits: float) -> float:
-            # Compared with the file as it would be now: training changes what its normalizations take, too.
+            # From the file as it would be now, because training also changes the bytes of the normalizations.
             found = self.rounded_at(UNDECIDED, model, rounded.layers, size)
             return max(bits + 8 * (TRAINED_AIM * size - found.size), 1.0)
 
@@ -201,9 +201,10 @@ class SizeSearch:
         return replace(found, errors=plain.errors, training=summary)
 
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:
-        """Round a trained network; if its file misses the size, with a threshold as near as possible to ``UNDECIDED``.
+        """Round a trained network to a file of a size.
 
-        So the values change of which the training was least certain.
+        If the file misses its size at the threshold ``UNDECIDED``, the nearest threshold that meets it is searched.
+        Only the values of which the training was least certain are then rounded differently.
 
         Args:
             model: The network, with fake quantizers of ``attach_stepped_quantizers``.
@@ -255,5 +256,5 @@ def _normalization_error(values: int, size: int) -> float:
 
 
 def _misses(found: int, size: int, aim: float) -> tuple[bool, float]:
-    """Return how far a file is from a share of a size, for comparison: files above the size are behind all others."""
+    """Return a key that sorts files by their distance from a share of a size; files above the size come last."""
     return found > size, abs(found - aim * size)

@@ -51,7 +51,7 @@ class StageRecord:
 
 @dataclass
 class Store:
-    """A run's view of the store.
+    """The store as one run uses it.
 
     A file appears whole or not at all. While one process computes a result, other processes that need it wait for its
     lock. With several ranks, rank 0 alone reads, locks and writes, and broadcasts the entry. A store that cannot be

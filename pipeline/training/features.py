@@ -27,7 +27,7 @@ def feature_points(model: nn.Module) -> tuple[str, ...]:
 
 
 class FeatureHooks:
-    """Forward hooks that store the last outputs of some modules, by name; of a module inside ``torch.vmap`` nothing."""
+    """Forward hooks that store the last outputs of some modules by name, except outputs inside ``torch.vmap``."""
 
     def __init__(self, points: Sequence[str]) -> None:
         """Store the names of the modules."""

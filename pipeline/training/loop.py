@@ -190,6 +190,7 @@ def _training_batches(
     """Iterate over this rank's slices of all batches from `position` to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
     for epoch in range(position.epoch, schedule.epochs):
+        # Far apart for neighbouring seeds, so that no two of their epochs are the same.
         epoch_seed, start = seed * 1_000_003 + first_epoch + epoch, position.batch
         batches = images.batches(size, device=device, seed=epoch_seed, augment=True, start=start, share=share)
         for number, (x, labels) in enumerate(batches, start):
