@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from basis.errors import NumericalError
-from basis.parametric.conv import _Evaluation
+from basis.parametric.conv import ParametricConv2d
 from basis.parametric.evaluation import limits, reconstruct
 from basis.parametric.families import FAMILIES
 from basis.parametric.fitting import fit_parameters
@@ -19,17 +20,16 @@ def squared_errors(weight: torch.Tensor, stored: torch.Tensor, family: str) -> t
 
 def adams_errors(weight: torch.Tensor, family: str) -> torch.Tensor:
     """600 steps of Adam, 200 at each of three rates, from the middle of the ranges: the schedule of the authors."""
-    slices = weight.flatten(0, 1).permute(1, 2, 0).double()
-    stored = (0.5 * stored_slices(family, slices.shape[2])).clamp(-1, 1).requires_grad_()
+    conv = ParametricConv2d(nn.Conv2d(weight.shape[1], weight.shape[0], tuple(weight.shape[2:])), family).double()
+    start = (0.5 * stored_slices(family, weight[:, :, 0, 0].numel())).clamp(-1, 1)
+    conv.coefficients.data.copy_(start.T.view(conv.coefficients.shape))
     for rate in (0.1, 0.01, 0.001):
-        optimizer = torch.optim.Adam([stored], lr=rate)
+        optimizer = torch.optim.Adam([conv.coefficients], lr=rate)
         for _ in range(200):
             optimizer.zero_grad()
-            found = _Evaluation.apply(stored, family, tuple(weight.shape[2:]))
-            (found - slices).square().sum().backward()
+            (conv.filters() - weight).square().sum().backward()
             optimizer.step()
-    found = _Evaluation.apply(stored.detach(), family, tuple(weight.shape[2:]))
-    return ((found - slices).square().sum((0, 1)) / slices.square().sum((0, 1))).view(weight.shape[:2])
+    return squared_errors(weight, conv.coefficients.detach(), family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
