@@ -1,6 +1,6 @@
 """Number formats, entropy coding, rounding and counting; Brevitas and torch.ao load with the first use of a backend.
 
-The names below load on first use, so that `quant.registry` costs no import of torch.
+The names below load on first use, so that ``quant.registry`` costs no import of torch.
 """
 
 from importlib import import_module

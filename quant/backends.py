@@ -34,9 +34,9 @@ class Backend(Protocol):
         """
 
     def fake_quantizer(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
-        """Create a trainable fake quantizer for this weight, on its device; it starts from the scales of `quantize`.
+        """Create a trainable fake quantizer for this weight, on its device; it starts from the scales of ``quantize``.
 
-        Arguments and errors are those of `quantize`.
+        Arguments and errors are those of ``quantize``.
         """
 
 

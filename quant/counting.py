@@ -40,7 +40,7 @@ def compressible_params(model: nn.Module) -> int:
     A network with depthwise convolutions mixes pixels in those and in its stem, the first convolution with a kernel
     larger than 1x1; its other such kernels only shrink the image between stages and are left as they are. This is the
     poster's '#Comp. Params.' of ConvNeXt-T: 329,184. Without depthwise convolutions every such kernel counts.
-    Layers come in the order of registration, as in `model.modules()`.
+    Layers come in the order of registration, as in ``model.modules()``.
     """
     spatial = [m for m in model.modules() if isinstance(m, nn.Conv2d) and math.prod(m.kernel_size) > 1]
     depthwise = [conv for conv in spatial if conv.groups == conv.in_channels > 1]
@@ -51,10 +51,10 @@ def compressible_params(model: nn.Module) -> int:
 def poster_size_mb(params: int, bits: int) -> float:
     """Return the poster's model size in MB of 10**6 bytes: params x (bits + 8) / 8 / 10**6.
 
-    Its floats have one sign, seven exponent and `bits` mantissa bits, so a value takes `bits` + 8 bits.
+    Its floats have one sign, seven exponent and ``bits`` mantissa bits, so a value takes ``bits`` + 8 bits.
 
     Raises:
-        CompressionError: if `params` is negative or `bits` is not positive.
+        CompressionError: if ``params`` is negative or ``bits`` is not positive.
     """
     if params < 0 or bits < 1:
         raise CompressionError(

@@ -44,7 +44,7 @@ class FakeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def quantized(self, weight: Tensor) -> StoredTensor:
-        """Return the stored form of this weight; dequantized, it equals the float32 result of `forward`.
+        """Return the stored form of this weight; dequantized, it equals the float32 result of ``forward``.
 
         Raises:
             CompressionError: The shape differs from the shape at construction.
@@ -75,7 +75,7 @@ class ScaledFakeQuantizer(FakeQuantizer):
     """Rounds to integers x scale, where the scale of each output channel is learned.
 
     Source: LSQ (Esser et al. 2020, arXiv 1902.08153): the weight gets the straight-through gradient inside the range,
-    the scale gets its own, multiplied by `gradient_factor`. The learned scale is a float; the forward pass uses the
+    the scale gets its own, multiplied by ``gradient_factor``. The learned scale is a float; the forward pass uses the
     nearest grid value, and the gradient passes straight through to the float.
 
     Args:
@@ -101,7 +101,7 @@ class ScaledFakeQuantizer(FakeQuantizer):
 
     @torch.no_grad()
     def quantized(self, weight: Tensor) -> QuantizedTensor:
-        """Return the integers and scales of `forward` for this weight; see `FakeQuantizer.quantized`."""
+        """Return the integers and scales of ``forward`` for this weight; see ``FakeQuantizer.quantized``."""
         scale = check_scale(self.scale(), self.shape[0]).clone()
         values = self(check_weight(weight))
         # The quotient is within a few float32 roundings of an integer of at most 127, so rounding recovers it exactly.

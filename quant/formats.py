@@ -19,12 +19,12 @@ SMALLEST_SCALE = 2.0 ** (MIN_EXPONENT / PER_OCTAVE)
 
 @dataclass(frozen=True)
 class IntFormat:
-    """Signed integers of `bits` bits, symmetric and narrow: -qmax..qmax (4 bits: -7..7).
+    """Signed integers of ``bits`` bits, symmetric and narrow: -qmax..qmax (4 bits: -7..7).
 
     The code -2**(bits-1) is left out so that a weight and its negative round alike.
 
     Raises:
-        CompressionError: if `bits` is not an integer in 2..8.
+        CompressionError: if ``bits`` is not an integer in 2..8.
     """
 
     bits: int
@@ -97,7 +97,7 @@ class QuantizedTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """Return the stored values, float32, shape of `integers`, by an exact conversion and one or two products."""
+        """Return the stored values, float32, shape of ``integers``, by an exact conversion and one or two products."""
         values = self.integers.to(torch.float32) * per_channel(self.scale, self.integers.ndim)
         return values if self.terms is None else values * term_factors(self.terms).to(values.device)
 
@@ -112,17 +112,17 @@ def term_factors(exponents: Tensor) -> Tensor:
 
 
 def check_bits(name: str, bits: int) -> None:
-    """Check that the format `name` has this width.
+    """Check that the format ``name`` has this width.
 
     Raises:
-        CompressionError: if `bits` is not an integer in 2..8.
+        CompressionError: if ``bits`` is not an integer in 2..8.
     """
     if type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
         raise CompressionError(f"{name} got bits={bits!r}; allowed are the integers {MIN_BITS} to {MAX_BITS}.")
 
 
 def per_channel(scale: Tensor, ndim: int) -> Tensor:
-    """View scales (out_channels,) as (out_channels, 1, ...) with `ndim` axes, to broadcast over a weight."""
+    """View scales (out_channels,) as (out_channels, 1, ...) with ``ndim`` axes, to broadcast over a weight."""
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 

@@ -12,7 +12,7 @@ Every pattern is a finite number: there is no NaN and no infinity, and what is t
 Zero has a sign. Every value is an ordinary float32 number, so that decoding is exact.
 
 The format is that of Brevitas' float quantizer with 7 exponent and m mantissa bits. The poster's authors
-(github.com/ActiveVisionLab/ApproxConv, `FPQuantize`) use no scale either, but count the leading one among the m bits:
+(github.com/ActiveVisionLab/ApproxConv, ``FPQuantize``) use no scale either, but count the leading one among the m bits:
 their steps are twice as wide, at the same number of stored bits.
 """
 
@@ -34,10 +34,10 @@ _FLOAT32_BIAS, _FLOAT32_MANTISSA = 127, 23
 
 @dataclass(frozen=True)
 class MinifloatFormat:
-    """Floats of one sign, seven exponent and `bits` mantissa bits; see the module's docstring.
+    """Floats of one sign, seven exponent and ``bits`` mantissa bits; see the module's docstring.
 
     Raises:
-        CompressionError: if `bits` is not an integer in 2..8.
+        CompressionError: if ``bits`` is not an integer in 2..8.
     """
 
     bits: int
@@ -75,7 +75,7 @@ class MinifloatTensor:
     """A tensor of minifloats.
 
     Args:
-        integers: int16, any shape of one or more axes: each value's bit pattern, `format.stored_bits` bits read as
+        integers: int16, any shape of one or more axes: each value's bit pattern, ``format.stored_bits`` bits read as
             two's complement, so that the sign of the integer is that of the value.
         format: the bit pattern.
 
@@ -107,7 +107,7 @@ class MinifloatTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """Return the stored values, float32, shape of `integers`, exact."""
+        """Return the stored values, float32, shape of ``integers``, exact."""
         return decode(self.integers, self.format)
 
     def cpu(self) -> MinifloatTensor:
@@ -123,7 +123,7 @@ def encode(values: Tensor, format: MinifloatFormat) -> Tensor:
         format: the bit pattern.
 
     Returns:
-        int16 of the same shape, as in `MinifloatTensor`.
+        int16 of the same shape, as in ``MinifloatTensor``.
 
     Example:
         >>> encode(torch.tensor([1.0, -1.0, 0.0]), MinifloatFormat(4))
@@ -141,10 +141,10 @@ def encode(values: Tensor, format: MinifloatFormat) -> Tensor:
 
 
 def decode(integers: Tensor, format: MinifloatFormat) -> Tensor:
-    """Decode bit patterns to values; the inverse of `encode`.
+    """Decode bit patterns to values; the inverse of ``encode``.
 
     Args:
-        integers: int16, any shape, as in `MinifloatTensor`.
+        integers: int16, any shape, as in ``MinifloatTensor``.
         format: the bit pattern.
 
     Returns:

@@ -1,6 +1,6 @@
 """Pack integers of 2 to 16 bits into a bit stream, as ONNX files hold them.
 
-The values follow one another without gaps, in C order, each as two's complement of `bits` bits, lowest bit first; bit
+The values follow one another without gaps, in C order, each as two's complement of ``bits`` bits, lowest bit first; bit
 k of the stream is bit k % 8 of byte k // 8. Only the end of the last byte is filled up, with zeros.
 
     4 bits   byte 0                         byte 1
@@ -39,7 +39,7 @@ _BLOCK = 8
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Return the bytes of `count` packed values of `bits` bits."""
+    """Return the bytes of ``count`` packed values of ``bits`` bits."""
     return (count * bits + 7) // 8
 
 
@@ -83,7 +83,7 @@ def _unsigned(bits: int) -> np.dtype[Any]:
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (value, byte, shift) of one block: `value` shifted left by `shift` (right if negative) lands in `byte`."""
+    """Yield (value, byte, shift) of one block: the value, shifted left (right if negative), lands in the byte."""
     for value in range(_BLOCK):
         first, last = value * bits, value * bits + bits - 1
         for byte in range(first // 8, last // 8 + 1):
@@ -91,14 +91,14 @@ def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _shifted(values: _Codes, shift: int) -> _Codes:
-    """Shift left by `shift`, or right if it is negative; bits that leave the byte or value belong to its neighbour."""
+    """Shift left, or right by a negative number; bits that leave the byte or value belong to its neighbour."""
     by = values.dtype.type(abs(shift))
     shifted: _Codes = values << by if shift >= 0 else values >> by
     return shifted
 
 
 def _blocks(values: _Codes, width: int) -> _Codes:
-    """Cut values into rows of `width`, the last one filled up with zeros."""
+    """Cut values into rows of ``width``, the last one filled up with zeros."""
     missing = -values.size % width
     padded = np.pad(values, (0, missing)) if missing else values
     return padded.reshape(-1, width)

@@ -6,7 +6,7 @@ A new backend or scheme is one entry here and the module that it names.
 from typing import Final
 
 BACKENDS: Final = {"brevitas": "quant.brevitas_backend", "torch.ao": "quant.torch_ao_backend"}
-"""Backend -> its module, a `quant.backends.Backend`."""
+"""Backend -> its module, a ``quant.backends.Backend``."""
 
 SCHEMES: Final = {"int": ("quant.formats", "IntFormat"), "minifloat": ("quant.minifloat", "MinifloatFormat")}
 """Scheme -> module and class of its number format, which is built from a width in bits."""

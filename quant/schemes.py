@@ -22,7 +22,7 @@ def get_format(scheme: str, bits: int) -> Format:
     """Return the number format of a scheme.
 
     Args:
-        scheme: `int` for integers of `bits` bits, `minifloat` for floats of `bits` mantissa bits.
+        scheme: ``int`` for integers of ``bits`` bits, ``minifloat`` for floats of ``bits`` mantissa bits.
         bits: 2 to 8.
 
     Raises:
@@ -39,7 +39,7 @@ def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> Fix
     """Build a stored tensor from its parts.
 
     Args:
-        integers: int8 or, for minifloats, int16; see `QuantizedTensor` and `MinifloatTensor`.
+        integers: int8 or, for minifloats, int16; see ``QuantizedTensor`` and ``MinifloatTensor``.
         scale: float32, (out_channels,), for integers; None for minifloats.
         format: the number format.
 

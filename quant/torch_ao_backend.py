@@ -27,7 +27,7 @@ from quant.schemes import Format
 
 
 def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> QuantizedTensor:
-    """Round to the nearest integers; see `quant.backends.Backend.quantize`.
+    """Round to the nearest integers; see ``quant.backends.Backend.quantize``.
 
     The kernels multiply by the inverse scale, so a value within float32 rounding of a tie may go to the other side.
     """
@@ -35,7 +35,7 @@ def quantize(weight: Tensor, format: Format, scale: Tensor | None = None) -> Qua
 
 
 def fake_quantizer(weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
-    """Create a trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    """Create a trainable fake quantizer; see ``quant.backends.Backend.fake_quantizer``."""
     return _TorchAoFakeQuantizer(weight, _integers_only(format), scale)
 
 

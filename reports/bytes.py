@@ -34,7 +34,7 @@ def bytes_table(report: Report, style: text.Style = "markdown") -> str:
 
 
 def byte_widths(group: Group) -> list[str]:
-    """Return the widths at which the layers of a group have sizes, in descending order, `coded` last."""
+    """Return the widths at which the layers of a group have sizes, in descending order, ``coded`` last."""
     found = {width for own in group.layers for layer in own for width in (layer.file_bytes or {})}
     return sorted(found, key=lambda width: 0 if width == CODED else int(width), reverse=True)
 

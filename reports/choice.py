@@ -57,7 +57,7 @@ def times_smaller(report: Report, row: Row) -> float | None:
 
 
 def ratio_column(report: Report) -> Column:
-    """Return the column of `times_smaller`."""
+    """Return the column of ``times_smaller``."""
     return Column(
         "Times smaller",
         lambda row: text.ratio(times_smaller(report, row)),

@@ -31,7 +31,7 @@ _DEFINITIONS = (
 
 
 def definitions(report: Report) -> list[str]:
-    """Return one text for each term in the report; `**` encloses the term."""
+    """Return one text for each term in the report; ``**`` encloses the term."""
     lines = [*_DEFINITIONS, *_tuning_note(report), *_paired_note(report), *_target_note(report)]
     return [*lines, *_stored_note(report), *_interval_note(report)]
 

@@ -137,7 +137,7 @@ def _memory(megabytes: float | None) -> str:
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:
-    """Return the known hardware: `AMD EPYC, 2 cores, 2 threads, 25.3 GB of memory`."""
+    """Return the known hardware: ``AMD EPYC, 2 cores, 2 threads, 25.3 GB of memory``."""
     machine = run.hardware
     cpu = [machine.cpu] if machine.cpu else []
     counts = (("core", machine.cores), ("thread", machine.threads))

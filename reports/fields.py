@@ -48,7 +48,7 @@ class Keys:
     required: tuple[str, ...] = ()
 
     def check(self, value: dict[str, Any]) -> dict[str, Any]:
-        """Return `value`.
+        """Return ``value``.
 
         Raises:
             ValueError: If a key is missing or does not match the pattern.

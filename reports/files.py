@@ -14,7 +14,7 @@ _KEPT: Final = 50
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
-    """Write `data` to a temporary file in the same folder, then rename it to `path`.
+    """Write ``data`` to a temporary file in the same folder, then rename it to ``path``.
 
     A link stays, and the file that it leads to is replaced. A device or a named pipe cannot be replaced: it is written
     to directly.
@@ -24,7 +24,7 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         data: Bytes, or text to be stored as UTF-8.
 
     Returns:
-        `path`.
+        ``path``.
 
     Raises:
         OSError: If the file cannot be written; the old file is then unchanged.

@@ -40,9 +40,9 @@ def judge(
         max_size_mb: Largest allowed size of a row's artifact, in 10^6 bytes; None sets no limit.
 
     Returns:
-        The limits, the verdict, and one sentence for each row that fails; dense rows of several bases are one. `passed`
-        is False if a row fails. Otherwise it is True if a limit or a target was compared with at least one row, else
-        None.
+        The limits, the verdict, and one sentence for each row that fails; dense rows of several bases share one.
+        ``passed`` is False if a row fails. Otherwise it is True if a limit or a target was compared with at least one
+        row, else None.
     """
     targets = sum(row.has_target for row in rows)
     gate = Gate(max_drop=max_drop, max_size_mb=max_size_mb, targets=targets, passed=None)

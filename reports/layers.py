@@ -34,7 +34,7 @@ def layer_tables(report: Report, style: text.Style = "markdown") -> dict[str, st
     """Draw one table per config; configs and bases with equal tables share one.
 
     Returns:
-        {title: table}. A title names the configs (`6,3,3,2,2`), and the basis if the bases differ in structure.
+        {title: table}. A title names the configs (``6,3,3,2,2``), and the basis if the bases differ in structure.
     """
     titles: dict[str, list[str]] = {}
     for group in layer_groups(report):
@@ -60,14 +60,14 @@ def layer_groups(report: Report) -> list[Group]:
 
 
 def rounding_bits(layers: Sequence[Layer]) -> list[str]:
-    """Return the bit widths with a measured rounding error in any of the layers, in descending order, `coded` last."""
+    """Return the bit widths at which a layer has a measured rounding error, in descending order, ``coded`` last."""
     errors = [layer.rounding_error or {} for layer in layers]
     found = {bits for each in errors for bits, value in each.items() if value is not None}
     return sorted(found, key=lambda bits: 0 if bits == CODED else int(bits), reverse=True)
 
 
 def rounding_error(layer: Layer, bits: str) -> float | None:
-    """Return the relative output error of rounding the layer to `bits`; None if it was not measured."""
+    """Return the relative output error of rounding the layer to ``bits``; None if it was not measured."""
     return (layer.rounding_error or {}).get(bits)
 
 
@@ -80,7 +80,7 @@ def _description(layer: Layer) -> list[str]:
 
 
 def _order(layer: Layer) -> str:
-    """Return the order; if the kept terms do not fill it, their number follows: `3x3 (7 terms)`."""
+    """Return the order; if the kept terms do not fill it, their number follows: ``3x3 (7 terms)``."""
     if layer.order is None or layer.terms in (None, layer.order[0] * layer.order[1]):
         return _size(layer.order)
     return f"{_size(layer.order)} ({layer.terms} terms)"

@@ -26,7 +26,7 @@ def render(report: Report) -> str:
         report: The report of a finished run, or of several merged runs.
 
     Returns:
-        The text of report.md, ending in one newline. It shows the plots of `plot_names` from the folder `plots/`.
+        The text of report.md, ending in one newline. It shows the plots of ``plot_names`` from the folder ``plots/``.
 
     Raises:
         ValueError: If the report has no baseline, because its run failed.

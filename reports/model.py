@@ -1,4 +1,4 @@
-"""Typed content of report.json, schema 1; `reports.schema` generates its JSON Schema from these models.
+"""Typed content of report.json, schema 1; ``reports.schema`` generates its JSON Schema from these models.
 
 A figure that was not measured is None. Every object refuses unknown fields. Fields that report.json did not have from
 the beginning have defaults, so that reports of earlier versions can be read.

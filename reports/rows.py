@@ -1,6 +1,6 @@
 """Selection, order and pairing of a report's rows.
 
-A row is one combination of basis, config and bits or target. A run writes the rows of `dense` once per basis with
+A row is one combination of basis, config and bits or target. A run writes the rows of ``dense`` once per basis with
 identical figures; the functions here count them once and show them in the column of every basis. In a merged report,
 the settings of a row distinguish rows of different runs.
 """
@@ -83,7 +83,7 @@ def side_by_side(report: Report) -> list[dict[str, Row]]:
     Returns:
         One dict {basis: row} per line, ordered from most to fewest bits; targets follow, the largest first. Within
         equal bits, dense comes first and configs keep the run's order. A dense line holds a row for every basis, or
-        the single key `dense` if the report has no series rows.
+        the single key ``dense`` if the report has no series rows.
     """
     lines: dict[Key, dict[str, Row]] = {}
     for key, row in _keyed(report.rows):

@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of report.json, generated from the models of `reports.model`."""
+"""JSON Schema (draft 2020-12) of report.json, generated from the models of ``reports.model``."""
 
 from typing import Any
 

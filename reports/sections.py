@@ -40,7 +40,7 @@ class Bullets(NamedTuple):
 
 
 class Definitions(NamedTuple):
-    """A list of texts of this program in which `**` encloses a term."""
+    """A list of texts of this program in which ``**`` encloses a term."""
 
     items: list[str]
 

@@ -37,8 +37,8 @@ _WORDS = {
 def summarise(report: Report) -> str:
     """Summarise a report in one paragraph.
 
-    The paragraph names the row of `chosen_row`. If the report has several rows, it also states the rule of the choice.
-    If it has rows of targets, a sentence lists which row to take at which size.
+    The paragraph names the row of ``chosen_row``. If the report has several rows, it also states the rule of the
+    choice. If it has rows of targets, a sentence lists which row to take at which size.
     """
     chosen = chosen_row(report)
     if chosen is None:
@@ -50,7 +50,7 @@ def summarise(report: Report) -> str:
 
 
 def chosen_row(report: Report) -> MeasuredRow | None:
-    """Return the smallest file among the rows that lose at most `ALLOWED_LOSS` points of Top-1 against the baseline.
+    """Return the smallest file among the rows that lose at most ``ALLOWED_LOSS`` points of Top-1 against the baseline.
 
     If every row loses more, return the row with the best Top-1; None if no row was measured.
     """
@@ -167,7 +167,7 @@ def _against_dense(report: Report) -> str:
 def _case(verdict: Verdict) -> str:
     """Describe one row and its decisive dense row.
 
-    Example: `CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in 0.101 MB`.
+    Example: ``CosConv 3,3,3,2 at 4 bits, 90.20; dense at 3 bits has 90.20 in 0.101 MB``.
     """
     own = f"{row_name(verdict.series.row)}, {text.points(verdict.series.top1)}"
     dense = verdict.decisive

@@ -35,7 +35,7 @@ def quantization_table(report: Report, style: text.Style = "markdown") -> str:
     """Draw the poster's quantization table, with CosConv and ChebConv side by side if both were run.
 
     The first line is the baseline in 32-bit floating point. Minifloats show their stored bits after their bits.
-    `Δ quant.` is the change of Top-1 by quantization alone, `Δ baseline` the whole change. Rows of a target have no
+    ``Δ quant.`` is the change of Top-1 by quantization alone, ``Δ baseline`` the whole change. Rows of a target have no
     width, so their target is in the first column. The sizes are the written file's, with its ratio to the baseline's,
     and the poster's formula's.
     """
@@ -50,7 +50,7 @@ def quantization_table(report: Report, style: text.Style = "markdown") -> str:
 
 
 def pre_post_table(report: Report, style: text.Style = "markdown") -> str:
-    """Draw the poster's Pre/Post table: Top-1 after the fit and after fine-tuning, with `Δ` against the baseline.
+    """Draw the poster's Pre/Post table: Top-1 after the fit and after fine-tuning, with ``Δ`` against the baseline.
 
     A run without fine-tuning has only the Top-1 after the fit.
     """

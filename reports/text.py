@@ -1,6 +1,6 @@
 """Text of a report: names of networks, rows and settings, table cells, and drawn tables.
 
-Every function of a figure accepts None for a figure that was not measured and returns `-` for it.
+Every function of a figure accepts None for a figure that was not measured and returns ``-`` for it.
 """
 
 import math
@@ -38,7 +38,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 
 
 def model_name(name: str | None) -> str:
-    """Return the name of a network as papers print it: `ResNet-18` for `resnet18`.
+    """Return the name of a network as papers print it: ``ResNet-18`` for ``resnet18``.
 
     An unknown name is returned unchanged.
     """
@@ -66,24 +66,24 @@ def fit_name(basis: str, orders: Sequence[int] | None) -> str:
 
 
 def sides_text(sides: Sequence[int]) -> str:
-    """Return sizes of several axes, such as `7×7`."""
+    """Return sizes of several axes, such as ``7×7``."""
     return "×".join(str(side) for side in sides)
 
 
 def config_name(config: str) -> str:
-    """Return the poster's name of a config: Conv2D for `dense`; orders are returned unchanged."""
+    """Return the poster's name of a config: Conv2D for ``dense``; orders are returned unchanged."""
     return "Conv2D" if config == DENSE else config
 
 
 def width_name(row: Row) -> str:
-    """Return the row's target, or its bits and, if they differ, its stored bits: `0.04 MB`, `4`, `4 (12 stored)`."""
+    """Return the row's target, or its bits and other stored bits: ``0.04 MB``, ``4``, ``4 (12 stored)``."""
     if row.has_target:
         return target_name(row)
     return str(row.bits) if row.stored_bits == row.bits else f"{row.bits} ({row.stored_bits} stored)"
 
 
 def bits_name(row: Row) -> str:
-    """Return the row's bits or target in words: `4 bits`, `4 bits (12 stored)`, `0.04 MB`."""
+    """Return the row's bits or target in words: ``4 bits``, ``4 bits (12 stored)``, ``0.04 MB``."""
     if row.has_target:
         return target_name(row)
     bits, _, stored = width_name(row).partition(" ")
@@ -91,7 +91,7 @@ def bits_name(row: Row) -> str:
 
 
 def target_name(part: Row | Layer) -> str:
-    """Return the target of a row or layer: `0.04 MB`, `0.5 points`; empty if it has none."""
+    """Return the target of a row or layer: ``0.04 MB``, ``0.5 points``; empty if it has none."""
     if part.target_mb is not None:
         return f"{part.target_mb:.12g} MB"
     return (
@@ -100,40 +100,40 @@ def target_name(part: Row | Layer) -> str:
 
 
 def settings_name(settings: Settings | None) -> str:
-    """Return the settings of a run as a label: `seed 1, qat epochs 5`; empty if there are none."""
+    """Return the settings of a run as a label: ``seed 1, qat epochs 5``; empty if there are none."""
     return ", ".join(_setting(name, value) for name, value in (settings or {}).items())
 
 
 def with_settings(text: str, part: Row | Layer) -> str:
-    """Return the text, followed by the settings of the row or layer if there are any: `3,3,2,2 (seed 1)`."""
+    """Return the text, followed by the settings of the row or layer if there are any: ``3,3,2,2 (seed 1)``."""
     settings = settings_name(part.settings)
     return f"{text} ({settings})" if settings else text
 
 
 def row_name(row: Row) -> str:
-    """Return a short name of a row: `CosConv 6,3,3,2,2 at 4 bits`, `CosConv auto at 0.04 MB`, `dense at 3 bits`."""
+    """Return a short name of a row: ``CosConv 3,3,2,2 at 4 bits``, ``CosConv auto at 0.04 MB``, ``dense at 3 bits``."""
     what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"
     return with_settings(f"{what} at {bits_name(row)}", row)
 
 
 def listed(items: Sequence[str], shown: int = LISTED) -> str:
-    """Join the first `shown` items with commas, followed by the number of further items."""
+    """Join the first ``shown`` items with commas, followed by the number of further items."""
     text = ", ".join(items[:shown])
     return text if len(items) <= shown else f"{text} and {len(items) - shown} more"
 
 
 def quantity(number: int, unit: str) -> str:
-    """Return a number and its unit, which gets an s for more than one: `1 thread`, `2 threads`."""
+    """Return a number and its unit, which gets an s for more than one: ``1 thread``, ``2 threads``."""
     return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def points(value: float | None) -> str:
-    """Format Top-1 or another percentage with two decimals: `91.73`."""
+    """Format Top-1 or another percentage with two decimals: ``91.73``."""
     return MISSING if value is None else f"{value:.2f}"
 
 
 def signed(value: float | None) -> str:
-    """Format a difference in percentage points with its sign, unless it rounds to zero: `-0.56`."""
+    """Format a difference in percentage points with its sign, unless it rounds to zero: ``-0.56``."""
     if value is None:
         return MISSING
     text = f"{value:+.2f}"
@@ -141,7 +141,7 @@ def signed(value: float | None) -> str:
 
 
 def megabytes(value: float | None) -> str:
-    """Format a size in MB (10^6 bytes) with three significant digits: `44.7`, `2.83`, `0.0781`."""
+    """Format a size in MB (10^6 bytes) with three significant digits: ``44.7``, ``2.83``, ``0.0781``."""
     if value is None:
         return MISSING
     if value <= 0:
@@ -151,44 +151,44 @@ def megabytes(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Format a ratio of sizes with two decimals, from 10 on with one: `1.04`, `21.4`."""
+    """Format a ratio of sizes with two decimals, from 10 on with one: ``1.04``, ``21.4``."""
     return MISSING if value is None else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def span(ends: tuple[float, float] | None) -> str:
-    """Format an interval of percentages: `91.18 to 92.25`."""
+    """Format an interval of percentages: ``91.18 to 92.25``."""
     return MISSING if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
 def probability(value: float | None) -> str:
-    """Format a p-value with two significant digits; small ones as a bound: `0.69`, `0.0032`, `< 0.0001`."""
+    """Format a p-value with two significant digits; small ones as a bound: ``0.69``, ``0.0032``, ``< 0.0001``."""
     if value is None:
         return MISSING
     return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def milliseconds(value: float | None) -> str:
-    """Format a duration in milliseconds with three significant digits: `0.412`, `12.3`, `1530`."""
+    """Format a duration in milliseconds with three significant digits: ``0.412``, ``12.3``, ``1530``."""
     return MISSING if value is None else f"{float(f'{value:.3g}'):.12g}"
 
 
 def count(value: int | None) -> str:
-    """Format a whole number with commas between thousands: `11,172,032`."""
+    """Format a whole number with commas between thousands: ``11,172,032``."""
     return MISSING if value is None else f"{value:,}"
 
 
 def error(value: float | None) -> str:
-    """Format a relative error with three significant digits: `0.0132`, `1.2e-05`."""
+    """Format a relative error with three significant digits: ``0.0132``, ``1.2e-05``."""
     return MISSING if value is None else f"{value:.3g}"
 
 
 def seconds(value: float | None) -> str:
-    """Format a duration with one decimal: `71.2 s`."""
+    """Format a duration with one decimal: ``71.2 s``."""
     return MISSING if value is None else f"{value:.1f} s"
 
 
 def plain(value: Any) -> str:
-    """Format any value; list items are joined with semicolons, and None and empty values become `-`."""
+    """Format any value; list items are joined with semicolons, and None and empty values become ``-``."""
     if value is None or value == "":
         return MISSING
     if isinstance(value, list | tuple):
@@ -219,7 +219,7 @@ def draw(
         rows: The cells, formatted by the functions above.
         text_columns: Number of leading columns that are left-aligned, or their positions; the other columns are
             right-aligned figures.
-        style: `markdown` and `html` escape the cells; `plain` is for a terminal.
+        style: ``markdown`` and ``html`` escape the cells; ``plain`` is for a terminal.
 
     Returns:
         The table, without a final newline.

@@ -10,7 +10,7 @@ FALLEN_POINTS = 10.0
 
 
 def fallen_rows(report: Report) -> list[str]:
-    """Return one sentence for each row that falls apart: near chance, or more than `FALLEN_POINTS` below the baseline.
+    """Return a sentence for each row that falls apart: near chance, or more than ``FALLEN_POINTS`` below the baseline.
 
     A row counts as near chance only if the baseline is not; see ``reports.verdict.near_chance``.
     """

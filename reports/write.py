@@ -11,7 +11,7 @@ from reports.plots import write_plots
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write `report.json`, `plots/*.png`, `report.md` and `report.html` into a folder, each atomically.
+    """Write ``report.json``, ``plots/*.png``, ``report.md`` and ``report.html`` into a folder, each atomically.
 
     report.md and report.html show only content of report.json. report.json is written last, so that a reader who finds
     it also finds the other files.

@@ -18,7 +18,7 @@ from pipeline.runtime.share import WHOLE, RankSlice
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
-    """Images in memory; see `pipeline.data.dataset.TrainingImages`. They are normalized and not augmented.
+    """Images in memory; see ``pipeline.data.dataset.TrainingImages``. They are normalized and not augmented.
 
     Attributes:
         images: float32, (N, C, H, W).
@@ -45,7 +45,7 @@ class TensorSplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate once over the images; see `Images.batches`."""
+        """Iterate once over the images; see ``Images.batches``."""
         generator = None if seed is None else seeded(seed)
         for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
             if batch >= start:
@@ -53,7 +53,7 @@ class TensorSplit:
                 yield placed_batch(self.images[mine], None if self.labels is None else self.labels[mine], device)
 
     def part(self, start: int, stop: int) -> "TensorSplit":
-        """Return a range of the images, without a copy; see `TrainingImages.part`."""
+        """Return a range of the images, without a copy; see ``TrainingImages.part``."""
         return replace(self, order=self._positions[start:stop])
 
     def mixed(self) -> "TensorSplit":
@@ -61,7 +61,7 @@ class TensorSplit:
         return replace(self, order=self._positions[mixed_order(len(self))])
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw `count` images; see `TrainingImages.sample`."""
+        """Draw ``count`` images; see ``TrainingImages.sample``."""
         drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         mine = self._positions[drawn[share.of(len(drawn))]].to(self.images.device)
         return placed_batch(self.images[mine], None, device)[0]
@@ -73,13 +73,13 @@ class TensorSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """Images of an iterable of batches that is iterated anew in every epoch; see `TrainingImages`.
+    """Images of an iterable of batches that is iterated anew in every epoch; see ``TrainingImages``.
 
     The iterable decides the order, the augmentation and the size of the batches.
 
     Attributes:
         source: The iterable.
-        known: The first of its images, for `part` and `sample`.
+        known: The first of its images, for ``part`` and ``sample``.
         count: Batches of an epoch. A shorter pass is followed by another one.
         batch_size: Number of images that the training loop counts for a batch.
         labelled: True if every batch has labels; otherwise they are 0.
@@ -95,7 +95,7 @@ class LoaderSplit:
     digest: str = field(default="a caller's iterable", init=False)
 
     def __len__(self) -> int:
-        """Return the number of images, as if all batches had `batch_size` of them."""
+        """Return the number of images, as if all batches had ``batch_size`` of them."""
         return self.count * self.batch_size
 
     def batches(
@@ -108,7 +108,7 @@ class LoaderSplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over `count` batches as the iterable yields them, from `start` on; see `Images.batches`.
+        """Iterate over ``count`` batches as the iterable yields them, from ``start`` on; see ``Images.batches``.
 
         Raises:
             DataError: A pass of the iterable yields no batch, or a batch of another kind or of other channels. A value
@@ -127,11 +127,11 @@ class LoaderSplit:
             yield placed_batch(check_finite_images(images), labels if self.labelled else None, device)
 
     def part(self, start: int, stop: int) -> TensorSplit:
-        """Return a range of the first images; see `TrainingImages.part`."""
+        """Return a range of the first images; see ``TrainingImages.part``."""
         return self.known.part(start, stop)
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw from the first images; see `TrainingImages.sample`."""
+        """Draw from the first images; see ``TrainingImages.sample``."""
         return self.known.sample(count, seed=seed, device=device, share=share)
 
     def _passes(self, stream: RandomStream) -> Iterator[tuple[Tensor, Tensor | None]]:

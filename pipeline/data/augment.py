@@ -72,7 +72,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
 
 
 def random_resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Cut a random box out of each image and resize it bilinearly to the image's size; see `random_boxes`.
+    """Cut a random box out of each image and resize it bilinearly to the image's size; see ``random_boxes``.
 
     Args:
         images: uint8, (N, H, W, C).

@@ -15,7 +15,7 @@ FOLDERS: Final[Mapping[str, str]] = MappingProxyType({"cifar-10-batches-py": "ci
 
 
 def cifar_folders(path: Path) -> list[Path]:
-    """Return `path` if it is a CIFAR folder itself, else the CIFAR folders in it."""
+    """Return ``path`` if it is a CIFAR folder itself, else the CIFAR folders in it."""
     if path.name in FOLDERS:
         return [path]
     return [path / name for name in FOLDERS if (path / name).is_dir()]
@@ -28,10 +28,10 @@ def load_cifar(folder: Path) -> Dataset:
     published order mixes the classes, so it is kept.
 
     Args:
-        folder: `cifar-10-batches-py` or `cifar-100-python`.
+        folder: ``cifar-10-batches-py`` or ``cifar-100-python``.
 
     Returns:
-        The data set `cifar10` or `cifar100`: 50,000 training and 10,000 test images of 32x32 pixels.
+        The data set ``cifar10`` or ``cifar100``: 50,000 training and 10,000 test images of 32x32 pixels.
 
     Raises:
         DataError: If a file is missing or differs from the published one.

@@ -100,7 +100,7 @@ class Images(Protocol):
             Pairs of normalized images, float32 (N, C, H, W) in channels_last, and labels, int64 (N,).
 
         Raises:
-            OptionsError: If the batch size is below 1, or if `augment` comes without a seed.
+            OptionsError: If the batch size is below 1, or if ``augment`` comes without a seed.
         """
 
 
@@ -112,10 +112,10 @@ class TrainingImages(Images, Protocol):
         """SHA-256 in hex of all that determines the batches; see the implementations."""
 
     def part(self, start: int, stop: int) -> Images:
-        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
+        """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw `count` images (or all) without labels or augmentation.
+        """Draw ``count`` images (or all) without labels or augmentation.
 
         Args:
             count: Number of images of all shares together.
@@ -132,10 +132,10 @@ class Split(TrainingImages, Protocol):
     """Labelled images of the training or the test half of a data set, in an order that mixes the classes."""
 
     def head(self, count: int) -> "Split":
-        """Return the first `count` images, or all if there are fewer."""
+        """Return the first ``count`` images, or all if there are fewer."""
 
     def part(self, start: int, stop: int) -> "Split":
-        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
+        """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 
     def normalized(self, normalization: Normalization) -> "Split":
         """Return the same images for a network with another normalization."""
@@ -184,24 +184,24 @@ class Dataset:
 
 
 def is_imagenet(dataset: Dataset) -> bool:
-    """Return True if the classes are ImageNet's 1,000, named by WordNet ids such as `n01440764`."""
+    """Return True if the classes are ImageNet's 1,000, named by WordNet ids such as ``n01440764``."""
     return dataset.classes == IMAGENET_CLASSES and all(re.fullmatch(r"n\d{8}", name) for name in dataset.class_names)
 
 
 def batch_indices(count: int, batch_size: int, generator: torch.Generator | None, *, augment: bool) -> Iterator[Tensor]:
-    """Split the indices of `count` images into batches; see `Split.batches`.
+    """Split the indices of ``count`` images into batches; see ``Split.batches``.
 
     Args:
         count: Number of images.
         batch_size: Images per batch.
         generator: Source of the shuffle; None keeps the order.
-        augment: True drops a smaller last batch; see `batches_of_epoch`.
+        augment: True drops a smaller last batch; see ``batches_of_epoch``.
 
     Returns:
         int64 indices, one tensor per batch.
 
     Raises:
-        OptionsError: If the batch size is below 1, or if `augment` comes without a generator.
+        OptionsError: If the batch size is below 1, or if ``augment`` comes without a generator.
     """
     if batch_size < 1:
         raise OptionsError(f"a batch needs 1 image or more, got a batch size of {batch_size}")
@@ -228,7 +228,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def mixed_order(count: int) -> Tensor:
-    """Return a fixed permutation of `count` images, so that the first N are a random sample of data sorted by class.
+    """Return a fixed permutation of ``count`` images, so that the first N are a random sample of data sorted by class.
 
     Returns:
         int64, (count,).
@@ -237,7 +237,7 @@ def mixed_order(count: int) -> Tensor:
 
 
 def check_limit(count: int) -> int:
-    """Return `count`, a number of images to keep.
+    """Return ``count``, a number of images to keep.
 
     Raises:
         OptionsError: If it is below 1.

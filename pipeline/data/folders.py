@@ -41,7 +41,7 @@ DEEP: Final = 32
 
 
 def is_image_folder(root: Path, *, test_only: bool = False) -> bool:
-    """Return True if `root` holds a folder of training images and one of test images; see `TRAIN` and `TEST`.
+    """Return True if ``root`` holds a folder of training images and one of test images; see ``TRAIN`` and ``TEST``.
 
     Args:
         root: The folder.
@@ -64,12 +64,13 @@ def load_folder(
     Images have the size that most of them have, or 224x224 if that is larger than 96 pixels.
 
     Args:
-        root: Folder of `train/` and of `val/`, `valid/`, `validation/` or `test/`, each with the same class folders.
+        root: Folder of ``train/`` and of ``val/``, ``valid/``, ``validation/`` or ``test/``. Both halves have the same
+            class folders.
         limit_train: Training images to keep; None keeps all.
         limit_test: Test images to keep; None keeps all.
         workers: Number of processes (streamed) or threads (in memory) that decode.
         image_size: Another height and width of the images, in pixels.
-        test_only: True to read no training images. The files in `train/`, if it exists, still decide the common size
+        test_only: True to read no training images. The files in ``train/``, if it exists, still decide the common size
             and between memory and stream, so that test images are the same as beside training images.
 
     Returns:
@@ -124,7 +125,7 @@ def _enlarged_note(size: Size) -> str:
 
 
 def _halves(root: Path, names: Sequence[str]) -> list[Path]:
-    """Return the folders in `root` with one of the names, in the order of the names."""
+    """Return the folders in ``root`` with one of the names, in the order of the names."""
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
     return [folder for name in names for folder in folders if folder.name.lower() == name]
 

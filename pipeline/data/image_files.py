@@ -42,11 +42,11 @@ class ImageFiles:
     labels: tuple[int, ...]
 
     def head(self, count: int) -> "ImageFiles":
-        """Return the first `count` files."""
+        """Return the first ``count`` files."""
         return self.part(0, count)
 
     def part(self, start: int, stop: int) -> "ImageFiles":
-        """Return the files from index `start` up to, but without, index `stop`."""
+        """Return the files from index ``start`` up to, but without, index ``stop``."""
         return ImageFiles(self.paths[start:stop], self.labels[start:stop])
 
 
@@ -123,7 +123,7 @@ def decode(path: str) -> Image.Image:
 
 
 def header_size(path: str) -> tuple[int, int]:
-    """Read an image's height and width in pixels from its header alone, as `decode` returns them.
+    """Read an image's height and width in pixels from its header alone, as ``decode`` returns them.
 
     Raises:
         DataError: If the file is not an image, or if its values are floats.

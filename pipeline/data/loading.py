@@ -46,7 +46,7 @@ def load_batches(
 
     Raises:
         DataError: If an image is damaged.
-        LostProcessError: If a worker ended, or no batch came within `patience`.
+        LostProcessError: If a worker ended, or no batch came within ``patience``.
     """
     count = min(workers, len(batches))
     reason = why_not_shared(count, len(batches), batch_bytes, shared_memory) if count else ""

@@ -26,9 +26,9 @@ HASHED_IMAGES: Final = 4096
 
 @dataclass(frozen=True, eq=False)
 class MemorySplit:
-    """Images and labels in memory; see `pipeline.data.dataset.Split`.
+    """Images and labels in memory; see ``pipeline.data.dataset.Split``.
 
-    `order` decides the sequence of `head`, `part` and batches without a seed. Draws with a seed are made from the
+    ``order`` decides the sequence of ``head``, ``part`` and batches without a seed. Draws with a seed are made from the
     kept images as they are stored, so that they do not depend on that sequence.
 
     Attributes:
@@ -61,7 +61,7 @@ class MemorySplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate once over the images; see `Split.batches`."""
+        """Iterate once over the images; see ``Split.batches``."""
         generator = None if seed is None else seeded(seed)
         positions = self._positions if seed is None else self._stored_positions
         for batch, index in enumerate(batch_indices(len(self), batch_size, generator, augment=augment)):
@@ -85,15 +85,15 @@ class MemorySplit:
         return digest.hexdigest()
 
     def head(self, count: int) -> "MemorySplit":
-        """Return the first `count` images, or all if there are fewer.
+        """Return the first ``count`` images, or all if there are fewer.
 
         Raises:
-            OptionsError: If `count` is below 1.
+            OptionsError: If ``count`` is below 1.
         """
         return self.part(0, check_limit(count))
 
     def part(self, start: int, stop: int) -> "MemorySplit":
-        """Return a range of the images, without a copy of the pixels; see `Split.part`."""
+        """Return a range of the images, without a copy of the pixels; see ``Split.part``."""
         return replace(self, order=self._positions[start:stop])
 
     def normalized(self, normalization: Normalization) -> "MemorySplit":
@@ -101,7 +101,7 @@ class MemorySplit:
         return replace(self, normalization=normalization)
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw `count` images; see `Split.sample`."""
+        """Draw ``count`` images; see ``Split.sample``."""
         drawn = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         picked = self._stored_positions[drawn[share.of(len(drawn))]]
         return self._input(self.images[picked], device)

@@ -1,4 +1,4 @@
-"""Read images and labels from one `.npz` file."""
+"""Read images and labels from one ``.npz`` file."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -33,13 +33,14 @@ _ALLOWED: Final = (
 def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False) -> Dataset:
     """Read a data set from a NumPy archive, without pickle.
 
-    The first N images are a random sample even if the file is sorted by class: see `mixed_order`.
+    The first N images are a random sample even if the file is sorted by class: see ``mixed_order``.
 
     Args:
-        path: The file, with the arrays of `HALVES` under Keras' names (x_train, y_train, ...) or MedMNIST's
-            (train_images, train_labels, ...). See `pipeline.data.arrays` for their dtypes and shapes. `class_names`,
-            strings of shape (classes,), is optional. Images of three channels are mirrored in training, others never.
-        classes: Number of classes if it is known; see `label_indices`.
+        path: The file, with the arrays of ``HALVES`` under Keras' names (x_train, y_train, ...) or MedMNIST's
+            (train_images, train_labels, ...). See ``pipeline.data.arrays`` for their dtypes and shapes. The array
+            ``class_names``, strings of shape (classes,), is optional. Images of three channels are mirrored in
+            training, others never.
+        classes: Number of classes if it is known; see ``label_indices``.
         test_only: True if the file may lack training images.
 
     Returns:
@@ -125,7 +126,7 @@ def _array(archive: Any, name: str) -> Array:
 
 
 def _found(names: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the pairs of images and labels that an archive holds for each half, in the order of `HALVES`."""
+    """Return the pairs of images and labels that an archive holds for each half, in the order of ``HALVES``."""
     by_name = {name.lower(): name for name in names}
     return {
         half: [

@@ -35,12 +35,12 @@ def common_size(sizes: Sequence[Size]) -> Size:
 
 
 def fitted(image: Image.Image, size: Size, margin: float = 1.0) -> Image.Image:
-    """Resize an image until it covers a size times `margin`, and return the centre.
+    """Resize an image until it covers a size times ``margin``, and return the centre.
 
     Args:
         image: The image.
         size: Height and width of the result, in pixels.
-        margin: Size before the crop as a multiple of `size`.
+        margin: Size before the crop as a multiple of ``size``.
     """
     height, width = size
     if margin == 1.0 and image.size == (width, height):

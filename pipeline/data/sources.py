@@ -1,4 +1,4 @@
-"""Load the data set that `--data` names."""
+"""Load the data set that ``--data`` names."""
 
 from pathlib import Path
 from typing import Final
@@ -40,20 +40,20 @@ def load_dataset(
     """Load a data set.
 
     Args:
-        source: `digits`, or the path of an `.npz` file, of an image folder or of a torchvision CIFAR folder.
+        source: ``digits``, or the path of an ``.npz`` file, of an image folder or of a torchvision CIFAR folder.
         limit_train: Number of training images to keep, a random sample; None keeps all.
         limit_test: Number of test images to keep, a random sample; None keeps all.
         workers: Number of processes that decode streamed images.
         image_size: Height and width in pixels that images are brought to; None for the size of the data.
-        classes: Number of classes if it is known, for labels of an `.npz` file that may begin with 1.
-        test_only: True if only the test images are used. The data may then lack training images, and `train` of the
+        classes: Number of classes if it is known, for labels of an ``.npz`` file that may begin with 1.
+        test_only: True if only the test images are used. The data may then lack training images, and ``train`` of the
             result may be empty.
 
     Returns:
         The data set; the digests of its halves cover the kept images only.
 
     Raises:
-        OptionsError: If a limit is below 1 or `workers` is negative.
+        OptionsError: If a limit is below 1 or ``workers`` is negative.
         DataError: If the source is missing, damaged, of an unknown kind or an address of another machine.
     """
     check_local("--data", source)

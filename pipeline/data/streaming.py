@@ -27,7 +27,7 @@ CROP: Final = 224
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Images on disk, read as RGB at one size; see `pipeline.data.dataset.Split`.
+    """Images on disk, read as RGB at one size; see ``pipeline.data.dataset.Split``.
 
     Each image is augmented by a generator seeded with the seed and the image's index, so the batches do not depend on
     the number of workers.
@@ -58,7 +58,7 @@ class FolderSplit:
         start: int = 0,
         share: RankSlice = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate once over the images; see `Split.batches`.
+        """Iterate once over the images; see ``Split.batches``.
 
         Raises:
             DataError: If a file is damaged; the message contains its path.
@@ -83,15 +83,15 @@ class FolderSplit:
         return digest.hexdigest()
 
     def head(self, count: int) -> "FolderSplit":
-        """Return the first `count` images, or all if there are fewer.
+        """Return the first ``count`` images, or all if there are fewer.
 
         Raises:
-            OptionsError: If `count` is below 1.
+            OptionsError: If ``count`` is below 1.
         """
         return self.part(0, check_limit(count))
 
     def part(self, start: int, stop: int) -> "FolderSplit":
-        """Return a range of the images; see `Split.part`."""
+        """Return a range of the images; see ``Split.part``."""
         return replace(self, files=self.files.part(start, stop))
 
     def normalized(self, normalization: Normalization) -> "FolderSplit":
@@ -99,7 +99,7 @@ class FolderSplit:
         return replace(self, normalization=normalization)
 
     def sample(self, count: int, *, seed: int, device: torch.device, share: RankSlice = WHOLE) -> Tensor:
-        """Draw `count` images; see `Split.sample`.
+        """Draw ``count`` images; see ``Split.sample``.
 
         Raises:
             DataError: If a file is damaged; the message contains its path.

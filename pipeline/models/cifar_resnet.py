@@ -15,7 +15,7 @@ class BasicBlock(nn.Module):
     Args:
         in_planes: Channels of the input.
         planes: Channels of the output.
-        stride: Stride of the first convolution; the shortcut takes every `stride`-th position.
+        stride: Stride of the first convolution; the shortcut takes every ``stride``-th position.
     """
 
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:

@@ -36,10 +36,10 @@ def torchvision_claim(model_name: str, weights_name: str) -> Claim | None:
 
 
 def checkpoint_claim(content: Any) -> Claim | None:
-    """Return the Top-1 that a checkpoint holds beside its weights, for example as `best_acc1`; None if there is none.
+    """Return the Top-1 that a checkpoint holds beside its weights, for example as ``best_acc1``; None if there is none.
 
     Args:
-        content: From `pipeline.models.checkpoint.files.read_checkpoint`.
+        content: From ``pipeline.models.checkpoint.files.read_checkpoint``.
     """
     if not isinstance(content, Mapping):
         return None

@@ -1,4 +1,4 @@
-"""Import and build a user's network, named `module:callable` or `file.py:callable`."""
+"""Import and build a user's network, named ``module:callable`` or ``file.py:callable``."""
 
 import contextlib
 import importlib
@@ -46,8 +46,8 @@ def reference(name: str) -> Reference:
     """Parse the name of a user's network.
 
     Args:
-        name: `package.module:callable`, from the current folder or the search path, or `path/file.py:callable`. A file
-            in a package, whose folder has an `__init__.py`, is imported as a part of the package.
+        name: ``package.module:callable``, from the current folder or the search path, or ``path/file.py:callable``. A
+            file in a package, whose folder has an ``__init__.py``, is imported as a part of the package.
 
     Raises:
         OptionsError: If the module or the callable is missing in the name, if the file does not exist, or if the name
@@ -86,7 +86,7 @@ def import_model(name: str, classes: int) -> nn.Module:
     The folder stays on the search path, as the last one, because the network may import modules when it runs.
 
     Args:
-        name: See `reference`. The callable gets `num_classes` if its signature accepts it.
+        name: See ``reference``. The callable gets ``num_classes`` if its signature accepts it.
         classes: Number of classes of the data.
 
     Returns:
@@ -130,7 +130,7 @@ def loaded_module(name: str) -> ModuleType | None:
     """Return the loaded module of a network's name; None for another name, or if it is not loaded.
 
     Raises:
-        OptionsError: See `reference`.
+        OptionsError: See ``reference``.
     """
     if ":" not in name:
         return None

@@ -43,11 +43,11 @@ def input_channels(model: nn.Module, available: int, image_size: tuple[int, int]
 def published_statistics(model: nn.Module, name: str, weights: str) -> Statistics | None:
     """Return the input normalization that a network's library publishes for its weights; None if it is not known.
 
-    torchvision publishes it with its weights. timm's networks have it in their attribute `pretrained_cfg`.
+    torchvision publishes it with its weights. timm's networks have it in their attribute ``pretrained_cfg``.
 
     Args:
         model: The network.
-        name: Its name, see `pipeline.models.registry.build_model`.
+        name: Its name, see ``pipeline.models.registry.build_model``.
         weights: The weights' name; for a name that torchvision does not know, its default weights count.
     """
     if torchvision_models.includes(name):

@@ -24,23 +24,23 @@ _SHAPE_WORDS: Final = re.compile(r"shape|size|dimension|channel|height|width|ker
 
 
 def model_names() -> tuple[str, ...]:
-    """Return every name that `build_model` accepts, apart from `module:callable`."""
+    """Return every name that ``build_model`` accepts, apart from ``module:callable``."""
     return (*cifar_resnet.BUILDERS, *torchvision_models.names())
 
 
 def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Module:
-    """Build a network with random weights, on the current default device (`meta` too).
+    """Build a network with random weights, on the current default device (``meta`` too).
 
     Args:
-        name: resnet20/32/44/56/110, a torchvision classifier's name, `timm:NAME`, or `module:callable`.
+        name: resnet20/32/44/56/110, a torchvision classifier's name, ``timm:NAME``, or ``module:callable``.
         classes: Width of the output.
-        allow_import: True if `module:callable` may be imported; pass False for a name that was read from a file.
+        allow_import: True if ``module:callable`` may be imported; pass False for a name that was read from a file.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        OptionsError: If the name is unknown, or if `module:callable` fails or is not allowed.
+        OptionsError: If the name is unknown, or if ``module:callable`` fails or is not allowed.
     """
     if name.startswith(timm_models.PREFIX):
         return timm_models.build(name, classes)
@@ -96,13 +96,13 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
     """Return the builder and the arguments of a network, as an artifact stores them.
 
     Args:
-        name: A name that `build_model` takes.
+        name: A name that ``build_model`` takes.
         classes: Width of the output.
 
     Returns:
-        The builder, and its arguments beside the name. `cifar_resnet` is He et al.'s network of 6 `blocks` + 2
-        layers. `torchvision` is `torchvision.models.get_model`, `timm` is `timm.create_model`. `import` is the callable
-        that the name refers to; it gets `num_classes` if its signature accepts it.
+        The builder, and its arguments beside the name. ``cifar_resnet`` is He et al.'s network of 6 ``blocks`` + 2
+        layers. ``torchvision`` is ``torchvision.models.get_model``, ``timm`` is ``timm.create_model``. ``import`` is
+        the callable that the name refers to; it gets ``num_classes`` if its signature accepts it.
 
     Raises:
         OptionsError: If the name is unknown.
@@ -138,7 +138,7 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], c
 
     Raises:
         OptionsError: If the network rejects the shape (1, channels, height, width): by an assertion, or by a
-            `RuntimeError` or `ValueError` about shapes. Every other exception, such as out of memory, is raised
+            ``RuntimeError`` or ``ValueError`` about shapes. Every other exception, such as out of memory, is raised
             unchanged.
         DataError: If the output is not a tensor of shape (1, classes).
     """

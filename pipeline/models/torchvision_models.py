@@ -33,15 +33,15 @@ def names() -> tuple[str, ...]:
 
 
 def includes(name: str) -> bool:
-    """Return True if `name` is a classification network of torchvision, which is imported only if it may be one."""
+    """Return True if ``name`` is a classification network of torchvision, which is imported only if it may be one."""
     return ":" not in name and name not in cifar_resnet.BUILDERS and name in names()
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """Build the network `name` with random weights and `classes` outputs, on the default device.
+    """Build the network ``name`` with random weights and ``classes`` outputs, on the default device.
 
     Args:
-        name: A name in `names()`.
+        name: A name in ``names()``.
         classes: Number of outputs.
 
     Returns:
@@ -65,12 +65,12 @@ def build(name: str, classes: int) -> nn.Module:
 
 
 def arguments(name: str) -> dict[str, bool]:
-    """Return the arguments that the network `name` is built with, besides the number of classes."""
+    """Return the arguments that the network ``name`` is built with, besides the number of classes."""
     return _ARGUMENTS.get(name, {})
 
 
 def default_weights_name(name: str) -> str | None:
-    """Return the name of torchvision's default weights of `name` (`IMAGENET1K_V1`), or None if it has none."""
+    """Return the name of torchvision's default weights of ``name`` (``IMAGENET1K_V1``), or None if it has none."""
     if not includes(name):
         return None
     default = getattr(_zoo().get_model_weights(name), "DEFAULT", None)
@@ -81,7 +81,7 @@ def statistics(name: str, weights_name: str) -> tuple[tuple[float, ...], tuple[f
     """Return mean and standard deviation per channel of the inputs for which weights were trained.
 
     Args:
-        name: A name in `names()`.
+        name: A name in ``names()``.
         weights_name: A member of the network's weights; for any other text, the default weights count.
     """
     weights = _published(name, weights_name)
@@ -101,9 +101,9 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
     """Download torchvision's weights, or read them from torch's cache.
 
     Args:
-        name: A name in `names()`.
+        name: A name in ``names()``.
         classes: Classes of the data.
-        weights_name: A member of the network's weights, such as `IMAGENET1K_V1`.
+        weights_name: A member of the network's weights, such as ``IMAGENET1K_V1``.
 
     Returns:
         The state dict as torchvision publishes it.
@@ -126,10 +126,12 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
 
 
 def missing_download(name: str, classes: int, weights_name: str) -> str:
-    """Return the address and size of the file that `download_weights` would download; empty if it is in torch's cache.
+    """Return the address and size of the file that ``download_weights`` would download.
+
+    The text is empty if the file is in torch's cache.
 
     Args:
-        name: A name in `names()`.
+        name: A name in ``names()``.
         classes: Classes of the data.
         weights_name: A member of the network's weights.
 

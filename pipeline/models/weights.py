@@ -39,17 +39,17 @@ class LoadedWeights(NamedTuple):
 
 
 def load_weights(model: nn.Module, path: Path, key: str | None = None) -> LoadedWeights:
-    """Load the weights of a checkpoint into `model`, in place, without running any code that the file may hold.
+    """Load the weights of a checkpoint into ``model``, in place, without running any code that the file may hold.
 
-    The weights are found below any keys and prefixes, see `pipeline.models.checkpoint.matching`. Of several sets of
+    The weights are found below any keys and prefixes, see ``pipeline.models.checkpoint.matching``. Of several sets of
     weights, averages (EMA) are the last choice; the choice is logged. Entries that the network does not need are
     logged too. Any floating dtype is converted to the network's, and integers in floating point to integers. Counters
-    of batch normalization (`num_batches_tracked`) may be missing.
+    of batch normalization (``num_batches_tracked``) may be missing.
 
     Args:
         model: The network, on a real device.
-        path: See `pipeline.models.checkpoint.files.read_checkpoint`.
-        key: Path of the weights in the file, such as `model_ema` or `state_dict.student`; None finds them.
+        path: See ``pipeline.models.checkpoint.files.read_checkpoint``.
+        key: Path of the weights in the file, such as ``model_ema`` or ``state_dict.student``; None finds them.
 
     Raises:
         DataError: If the file is missing, damaged or without weights in float, if it has no such key, or if names,
@@ -79,7 +79,7 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
     Args:
         model_name: A torchvision classifier's name.
         classes: Classes of the data; the weights must have the same number.
-        weights_name: Name of the weights, such as `IMAGENET1K_V1`.
+        weights_name: Name of the weights, such as ``IMAGENET1K_V1``.
 
     Returns:
         The network, in training mode.

@@ -108,7 +108,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _yaml_value(value: object) -> str:
-    """Return a value as YAML in one line; it is dumped in a list, because a bare scalar would end with `...`."""
+    """Return a value as YAML in one line; it is dumped in a list, because a bare scalar would end with ``...``."""
     import yaml
 
     return str(yaml.safe_dump([value], default_flow_style=True, width=float("inf"))).strip()[1:-1]

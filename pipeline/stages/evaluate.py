@@ -124,7 +124,7 @@ def measure_together(measure_part: Callable[[Split], Evaluation], images: Split,
     """Let each rank measure its part of the images, in the batches of a single process.
 
     Args:
-        measure_part: Measures one rank's part, for example ``evaluate``. It calls no method of `processes`.
+        measure_part: Measures one rank's part, for example ``evaluate``. It calls no method of ``processes``.
         images: All images, in their order.
         processes: The ranks that take part.
 

@@ -12,7 +12,7 @@ def matched(data: Dataset, model: nn.Module, options: Options) -> Dataset:
     """Return the data with the network's number of channels and its normalization.
 
     Gray images are repeated for a network of 3 channels. For a network of 1 channel, RGB images are converted to gray.
-    `--mean` and `--std` override the normalization that the network's library publishes, or ImageNet's. Where the
+    ``--mean`` and ``--std`` override the normalization that the network's library publishes, or ImageNet's. Where the
     numbers of channels differ, every channel gets the mean of the published values.
 
     Args:
@@ -21,7 +21,7 @@ def matched(data: Dataset, model: nn.Module, options: Options) -> Dataset:
         options: The options of the run.
 
     Raises:
-        OptionsError: The data have another number of channels than the network, or `--mean` or `--std` has.
+        OptionsError: The data have another number of channels than the network, or ``--mean`` or ``--std`` has.
     """
     channels = input_channels(model, data.channels, data.image_size)
     check_channels(data, channels, options.model)

@@ -46,7 +46,7 @@ def kernel_figure(baseline: Baseline, result: VariantResult, bases: Sequence[str
 
 
 def _spread(layers: Sequence[LayerPlan], count: int) -> list[LayerPlan]:
-    """Return at most `count` layers, evenly spread from the first to the last."""
+    """Return at most ``count`` layers, evenly spread from the first to the last."""
     last, steps = len(layers) - 1, max(1, min(count, len(layers)) - 1)
     return [layers[place] for place in sorted({round(step * last / steps) for step in range(steps + 1)})]
 

@@ -185,8 +185,8 @@ def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: t
 def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterate over saved batches, with labels of zero in place of the unknown ones.
 
-    The strides are the measured batches' too. Of images with one channel, `Tensor.to` would keep the strides, and other
-    strides can choose another kernel.
+    The strides are those of the measured batches, because other strides can choose another kernel. For images with one
+    channel, ``Tensor.to`` would keep the strides of the file.
     """
     for number in range(len(images)):
         saved = images[str(number)].to(device)

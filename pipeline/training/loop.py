@@ -187,7 +187,7 @@ def _training_batches(
     teacher: Teacher | None,
     share: RankSlice,
 ) -> Iterator[TrainingBatch]:
-    """Iterate over this rank's slices of all batches from `position` to the end."""
+    """Iterate over this rank's slices of all batches from ``position`` to the end."""
     size, steps = schedule.batch_size, schedule.epochs * position.per_epoch
     for epoch in range(position.epoch, schedule.epochs):
         # Far apart for neighbouring seeds, so that no two of their epochs are the same.

@@ -79,7 +79,7 @@ class Divisible(Protocol):
         """Return the number of images."""
 
     def part(self, start: int, stop: int) -> Self:
-        """Return the images from index `start` up to, but without, index `stop`; there may be none."""
+        """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 
 
 Trained = TypeVar("Trained")

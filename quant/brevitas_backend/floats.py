@@ -15,7 +15,7 @@ from quant.minifloat import EXPONENT_BITS, MinifloatFormat, MinifloatTensor, enc
 
 
 def quantize(weight: Tensor, format: MinifloatFormat, scale: Tensor | None = None) -> MinifloatTensor:
-    """Round to the nearest minifloats; see `quant.backends.Backend.quantize`."""
+    """Round to the nearest minifloats; see ``quant.backends.Backend.quantize``."""
     values = check_weight(weight)
     _refuse_scale(scale)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def quantize(weight: Tensor, format: MinifloatFormat, scale: Tensor | None = Non
 
 
 def fake_quantizer(weight: Tensor, format: MinifloatFormat, scale: Tensor | None = None) -> FakeQuantizer:
-    """Create a fake quantizer without parameters; see `quant.backends.Backend.fake_quantizer`."""
+    """Create a fake quantizer without parameters; see ``quant.backends.Backend.fake_quantizer``."""
     _refuse_scale(scale)
     return _BrevitasFloatFakeQuantizer(check_weight(weight), format)
 

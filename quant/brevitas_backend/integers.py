@@ -21,7 +21,7 @@ from quant.formats import (
 
 
 def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> QuantizedTensor:
-    """Round to the nearest integers; see `quant.backends.Backend.quantize`."""
+    """Round to the nearest integers; see ``quant.backends.Backend.quantize``."""
     values = check_weight(weight)
     quantizer = _quantizer(values, format)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def quantize(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> 
 
 
 def fake_quantizer(weight: Tensor, format: IntFormat, scale: Tensor | None = None) -> FakeQuantizer:
-    """Create a trainable fake quantizer; see `quant.backends.Backend.fake_quantizer`."""
+    """Create a trainable fake quantizer; see ``quant.backends.Backend.fake_quantizer``."""
     return _BrevitasFakeQuantizer(weight, format, scale)
 
 
@@ -51,7 +51,7 @@ class _BrevitasFakeQuantizer(ScaledFakeQuantizer):
             self.register_buffer(name, torch.tensor(float(value), device=weight.device), persistent=False)
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
-        """See `FakeQuantizer`."""
+        """See ``FakeQuantizer``."""
         scale = self.scale()
         if scale.requires_grad:
             # Brevitas has no gradient scaling.

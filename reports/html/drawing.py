@@ -66,14 +66,14 @@ def _drawn(report: Report, name: str, canvas: "Canvas") -> Markup:
 
 
 def _words(report: Report, row: Row) -> str:
-    """Describe the mark of a row: `CosConv 3,3,2,2 at 4 bits: 0.0553 MB, Top-1 87.80 (84.64 to 90.38)`."""
+    """Describe the mark of a row: ``CosConv 3,3,2,2 at 4 bits: 0.0553 MB, Top-1 87.80 (84.64 to 90.38)``."""
     ends = interval(report, row.top1_quant)
     figures = f"{megabytes(row.size_mb)} MB, Top-1 {points(row.top1_quant)}"
     return f"{row_name(row)}: {figures}" + (f" ({span(ends)})" if ends else "")
 
 
 def _bare(svg: str, name: str) -> str:
-    """Return the element `svg` alone, without its fixed size, its namespaces and its metadata."""
+    """Return the element ``svg`` alone, without its fixed size, its namespaces and its metadata."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)
     opening = f'<svg viewBox="{box[1] if box else ""}" class="{name}" aria-hidden="true">'

@@ -41,7 +41,7 @@ class Stack(NamedTuple):
 
     Attributes:
         name: Name of the row.
-        attributes: See `row_attributes`.
+        attributes: See ``row_attributes``.
         length: Length of the bar, from 0 to 100.
         pieces: (kind of content, its number, bytes) of each piece.
         total: Bytes of the file, formatted.

@@ -38,7 +38,7 @@ def merged_baseline(runs: Mapping[str, Source]) -> Baseline:
     """Return the baseline that the runs share, or the mean of the baselines that their seeds trained.
 
     Args:
-        runs: The runs by name, for which `baseline_difference` returns None.
+        runs: The runs by name, for which ``baseline_difference`` returns None.
     """
     baseline = next(iter(runs.values())).baseline
     if not own_baselines(runs):

@@ -29,8 +29,9 @@ def merge(runs: Mapping[str, Source], command: str) -> Report:
         command: The command that merges them.
 
     Returns:
-        The merged report. In addition to the report of one run, it has `sources`, and its rows and layers have `runs`
-        and `settings`. Files have the names in the runs' own reports; `reports.merging.relocation` rewrites them.
+        The merged report. In addition to the report of one run, it has ``sources``, and its rows and layers have
+        ``runs`` and ``settings``. Files have the names in the runs' own reports; ``reports.merging.relocation``
+        rewrites them.
 
     Raises:
         MergeError: If the runs are not of one network and one data set.
@@ -97,7 +98,7 @@ def _distinct(texts: Sequence[str | None]) -> list[str]:
 def _gate(runs: Mapping[str, Source]) -> Gate:
     """Return the gate that all runs share; if their limits differ, a gate without limits.
 
-    Without limits, only rows whose reloaded network differs fail. The own gate of each run stays in `sources`.
+    Without limits, only rows whose reloaded network differs fail. The own gate of each run stays in ``sources``.
     """
     gates = {name: source.gate for name, source in runs.items()}
     limits = {(gate.max_drop, gate.max_size_mb) for gate in gates.values()}

@@ -129,7 +129,7 @@ def _check(content: Any, file: Path) -> None:
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
-    """Add the stored bits to integer rows of an early version, which stored `bits` bits."""
+    """Add the stored bits to integer rows of an early version, which stored ``bits`` bits."""
     rows = content.get("rows")
     if not isinstance(rows, list):
         return content

@@ -24,13 +24,13 @@ def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: 
     """Return the report for another folder, with the paths of its files relative to that folder.
 
     Args:
-        report: Report of one run, or of several runs from `reports.merging.merge`.
+        report: Report of one run, or of several runs from ``reports.merging.merge``.
         runs: The runs by name.
         place: Function that locates a file of a run.
         folder: The other folder.
 
     Raises:
-        ReportError: If `place` cannot locate a file.
+        ReportError: If ``place`` cannot locate a file.
     """
     first = next(iter(runs.values()))
     sources = report.sources and [
@@ -72,7 +72,7 @@ class Linked:
 
 
 class Copied:
-    """Copies the files into `artifacts/` of the report's folder, with one subfolder per run.
+    """Copies the files into ``artifacts/`` of the report's folder, with one subfolder per run.
 
     Args:
         folder: The report's folder.

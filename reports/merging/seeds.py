@@ -27,7 +27,7 @@ def by_seed(rows: Iterable[tuple[_Key, int | None, _Item]]) -> dict[_Key, dict[i
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Format mean and sample standard deviation: `90.20 ± 0.15`; a dash if a value was not measured."""
+    """Format mean and sample standard deviation: ``90.20 ± 0.15``; a dash if a value was not measured."""
     known = [value for value in values if value is not None]
     if len(known) < max(2, len(values)):
         return MISSING

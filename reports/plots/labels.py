@@ -67,7 +67,7 @@ def _covered(axis: "Axes") -> Array:
 
 
 def _sampled(run: Array) -> Array:
-    """Return points every `_STEP` pixels along the line through the given points."""
+    """Return points every ``_STEP`` pixels along the line through the given points."""
     pairs = itertools.pairwise(run)
     steps = [np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / _STEP)) for start, end in pairs]
     return np.concatenate(steps) if steps else np.empty((0, 2))

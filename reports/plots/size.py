@@ -45,7 +45,7 @@ def size_figure(report: Report, canvas: Canvas = Canvas()) -> "Figure":  # noqa:
     """Draw one mark per row: file size in MB on x, Top-1 with its 95 % interval on y.
 
     A line joins the rows of a config and basis with target sizes. Other lines join the rows of fixed widths that no
-    other row of their kind beats in both size and Top-1. The artists of a row have the group id of `mark_id`.
+    other row of their kind beats in both size and Top-1. The artists of a row have the group id of ``mark_id``.
     """
     figure = style.new_figure(canvas.width, canvas.height)
     axis = figure.subplots()
@@ -172,7 +172,7 @@ def _log_ticks(axis: "Axes") -> None:
 
 
 def _chosen(rows: Sequence[MeasuredRow], most: int | None) -> list[Label]:
-    """Return every label if there are at most `most`, else labels spread over the frontier."""
+    """Return every label if there are at most ``most``, else labels spread over the frontier."""
     every = _labels(rows)
     if most is None or len(every) <= most:
         return every

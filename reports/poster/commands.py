@@ -41,7 +41,7 @@ class Commands:
         Args:
             model: Network of the row.
             printed: The row.
-            fit: Fit of the row's other figures; None takes the poster's, `weights`.
+            fit: Fit of the row's other figures; None takes the poster's, ``weights``.
             seed: Seed of the row's other figures; None takes the default.
 
         Returns:

@@ -3,8 +3,8 @@
 Source: Costain and Prisacariu, "Approximating Continuous Convolutions for Deep Network Compression", BMVC 2022,
 arXiv 2210.08951. Every figure is as printed there. The poster's ResNet-32 baseline is 92.78; the authors' public
 checkpoint of it measures 92.63. The ConvNeXt-T table names no basis, so its figures are shown for both bases.
-The poster quantizes ResNet-18 on ImageNet to floats of one sign bit, seven exponent bits and `bits` mantissa bits. Its
-sizes therefore count `bits` + 8 stored bits; they are comparable with minifloat rows.
+The poster quantizes ResNet-18 on ImageNet to floats of one sign bit, seven exponent bits and ``bits`` mantissa bits.
+Its sizes therefore count ``bits`` + 8 stored bits; they are comparable with minifloat rows.
 """
 
 import re
@@ -93,12 +93,12 @@ def poster_row(model: str, dataset_name: str, classes: int, basis: str, config: 
     """Return the poster's figures of one row; None if the poster has none for this model, data, basis and config.
 
     Args:
-        model: Name of the model, as for `--model`: `resnet20`.
-        dataset_name: Name of the data: CIFAR-10 in any spelling (`cifar10`, `cifar-10-batches-py`), or a name that
-            contains `imagenet` or `ilsvrc`.
+        model: Name of the model, as for ``--model``: ``resnet20``.
+        dataset_name: Name of the data: CIFAR-10 in any spelling (``cifar10``, ``cifar-10-batches-py``), or a name that
+            contains ``imagenet`` or ``ilsvrc``.
         classes: Number of classes: 10 for CIFAR-10, 1,000 for ImageNet.
-        basis: `cosine` or `chebyshev`.
-        config: Orders; spaces, `×` and any grouping of blocks are allowed: `7×3, 7×3, 7×9, 6×3`.
+        basis: ``cosine`` or ``chebyshev``.
+        config: Orders; spaces, ``×`` and any grouping of blocks are allowed: ``7×3, 7×3, 7×9, 6×3``.
     """
     column, orders = _COLUMNS.get(basis), orders_of(config)
     if column is None or orders is None:
@@ -115,7 +115,7 @@ def is_posters_data(model: str, dataset_name: str, classes: int) -> bool:
 
 
 def is_imagenet(dataset_name: str, classes: int) -> bool:
-    """Return True for 1,000 classes and a name that contains `imagenet` or `ilsvrc`."""
+    """Return True for 1,000 classes and a name that contains ``imagenet`` or ``ilsvrc``."""
     name = re.sub(r"[^a-z0-9]", "", dataset_name.lower())
     return ("imagenet" in name or "ilsvrc" in name) and classes == 1000
 
@@ -128,7 +128,7 @@ def _printed(model: str, dataset_name: str, classes: int) -> dict[str, _BothBase
 
 
 def orders_of(config: str) -> tuple[int, ...] | None:
-    """Return one order per stage or, if blocks are counted (`7x3`), one per block; None for any other text."""
+    """Return one order per stage or, if blocks are counted (``7x3``), one per block; None for any other text."""
     tokens = re.sub(r"\s", "", config.replace("×", "x")).split(",")
     matches = [re.fullmatch(r"(\d{1,3})(?:x(\d{1,3}))?", token) for token in tokens]
     found = [(int(match[1]), int(match[2] or 1)) for match in matches if match]

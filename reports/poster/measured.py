@@ -27,8 +27,8 @@ class Measurement:
 
     Attributes:
         model: Network.
-        basis: Basis; `dense` for the uncompressed network.
-        config: Orders, `dense` or `all`.
+        basis: Basis; ``dense`` for the uncompressed network.
+        config: Orders, ``dense`` or ``all``.
         bits: Bits, for the quantization table; None for the tables of Top-1.
         fit: Fit of the row; None without a series.
         seed: Seed of the run.
@@ -80,7 +80,7 @@ def measurements(sources: Sequence[Source]) -> list[Measurement]:
     A run without fine-tuning is left out where a fine-tuned one has the same fit and the same figures after it.
 
     Args:
-        sources: Runs for which `unused_reason` is None.
+        sources: Runs for which ``unused_reason`` is None.
 
     Raises:
         PosterError: If two runs with equal settings differ in a figure.

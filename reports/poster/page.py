@@ -32,7 +32,7 @@ def poster_page(sources: Sequence[Source]) -> str:
     """Return the page in markdown.
 
     Args:
-        sources: Runs for which `reports.poster.measured.unused_reason` is None; all cells are empty without any.
+        sources: Runs for which ``reports.poster.measured.unused_reason`` is None; all cells are empty without any.
 
     Raises:
         PosterError: If two runs with equal settings differ in a figure.

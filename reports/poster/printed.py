@@ -8,7 +8,7 @@ from reports.poster.figures import POSTER_BASELINES, POSTER_CIFAR10, POSTER_IMAG
 from reports.text import basis_name, config_name
 
 Figure = Literal["pre", "post", "delta", "float", "quantized", "quantized_delta", "params", "percent", "size"]
-"""Name of a printed figure; `TITLES` has their titles and units."""
+"""Name of a printed figure; ``TITLES`` has their titles and units."""
 
 TITLES: Final[dict[Figure, str]] = {
     "pre": "Pre Top1",
@@ -46,11 +46,11 @@ class Printed(NamedTuple):
 
     Attributes:
         method: Name of the method, as printed.
-        config: Orders, `dense` for the uncompressed network, or `all` for a method without orders.
-        bases: Values of `--basis` that give the row; empty if the uncompressed network alone does.
+        config: Orders, ``dense`` for the uncompressed network, or ``all`` for a method without orders.
+        bases: Values of ``--basis`` that give the row; empty if the uncompressed network alone does.
         figures: The printed figures.
         bits: Bits of a row of the quantization table; None in the tables of Top-1.
-        notes: Letters of `NOTES`.
+        notes: Letters of ``NOTES``.
     """
 
     method: str
@@ -129,7 +129,7 @@ def top1_rows(model: str) -> list[Printed]:
     """Return the rows of a network in the poster's tables of Top-1, in the printed order.
 
     Args:
-        model: A key of `POSTER_BASELINES`.
+        model: A key of ``POSTER_BASELINES``.
     """
     return [_dense(model), *_FAMILIES.get(model, []), *_series(model)]
 

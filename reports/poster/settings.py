@@ -1,4 +1,4 @@
-"""Settings of a measured row in short words: `weights fit, seed 0, 5 epochs`."""
+"""Settings of a measured row in short words: ``weights fit, seed 0, 5 epochs``."""
 
 from typing import Any, Final
 

@@ -54,7 +54,7 @@ def poster_quantization_table(report: Report, style: text.Style = "markdown") ->
 
 
 def has_posters_baseline(run: Run, base: Baseline) -> bool:
-    """Return True if the baseline is as good as the poster's, up to `BASELINE_TOLERANCE` or the test images' chance."""
+    """Return True if the baseline's Top-1 is the poster's, within ``BASELINE_TOLERANCE`` or the 95 % interval."""
     printed = POSTER_BASELINES.get(run.model or "")
     if base.top1 is None or printed is None:
         return False
