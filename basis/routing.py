@@ -5,7 +5,7 @@ belong to different images, so the layer can be neither fitted nor rounded by th
 """
 
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -64,6 +64,24 @@ def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationS
     names = list(names)
     counts = shard.reduce(torch.tensor([*(float(name in here) for name in names), 1.0]))
     return [name for name, count in zip(names, counts, strict=False) if count == counts[-1]]
+
+
+def on_any_rank(names: Iterable[str], here: Sequence[str], shard: CalibrationShard) -> list[str]:
+    """Return the layers that are among the given ones on a rank or more, in the mean order of these ranks.
+
+    Args:
+        names: All layers, the same on every rank.
+        here: The layers of this rank, in order.
+        shard: Calibration shard of this rank.
+    """
+    names, places = list(names), {name: float(place) for place, name in enumerate(here)}
+    summed, counts = shard.reduce(
+        torch.tensor(
+            [[places.get(name, 0.0) for name in names], [float(name in places) for name in names]], dtype=torch.float64
+        )
+    )
+    means = {name: float(total / count) for name, total, count in zip(names, summed, counts, strict=True) if count}
+    return sorted(means, key=means.__getitem__)
 
 
 def holds_on_all_ranks(condition: bool, shard: CalibrationShard) -> bool:

@@ -21,6 +21,7 @@ from basis.layers import as_maps, geometry, layer_operator, stored_layers, store
 from basis.memory import release_memory
 from basis.modes import evaluation_mode, without_autocast
 from basis.patches import patch_batches, samples
+from basis.routing import on_any_rank
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
@@ -81,7 +82,7 @@ def measure_layers(
         name: inputs.costs(name, gradients[name], absorbs=name in absorbing)
         if name in gradients
         else torch.zeros(inputs.terms(name), dtype=torch.float64)
-        for name in inputs.reached
+        for name in inputs.reached()
     }
     release_memory()
     _warn_of_idle(model, [name for name in names if name not in costs], images)
@@ -125,10 +126,9 @@ class _Inputs:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
 
-    @property
     def reached(self) -> list[str]:
-        """The layers that ran, in the order of their first runs."""
-        return list(self._counts)
+        """Return the layers that ran on any rank, in the order of their first runs."""
+        return on_any_rank(stored_layers(self._model), list(self._counts), self._shard)
 
     def recorded(self, names: list[str]) -> ExitStack:
         """Add the hooks until the end of a block."""
@@ -150,11 +150,13 @@ class _Inputs:
         ``weight.sign()``, the information of the outputs stands in for theirs.
 
         Args:
-            name: A layer in ``reached``.
+            name: A layer of ``reached``.
             gradients: Of its stored values.
             absorbs: True if a bias or a mean absorbs a constant of the outputs.
         """
         terms, reduce = self.terms(name), self._shard.reduce
+        if name not in self._counts:
+            self._begin(name)
         count = float(reduce(torch.tensor(self._counts[name], dtype=torch.float64)))
         second, known = reduce(self._grams.pop(name).to(torch.float64)).div_(count), bool(gradients.squares.any())
         if name not in self._seeds:
@@ -180,25 +182,33 @@ class _Inputs:
     def _on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in self._passed and inputs and inputs[0].numel():
             self._passed.add(name)
-            self._counts.setdefault(name, 0.0)
+            if name not in self._counts:
+                self._begin(name)
             with without_autocast(inputs[0].device):
                 add = self._add if name in self._seeds else self._add_squares
                 add(name, module, inputs[0].detach().float())
+
+    def _begin(self, name: str) -> None:
+        """Set the sums of a layer to zero."""
+        layer = self._model.get_submodule(name)
+        values = stored_values(layer).detach()
+        self._counts[name] = 0.0
+        self._grams[name] = values.new_zeros((), dtype=torch.float64)
+        if name in self._seeds:
+            groups, features = geometry(layer).groups, values[0].numel()
+            self._grams[name] = values.new_zeros(groups, features, features, dtype=torch.float32)
+            self._sums[name] = values.new_zeros(groups, features, dtype=torch.float64)
 
     def _add(self, name: str, module: nn.Module, x: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, x)
         chosen = samples(conv, maps, seed=self._seeds[name], shard=self._part, sampling=self._sampling)
         for rows in patch_batches(conv, maps, chosen, layer_operator(module)):
-            if name not in self._grams:
-                self._grams[name] = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
-                self._sums[name] = rows.new_zeros(len(rows), rows.shape[2], dtype=torch.float64)
             self._grams[name] += self_products(rows)
             self._sums[name] += rows.sum(1)
             self._counts[name] += rows.shape[1]
 
     def _add_squares(self, name: str, module: nn.Module, x: Tensor) -> None:
-        total = x.square().sum(dtype=torch.float64)
-        self._grams[name] = self._grams[name] + total if name in self._grams else total
+        self._grams[name] += x.square().sum(dtype=torch.float64)
         self._counts[name] += x.numel()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -105,24 +104,21 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         store(name, rounded)
         return _with_constant(columns, rounded, statistics, absorbs=absorbs)
 
-    @torch.no_grad()  # a forward may enable gradients
-    def round_values(name: str, values: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in found:
-            store(name, nearest_to_steps(values, allocation.exponents(name)))
-            values.copy_(found[name].dequantize())
+    def store_nearest(name: str) -> None:
+        values = stored_values(layers[name]).detach()
+        store(name, nearest_to_steps(values, allocation.exponents(name)))
+        values.copy_(found[name].dequantize())
 
-    with ExitStack() as hooks:
-        for name in plan.measurements.keys() - original.seeds.keys():
-            values = stored_values(layers[name]).detach()  # the forward of such a layer may have another weight
-            hooks.callback(layers[name].register_forward_pre_hook(partial(round_values, name, values)).remove)
-        errors = original.fit(network, constrain)
+    for name in plan.measurements:  # before the pass, in which such a layer may run on some ranks alone
+        if name not in original.seeds:
+            store_nearest(name)
+    errors = original.fit(network, constrain)
     left = [name for name in layers if name not in found]
     also_used = weights_in_use(network, left, original.images[:2])
     for name in left:
         values = stored_values(layers[name]).detach()
         if name in plan.measurements:  # it ran in the original, or on other images
-            store(name, nearest_to_steps(values, allocation.exponents(name)))
-            values.copy_(found[name].dequantize())
+            store_nearest(name)
         elif name in also_used:
             found[name] = _in_8_bits(values)
             values.copy_(found[name].dequantize())

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from basis.layers import as_maps, geometry, stored_values
 from basis.modes import evaluation_mode
+from basis.routing import on_any_rank
 from basis.shard import CalibrationShard
 
 PIXELS_AT_ONCE = 2**19
@@ -92,7 +93,7 @@ def gradient_moments(
         logits: True if the outputs are logits, (N, classes); False for other values, (N, ...).
 
     Returns:
-        Layer name -> moments, in the order of the names. Layers that no gradient reaches are left out.
+        Layer name -> moments, in the order of the names. Layers that no gradient reaches on any rank are left out.
 
     Source:
         Fisher information of a network: Kunstner et al. 2019, arXiv 1905.12558.
@@ -137,11 +138,16 @@ def gradient_moments(
                 if gradient is not None or name in output_squares:
                     found = _moments(modules[name], gradient, constants.get(name), output_squares.get(name))
                     sums[name] = GradientMoments(*map(torch.add, sums[name], found)) if name in sums else found
-    return {
-        name: GradientMoments(*(shard.reduce(each).div_(shard.total) for each in sums[name]))
-        for name in names
-        if name in sums
-    }
+    for name in on_any_rank(names, list(sums), shard):
+        if name not in sums:
+            sums[name] = _moments(modules[name], None, _no_constant(modules[name]) if name in absorbing else None, None)
+        sums[name] = GradientMoments(*(shard.reduce(each).div_(shard.total) for each in sums[name]))
+    return {name: sums[name] for name in names if name in sums}
+
+
+def _no_constant(module: nn.Module) -> Tensor:
+    values = stored_values(module)
+    return torch.zeros(len(values), dtype=torch.float64, device=values.device)
 
 
 def _moments(

@@ -8,12 +8,14 @@ from torch import nn
 
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
+from basis.layers import stored_values
 from basis.patches import patch_batches, samples
 from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
-from quant.rate import LayerMeasurement, columns_hessian, measure_freedoms
+from quant.rate import LayerMeasurement, RatePlan, columns_hessian, measure_freedoms
+from quant.rate_rounding import RoundedNetwork, round_network
 from quant.sensitivity import gradient_moments
 from tests.support.lockstep import in_shares
 
@@ -111,3 +113,45 @@ def test_ranks_measure_alike(original, images):
     for name, each in whole.items():
         assert torch.equal(first[name].costs, second[name].costs)
         torch.testing.assert_close(first[name].costs.mean(), each.costs.mean(), rtol=0.5, atol=0)
+
+
+class Routed(nn.Module):
+    """A network with an expert that bright images alone reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.expert = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.table = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps, bright = self.stem(x).relu(), x.mean((1, 2, 3)) > 1
+        if bright.any():
+            maps = maps.index_put((bright.nonzero()[:, 0],), self.expert(maps[bright]))
+        rows = maps.mean((2, 3))
+        if bright.any():
+            rows = rows.index_put((bright.nonzero()[:, 0],), self.table(rows[bright]))
+        return self.head(rows)
+
+
+def test_layers_that_run_on_one_rank_alone_are_rounded_alike_on_all(images):
+    torch.manual_seed(0)
+    original = Routed().eval()
+    shifted = images + 3 * (torch.arange(len(images)) >= len(images) / 2)[:, None, None, None]
+
+    def rounded(mine: torch.Tensor, shard: CalibrationShard | None = None) -> RoundedNetwork:
+        model, own = copy.deepcopy(original), copy.deepcopy(original)
+        recorded = OriginalPass.record(model, own, mine, shard=shard)
+        plan = RatePlan.of(model, measure_layers(model, recorded))
+        assert set(plan.measurements) == {"stem", "expert", "table", "head"}
+        return round_network(model, recorded, plan, 1000)
+
+    whole, shares = rounded(shifted), in_shares(2, shifted, rounded)
+    for name, values in whole.layers.items():
+        first, second = (share.layers[name] for share in shares)
+        assert torch.equal(first.integers, second.integers)
+        assert torch.equal(first.exponents, second.exponents)
+        assert (first.exponents - values.exponents).abs().max() <= 8, "half an octave"
+        for share in shares:
+            stored = stored_values(share.model.get_submodule(name))
+            assert torch.equal(stored, first.dequantize())
