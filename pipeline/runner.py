@@ -1,12 +1,14 @@
 """A run: its stages in order, and its report."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import torch
@@ -18,7 +20,7 @@ from pipeline.failure import FailureReporter
 from pipeline.options.file import write_options_file
 from pipeline.options.grid import Target, variants
 from pipeline.options.options import Options
-from pipeline.runtime.device import make_accelerator
+from pipeline.runtime.device import make_accelerator, processes_of
 from pipeline.runtime.launcher import launched
 from pipeline.runtime.progress import Progress, checked_progress
 from pipeline.runtime.randomness import deterministic_algorithms
@@ -97,6 +99,9 @@ def _run_stages(
 ) -> tuple[Report, Path]:
     started = time.monotonic()
     accelerator = make_accelerator(options.device, options.precision)
+    with processes_of(accelerator).together():
+        if launched().is_main:
+            _check_output_folder(options)
     check_weights(options)
     context = make_context(options, accelerator, progress, interruption, tracker)
     log_data_notes(context)
@@ -132,24 +137,32 @@ def _output_folder(context: RunContext) -> Iterator[None]:
     with ExitStack() as held:
         with processes.together():
             if processes.is_main:
-                _make_output_folder(options.out)
                 held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
                 for folder in (options.out, *(options.out / name for name in _FOLDERS)):
                     remove_parts(folder)
-                _refuse_obstacles(options)
         yield
 
 
-def _make_output_folder(folder: Path) -> None:
+def _check_output_folder(options: Options) -> None:
+    """Make the output folder, and check before any work that a run can write all its files.
+
+    Raises:
+        OSError: A folder cannot be made or written, or the folder holds an obstacle, see ``_refuse_obstacles``.
+    """
+    folder = options.out
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to a folder not yet made
+        for each in (folder, *filter(Path.is_dir, (folder / name for name in _FOLDERS))):
+            with TemporaryFile(dir=each):  # permissions alone do not tell of every file system
+                pass
     except OSError as error:
-        reason = "it is a file" if folder.exists() else error.strerror
-        raise OSError(f"the output folder {folder} cannot be made: {reason}; allowed: another --out") from error
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise OSError(f"the output folder {folder} cannot be written: {reason}; allowed: another --out") from error
+    _refuse_obstacles(options)
 
 
 def _refuse_obstacles(options: Options) -> None:
-    """Check, before any work, that nothing in the output folder prevents a run from writing its files.
+    """Check that nothing in the output folder prevents a run from writing its files.
 
     Raises:
         OSError: A folder has the name of a file, or a file the name of a folder.

@@ -189,6 +189,6 @@ def test_what_stands_in_the_way_of_a_file_is_said_before_any_work(here, monkeypa
     path = folder / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
     make(path)
-    monkeypatch.setattr("pipeline.runner.prepare_baseline", None)
+    monkeypatch.setattr("pipeline.runner.make_context", None)
     with pytest.raises(OSError, match=rf"{re.escape(obstacle)}; allowed"):
         run(options(here, "blocked"))

@@ -117,20 +117,31 @@ def test_an_address_is_refused_before_any_work(folder, flag, address):
     ("words", "code", "sentence"),
     [
         (["--cache-dir", "mine"], 2, "--cache-dir: mine is a file; allowed: the folder of a store"),
-        (["--out", "mine"], 1, "the output folder mine cannot be made: it is a file; allowed: another --out"),
+        (["--out", "mine"], 1, "the output folder mine cannot be written: it is a file; allowed: another --out"),
         (
             ["--out", "mine/out"],
             1,
-            "the output folder mine/out cannot be made: Not a directory; allowed: another --out",
+            "the output folder mine/out cannot be written: Not a directory; allowed: another --out",
+        ),
+        (  # nobody can make a file there
+            ["--out", "/proc"],
+            1,
+            "the output folder /proc cannot be written: No such file or directory; allowed: another --out",
         ),
     ],
 )
-def test_a_file_in_place_of_a_folder(folder, words, code, sentence):
-    """Each stage warned that its result is not stored; and the error for --out was `File exists`."""
+def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_read(folder, words, code, sentence):
     (folder / "mine").write_text("mine")
-    done = call_program(folder, *SMALL, "--out", "out", *words)
+    done = call_program(folder, *SMALL, "--data", "nowhere.npz", "--out", "out", *words)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (code, f"error: {sentence}")
     assert (folder / "mine").read_text() == "mine"
+
+
+def test_a_link_to_a_folder_that_is_not_made_yet_is_an_output_folder(folder):
+    (folder / "link").symlink_to("later")
+    done = call_program(folder, *SMALL, "--epochs", "0", "--out", "link")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "later" / "report.json").exists()
 
 
 def test_a_learning_rate_beyond_floats_is_refused(folder):
