@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from pydantic.fields import FieldInfo
@@ -13,7 +14,7 @@ from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_CODES
 from pipeline.options.paths import check_local, expanded, parse_argument, parse_output_path
-from pipeline.options.values import flag_name, parse_device
+from pipeline.options.values import flag_name, parse_device, shown
 from pipeline.runtime.environment import git_commit, package_version
 
 SUMMARY = f"""Compress a trained CNN by series approximation and quantization, and report what it cost.
@@ -23,6 +24,7 @@ Example: --bits 4 --config 6,3,3,2,2 compresses ResNet-18 on the embedded digits
 Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}."""
 FILE_ALLOWED = "one FILE, and the flags that --help shows"
 FLAGS_ALLOWED = "flags with one value each, lists written with commas"
+_Number = TypeVar("_Number", int, float)
 _METAVARS = {"config": "ORDERS", "out": "FOLDER", "image_size": "H[,W]"} | dict.fromkeys(
     ("bits", "target_mb", "dense_bits", "basis", "track", "mean", "std"), "LIST"
 )
@@ -201,6 +203,27 @@ def check_device(device: str) -> str:
         return parse_device(device)
     except ValueError:
         raise OptionsError(f"--device: got {device!r}; allowed: auto, cpu, cuda, cuda:N, mps") from None
+
+
+def parse_number(flag: str, value: str, kind: Callable[[str], _Number], least: int) -> _Number:
+    """Return a flag's number.
+
+    Args:
+        flag: The flag, for error messages.
+        value: Its text.
+        kind: ``int`` or ``float``.
+        least: The smallest allowed number.
+
+    Raises:
+        OptionsError: The text is no such number.
+    """
+    with suppress(ValueError):
+        number = kind(value)
+        if number >= least:  # false for nan
+            return number
+    raise OptionsError(
+        f"{flag}: got {shown(value)}; allowed: a {'whole ' if kind is int else ''}number, {least} or more"
+    )
 
 
 def read_arguments(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tabulate import tabulate
 
-from pipeline.cli.arguments import Action, output_path, read_arguments
+from pipeline.cli.arguments import Action, output_path, parse_number, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import OptionsError
 from pipeline.failure import EXIT_DONE
@@ -25,10 +25,10 @@ _DAY = 86_400.0
 
 What = Annotated[str, typer.Argument(metavar="ls|prune", show_default=False)]
 CacheDir = Annotated[str | None, typer.Option(metavar="FOLDER", help="the store", show_default=False)]
-Days = Annotated[float | None, typer.Option(metavar="DAYS", min=0, help="prune only older files", show_default=False)]
+Days = Annotated[str | None, typer.Option(metavar="DAYS", help="prune only older files", show_default=False)]
 Size = Annotated[
-    float | None,
-    typer.Option(metavar="MB", min=0, help="prune the oldest files until this many MB are left", show_default=False),
+    str | None,
+    typer.Option(metavar="MB", help="prune the oldest files until this many MB are left", show_default=False),
 ]
 
 
@@ -47,7 +47,9 @@ def read(argv: list[str], program: str) -> Action | None:
             if older_than_days is not None or keep_mb is not None:
                 raise OptionsError("cache ls: --older-than-days and --keep-mb are limits of prune; allowed: prune")
             return partial(_list, folder)
-        return partial(_prune, folder, older_than_days, keep_mb)
+        days = None if older_than_days is None else parse_number("--older-than-days", older_than_days, float, 0)
+        megabytes = None if keep_mb is None else parse_number("--keep-mb", keep_mb, float, 0)
+        return partial(_prune, folder, days, megabytes)
 
     action: Action | None = read_arguments(given, argv, program, SUMMARY, "ls or prune, and the flags of --help")
     return action

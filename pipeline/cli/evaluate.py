@@ -16,6 +16,7 @@ from pipeline.cli.arguments import (
     File,
     check_device,
     input_path,
+    parse_number,
     read_arguments,
 )
 from pipeline.cli.output import print_result
@@ -36,8 +37,8 @@ SUMMARY = """Measure an artifact's Top-1 on test images, and with --against its 
 
 Against = Annotated[str | None, typer.Option(metavar="FILE2", help="another artifact", show_default=False)]
 Data = Annotated[str, typer.Option(help="digits, an .npz file, or a folder of images or CIFAR")]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="use N test images", show_default=False)]
-Workers = Annotated[int, typer.Option(metavar="N", help="processes that load images")]
+Limit = Annotated[str | None, typer.Option(metavar="N", help="use N test images", show_default=False)]
+Workers = Annotated[str, typer.Option(metavar="N", help="processes that load images")]
 
 
 def read(argv: list[str], program: str) -> Action | None:
@@ -53,7 +54,7 @@ def read(argv: list[str], program: str) -> Action | None:
         against: Against = None,
         limit_test: Limit = None,
         device: Device = "auto",
-        workers: Workers = 2,
+        workers: Workers = "2",
         allow_import: AllowImport = False,
     ) -> Action:
         files = [input_path("FILE", file)]
@@ -63,9 +64,9 @@ def read(argv: list[str], program: str) -> Action | None:
             _execute,
             files,
             parse_argument("--data", data),
-            limit_test,
+            None if limit_test is None else parse_number("--limit-test", limit_test, int, 1),
             check_device(device),
-            workers,
+            parse_number("--workers", workers, int, 0),
             allow_import=allow_import,
         )
 

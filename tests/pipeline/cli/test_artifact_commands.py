@@ -234,8 +234,13 @@ def test_evaluate_warns_of_other_class_names(here, capsys, caplog):
         ([*RUN, "--data", LONG], 4, LONG),
         ([*RUN, "--weights", f"{LONG}.pth"], 4, LONG),
         ([*RUN, "--model", f"./{LONG}.py:make"], 2, LONG),
-        (["evaluate", "4.safetensors", "--limit-test", "0"], 2, "must be 1 or more, got 0"),
-        (["evaluate", "4.safetensors", "--limit-test", "x"], 2, "invalid value for '--limit-test'"),
+        *(
+            (["evaluate", "4.safetensors", "--limit-test", given], 2, f"--limit-test: got '{given}'; allowed: a whole ")
+            for given in ("0", "x", "1.5")
+        ),
+        (["evaluate", "4.safetensors", "--workers", "-1"], 2, "--workers: got '-1'; allowed: a whole number, 0 or"),
+        (["cache", "prune", "--keep-mb", "-1"], 2, "--keep-mb: got '-1'; allowed: a number, 0 or more"),
+        (["cache", "prune", "--older-than-days", "nan"], 2, "--older-than-days: got 'nan'; allowed: a number, 0 or"),
     ],
 )
 def test_mistakes_are_one_sentence_and_their_code(here, capsys, words, code, term):
