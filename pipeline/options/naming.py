@@ -11,7 +11,21 @@ from pipeline.options.orders import ALL, AUTO, default_model, parse_config
 from pipeline.options.values import flag_name
 
 _LONGEST: Final = 100
-"""Bytes of a folder's name, well below the 255 of a file system."""
+"""Bytes of a name or of a part of it, well below the 255 of a file system and the 250 of MLflow."""
+
+
+def shortened(name: str) -> str:
+    """Return a name of at most ``_LONGEST`` bytes: a longer one is cut, and ends in a dash and 8 digits of its SHA-256.
+
+    Example:
+        >>> shortened("3,3,2,2"), shortened(",".join(["3"] * 99))[-12:]
+        ('3,3,2,2', '3,3-0ed73f20')
+    """
+    content = name.encode()
+    if len(content) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return f"{content[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
 
 
 def default_out(values: Mapping[str, Any]) -> Path:
@@ -24,11 +38,7 @@ def default_out(values: Mapping[str, Any]) -> Path:
         return Path("runs")
     stem = Path(values["data"]).stem or "data"
     name = re.sub(r"[^\w.,-]+", "-", f"{values['model']}-{stem}-{'_'.join(values['config'])}")
-    content = name.encode()
-    if len(content) > _LONGEST:
-        digest = hashlib.sha256(content).hexdigest()[:8]
-        name = f"{content[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
-    return Path("runs") / name
+    return Path("runs") / shortened(name)
 
 
 def flag_words(name: str, value: object) -> list[str]:

@@ -12,6 +12,7 @@ from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
 from pipeline.failure import run_header
 from pipeline.options.grid import Target, Variant
+from pipeline.options.naming import shortened
 from pipeline.options.orders import DENSE
 from pipeline.runtime.environment import hardware
 from pipeline.stages.baseline import Baseline
@@ -60,9 +61,9 @@ def write_files(context: RunContext, baseline: Baseline, result: VariantResult) 
 
 
 def artifact_path(variant: Variant, basis: str, width: int | Target) -> str:
-    """Return the path of a combination's artifact in the output folder."""
+    """Return the path of a combination's artifact in the output folder; a long config in it is shortened."""
     name = width.label if isinstance(width, Target) else width
-    return f"artifacts/{basis}-{variant.config.text}-{name}.safetensors"
+    return f"artifacts/{basis}-{shortened(variant.config.text)}-{name}.safetensors"
 
 
 def write_run_report(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.options.grid import Target
+from pipeline.options.naming import shortened
 
 if TYPE_CHECKING:
     from pipeline.training.state import EpochFigures, TrainingLabel
@@ -99,5 +100,5 @@ def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _name(text: str) -> str:
-    """Convert text to a part of a metric's name: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``."""
-    return _NOT_IN_NAMES.sub("-", text.replace(",", ".").replace("/", "-")).strip("-")
+    """Convert text to a part of a metric's name, shortened: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``."""
+    return shortened(_NOT_IN_NAMES.sub("-", text.replace(",", ".").replace("/", "-")).strip("-"))
