@@ -5,6 +5,7 @@ The packages beside this file have common names. Importing this module makes ``p
 such as ``run`` and ``load``, can be imported from here.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -22,10 +23,17 @@ def install() -> None:
 
 
 def program() -> int:
-    """Run the program as the whole process; see ``pipeline.cli.program``."""
-    from pipeline.cli import program as run_program
+    """Run the program as the whole process; see ``pipeline.cli.program``.
 
-    return run_program()
+    Returns:
+        The exit code; that of Ctrl-C also if it comes while the command line is imported, which takes half a second.
+    """
+    try:
+        from pipeline.cli import program as run_program
+
+        return run_program()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def __getattr__(name: str) -> object:

@@ -172,6 +172,21 @@ def test_sigterm_unwinds_and_exits_143(stub: Any, capsys: Any) -> None:
     assert capsys.readouterr().err == f"error: terminated; {RESUME}\n"
 
 
+def test_ctrl_c_while_the_program_is_imported_exits_130_without_a_traceback() -> None:
+    code = (
+        "import os, signal, sys, seriesquant\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'pipeline.options':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.exit(seriesquant.program())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_an_internal_error_shows_its_traceback(stub: Any, capsys: Any) -> None:
     stub(_raise(ZeroDivisionError("by us")))
     assert main(COMMAND) == 1
