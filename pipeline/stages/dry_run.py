@@ -153,11 +153,11 @@ def _targets(context: RunContext, variant: Variant) -> list[str]:
 
 
 def _target_line(variant: Variant, target: Target) -> str:
-    if target.bytes is None:
-        return (
-            f"{variant.name}: the smallest file that loses at most {target.drop:g} points on held-out training images"
-        )
-    return f"{variant.name}: a file of {SMALLEST_SHARE * target.bytes / 1e6:.4f} to {target.bytes / 1e6:.4f} MB"
+    if target.megabytes is None:
+        loss = f"{target.drop:.12g} point{'' if target.drop == 1 else 's'}"
+        return f"{variant.name}: the smallest file that loses at most {loss} on held-out training images"
+    least = SMALLEST_SHARE * target.megabytes
+    return f"{variant.name}: a file of {least:g} to {target.megabytes:.12g} MB"
 
 
 def _layer_bytes(layer: LayerPlan, sizes: Mapping[str, LayerBits]) -> float:

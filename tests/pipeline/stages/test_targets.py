@@ -152,12 +152,12 @@ def test_a_cap_lowers_the_largest_size(here):
 
 def test_the_plan_shows_targets_and_the_feasible_range(here, tmp_path):
     smallest, largest = feasible()
-    text = plan_text(Options(**CHOSEN, target_mb=0.0025, target_drop=0.5, cache_dir=tmp_path))
+    text = plan_text(Options(**CHOSEN, target_mb=0.0025, target_drop=1, cache_dir=tmp_path))
     assert f"feasible files of {smallest / 1e6:.12g} to {largest / 1e6:.12g} MB" in text
-    assert "cosine auto: a file of 0.0024 to 0.0025 MB" in text
-    assert "loses at most 0.5 points" in text
+    assert "cosine auto: a file of 0.002425 to 0.0025 MB" in text
+    assert "loses at most 1 point on" in text
     states = [line for line in text.splitlines() if line.endswith("to do")]
-    assert [name for name in ("0.0025mb", "drop0.5") if any(name in line for line in states)] == ["0.0025mb", "drop0.5"]
+    assert [name for name in ("0.0025mb", "drop1") if any(name in line for line in states)] == ["0.0025mb", "drop1"]
 
 
 PLANS = [
