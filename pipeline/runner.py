@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 import torch
@@ -38,7 +37,7 @@ from pipeline.store.locks import locked
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking
 from reports import result_table
-from reports.files import remove_parts
+from reports.files import check_writable, remove_parts
 from reports.model import Kernels, Layer, Report, Row
 
 logger = logging.getLogger(__name__)
@@ -150,14 +149,9 @@ def _check_output_folder(options: Options) -> None:
         OSError: A folder cannot be made or written, or the folder holds an obstacle, see ``_refuse_obstacles``.
     """
     folder = options.out
-    try:
-        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to a folder not yet made
-        for each in (folder, *filter(Path.is_dir, (folder / name for name in _FOLDERS))):
-            with TemporaryFile(dir=each):  # permissions alone do not tell of every file system
-                pass
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
-        raise OSError(f"the output folder {folder} cannot be written: {reason}; allowed: another --out") from error
+    for each in (folder, *filter(Path.is_dir, (folder / name for name in _FOLDERS))):
+        check_writable(each, f"the output folder {folder}")
+    Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)  # a link may lead to a folder not yet made
     _refuse_obstacles(options)
 
 

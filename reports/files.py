@@ -5,12 +5,35 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 PART: Final = ".seriesquant-part"
 """Suffix of a file or folder that is being written; no file of a user has it."""
 _KEPT: Final = 50
 """Characters of a file's name in that of its temporary file: systems limit names to 255 bytes, 4 a character."""
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Check that files can be made in a folder; if it is missing, in the nearest folder above it. Change nothing.
+
+    Args:
+        folder: The folder.
+        what: The output, for the message.
+
+    Raises:
+        OSError: They cannot, because of permissions, of the file system, or of a file in the place of a folder.
+    """
+    try:
+        place = Path(os.path.realpath(folder))
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place.name} is a file")
+        with TemporaryFile(dir=place):  # permissions alone do not tell of every file system
+            pass
+    except OSError as error:
+        raise OSError(f"{what} cannot be written: {error.strerror}; allowed: another --out") from error
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:

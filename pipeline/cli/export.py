@@ -31,7 +31,7 @@ def read(argv: list[str], program: str) -> Action | None:
     """Parse the command's arguments.
 
     Raises:
-        OptionsError: An argument is wrong, missing or unknown, or the output would replace the artifact.
+        OptionsError: An argument is wrong, missing or unknown, or the output is a folder or the artifact.
     """
 
     def given(
@@ -56,6 +56,8 @@ def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Pat
     path = file.with_suffix(suffix) if out is None else out
     if path.resolve() == file.resolve():
         raise OptionsError(f"--out: {path} is the artifact itself; allowed: any other file")
+    if path.is_dir():
+        raise OptionsError(f"--out: {path} is a folder; allowed: a file")
     return path
 
 

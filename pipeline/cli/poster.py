@@ -47,11 +47,13 @@ def read(argv: list[str], program: str) -> Action | None:
 
 
 def _execute(places: list[Path], out: Path | None) -> int:
-    from reports.files import write_atomically  # only now: numpy and pydantic
+    from reports.files import check_writable, write_atomically  # only now: numpy and pydantic
     from reports.merging.reading import ReportError
     from reports.poster.measured import PosterError
     from reports.poster.page import FILE, poster_page
 
+    if out is not None:
+        check_writable(out, f"poster: the folder {out}")
     try:
         page = poster_page(_sources(places))
     except ReportError as error:

@@ -56,12 +56,14 @@ def read(argv: list[str], program: str) -> Action | None:
 
 def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
     from reports import result_table, write_report  # only now: numpy and matplotlib
+    from reports.files import check_writable
     from reports.merging.merge import MergeError
     from reports.merging.reading import ReportError, report_file
     from reports.merging.relocation import missing_files
 
     try:
         folder = report_file(places[0]).parent if out is None else out
+        check_writable(folder, f"report: the folder {folder}")
         report = _report(places, folder, copy=copy)
     except ReportError as error:
         raise DataError(str(error)) from None

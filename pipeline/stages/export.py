@@ -1,5 +1,6 @@
 """Export networks as ONNX files and PyTorch state dicts, and measure ONNX files in onnxruntime."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.onnx.session import open_session, run_session
 from pipeline.onnx.weights import layer_onnx_bits
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.stages.evaluate import EVALUATION_BATCH, Evaluation, measure, measure_together
-from reports.files import write_atomically
+from reports.files import check_writable, write_atomically
 
 _CHECKED_IMAGES = 4
 
@@ -43,6 +44,7 @@ def export_onnx(file: Path, out: Path, *, materialize: bool, allow_import: bool)
         OSError: The file cannot be written.
     """
     network, record, identity = load_parts(file, allow_import=allow_import)
+    _check_output(out)
     select_output(network, identity.output)
     try:
         content = OnnxExporter().file(record, network, identity, materialize=materialize)
@@ -71,10 +73,16 @@ def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
         OSError: The file cannot be written.
     """
     network, _, _ = load_parts(file, allow_import=allow_import)
+    _check_output(out)
     # Copies: safetensors refuses tensors that share memory, and a shared layer has two names in a state dict.
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(out, safetensors.torch.save(tensors))
     return _line(out)
+
+
+def _check_output(path: Path) -> None:
+    if path.is_file() or not path.exists():  # a device is written in place
+        check_writable(Path(os.path.realpath(path)).parent, f"export: {path}")
 
 
 @torch.no_grad()

@@ -71,6 +71,15 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
         (("cut.safetensors", "--format", "torch"), 4, "cut.safetensors is damaged"),
         (("small-4.safetensors", "--format", "onnx"), 2, "would import code, which is not allowed here"),
         (("small-4.safetensors", "--format", "onnx", "--out", "./small-4.safetensors"), 2, "is the artifact itself"),
+        (("small-4.safetensors", "--format", "onnx", "--out", "."), 2, "--out: . is a folder; allowed: a file"),
+        *(
+            (
+                ("small-4.safetensors", "--format", name, "--allow-import", "--out", "cut.safetensors/new"),
+                1,
+                "export: cut.safetensors/new cannot be written: cut.safetensors is a file; allowed: another --out",
+            )
+            for name in ("onnx", "torch")
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_its_code_and_writes_nothing(artifact, words, code, sentence):

@@ -31,6 +31,9 @@ def test_the_tables_go_to_stdout_or_into_a_folder(here):
     written = call_program(here, "poster", "a/report.json", "--out", "tables")
     assert (written.returncode, written.stdout) == (0, "tables/poster.md\n")
     assert (here / "tables" / "poster.md").read_text() == done.stdout
+    refused = call_program(here, "poster", "--out", "a/report.json")
+    assert refused.returncode == 1
+    assert "a/report.json cannot be written: report.json is a file; allowed" in refused.stderr
 
 
 def test_a_run_of_something_else_is_a_warning(here):

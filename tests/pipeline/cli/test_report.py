@@ -110,6 +110,7 @@ def test_one_run_is_rendered_again(here):
         (["a", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
         (["a", "c", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
         ([], 2, ("missing", "RUN...", "allowed")),
+        (["a", "--out", "a/report.json/x"], 1, ("report", "a/report.json/x", "report.json is a file", "another --out")),
         (
             ["a", "absent", "--out", "x"],
             4,

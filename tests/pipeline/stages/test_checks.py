@@ -117,11 +117,11 @@ def test_an_address_is_refused_before_any_work(folder, flag, address):
     ("words", "code", "sentence"),
     [
         (["--cache-dir", "mine"], 2, "--cache-dir: mine is a file; allowed: the folder of a store"),
-        (["--out", "mine"], 1, "the output folder mine cannot be written: it is a file; allowed: another --out"),
+        (["--out", "mine"], 1, "the output folder mine cannot be written: mine is a file; allowed: another --out"),
         (
             ["--out", "mine/out"],
             1,
-            "the output folder mine/out cannot be written: Not a directory; allowed: another --out",
+            "the output folder mine/out cannot be written: mine is a file; allowed: another --out",
         ),
         (  # nobody can make a file there
             ["--out", "/proc"],
