@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import cifar_resnet
+from pipeline.options.values import BUILTIN
 
 # Both networks were trained on inputs scaled to -1..1, and torchvision's weights expect `transform_input`, which turns
 # ImageNet's normalization into that scale. It has no parameters, so it is always set: then the name alone rebuilds it.
@@ -165,6 +166,6 @@ def _published(name: str, weights_name: str) -> Any:
 def _find(name: str, weights_name: str) -> Any:
     members = dict(_zoo().get_model_weights(name).__members__) if includes(name) else {}
     if weights_name not in members:
-        allowed = f"allowed: {', '.join(members)}" if members else "torchvision has none for this network"
-        raise OptionsError(f"no weights named {weights_name!r} for {name}; {allowed}, or the path of a checkpoint file")
+        allowed = ", ".join(("auto", BUILTIN, *members, "or the path of a checkpoint file"))
+        raise OptionsError(f"--weights: got {weights_name!r} for {name}; allowed: {allowed}")
     return members[weights_name]

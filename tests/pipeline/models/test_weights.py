@@ -162,9 +162,9 @@ def test_default_weights():
 
 
 def test_torchvision_weights_are_checked_before_the_download(monkeypatch):
-    with pytest.raises(OptionsError, match=r"'V9'.*resnet18.*IMAGENET1K_V1"):
+    with pytest.raises(OptionsError, match=r"--weights: got 'V9' for resnet18; allowed: .*IMAGENET1K_V1"):
         load_torchvision_weights("resnet18", 1000, "V9")
-    with pytest.raises(OptionsError, match=r"IMAGENET1K_V1.*resnet20"):
+    with pytest.raises(OptionsError, match=r"--weights: .*IMAGENET1K_V1.*resnet20; allowed: auto, builtin, or"):
         load_torchvision_weights("resnet20", 10, "IMAGENET1K_V1")
     with pytest.raises(DataError, match=r"1000 classes.* 10\b"):
         load_torchvision_weights("resnet18", 10, "IMAGENET1K_V1")
