@@ -110,7 +110,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra, flag = cast(dict[str, str], field.json_schema_extra), flag_name(name)
     about = {"help": f"{field.description}{_default(field)}", "panel": extra["panel"]}
     if field.annotation is bool:
-        return _keyword(name, bool | None, f"{flag}/--no-{name}" if field.default else flag, **about)
+        return _keyword(name, bool | None, f"{flag}/--no-{name}", **about)  # each overrides the options file
     kind = list[str] | None if name == "config" else str | None
     return _keyword(name, kind, metavar=_metavar(name, field), **about)
 

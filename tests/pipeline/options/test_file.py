@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.arguments import read_flags
 from pipeline.errors import OptionsError
 from pipeline.options.file import write_options_file
 from pipeline.options.options import Options, load_options_file, options_from
@@ -110,3 +111,12 @@ def test_values_of_a_yaml_file_keep_their_types(tmp_path) -> None:
     (tmp_path / "o.yaml").write_text("epochs: 3\nseed: 0\nlr: 1.0e-3\nmax_drop: 0.5\nworkers: 0x10\nfresh: true\n")
     expected = {"epochs": 3, "seed": 0, "lr": 1e-3, "max_drop": 0.5, "workers": 16, "fresh": True}
     assert load_options_file(tmp_path / "o.yaml") == expected
+
+
+@pytest.mark.parametrize(("option", "flag"), [("fresh", "--no-fresh"), ("distill", "--no-distill")])
+def test_a_flag_turns_off_what_the_file_turns_on(tmp_path, option, flag) -> None:
+    (tmp_path / "o.yaml").write_text(f"config: 3,3,3,2\n{option}: true\n")
+    for words, expected in (([], True), ([flag], False)):
+        flags = read_flags(["--options", str(tmp_path / "o.yaml"), *words], Options.model_fields)
+        assert flags is not None
+        assert getattr(options_from(flags.values, flags.options_file), option) is expected
