@@ -41,9 +41,8 @@ def quantization_table(report: Report, style: text.Style = "markdown") -> str:
     """
     columns = bases(report) or [DENSE]
     labels = _labels(report)
-    first = "Bits or target" if any(row.has_target for row in report.rows) else "Bits"
     sizes = (_PARAMS, _SIZE, ratio_column(report), _POSTER_SIZE)
-    headers = [first, "Config", *labels, *_titles(_QUANTIZATION, columns), *_names(sizes)]
+    headers = [text.width_heading(report.rows), "Config", *labels, *_titles(_QUANTIZATION, columns), *_names(sizes)]
     rows = [_quantized_line(line, columns, labels, sizes) for line in side_by_side(report)]
     float32 = ["32", "Conv2D", *_baseline_line(report, columns, labels, _QUANTIZATION, sizes)]
     return text.draw(_wrapped(headers, style), [float32, *rows], (1, 2) if labels else (1,), style)

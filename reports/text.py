@@ -75,6 +75,11 @@ def config_name(config: str) -> str:
     return "Conv2D" if config == DENSE else config
 
 
+def width_heading(rows: Sequence[Row]) -> str:
+    """Return the heading of a column of ``width_name``."""
+    return "Bits or target" if any(row.has_target for row in rows) else "Bits"
+
+
 def width_name(row: Row) -> str:
     """Return the row's target, or its bits and other stored bits: ``0.04 MB``, ``4``, ``4 (12 stored)``."""
     if row.has_target:

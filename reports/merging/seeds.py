@@ -48,7 +48,8 @@ def seed_table(report: Report, style: text.Style = "markdown") -> str:
     seeds = {source.name: source.run.seed for source in report.sources or []}
     rows = [(_key(row), seeds[run], row) for row in unique_rows(report) for run in row.runs or []]
     lines = [[*key, str(len(same)), *spreads(list(same.values()))] for key, same in by_seed(rows).items()]
-    headers = ["Basis", "Config", "Bits", "Settings", "Seeds", "Pre Top1", "Post Top1", "Quant. Top1"]
+    width, tops = text.width_heading(report.rows), ("Pre Top1", "Post Top1", "Quant. Top1")
+    headers = ["Basis", "Config", width, "Settings", "Seeds", *tops]
     return text.draw(headers, [*_baseline_line(report), *lines], (0, 1, 3), style) if lines else ""
 
 

@@ -8,6 +8,7 @@ from reports.gate import gate_words, judge
 from reports.layers import layer_tables
 from reports.markdown import render
 from reports.merging.merge import merge
+from reports.merging.seeds import seed_table
 from reports.model import Layer, Report
 from reports.plots import write_plots
 from reports.plots.size import size_figure
@@ -142,6 +143,17 @@ def test_each_target_has_its_own_table_of_layers(mixed, parse) -> None:
     assert [line[titles.index("Order")] for line in lines] == ["3x2 (5 terms)", "-"]
     assert lines[0][titles.index("rounding error")] == "0.02"
     assert "auto at 0.04 MB" in render(mixed)
+
+
+def test_the_table_of_seeds_names_targets(parse) -> None:
+    runs = {}
+    for seed in (0, 1):
+        name = f"s{seed}"
+        (run,) = make_run(name, (COS, "3,3,2,2", 4, 97.5), seed=seed).values()
+        own = make_target_row(COS, 97.0 + seed).model_copy(update={"sha256": f"{seed}" * 64})
+        runs[name] = replace(run, rows=[own])
+    headers, lines = parse(seed_table(merge(runs, "merge")))
+    assert [line[headers.index("Bits or target")] for line in lines] == ["0.04 MB"]
 
 
 def test_merged_runs_of_other_targets_keep_their_rows_and_layers(mixed) -> None:
