@@ -115,6 +115,12 @@ def with_settings(text: str, part: Row | Layer) -> str:
     return f"{text} ({settings})" if settings else text
 
 
+def brief(text: str, longest: int = 80) -> str:
+    """Return text for a plot, whose width is limited: of longer text the beginning and the end, as in `2,2 ... 2,3`."""
+    half = (longest - 5) // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+
+
 def row_name(row: Row) -> str:
     """Return a short name of a row: ``CosConv 3,3,2,2 at 4 bits``, ``CosConv auto at 0.04 MB``, ``dense at 3 bits``."""
     what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"

@@ -7,7 +7,7 @@ from reports.fields import CODED
 from reports.layers import Group, layer_groups, rounding_bits, rounding_error
 from reports.model import Layer, Report
 from reports.plots import style
-from reports.text import basis_name
+from reports.text import basis_name, brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
     axis.set_yticks(range(len(shown)), _names((group, shown)), fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.set_xscale("log")
-    axis.set_title(group.title, fontsize=10, color=style.INK)
+    axis.set_title(brief(group.title), fontsize=10, color=style.INK)
     axis.grid(color=style.GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)

@@ -9,7 +9,7 @@ from reports.plots import style
 from reports.plots.labels import Label, place_labels
 from reports.plots.rings import Mark, draw_rings
 from reports.rows import MeasuredRow, baseline, bases, frontier, measured, unique_rows
-from reports.text import basis_name, bits_name, model_name, row_name, with_settings
+from reports.text import basis_name, bits_name, brief, model_name, row_name, with_settings
 from reports.verdict import baseline_interval, interval
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _draw_targets(axis: "Axes", rows: Sequence[MeasuredRow], report: Report) -> 
         shape = {"marker": style.TARGET_MARKER, "markersize": 1 + style.basis_size(basis), "zorder": 5}
         look = _basis_style(basis) | shape
         axis.plot([each.size_mb for each in own], [each.top1 for each in own], color=look["color"], linewidth=1.6)
-        _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, name)
+        _draw_rows(axis, own, report, look | {"linestyle": "-", "linewidth": 1.6}, brief(name))
 
 
 def _error_bars(top1: float, ends: tuple[float, float] | None) -> tuple[list[float], list[float]] | None:
@@ -188,7 +188,7 @@ def _labels(rows: Sequence[MeasuredRow]) -> list[Label]:
         best[(each.row.config, bits_name(each.row))] = each
     return [
         Label(
-            bits if each.row.has_target else f"{DENSE if each.row.is_dense else config}, {bits}",
+            bits if each.row.has_target else brief(f"{DENSE if each.row.is_dense else config}, {bits}"),
             each.size_mb,
             each.top1,
             mark_id(each.row),

@@ -4,7 +4,7 @@ import pytest
 
 from reports.model import Kernels
 from reports.plots import plot_names, write_plots
-from tests.support.reports import make_kernels
+from tests.support.reports import make_kernels, make_target_row
 
 COS, CHEB = "cosine", "chebyshev"
 ALL = ["size_top1.png", "kernels.png", "layer_errors.png"]
@@ -42,6 +42,14 @@ def test_awkward_figures_are_drawn(report, row, tmp_path) -> None:
     data.baseline.top1 = None
     data.kernels = Kernels(layer="conv1", original=[[0.0, 0.0]], fits={}, orders=[1, 2])
     data.layers[0].fit_error, data.layers[0].rounding_error = 0.0, {"5": None, "3": 0.0}
+    assert [path.name for path in write_plots(data, tmp_path)] == ALL
+
+
+def test_a_config_of_many_stages_leaves_room_for_the_plots(report, row, tmp_path) -> None:
+    """matplotlib warned that no room was left, and drew the label beyond both sides."""
+    configs = [",".join(["2"] * 300), ",".join(["2"] * 299 + ["3"])]
+    rows = [row(COS, text, 4, top1) for text, top1 in zip(configs, (90.0, 95.0), strict=True)]
+    data = report([*rows, make_target_row(COS, 92.0, config=configs[0])], errors=True)
     assert [path.name for path in write_plots(data, tmp_path)] == ALL
 
 
