@@ -56,14 +56,12 @@ def read(argv: list[str], program: str) -> Action | None:
 
 def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
     from reports import result_table, write_report  # only now: numpy and matplotlib
-    from reports.files import check_writable
     from reports.merging.merge import MergeError
     from reports.merging.reading import ReportError, report_file
     from reports.merging.relocation import missing_files
 
     try:
         folder = report_file(places[0]).parent if out is None else out
-        check_writable(folder, f"report: the folder {folder}")
         report = _report(places, folder, copy=copy)
     except ReportError as error:
         raise DataError(str(error)) from None
@@ -77,12 +75,18 @@ def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
 
 
 def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
-    """Return the report to write into the folder."""
+    """Return the report to write into the folder.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    from reports.files import check_writable
     from reports.merging.merge import merge
     from reports.merging.reading import read_report, sources
     from reports.merging.relocation import Copied, Linked, relative, relocated
 
     read = [(place, read_report(place)) for place in places]
+    check_writable(folder, f"report: the folder {folder}")
     runs = {relative(run.path, folder): run for place, report in read for run in sources(report, place)}
     first = read[0][1]
     alone, merged = len(places) == 1, first.sources is not None

@@ -116,6 +116,7 @@ def test_one_run_is_rendered_again(here):
             4,
             ("report", "absent", "report.json", "allowed"),
         ),
+        (["a/report.md"], 4, ("report", "a/report.md", "report.json", "allowed")),
         (["a", "damaged", "--out", "x"], 4, ("report", "damaged/report.json", "cannot be read")),
         (
             ["a", "failed", "--out", "x"],
