@@ -53,7 +53,7 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
 
     Raises:
         OptionsError: If the number of orders or blocks does not fit the network, if an order exceeds its kernel, or
-            if the network has no spatial convolution.
+            if the network has no spatial convolution and the config is neither ``dense`` nor ``auto``.
     """
     orders = _orders(model, config, model_name or type(model).__name__)
     for name in orders.keys() - compressible_convolutions(model).keys():
@@ -119,11 +119,15 @@ def stages_of(model: nn.Module) -> dict[str, dict[str, nn.Conv2d]]:
 
 
 def _orders(model: nn.Module, config: Config, model_name: str) -> dict[str, LayerPlan]:
-    """Plan every spatial convolution, also those that cannot be replaced: the config counts them."""
+    """Plan every spatial convolution, also those that cannot be replaced: the config counts them.
+
+    A target (``auto``) rounds the other layers of a network without a convolution that can be replaced.
+    """
     convs = spatial_convolutions(model)
-    if config.kind == "dense":
+    compressible = compressible_convolutions(model)
+    if config.kind == "dense" or (config.kind == "auto" and not compressible):
         return {}
-    if not compressible_convolutions(model):
+    if not compressible:
         name = next(iter(convs), None)
         reason = f" that a series can replace ({name}: {irregularity(convs[name])})" if name is not None else ""
         dense = "'dense' with another basis" if config.kind == "all" else "'dense'"

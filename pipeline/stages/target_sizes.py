@@ -83,8 +83,8 @@ def check_sizes(variant: Variant, sizes: tuple[int, int]) -> None:
 
 def series_network(model: nn.Module, variant: Variant) -> nn.Module:
     """Return a copy of a network with series convolutions of a variant's largest orders."""
-    orders = orders_of(plan_layers(model, variant.config))
-    return swap_convolutions(copy_network(model), orders, variant.bases[0])
+    orders, network = orders_of(plan_layers(model, variant.config)), copy_network(model)
+    return swap_convolutions(network, orders, variant.bases[0]) if orders else network
 
 
 def zero_record(model: nn.Module, error: float) -> NetworkRecord:
