@@ -44,7 +44,7 @@ COMPENSATED_SHARE: Final = 1.007
 
 1.005 to 1.009 in 18 roundings of ResNet-20, 0.02 to 0.08 MB, so that its first pass meets the size.
 """
-PASSES: Final = 5
+PASSES: Final = 8
 """Most passes that correct the size of a file."""
 THRESHOLDS: Final = (-8.0, 8.0)
 """Range of the threshold of the logits that trims a trained network to its size; larger ones give fewer bits."""
@@ -118,7 +118,7 @@ class SizeSearch:
         target, bits = Target(megabytes=size / 1e6), 8 * max(aim * size - self._other_bytes(size), 1.0)
         bits /= COMPENSATED_SHARE * self._coded_share(bits)
         best: tuple[RoundedNetwork, Compressed] | None = None
-        before: tuple[float, int] | None = None
+        before: list[tuple[float, int]] = []
         for _ in range(passes):
             with self._progress.track(f"{self._name}: rounding", len(self._measured.layers)) as advance:
                 rounded = self._round(bits, advance)
@@ -126,13 +126,10 @@ class SizeSearch:
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size, aim) < _misses(best[1].size, size, aim):
                 best = rounded, found
-            if target.fits(found.size):
+            before.append((bits, found.size))
+            if target.fits(found.size) or (following := _next_bits(before, aim * size)) is None:
                 break
-            slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
-            if before is not None and bits != before[0]:
-                slope = min(max((found.size - before[1]) / (bits - before[0]), slope / 4), 2 * slope)
-            before = bits, found.size
-            bits = max(bits + (aim * size - found.size) / slope, 1.0)
+            bits = following
         assert best is not None
         return best
 
@@ -253,6 +250,28 @@ class SizeSearch:
 def _normalization_error(values: int, size: int) -> float:
     """Return the largest error of a batch normalization in a file of so many values and bytes."""
     return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * values else NORMALIZATION_ERROR
+
+
+def _next_bits(passes: list[tuple[float, int]], wanted: float) -> float | None:
+    """Return the bits of the next pass: between those of two files around the wanted size, if there are such files.
+
+    Otherwise the last two passes give the slope. None if the last three have one size: other bits change nothing.
+
+    Args:
+        passes: Bits and size of the file in bytes of the passes so far, at least one.
+        wanted: Wanted size of the file, in bytes.
+    """
+    below = max((each for each in passes if each[1] <= wanted), default=None)
+    above = min((each for each in passes if each[1] > wanted), default=None)
+    if below is not None and above is not None:
+        return below[0] + (above[0] - below[0]) * (wanted - below[1]) / (above[1] - below[1])
+    bits, size = passes[-1]
+    if len(passes) > 2 and size == passes[-2][1] == passes[-3][1]:
+        return None
+    slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
+    if len(passes) > 1 and bits != passes[-2][0]:
+        slope = min(max((size - passes[-2][1]) / (bits - passes[-2][0]), slope / 4), 2 * slope)
+    return max(bits + (wanted - size) / slope, 1.0)
 
 
 def _misses(found: int, size: int, aim: float) -> tuple[bool, float]:

@@ -82,3 +82,39 @@ def test_a_size_out_of_reach_gives_the_nearest_file(search, trained):
     smallest = size_at(search, trained, THRESHOLDS[1])
     found = search.trimmed(trained, {}, smallest // 2)
     assert found.size <= size_at(search, trained, 0.9 * THRESHOLDS[1])
+
+
+class Curve(SizeSearch):
+    """A search among files whose size is a function of the bits."""
+
+    def __init__(self, size_of) -> None:
+        super().__init__(SimpleNamespace(layers={}), IDENTITY, "it", SilentProgress())
+        self.size_of, self.bits = size_of, []
+
+    def _round(self, bits, advance):
+        self.bits.append(bits)
+        return SimpleNamespace(model=None, layers={}, errors={})
+
+    def _record(self, model, layers, size):
+        return None
+
+    def _size(self, record):
+        return round(self.size_of(self.bits[-1]))
+
+    def _other_bytes(self, size):
+        return 0
+
+    def _coded_share(self, bits):
+        return 1.6  # far from that of the file
+
+
+@pytest.mark.parametrize("size", [190_000, 200_000, 250_000])
+def test_a_size_between_those_of_two_passes_is_found(size):
+    steep = Curve(lambda bits: bits / 8 + 2.6 * max(bits / 8 - 100_000, 0))  # the coder of large integers takes more
+    assert Target(megabytes=size / 1e6).fits(steep.rounded(size)[1].size)
+
+
+def test_the_search_ends_where_more_bits_change_nothing():
+    flat = Curve(lambda bits: min(bits / 8, 100_000))
+    assert flat.rounded(200_000)[1].size == 100_000
+    assert len(flat.bits) == 3
