@@ -59,7 +59,7 @@ def mark_layers(
         if is_regular(layers[name]):
             mark_irregular(layers[name], reason)
     for name, layer in layers.items():
-        if is_compressible(layer) and calls.counts[name] == 0 and f"{name}.weight" in used:
+        if is_regular(layer) and calls.counts[name] == 0 and f"{name}.weight" in used:
             mark_irregular(layer, "the network reads its weight without calling the layer")
     candidates = [name for name, layer in layers.items() if is_compressible(layer)]
     replaceable = partial(_replaceable, model, images, expected, calls, basis, trained)
