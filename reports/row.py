@@ -59,8 +59,7 @@ class Row(Part):
         default=False,
         strict=True,
         description="True if no epoch of fine-tuning lowered the loss on held-out training images enough, so that it "
-        "was rolled back; top1_post is then the Top-1 before it. For a row of a target, True if training missed "
-        "the size, or lost more than 1 point of Top-1 on these images.",
+        "was rolled back; top1_post is then the Top-1 before it.",
     )
     finetune_epoch: Count | None = Field(
         default=None, description="Epoch of fine-tuning whose weights were kept, 0 for the weights before it."

@@ -29,8 +29,8 @@ def kept_trainings(report: Report) -> list[str]:
 def rolled_back_trainings(report: Report) -> list[str]:
     """Describe every training that was rolled back."""
     return [
-        f"{row_name(each.row)}: {each.name} {_reason(each.row)}, so it was rolled back{_losses(each)}. The figures are "
-        "of the network before it."
+        f"{row_name(each.row)}: {each.name} did not lower the loss on held-out training images enough, so it was "
+        f"rolled back{_losses(each)}. The figures are of the network before it."
         for each in _trainings(report)
         if each.undone
     ]
@@ -40,7 +40,7 @@ def _trainings(report: Report) -> Iterator[_Training]:
     for row in unique_rows(report):
         yield _Training(
             row,
-            "training through the rounding" if row.has_target else "fine-tuning",
+            "fine-tuning",
             row.finetune_undone,
             row.finetune_epoch,
             row.epochs,
@@ -56,12 +56,6 @@ def _trainings(report: Report) -> Iterator[_Training]:
             row.qat_loss_before,
             row.qat_loss_after,
         )
-
-
-def _reason(row: Row) -> str:
-    if row.has_target:
-        return "missed the size of the target, or lost more than 1 point of Top-1 on held-out training images"
-    return "did not lower the loss on held-out training images enough"
 
 
 def _losses(training: _Training) -> str:

@@ -185,8 +185,8 @@ class SizeSearch:
         found = self.trimmed(model, rounded.layers, size)
         if not Target(megabytes=size / 1e6).fits(found.size):
             logger.warning(
-                "%s: training left a file of %d bytes, which misses the target of %d bytes also after trimming; the "
-                "network without training is used",
+                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
+                "used",
                 self._name,
                 found.size,
                 size,

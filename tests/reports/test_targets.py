@@ -169,11 +169,3 @@ def test_merged_runs_of_other_targets_keep_their_rows_and_layers(mixed) -> None:
     assert [each.target_mb for each in merged.layers if each.config == "auto"] == [0.04, 0.02]
     assert merged.gate.targets == 2
     assert mistakes(merged.model_dump()) == []
-
-
-def test_training_for_a_target_was_rolled_back_for_another_reason(report) -> None:
-    text = render(report([make_target_row(COS, 98.61, finetune_undone=True, finetune_epoch=0)]))
-    (line,) = (line for line in text.splitlines() if "rolled back" in line and line.startswith("- "))
-    for words in ("training through the rounding", "the size of the target", "more than 1 point of Top-1"):
-        assert words in line
-    assert "fine-tuning" not in line
