@@ -58,8 +58,12 @@ class Row(Part):
     finetune_undone: bool = Field(
         default=False,
         strict=True,
-        description="True if no epoch of fine-tuning lowered the loss on held-out training images enough, so that it "
-        "was rolled back; top1_post is then the Top-1 before it.",
+        description="True if fine-tuning was rolled back, because no epoch lowered the loss on held-out training "
+        "images enough, or by finetune_fault; top1_post is then the Top-1 before it.",
+    )
+    finetune_fault: str | None = Field(
+        default=None,
+        description="Reason of a rollback other than the loss on held-out training images, for a row of a target.",
     )
     finetune_epoch: Count | None = Field(
         default=None, description="Epoch of fine-tuning whose weights were kept, 0 for the weights before it."

@@ -12,6 +12,7 @@ class _Training(NamedTuple):
     row: Row
     name: str
     undone: bool
+    fault: str | None
     epoch: int | None
     epochs: int
     before: float | None
@@ -29,8 +30,8 @@ def kept_trainings(report: Report) -> list[str]:
 def rolled_back_trainings(report: Report) -> list[str]:
     """Describe every training that was rolled back."""
     return [
-        f"{row_name(each.row)}: {each.name} did not lower the loss on held-out training images enough, so it was "
-        f"rolled back{_losses(each)}. The figures are of the network before it."
+        f"{row_name(each.row)}: {each.name} {each.fault or 'did not lower the loss on held-out training images enough'}"
+        f", so it was rolled back{_losses(each)}. The figures are of the network before it."
         for each in _trainings(report)
         if each.undone
     ]
@@ -42,6 +43,7 @@ def _trainings(report: Report) -> Iterator[_Training]:
             row,
             "fine-tuning",
             row.finetune_undone,
+            row.finetune_fault,
             row.finetune_epoch,
             row.epochs,
             row.finetune_loss_before,
@@ -51,6 +53,7 @@ def _trainings(report: Report) -> Iterator[_Training]:
             row,
             "quantization-aware training",
             row.qat_undone,
+            None,
             row.qat_epoch,
             row.qat_epochs,
             row.qat_loss_before,

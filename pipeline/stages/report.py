@@ -187,6 +187,7 @@ def _target_figures(baseline: Baseline, target: Target, quantized: QuantizedNetw
         "stored_bits": None,
         "backend": None,
         **_training_figures("finetune", quantized.training),
+        "finetune_fault": quantized.training.fault,
         **dict.fromkeys(("top1_pre", "top1_post", "delta_post", "delta_quant", "poster_size_mb")),
         **_params(count_kept(baseline.model, quantized.terms), baseline),
     }

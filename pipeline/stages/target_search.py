@@ -183,18 +183,14 @@ class SizeSearch:
         if summary.undone:
             return replace(plain, training=summary)
         found = self.trimmed(model, rounded.layers, size)
+        fault = None
         if not Target(megabytes=size / 1e6).fits(found.size):
-            logger.warning(
-                "%s: training left a file of %d bytes, which cannot be trimmed to %d; the network without training is "
-                "used",
-                self._name,
-                found.size,
-                size,
-            )
-            return replace(plain, training=summary.rolled_back())
-        if score(plain.record) - score(found.record) > most_loss:
-            logger.warning("%s: training did harm on training images and is undone", self._name)
-            return replace(plain, training=summary.rolled_back())
+            fault = f"left a file of {found.size:,} bytes, which no threshold of the rounding brings to {size:,}"
+        elif score(plain.record) - score(found.record) > most_loss:
+            fault = "did harm on training images"
+        if fault is not None:
+            logger.warning("%s: training %s; the network without training is used", self._name, fault)
+            return replace(plain, training=summary.rolled_back(fault))
         return replace(found, errors=plain.errors, training=summary)
 
     def trimmed(self, model: nn.Module, others: Mapping[str, SteppedTensor], size: int) -> Compressed:

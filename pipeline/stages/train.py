@@ -33,21 +33,27 @@ class TrainingSummary:
         loss_before: Mean loss on held-out training images before it, see ``held_out_losses``; None without training,
             and for a network that is rounded to steps.
         loss_after: The same of the kept weights.
+        fault: Reason of a rollback other than the held-out losses, for the report; None without one.
     """
 
     seconds: float = 0.0
     epoch: int | None = None
     loss_before: float | None = None
     loss_after: float | None = None
+    fault: str | None = None
 
     @property
     def undone(self) -> bool:
-        """True if it was rolled back, because no epoch gained enough."""
+        """True if it was rolled back."""
         return self.epoch == 0
 
-    def rolled_back(self) -> "TrainingSummary":
-        """Return the summary of the same training without its weights."""
-        return replace(self, epoch=0, loss_after=self.loss_before)
+    def rolled_back(self, fault: str) -> "TrainingSummary":
+        """Return the summary of the same training without its weights.
+
+        Args:
+            fault: Reason, as the predicate of a sentence about the training.
+        """
+        return replace(self, epoch=0, loss_after=self.loss_before, fault=fault)
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,13 @@ def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     )
 
 
+def test_a_training_that_was_rolled_back_for_its_file_has_this_reason(report, row) -> None:
+    fault = "left a file of 3 bytes"
+    text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=True, finetune_fault=fault)]))
+    assert "fine-tuning left a file of 3 bytes, so it was rolled back" in text
+    assert "held-out" not in text.split("## Training that was rolled back")[1].split("##")[0]
+
+
 def test_a_warning_of_the_baseline_comes_before_the_summary(report, row) -> None:
     data = report([row(COS, "6,3,3,2,2", 4, 98.61)])
     assert data.baseline is not None

@@ -12,7 +12,8 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import Identity
 from pipeline.options.grid import Target
 from pipeline.runtime.progress import SilentProgress
-from pipeline.stages.target_search import THRESHOLDS, SizeSearch
+from pipeline.stages.target_search import THRESHOLDS, Compressed, SizeSearch
+from pipeline.stages.train import TrainingSummary
 from quant.rate import nearest_to_steps
 from quant.stepped_training import UNDECIDED, attach_stepped_quantizers, stepped_layers
 
@@ -118,3 +119,17 @@ def test_the_search_ends_where_more_bits_change_nothing():
     flat = Curve(lambda bits: min(bits / 8, 100_000))
     assert flat.rounded(200_000)[1].size == 100_000
     assert len(flat.bits) == 3
+
+
+@pytest.mark.parametrize(("size", "gain", "words"), [(400, 0.0, "left a file of 400 bytes"), (1000, -3.0, "did harm")])
+def test_a_rollback_has_its_reason(monkeypatch, size, gain, words):
+    found, plain = (Compressed(None, each, {}) for each in (size, 990))
+    search = SizeSearch(SimpleNamespace(model=nn.Sequential()), IDENTITY, "it", SilentProgress())
+    monkeypatch.setattr(search, "trimmed", lambda model, others, size: found)
+    rounded = SimpleNamespace(model=nn.Sequential(), layers={}, used={})
+    scores = iter((50.0, 50.0 + gain))  # of the network without training, and of the trained one
+    result = search.trained(
+        rounded, plain, 1000, lambda model, rate: TrainingSummary(1.0, 2), lambda record: next(scores), 1.0
+    )
+    assert (result.size, result.training.undone) == (990, True)
+    assert words in result.training.fault
