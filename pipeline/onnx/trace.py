@@ -18,6 +18,7 @@ from basis.copying import copy_network
 from basis.modes import evaluating
 from pipeline.artifact.record import stored_tensors
 from pipeline.errors import OnnxError
+from pipeline.onnx.attention import FourAxes
 from pipeline.runtime.turns import TURNS
 
 OPSET = 21
@@ -49,7 +50,8 @@ class _Functional(nn.Module):
         self._model = (model,)  # a tuple hides it: tensors of a submodule would become constants
 
     def forward(self, x: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        return cast(Tensor, functional_call(self._model[0], tensors, (x,)))
+        with FourAxes():
+            return cast(Tensor, functional_call(self._model[0], tensors, (x,)))
 
 
 def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> TracedNetwork:
