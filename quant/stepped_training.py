@@ -34,6 +34,8 @@ UNDECIDED: Final = 0.0
 START_SHARE: Final = 0.5
 """Share of the distance to the uncompressed value at which a value starts."""
 _SURE: Final = 0.01  # least share of the way to the neighbour at the start; the greatest is 1 minus it
+_FIXED: Final = 1e-6  # greatest share in a term whose step is so large that ``_SURE`` of it exceeds every value
+_LEAST: Final = 1e-12  # least share in such a term; its logit is finite in float32
 ANNEALED: Final = 0.9
 """Share of all training steps after which every value is an integer."""
 LAST_TEMPERATURE: Final = 0.05
@@ -95,9 +97,17 @@ class SteppedFakeQuantizer(FakeQuantizer):
         self.temperature = 1.0
 
     def logits(self, uncompressed: Tensor) -> Tensor:
-        """Return the logits at the start, float32, for the values before the rounding."""
-        distance = uncompressed / grid_values(self.exponents) - self.integers
-        return torch.logit((START_SHARE * distance.abs()).clamp(_SURE, 1 - _SURE))
+        """Return the logits at the start, float32, for the values before the rounding.
+
+        The step of a term on which the outputs hardly depend may be thousands of times its values. They stay at 0: a
+        hundredth of the step would be far larger than they are.
+        """
+        distance = (uncompressed / grid_values(self.exponents) - self.integers).abs()
+        axes = tuple(range(distance.ndim - self.exponents.ndim))  # those of the values of one term
+        zero = self.integers.abs().amax(axes, keepdim=True) == 0
+        dropped = zero & (distance.amax(axes, keepdim=True) < _SURE)
+        share = START_SHARE * distance
+        return torch.logit(torch.where(dropped, share.clamp(_LEAST, _FIXED), share.clamp(_SURE, 1 - _SURE)))
 
     def moved(self, logits: Tensor) -> Tensor:
         """Return the share of the way to the neighbour: float32, 0 to 1."""
