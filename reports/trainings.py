@@ -41,7 +41,7 @@ def _trainings(report: Report) -> Iterator[_Training]:
     for row in unique_rows(report):
         yield _Training(
             row,
-            "fine-tuning",
+            "training through the rounding" if row.has_target else "fine-tuning",
             row.finetune_undone,
             row.finetune_fault,
             row.finetune_epoch,
