@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import ValidationInfo
 
 from pipeline.errors import DataError, OptionsError
-from pipeline.options.values import flag_name, parse_text, shown
+from pipeline.options.values import BUILTIN, flag_name, parse_text, shown
 
 _ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
@@ -104,5 +104,10 @@ def parse_folder(value: object, info: ValidationInfo) -> str:
 
 
 def names_checkpoint(weights: str) -> bool:
-    """Return True if ``--weights`` names a file: it has a suffix or a folder, or the file exists."""
+    """Return True if ``--weights`` names a file: it has a suffix or a folder, or the file exists.
+
+    The words ``auto`` and ``builtin`` name none, so that an output folder of such a name is not taken for one.
+    """
+    if weights in ("auto", BUILTIN):
+        return False
     return bool(Path(weights).suffix) or "/" in weights or Path(weights).exists()

@@ -176,7 +176,8 @@ def test_a_slow_upload_is_not_given_up(server, finished, monkeypatch, caplog) ->
     assert artifact.file_size == 12_000_000
 
 
-def test_what_the_server_refuses_is_a_warning_and_the_rest_is_left_out(server, finished, caplog) -> None:
+def test_what_the_server_refuses_is_a_warning_and_the_rest_is_left_out(server, finished, caplog, monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.tracking.figures.shortened", str)  # a name that is too long
     with tracking(options(server, "refused", out=finished)) as tracker:
         tracker.epoch(TrainingLabel("x" * 300, "finetune"), EpochFigures(epoch=1, loss=1.0, lr=0.1))
         tracker.finish(REPORT, finished)
