@@ -20,7 +20,7 @@ run: $(INSTALLED)  ## compress ResNet-18 on the embedded digits and write a repo
 	$(BIN)/python run_pipeline.py --bits 4 --config 6,3,3,2,2
 
 test: $(INSTALLED)  ## run the tests; with SERIESQUANT_DATA set, those on real data too
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## lint, format, types, import contracts, links and commands of the documents
 	$(BIN)/ruff check

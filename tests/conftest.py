@@ -157,8 +157,8 @@ def data_folder() -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two processes more than CPUs: some tests wait for servers, clusters and processes."""
-    return len(usable_cpus()) + 2
+    """Return one process more than CPUs: some tests wait for servers, clusters and processes."""
+    return len(usable_cpus()) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -28,7 +28,7 @@ case "$1 $2" in
 esac
 """
 
-TEST = "-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
+TEST = "-m pytest -n auto --maxprocesses 3 --dist loadfile --no-loadscope-reorder"
 
 
 class Checkout:
