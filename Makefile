@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Folders of installed packages that no target imports, or little of them: a third of the code.
 UNUSED := /(brevitas_examples|databricks|fontTools|mypy|mypyc|physics|pip|pygments|rllib|selenium|serve|sklearn|testing|tests|transformers|tune)/
+COMPILE = $(BIN)/python -m compileall -qq -x '$(UNUSED)' $(VENV)/lib
 
 # The tests start many processes, each of which would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,7 +41,8 @@ clean:  ## remove everything that these targets create, except runs/
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is touched last, so that the next call repeats a failed or interrupted installation.
+# While pip installs, a second process compiles what is there already, for as long as the shell of that line lives. The
+# stamp is touched last, so that the next call repeats a failed or interrupted installation.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "seriesquant needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
@@ -48,6 +50,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing seriesquant into $(VENV) (minutes the first time; later calls skip it)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip || true  # resolves twice as fast
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --editable '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 -x '$(UNUSED)' $(VENV)/lib || true  # some files are no Python
+	@while sleep 3 && kill -0 $$$$; do $(COMPILE) || true; done >/dev/null 2>&1 &\
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --editable '.[dev]'
+	@$(COMPILE) -j 0 || true  # some files are no Python
 	@touch $@
