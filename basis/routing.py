@@ -67,7 +67,7 @@ def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationS
 
 
 def on_any_rank(names: Iterable[str], here: Sequence[str], shard: CalibrationShard) -> list[str]:
-    """Return the layers that are among the given ones on a rank or more, in the mean order of these ranks.
+    """Return the layers that are among the given ones on one rank or more, by their mean place on these ranks.
 
     Args:
         names: All layers, the same on every rank.

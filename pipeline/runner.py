@@ -98,8 +98,9 @@ def _run_stages(
 ) -> tuple[Report, Path]:
     started = time.monotonic()
     accelerator = make_accelerator(options.device, options.precision)
-    with processes_of(accelerator).together():
-        if launched().is_main:
+    processes = processes_of(accelerator)
+    with processes.together():
+        if processes.is_main:
             _check_output_folder(options)
     check_weights(options)
     context = make_context(options, accelerator, progress, interruption, tracker)

@@ -99,8 +99,8 @@ class SteppedFakeQuantizer(FakeQuantizer):
     def logits(self, uncompressed: Tensor) -> Tensor:
         """Return the logits at the start, float32, for the values before the rounding.
 
-        The step of a term on which the outputs hardly depend may be thousands of times its values. They stay at 0: a
-        hundredth of the step would be far larger than they are.
+        A term on which the outputs hardly depend may have a step of thousands of times its values. These values start
+        at 0, because a hundredth of the step would be far larger than they are.
         """
         distance = (uncompressed / grid_values(self.exponents) - self.integers).abs()
         axes = tuple(range(distance.ndim - self.exponents.ndim))  # those of the values of one term

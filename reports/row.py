@@ -59,7 +59,7 @@ class Row(Part):
         default=False,
         strict=True,
         description="True if fine-tuning was rolled back, because no epoch lowered the loss on held-out training "
-        "images enough, or by finetune_fault; top1_post is then the Top-1 before it.",
+        "images enough, or for the reason in finetune_fault; top1_post is then the Top-1 before it.",
     )
     finetune_fault: str | None = Field(
         default=None,

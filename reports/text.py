@@ -20,6 +20,8 @@ MISSING: Final = "-"
 LISTED: Final = 3
 """Number of items that a sentence lists before it only counts the others."""
 
+_WIDEST: Final = 80
+"""Most characters of a label in a plot."""
 _BASES = {"cosine": "CosConv", "chebyshev": "ChebConv", "fracsrf": "FracSRF", "fractional": "Fractional"}
 _CONVNEXT = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
 _PATTERNS: tuple[tuple[str, str], ...] = (
@@ -115,10 +117,10 @@ def with_settings(text: str, part: Row | Layer) -> str:
     return f"{text} ({settings})" if settings else text
 
 
-def brief(text: str, longest: int = 80) -> str:
-    """Return text for a plot, whose width is limited: of longer text the beginning and the end, as in `2,2 ... 2,3`."""
-    half = (longest - 5) // 2
-    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
+def brief(text: str) -> str:
+    """Shorten text for a plot: long text keeps its beginning and its end, as in ``2,2 ... 2,3``."""
+    half = (_WIDEST - 5) // 2
+    return text if len(text) <= _WIDEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def row_name(row: Row) -> str:

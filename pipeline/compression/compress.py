@@ -234,8 +234,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
         rounds = bool(variant.targets)
         given = check_training(model, output, given, options.batch_size, through_rounding=rounds)
         parts, peak = divided(given), TARGET_LR if rounds else FINETUNE_LR
-        count = len(parts.trained)
-        schedule = suited_schedule(count, options.epochs, options.batch_size, lr=options.lr, default=peak)
+        schedule = suited_schedule(len(parts.trained), options.epochs, options.batch_size, lr=options.lr, default=peak)
         trainer = Trainer(model, parts, given.labels is not None, schedule, options.seed, device, progress)
     return _Work(model, calibration, plan, identity, settings, logits, selection, trainer, progress)
 

@@ -65,8 +65,8 @@ class CompressionResult:
         baseline_size: Size of the same file of the original network in float32, in bytes.
         metric: The caller's metric of the compressed network; None without a metric, or if it failed.
         baseline_metric: The caller's metric of the original network; None without a metric.
-        training_undone: True if training was rolled back, because the held-out loss did not fall enough, or because of
-            the size of its file.
+        training_undone: True if training was rolled back. The loss on held-out images did not fall enough; or, with a
+            target, the file missed its size or lost too much on these images.
         target_met: False if no rounding was found whose file has 97 % to 100 % of ``target_mb``; the nearest is used.
         content: The bytes of the file; ``docs/artifact.md`` specifies them.
     """

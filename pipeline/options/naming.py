@@ -11,7 +11,7 @@ from pipeline.options.orders import ALL, AUTO, default_model, parse_config
 from pipeline.options.values import flag_name
 
 _LONGEST: Final = 100
-"""Bytes of a name or of a part of it, well below the 255 of a file system and the 250 of MLflow."""
+"""Most bytes of a name or of a part of it, well below the 255 of a file system and the 250 of MLflow."""
 
 
 def shortened(name: str) -> str:

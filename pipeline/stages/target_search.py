@@ -118,7 +118,7 @@ class SizeSearch:
         target, bits = Target(megabytes=size / 1e6), 8 * max(aim * size - self._other_bytes(size), 1.0)
         bits /= COMPENSATED_SHARE * self._coded_share(bits)
         best: tuple[RoundedNetwork, Compressed] | None = None
-        before: list[tuple[float, int]] = []
+        tried: list[tuple[float, int]] = []
         for _ in range(passes):
             with self._progress.track(f"{self._name}: rounding", len(self._measured.layers)) as advance:
                 rounded = self._round(bits, advance)
@@ -126,8 +126,8 @@ class SizeSearch:
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size, aim) < _misses(best[1].size, size, aim):
                 best = rounded, found
-            before.append((bits, found.size))
-            if target.fits(found.size) or (following := _next_bits(before, aim * size)) is None:
+            tried.append((bits, found.size))
+            if target.fits(found.size) or (following := _next_bits(tried, aim * size)) is None:
                 break
             bits = following
         assert best is not None
@@ -187,7 +187,7 @@ class SizeSearch:
         if not Target(megabytes=size / 1e6).fits(found.size):
             fault = f"left a file of {found.size:,} bytes, which no threshold of the rounding brings to {size:,}"
         elif score(plain.record) - score(found.record) > most_loss:
-            fault = "did harm on training images"
+            fault = "lost more on held-out training images than is allowed"
         if fault is not None:
             logger.warning("%s: training %s; the network without training is used", self._name, fault)
             return replace(plain, training=summary.rolled_back(fault))
@@ -248,25 +248,25 @@ def _normalization_error(values: int, size: int) -> float:
     return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * values else NORMALIZATION_ERROR
 
 
-def _next_bits(passes: list[tuple[float, int]], wanted: float) -> float | None:
+def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
     """Return the bits of the next pass: between those of two files around the wanted size, if there are such files.
 
     Otherwise the last two passes give the slope. None if the last three have one size: other bits change nothing.
 
     Args:
-        passes: Bits and size of the file in bytes of the passes so far, at least one.
+        tried: Bits and size of the file, in bytes, of each pass so far; at least one.
         wanted: Wanted size of the file, in bytes.
     """
-    below = max((each for each in passes if each[1] <= wanted), default=None)
-    above = min((each for each in passes if each[1] > wanted), default=None)
+    below = max((each for each in tried if each[1] <= wanted), default=None)
+    above = min((each for each in tried if each[1] > wanted), default=None)
     if below is not None and above is not None:
         return below[0] + (above[0] - below[0]) * (wanted - below[1]) / (above[1] - below[1])
-    bits, size = passes[-1]
-    if len(passes) > 2 and size == passes[-2][1] == passes[-3][1]:
+    bits, size = tried[-1]
+    if len(tried) > 2 and size == tried[-2][1] == tried[-3][1]:
         return None
     slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
-    if len(passes) > 1 and bits != passes[-2][0]:
-        slope = min(max((size - passes[-2][1]) / (bits - passes[-2][0]), slope / 4), 2 * slope)
+    if len(tried) > 1 and bits != tried[-2][0]:
+        slope = min(max((size - tried[-2][1]) / (bits - tried[-2][0]), slope / 4), 2 * slope)
     return max(bits + (wanted - size) / slope, 1.0)
 
 

@@ -19,7 +19,7 @@ def merged_kernels(shown: Iterable[Kernels | None]) -> Kernels | None:
     """
     found: list[Slice] = []
     for kernels in shown:
-        for each in [] if kernels is None else [kernels, *kernels.further]:
+        for each in _slices(kernels):
             same = next((place for place, other in enumerate(found) if _is_same(each, other)), None)
             if same is not None:
                 found[same] = _joined(found[same], each)
@@ -27,8 +27,13 @@ def merged_kernels(shown: Iterable[Kernels | None]) -> Kernels | None:
                 found.append(each)
     if not found:
         return None
-    first, *others = (Slice.model_validate(each.model_dump(include=set(Slice.model_fields))) for each in found)
+    first, *others = found
     return Kernels(**first.model_dump(), further=others)
+
+
+def _slices(kernels: Kernels | None) -> list[Slice]:
+    parts = [] if kernels is None else [kernels, *kernels.further]
+    return [Slice(**part.model_dump(exclude={"further"})) for part in parts]
 
 
 def _is_same(one: Slice, other: Slice) -> bool:

@@ -172,8 +172,8 @@ def test_merged_runs_of_other_targets_keep_their_rows_and_layers(mixed) -> None:
 
 
 def test_training_for_a_target_was_rolled_back_for_the_reason_that_it_gives(report) -> None:
-    figures = {"finetune_undone": True, "finetune_epoch": 0, "finetune_fault": "did harm on training images"}
+    figures = {"finetune_undone": True, "finetune_epoch": 0, "finetune_fault": "lost too much"}
     text = render(report([make_target_row(COS, 98.61, **figures)]))
     (line,) = (line for line in text.splitlines() if "rolled back" in line and line.startswith("- "))
-    assert "training through the rounding did harm on training images" in line
+    assert "training through the rounding lost too much" in line
     assert "fine-tuning" not in line
