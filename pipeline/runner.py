@@ -102,7 +102,7 @@ def _run_stages(
     with processes.together():
         if processes.is_main:
             _check_output_folder(options)
-    check_weights(options)
+        check_weights(options)
     context = make_context(options, accelerator, progress, interruption, tracker)
     log_data_notes(context)
     log_precision(context)

@@ -17,7 +17,7 @@ from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
 from pipeline.options.paths import expanded, parse_output_path
 from pipeline.options.values import CHOICES, flag_name
-from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, rank_prefix
+from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, is_shared, rank_prefix
 from pipeline.runtime.signals import ignore_signals, on_signals
 from pipeline.runtime.threads import prepare_threads
 
@@ -93,6 +93,10 @@ def _fail(error: BaseException) -> int:
     if not is_reported_elsewhere(error):
         message = f"{rank_prefix()}{failure.message}"
         logger.error("%s", message, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
+    if is_shared(error):
+        from pipeline.runtime.processes import wait_after_shared_error  # only now: it imports torch
+
+        wait_after_shared_error()
     return failure.exit_code
 
 

@@ -12,6 +12,7 @@ NEEDED: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT
 _OTHERS: Final = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME")
 _PREFIX: Final = "TORCHELASTIC_"
 _REPORTED: Final = "reported by process"
+_SHARED: Final = "raised in all processes"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,16 @@ def mark_reported_by(error: Exception, rank: int) -> None:
 def is_reported_elsewhere(error: BaseException | None) -> bool:
     """Return True if another rank reports this error."""
     return any(note.startswith(_REPORTED) for note in getattr(error, "__notes__", ()))
+
+
+def mark_shared(error: Exception) -> None:
+    """Mark an error that all ranks raise at the same time."""
+    error.add_note(_SHARED)
+
+
+def is_shared(error: BaseException) -> bool:
+    """Return True if all ranks raise this error at the same time."""
+    return _SHARED in getattr(error, "__notes__", ())
 
 
 def exit_if_distributed(code: int) -> None:

@@ -1,7 +1,7 @@
 """The ranks of a run: collective operations, and errors that end all ranks together."""
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from basis.errors import CompressionError
 from basis.shard import CalibrationShard
 from pipeline.errors import LostProcessError
-from pipeline.runtime.launcher import mark_reported_by
+from pipeline.runtime.launcher import mark_reported_by, mark_shared
 from pipeline.runtime.share import RankSlice
 
 Value = TypeVar("Value")
@@ -165,6 +165,7 @@ class Processes:
             raised = caught or cast(Exception, errors[failed[0]])
             if not self.is_main and failed[0] != self.rank:
                 mark_reported_by(raised, failed[0])
+            mark_shared(raised)
             raise raised
 
 
@@ -189,6 +190,16 @@ def exit_barrier() -> Generator[None]:
                 "processes: another process of this run ended or cannot be reached; see its output for the cause"
             ) from error
         raise
+
+
+def wait_after_shared_error() -> None:
+    """Wait until all ranks have reported an error that all of them raise: a launcher ends the others after the first.
+
+    Return at once if there is no group of processes, or if another rank ended before it came here.
+    """
+    if distributed.is_initialized():
+        with suppress(RuntimeError):  # the connection to a rank that ended
+            distributed.barrier()
 
 
 def _picklable(error: Exception, place: str) -> Exception:

@@ -4,16 +4,23 @@ import pytest
 
 from pipeline.errors import OptionsError
 from pipeline.executors import executor
+from pipeline.failure import EXIT_DATA
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.signals import Interruption
 from tests.pipeline.distributed.lost import KILLED, NOTICED, lose_one
+from tests.pipeline.distributed.refused import refuse
 from tests.support.launching import fork_several
 
 
 def test_a_process_that_is_killed_is_noticed():
     """Without torchrun, which ends all processes when one ends, perhaps before they notice."""
     assert fork_several(2, lose_one) == [NOTICED, KILLED]
+
+
+def test_no_process_ends_before_an_error_of_all_is_reported(tmp_path):
+    """A launcher ends all processes when one ends, so that the report could be missing."""
+    assert fork_several(2, refuse, tmp_path) == [EXIT_DATA, EXIT_DATA]
 
 
 @pytest.fixture
