@@ -25,7 +25,7 @@ class SlowReport(logging.Handler):
 
 
 def refuse(folder: Path) -> None:
-    """Exit with the exit code of the run, or with ``EARLY`` in a process that ends before the first has reported the error."""
+    """Run with missing data; exit with its exit code, or ``EARLY`` if the first process has not reported it yet."""
     marker = folder / "reported"
     if launched().is_main:
         logging.getLogger("pipeline.cli.entry").addHandler(SlowReport(marker))
