@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.packages import PACKAGES
 from pipeline.runtime.threads import usable_cpus
 from reports.html.drawing import size_drawings
 from reports.plots import write_plots
@@ -52,7 +52,7 @@ LONGEST = (
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Every test has the levels of a library, though the program may have been called in this process before."""
-    root, *ours = (logging.getLogger(name) for name in ("", *LOGGERS))
+    root, *ours = (logging.getLogger(name) for name in ("", *PACKAGES))
     before = root.handlers[:]
     root.setLevel(logging.WARNING)
     for logger in ours:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.runtime.launcher import launched, rank_prefix
-from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.packages import PACKAGES
 from pipeline.runtime.progress import Task, task_text
 
 
@@ -29,7 +29,7 @@ def log_to_stderr(log_format: str) -> None:
     others, ours = (logging.ERROR, logging.ERROR) if rank_prefix() else (logging.WARNING, logging.INFO)
     logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.captureWarnings(log_format == "json")
-    for name in LOGGERS:
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(ours)
 
 

@@ -19,7 +19,7 @@ from pipeline.options.grid import Variant
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.forwarding import ForwardedLines, ForwardedLog
-from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.packages import PACKAGES
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
@@ -136,7 +136,7 @@ def _adopt_environment(payload: WorkerPayload) -> None:
 
 def _log_to(stream: TextIO) -> None:
     """Send the package's log records to the stream only, as the progress lines are."""
-    for name in LOGGERS:
+    for name in PACKAGES:
         logger = logging.getLogger(name)
         handler = logging.StreamHandler(stream)
         handler.setFormatter(ForwardedLog())

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from pipeline.models.imported import loaded_module, modules_of_networks
-from pipeline.runtime.packages import NAMES, ROOT, user_modules
+from pipeline.runtime.packages import PACKAGES, ROOT, user_modules
 
 _VERSIONED: Final = ("torch", "torchvision")
 """Libraries whose versions are in every cache key, so that their files are not read."""
 _INSTALLED: Final = ("site-packages", "dist-packages")
 _LIBRARY: Final = tuple(str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib"))
-_OURS: Final = tuple(str(ROOT / name) for name in (*NAMES, "seriesquant.py", "run_pipeline.py"))
+_OURS: Final = tuple(str(ROOT / name) for name in (*PACKAGES, "seriesquant.py", "run_pipeline.py"))
 
 
 def network_digest(name: str, model: nn.Module) -> str:

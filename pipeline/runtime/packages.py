@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-NAMES: Final = ("basis", "pipeline", "quant", "reports")
+PACKAGES: Final = ("basis", "pipeline", "quant", "reports")
+"""The project's packages, and so the parents of all its loggers."""
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The folder of the packages and of ``seriesquant.py``: a checkout, or site-packages."""
 
@@ -33,7 +34,7 @@ class OwnPackages:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a package by its name; None for every other module."""
-        if path is not None or name not in NAMES or name in self.hidden:
+        if path is not None or name not in PACKAGES or name in self.hidden:
             return None
         return PathFinder.find_spec(name, [str(ROOT)])
 
@@ -87,7 +88,7 @@ def hidden_for(folder: Path) -> Generator[None]:
 def clashing(folder: Path) -> dict[str, ModuleSpec]:
     """Return name -> spec of a user's module, for every package of the project that has one of the same name."""
     places = [str(folder), *(place for place in sys.path if Path(place).resolve() != ROOT)]
-    specs = {name: PathFinder.find_spec(name, places) for name in NAMES}
+    specs = {name: PathFinder.find_spec(name, places) for name in PACKAGES}
     return {name: spec for name, spec in specs.items() if spec is not None and _is_users(name, spec)}
 
 

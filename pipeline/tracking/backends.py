@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.runtime.imports import import_libraries
-from pipeline.tracking.background import Target
+from pipeline.tracking.background import Destination
 
 if TYPE_CHECKING:
     from accelerate.tracking import TensorBoardTracker
@@ -62,11 +62,11 @@ class MLflow:
         self._place = place
 
     @staticmethod
-    def target(options: "Options") -> Target:
+    def destination(options: "Options") -> Destination:
         """Return the tracker of a run: the URI of its options, or else of the environment."""
         given = {"MLFLOW_TRACKING_URI": options.tracking_uri, "MLFLOW_EXPERIMENT_NAME": options.experiment}
         place = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        return Target("mlflow", place, {name: value for name, value in given.items() if value})
+        return Destination("mlflow", place, {name: value for name, value in given.items() if value})
 
     def reach(self) -> None:
         """Check that a server answers.
@@ -133,9 +133,9 @@ class TensorBoard:
         self._tracker: TensorBoardTracker
 
     @staticmethod
-    def target(options: "Options") -> Target:
+    def destination(options: "Options") -> Destination:
         """Return the tracker of a run: a folder in its output folder."""
-        return Target("tensorboard", str((options.out / "tensorboard").resolve()))
+        return Destination("tensorboard", str((options.out / "tensorboard").resolve()))
 
     def reach(self) -> None:
         """Do nothing: ``start`` creates the folder."""

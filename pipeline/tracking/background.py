@@ -32,7 +32,7 @@ END: Final = "end"
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """A tracker and the place where it stores its data.
 
     Attributes:
@@ -66,17 +66,17 @@ class BackgroundTracker:
     The first failure is logged as a warning. All later requests except ``end`` are then dropped, without a warning.
 
     Args:
-        target: The tracker.
+        destination: The tracker.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, destination: Destination) -> None:
         """Start the thread, which starts the process."""
-        self._target, self._requests = target, queue.SimpleQueue[dict[str, Any]]()
+        self._destination, self._requests = destination, queue.SimpleQueue[dict[str, Any]]()
         self._failed = self._reached = self._loading = False
         self._progressed = time.monotonic()  # time of the last message from the process
         self._done = threading.Event()
         self._process: TrackerProcess | None = None
-        threading.Thread(target=self._work, name=f"tracking with {target.kind}", daemon=True).start()
+        threading.Thread(target=self._work, name=f"tracking with {destination.kind}", daemon=True).start()
 
     def call(self, method: str, **arguments: Any) -> None:
         """Queue a request. The first must be ``start`` and the last ``end``.
@@ -107,8 +107,8 @@ class BackgroundTracker:
 
     def _work(self) -> None:
         try:
-            environment = self._target.environment
-            self._process = process = TrackerProcess(self._target.kind, environment, self._note_progress)
+            environment = self._destination.environment
+            self._process = process = TrackerProcess(self._destination.kind, environment, self._note_progress)
             try:
                 self._send_requests(process)
             finally:
@@ -119,12 +119,12 @@ class BackgroundTracker:
             self._done.set()
 
     def _send_requests(self, process: "TrackerProcess") -> None:
-        process.request({"method": "reach", "place": self._target.place}, REACH_SECONDS)
+        process.request({"method": "reach", "place": self._destination.place}, REACH_SECONDS)
         self._reached = self._loading = True
         process.request({"method": "load"}, LOAD_SECONDS)
         self._loading = False
         page = process.request(self._requests.get())
-        logger.info("%s: this run is %s", self._target, hide_password(page))
+        logger.info("%s: this run is %s", self._destination, hide_password(page))
         request: dict[str, Any] = {}
         while request.get("method") != END:
             request = self._requests.get()
@@ -149,7 +149,7 @@ class BackgroundTracker:
     def _warn(self, reason: str) -> None:
         if not self._failed:
             self._failed = True
-            logger.warning("tracking with %s: %s; the run goes on without it", self._target, hide_password(reason))
+            logger.warning("tracking with %s: %s; the run goes on without it", self._destination, hide_password(reason))
 
 
 class TrackerError(Exception):

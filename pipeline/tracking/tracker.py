@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pipeline.options.registry import TRACKERS
-from pipeline.tracking.background import END, BackgroundTracker, Target
+from pipeline.tracking.background import END, BackgroundTracker, Destination
 from pipeline.tracking.figures import curve_point, final_metrics, report_files
 from pipeline.tracking.figures import parameters as tracked_parameters
 
@@ -35,7 +35,7 @@ def tracking(options: "Options") -> Iterator["Tracker"]:
     """
     if unused := _unused(options):
         logger.warning("%s: not used, because the run does not log to MLflow (--track mlflow)", " and ".join(unused))
-    tracker: Tracker = Trackers(targets(options)) if options.track else NullTracker()
+    tracker: Tracker = Trackers(destinations(options)) if options.track else NullTracker()
     tracker.start(options.out.name, options.model_dump(mode="json", exclude={"track", "tracking_uri", "experiment"}))
     try:
         yield tracker
@@ -53,9 +53,9 @@ def _unused(options: "Options") -> list[str]:
     return [] if "mlflow" in options.track else [flag for flag, value in given.items() if value is not None]
 
 
-def targets(options: "Options") -> list[Target]:
+def destinations(options: "Options") -> list[Destination]:
     """Return the trackers of a run and the place where each stores its data."""
-    return [TRACKERS[kind].load().target(options) for kind in options.track]
+    return [TRACKERS[kind].load().destination(options) for kind in options.track]
 
 
 class Tracker(Protocol):
@@ -128,12 +128,12 @@ class Trackers:
     """Log to several trackers at once; only ``finish`` and ``fail`` wait, for all trackers together.
 
     Args:
-        targets: The trackers.
+        destinations: The trackers.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, destinations: Sequence[Destination]) -> None:
         """Start their processes."""
-        self._trackers = [BackgroundTracker(target) for target in targets]
+        self._trackers = [BackgroundTracker(destination) for destination in destinations]
         self._ended = False
 
     def start(self, name: str, parameters: Mapping[str, Any]) -> None:

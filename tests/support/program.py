@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.packages import PACKAGES
 from tests.support.networks import forget_modules
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def call_program(folder: Path, *arguments: str, **environment: str) -> subproces
 @contextlib.contextmanager
 def _process_state(folder: Path) -> Iterator[None]:
     """Restore the logging and drop the modules that were imported from a folder, which the next folder has as well."""
-    root, ours = logging.getLogger(), [logging.getLogger(name) for name in LOGGERS]
+    root, ours = logging.getLogger(), [logging.getLogger(name) for name in PACKAGES]
     handlers, level, levels = root.handlers[:], root.level, [each.level for each in ours]
     root.handlers.clear()  # else the program would close them
     try:

@@ -16,7 +16,7 @@ from pipeline.models.registry import build_model
 from pipeline.options.grid import variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
-from pipeline.runtime.loggers import LOGGERS
+from pipeline.runtime.packages import PACKAGES
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import make_baseline
@@ -29,7 +29,7 @@ from tests.support.networks import write_module, write_npz
 def _process_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(worker, "_contexts", {})
-    loggers = [logging.getLogger(name) for name in LOGGERS]
+    loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(each.handlers, each.level, each.propagate) for each in loggers]
     threads = torch.get_num_threads()
     yield

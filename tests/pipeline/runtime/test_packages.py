@@ -2,11 +2,12 @@
 
 import importlib
 import sys
+import tomllib
 
 import pytest
 
 import quant
-from pipeline.runtime.packages import FINDER, ROOT, clashing, hidden_for, install
+from pipeline.runtime.packages import FINDER, PACKAGES, ROOT, clashing, hidden_for, install
 
 
 @pytest.fixture
@@ -69,3 +70,10 @@ def test_the_finder_ignores_the_search_path(folder, monkeypatch):
     assert FINDER.find_spec("quant").origin == str(ROOT / "quant" / "__init__.py")
     assert FINDER.find_spec("json") is None
     assert FINDER.find_spec("quant.packing", ["anywhere"]) is None
+
+
+def test_every_package_is_in_the_list():
+    """The command and the Ray workers also send only the loggers of these names to their output."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    include = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {name.partition(".")[0] for name in include} == set(PACKAGES)

@@ -103,8 +103,9 @@ def test_a_run_that_is_told_to_end_waits_less(silent, caplog, monkeypatch) -> No
 
 def test_the_process_of_the_run_can_end_without_its_tracker(silent) -> None:
     code = (
-        "import sys; from pipeline.tracking.background import Target; from pipeline.tracking.tracker import Trackers\n"
-        "Trackers([Target('mlflow', sys.argv[1])]).start('left alone', {})"
+        "import sys; from pipeline.tracking.background import Destination\n"
+        "from pipeline.tracking.tracker import Trackers\n"
+        "Trackers([Destination('mlflow', sys.argv[1])]).start('left alone', {})"
     )
     command = [sys.executable, "-c", code, silent]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE)

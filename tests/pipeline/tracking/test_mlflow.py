@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.options.options import Options
 from pipeline.tracking import Tracker, background, tracking
-from pipeline.tracking.background import Target
-from pipeline.tracking.tracker import Trackers, targets
+from pipeline.tracking.background import Destination
+from pipeline.tracking.tracker import Trackers, destinations
 from pipeline.training.state import EpochFigures, TrainingLabel
 from tests.pipeline.tracking.conftest import FILES, PATIENCE, REPORT, Server, wait_for
 
@@ -33,8 +33,8 @@ def train(tracker: Tracker, epochs: int = 3) -> None:
         tracker.epoch(LABEL, EpochFigures(epoch=epoch, loss=1 / epoch, lr=0.02 / epoch))
 
 
-def target(server: Server, experiment: str) -> Target:
-    return targets(options(server, experiment))[0]
+def destination(server: Server, experiment: str) -> Destination:
+    return destinations(options(server, experiment))[0]
 
 
 def test_a_run_is_all_there(server, finished, tmp_path, caplog, monkeypatch) -> None:
@@ -105,7 +105,7 @@ def test_a_run_that_the_environment_names_is_continued(server) -> None:
     experiment = server.client.create_experiment("jobs")
     job = server.client.create_run(experiment).info.run_id
     names = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_RUN_ID": job}
-    tracker = Trackers([Target("mlflow", server.uri, names)])
+    tracker = Trackers([Destination("mlflow", server.uri, names)])
     tracker.start("compress", {"config": "3,3,2,2"})
     train(tracker)
     tracker.finish(REPORT, Path())
@@ -125,7 +125,7 @@ def test_nothing_is_said_after_the_end(server, finished) -> None:
 def test_a_run_that_is_killed_at_once_is_marked_as_killed(server) -> None:
     code = (
         "import sys, time; from tests.pipeline.tracking.test_mlflow import *\n"
-        "tracker = Trackers([Target('mlflow', sys.argv[1], {'MLFLOW_TRACKING_URI': sys.argv[1], "
+        "tracker = Trackers([Destination('mlflow', sys.argv[1], {'MLFLOW_TRACKING_URI': sys.argv[1], "
         "'MLFLOW_EXPERIMENT_NAME': 'sigkill'})]); tracker.start('gone', {}); train(tracker); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, server.uri], cwd=ROOT)
@@ -163,7 +163,7 @@ def test_a_slow_upload_is_not_given_up(server, finished, monkeypatch, caplog) ->
     (finished / "artifacts/baseline.safetensors").write_bytes(os.urandom(12_000_000))
     with _SlowProxy(server.port, bytes_per_second=1_500_000) as port:
         uri = f"http://127.0.0.1:{port}"
-        tracker = Trackers([Target("mlflow", uri, {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "slow"})])
+        tracker = Trackers([Destination("mlflow", uri, {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "slow"})])
         tracker.start("slow", {})
         wait_for(lambda: server.runs("slow"))
         started = time.monotonic()
