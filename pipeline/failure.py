@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from pipeline.errors import BusyError, ClusterError, DataError, LostProcessError
 from pipeline.options.options import Options
 from pipeline.runtime.environment import git_commit, hardware, library_versions
 from pipeline.runtime.launcher import launched
+from pipeline.runtime.locks import locked
 from pipeline.runtime.signals import HungUp, Terminated
 from pipeline.runtime.workers import lost_worker
 from reports.fields import to_json
@@ -26,6 +27,8 @@ from reports.model import SCHEMA_VERSION, Gate
 logger = logging.getLogger(__name__)
 
 REPORT, PREVIOUS = "report.json", "previous-report.json"
+FOLDER_LOCK: Final = ".seriesquant.lock"
+"""The lock file of an output folder."""
 
 EXIT_INTERNAL, EXIT_OPTIONS, EXIT_DATA, EXIT_NUMERICAL = 1, 2, 4, 5
 EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED = 129, 130, 143  # 128 + the signal's number, as shells report it
@@ -109,21 +112,21 @@ class FailureReporter:
 
         Args:
             holding: True if the run holds the lock of its folder. Without it, no report is written for a
-                ``BusyError``: the folder belongs to the run that holds it.
+                ``BusyError``, or if another run holds the lock: the folder belongs to that run.
         """
         try:
             yield
         except BaseException as error:
             if launched().is_main and not self._written and (holding or not isinstance(error, BusyError)):
                 self._written = True
-                self._write(failure_of(error))
+                self._write(failure_of(error), holding)
             raise
 
-    def _write(self, failure: Failure) -> None:
+    def _write(self, failure: Failure, holding: bool) -> None:
         options, seconds = self._options, round(time.monotonic() - self._started, 1)
         header = run_header(options.command(), options) | {"duration_s": seconds}
         gate = judge([], None, max_drop=options.max_drop, max_size_mb=options.max_size_mb)
-        write_failure(options.out, failed_report(header, failure, gate))
+        write_failure(options.out, failed_report(header, failure, gate), holding=holding)
 
 
 def failed_report(header: dict[str, Any], failure: Failure, gate: Gate | None = None) -> dict[str, Any]:
@@ -148,20 +151,34 @@ def failed_report(header: dict[str, Any], failure: Failure, gate: Gate | None = 
     }
 
 
-def write_failure(folder: Path, report: dict[str, Any]) -> None:
+def write_failure(folder: Path, report: dict[str, Any], *, holding: bool = False) -> None:
     """Write a failed run's report.json; change no other file of the folder.
 
     The report of an earlier run that succeeded is kept beside it as previous-report.json. If the folder cannot be
-    written, nothing is written and no error is raised: the program still logs the failure.
+    written, or if another run holds its lock, nothing is written and no error is raised: the program still logs the
+    failure.
+
+    Args:
+        folder: The output folder.
+        report: The report, see ``failed_report``.
+        holding: True if the run holds the lock of the folder.
     """
+    lock = folder / FOLDER_LOCK
     try:
-        text = json.dumps(to_json(report), indent=2) + "\n"
-        finished = _finished(folder / REPORT)
-        if finished is not None:
-            write_atomically(folder / PREVIOUS, finished)
-        write_atomically(folder / REPORT, text)
+        alone = nullcontext() if holding or not lock.exists() else locked(lock, f"the output folder {folder}", 0)
+        with alone:
+            _replace_report(folder, json.dumps(to_json(report), indent=2) + "\n")
+    except BusyError:
+        logger.info("no failed report is written: another run uses the output folder %s", folder)
     except (OSError, ValueError) as error:  # ValueError: the folder's name is invalid
         logger.debug("no failed report in %s: %s", folder, error)
+
+
+def _replace_report(folder: Path, text: str) -> None:
+    finished = _finished(folder / REPORT)
+    if finished is not None:
+        write_atomically(folder / PREVIOUS, finished)
+    write_atomically(folder / REPORT, text)
 
 
 def run_header(command: str, options: Options | None) -> dict[str, Any]:

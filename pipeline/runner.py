@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import OptionsError
 from pipeline.executors import executor
-from pipeline.failure import FailureReporter
+from pipeline.failure import FOLDER_LOCK, FailureReporter
 from pipeline.options.file import write_options_file
 from pipeline.options.grid import Target, variants
 from pipeline.options.options import Options
@@ -33,7 +33,7 @@ from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import BASELINE_PATH, artifact_path, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
-from pipeline.store.locks import locked
+from pipeline.runtime.locks import locked
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking
 from reports import result_table
@@ -43,7 +43,6 @@ from reports.model import Kernels, Layer, Report, Row
 logger = logging.getLogger(__name__)
 
 OPTIONS_FILE: Final = "options.yaml"
-LOCK: Final = ".seriesquant.lock"
 _FOLDERS: Final = ("artifacts", "plots")
 """The folders that a run makes in its output folder."""
 
@@ -137,7 +136,8 @@ def _output_folder(context: RunContext) -> Iterator[None]:
     with ExitStack() as held:
         with processes.together():
             if processes.is_main:
-                held.enter_context(locked(options.out / LOCK, f"the output folder {options.out}", options.lock_timeout))
+                lock, what = options.out / FOLDER_LOCK, f"the output folder {options.out}"
+                held.enter_context(locked(lock, what, options.lock_timeout))
                 for folder in (options.out, *(options.out / name for name in _FOLDERS)):
                     remove_parts(folder)
         yield

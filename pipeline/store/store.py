@@ -13,10 +13,10 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from pipeline.runtime.environment import peak_memory_mb
+from pipeline.runtime.locks import locked
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.store.entry import Entry, read_entry, to_bytes
 from pipeline.store.housekeeping import CHECKPOINT, LOCK, RESULT, is_stored
-from pipeline.store.locks import locked
 from reports.files import PART, write_atomically
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ import pytest
 
 from basis.errors import CompressionError, NumericalError
 from pipeline.errors import BusyError, ClusterError, DataError, LostProcessError, OnnxError, OptionsError
-from pipeline.failure import EXIT_CODES, Failure, FailureReporter, failure_of
+from pipeline.failure import EXIT_CODES, FOLDER_LOCK, Failure, FailureReporter, failure_of
 from pipeline.options.options import Options
+from pipeline.runtime.locks import locked
 from pipeline.runtime.signals import HungUp, Terminated
 from tests.support.networks import write_module, write_npz
 from tests.support.program import call_program, run_program
@@ -105,6 +106,20 @@ def test_a_folder_that_another_run_uses_is_left_to_it(tmp_path) -> None:
     with pytest.raises(BusyError), reporter(tmp_path / "o").watching(holding=True):
         raise BusyError("the store is in use")
     assert read_report(tmp_path / "o")["error"]["type"] == "BusyError"
+
+
+def test_a_failing_start_leaves_the_folder_to_the_run_that_holds_its_lock(tmp_path) -> None:
+    (tmp_path / "report.json").write_text('{"status": "done"}')
+    with locked(tmp_path / FOLDER_LOCK, "the folder", 0):
+        holder = (tmp_path / FOLDER_LOCK).read_text()
+        fail(tmp_path, DataError("torn"))
+        done = call_program(tmp_path, *RUN, "--no-such-flag", "--out", str(tmp_path))
+        assert (done.returncode, "another run uses the output folder" in done.stderr) == (2, True)
+        assert (tmp_path / FOLDER_LOCK).read_text() == holder
+        assert {path.name for path in tmp_path.iterdir()} == {"report.json", FOLDER_LOCK}
+        assert (tmp_path / "report.json").read_text() == '{"status": "done"}'
+    fail(tmp_path, DataError("torn"))
+    assert read_report(tmp_path)["status"] == "failed"
 
 
 def test_a_run_that_ends_well_writes_nothing_here(tmp_path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.errors import BusyError
 from pipeline.runner import run
+from pipeline.runtime.locks import locked
 from pipeline.stages.dry_run import plan_text
-from pipeline.store.locks import locked
 from tests.support.runs import options, without_times
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.cli import main
+from pipeline.runtime.locks import locked
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import list_store, prune_store
-from pipeline.store.locks import locked
 from pipeline.store.store import StageKey, Store
 
 DAY = 86_400

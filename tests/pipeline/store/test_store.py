@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.errors import BusyError
+from pipeline.runtime.locks import locked
 from pipeline.store.entry import Entry
 from pipeline.store.housekeeping import store_folder
-from pipeline.store.locks import locked
 from pipeline.store.store import StageKey, StageRecord, Store, store_key
 
 

@@ -47,7 +47,8 @@ def _acquire(lock: FileLock, path: Path, what: str, timeout: float) -> None:
         lock.acquire(blocking=False)
         return
     except Timeout:
-        logger.info("%s is in use by %s: waiting, %g s at the most", what, _holder(path), timeout)
+        if timeout > 0:
+            logger.info("%s is in use by %s: waiting, %g s at the most", what, _holder(path), timeout)
     try:
         with TURNS.released():  # the holder may be a thread that waits for exclusive use of the process
             lock.acquire(timeout=timeout, poll_interval=SECONDS_BETWEEN_TRIES)
