@@ -84,15 +84,20 @@ class Failure:
         return "interrupted" if self.exit_code in (EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED) else "failed"
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Return the exit code and the message of an exception that ended a run.
+def failure_of(error: BaseException, *, resumes: bool = True) -> Failure:
+    """Return the exit code and the message of an exception that ended a command.
 
     A ``CompressionError`` of no more specific class is an argument that cannot be used: ``EXIT_OPTIONS``.
+
+    Args:
+        error: The exception.
+        resumes: True if the command is a run, which keeps checkpoints. The message of an interruption then says how
+            to resume.
     """
     error = lost_worker(error) or error
     name = type(error).__name__
     code = next((_CODE_OF[kind] for kind in type(error).__mro__ if kind in _CODE_OF), None)
-    sentence = f"internal error: {name}: {error}" if code is None else _sentence(error)
+    sentence = f"internal error: {name}: {error}" if code is None else _sentence(error, resumes)
     return Failure(name, " ".join(sentence.split()), EXIT_INTERNAL if code is None else code, code is not None)
 
 
@@ -222,10 +227,10 @@ def _finished(path: Path) -> bytes | None:
     return None if failed else content
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException, resumes: bool) -> str:
     for kind, word in _INTERRUPTIONS.items():
         if isinstance(error, kind):
-            return f"{word}; {_RESUME}"
+            return f"{word}; {_RESUME}" if resumes else word
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     return str(error)

@@ -61,7 +61,7 @@ def _exit_code(arguments: list[str]) -> int:
             action = _read(arguments)
             return EXIT_DONE if action is None else action()
     except BaseException as error:
-        return _fail(error)
+        return _fail(error, resumes=_keeps_results(arguments))
 
 
 def _read(argv: list[str]) -> Action | None:
@@ -88,8 +88,8 @@ def _check_current_folder() -> None:
         raise OSError("the current folder does not exist any more; allowed: a folder that exists") from error
 
 
-def _fail(error: BaseException) -> int:
-    failure = failure_of(error)
+def _fail(error: BaseException, *, resumes: bool) -> int:
+    failure = failure_of(error, resumes=resumes)
     if not is_reported_elsewhere(error):
         message = f"{rank_prefix()}{failure.message}"
         logger.error("%s", message, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
@@ -120,7 +120,7 @@ def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[
         error: The error that refused them.
         program: The program's name, as it was called.
     """
-    out = _find_option(argv, "out") if _is_run(argv) and "--dry-run" not in argv else None
+    out = _find_option(argv, "out") if _keeps_results(argv) else None
     if out is None or rank_prefix():
         return
     header = run_header(shlex.join([*program, *argv]), None) | {"out": out, "duration_s": 0.0}
@@ -129,6 +129,11 @@ def report_refusal(argv: Sequence[str], error: BaseException, program: Sequence[
 
 def _is_run(argv: Sequence[str]) -> bool:
     return bool(argv) and (argv[0].startswith("-") or argv[0] == "run")
+
+
+def _keeps_results(argv: Sequence[str]) -> bool:
+    """Return True for a run that is not a dry run: it writes a report and resumes from checkpoints."""
+    return _is_run(argv) and "--dry-run" not in argv
 
 
 def _find_option(argv: Sequence[str], option: str) -> str | None:

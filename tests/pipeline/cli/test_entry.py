@@ -172,6 +172,13 @@ def test_sigterm_unwinds_and_exits_143(stub: Any, capsys: Any) -> None:
     assert capsys.readouterr().err == f"error: terminated; {RESUME}\n"
 
 
+@pytest.mark.parametrize("command", [["inspect", "a.safetensors"], ["cache", "ls"], [*COMMAND, "--dry-run"]])
+def test_a_command_without_checkpoints_gives_no_advice_to_resume(monkeypatch: Any, capsys: Any, command: Any) -> None:
+    monkeypatch.setattr("pipeline.cli.entry.read_command_line", lambda *_: lambda: _raise(KeyboardInterrupt())(None))
+    assert main(command) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 def test_ctrl_c_while_the_program_is_imported_exits_130_without_a_traceback() -> None:
     code = (
         "import os, signal, sys, seriesquant\n"
