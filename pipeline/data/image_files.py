@@ -60,11 +60,13 @@ def class_folders(split: Path) -> dict[str, list[Path]]:
         Name of the class in NFC -> its folders.
 
     Raises:
-        DataError: If there are fewer than two classes.
+        DataError: If there are fewer than two classes, or if a link leads nowhere: it may be one to a class folder.
     """
     found: dict[str, list[Path]] = {}
-    for folder in sorted(entry for entry in split.iterdir() if entry.is_dir()):
-        if not folder.name.startswith(_NO_CLASS):
+    for folder in sorted(entry for entry in split.iterdir() if not entry.name.startswith(_NO_CLASS)):
+        if folder.is_symlink() and not folder.exists():
+            raise DataError(f"{readable(folder)} is a link that leads nowhere; allowed: links to class folders")
+        if folder.is_dir():
             found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
     if len(found) < 2:
         raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(found)}")

@@ -241,6 +241,15 @@ def test_links_to_other_folders_count(tmp_path):
     assert len(load_dataset(str(tmp_path / "data")).train) == 5
 
 
+def test_a_link_that_leads_nowhere_is_no_missing_class(tmp_path):
+    half = image_folder(tmp_path).parent
+    (half / ".#hidden").symlink_to("/nowhere")
+    assert load_dataset(str(tmp_path)).classes == 2
+    (half / "c").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(DataError, match=r"c is a link that leads nowhere.*class folders"):
+        load_dataset(str(tmp_path))
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_what_is_no_regular_file_is_refused(tmp_path, linked):
     folder = image_folder(tmp_path / "data")
