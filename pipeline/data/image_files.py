@@ -168,6 +168,8 @@ def readable(name: str | Path) -> str:
 
 def _damaged(path: str, error: Exception) -> DataError:
     reason = " ".join(readable(str(error)).split())
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"{readable(path)} has too many pixels ({reason}); allowed: a smaller image")
     return DataError(f"{readable(path)} cannot be read as an image ({reason}): it is damaged or of an unknown format")
 
 
@@ -178,6 +180,11 @@ def _check_mode(image: Image.Image, path: str) -> None:
             "or gray images of 16 bits"
         )
     tags, tiles = getattr(image, "tag_v2", {}), getattr(image, "tile", ())
+    if image.mode == "I" and max(tags.get(_BITS, (1,))) > 16:
+        raise DataError(
+            f"{readable(path)} has integers of 32 bits, whose range is unknown; allowed: images of 8 bits, or gray "
+            "images of 16 bits"
+        )
     planes = tags.get(_PLANAR) == _ONE_PLANE_EACH and any(tile.codec_name == "raw" for tile in tiles)
     if planes and max(tags.get(_BITS, (1,))) > 8:  # Pillow takes their bytes for values of 8 bits
         raise DataError(

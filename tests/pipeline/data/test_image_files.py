@@ -62,11 +62,22 @@ def test_planes_of_16_bits_that_pillow_misreads_are_refused(tmp_path):
             read(str(tmp_path / "deep.tif"))
 
 
-@pytest.mark.parametrize("values", [np.array([[0.0, 0.5]], np.float32), np.array([[0, 70_000]], np.int32)])
+@pytest.mark.parametrize("values", [[[0.0, 0.5]], [[0, 70_000]], [[0, 200]]])
 def test_floats_and_32_bits_are_refused_by_name(tmp_path, values):
-    Image.fromarray(values).save(tmp_path / "odd.tif")
-    with pytest.raises(DataError, match=r"odd\.tif.*(float|70000).*8 bits.*16 bits"):
-        decode(str(tmp_path / "odd.tif"))
+    Image.fromarray(np.array(values, np.float32 if isinstance(values[0][1], float) else np.int32)).save(
+        tmp_path / "odd.tif"
+    )
+    for read in (decode, header_size):
+        with pytest.raises(DataError, match=r"odd\.tif.*(float|32 bits).*8 bits.*16 bits"):
+            read(str(tmp_path / "odd.tif"))
+
+
+def test_an_image_of_too_many_pixels_is_not_called_damaged(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    for read in (decode, header_size):
+        with pytest.raises(DataError, match=r"huge\.png has too many pixels.*81.*80.*smaller"):
+            read(str(tmp_path / "huge.png"))
 
 
 def palette(folder, name, **transparency):
