@@ -147,7 +147,7 @@ class Dataset:
 
     Attributes:
         name: Short name for reports.
-        classes: Number of classes, 2 or more.
+        classes: Number of classes, 2 or more; 1 or more if only test images were loaded.
         class_names: One name per class.
         image_size: Height and width in pixels of the images in batches.
         train: Images for fitting, training and every choice; none if only test images were loaded.

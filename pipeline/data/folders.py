@@ -77,8 +77,8 @@ def load_folder(
         The data set, named after the folder.
 
     Raises:
-        DataError: If the class folders of the splits differ, if fewer than two classes of a split have images, or if
-            an image is damaged.
+        DataError: If the class folders of the splits differ, if fewer than two classes of a split have images (one
+            for ``test_only``), or if an image is damaged.
     """
     test_folder, *others = _halves(root, TEST)
     halves = (*_halves(root, TRAIN)[:1], test_folder)
@@ -86,8 +86,9 @@ def load_folder(
     if others:
         unused = ", ".join(f"{other.name}/" for other in others)
         notes.append(f"the test images are those in {test_folder.name}/; not used: {unused}")
-    classes, folders = _same_classes(halves)
-    listed = [list_files(each) for each in folders]
+    least = 1 if test_only else 2
+    classes, folders = _same_classes(halves, least)
+    listed = [list_files(each, least) for each in folders]
     lists = [files for files, _ in listed]
     notes += _left_out_notes(sum((others for _, others in listed), Counter()), halves)
     for files, half in zip(lists, halves, strict=True):
@@ -130,9 +131,9 @@ def _halves(root: Path, names: Sequence[str]) -> list[Path]:
     return [folder for name in names for folder in folders if folder.name.lower() == name]
 
 
-def _same_classes(halves: Sequence[Path]) -> tuple[list[str], list[list[list[Path]]]]:
+def _same_classes(halves: Sequence[Path], least: int) -> tuple[list[str], list[list[list[Path]]]]:
     """Return the names of the classes in the order of the first half, and for each half the folders of each class."""
-    found = [class_folders(half) for half in halves]
+    found = [class_folders(half, least) for half in halves]
     differ = sorted(found[0].keys() ^ found[-1].keys())
     if differ:
         raise DataError(

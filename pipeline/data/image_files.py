@@ -50,17 +50,21 @@ class ImageFiles:
         return ImageFiles(self.paths[start:stop], self.labels[start:stop])
 
 
-def class_folders(split: Path) -> dict[str, list[Path]]:
+def class_folders(split: Path, least: int = 2) -> dict[str, list[Path]]:
     """Return the folders of each class in the order of their names, without hidden folders and those that systems add.
 
     Names that differ only in Unicode normalization are one class: macOS decomposes letters with accents (NFD), and
     other systems keep them composed (NFC).
 
+    Args:
+        split: The folder of one half.
+        least: Smallest number of classes.
+
     Returns:
         Name of the class in NFC -> its folders.
 
     Raises:
-        DataError: If there are fewer than two classes, or if a link leads nowhere: it may be one to a class folder.
+        DataError: If there are fewer than ``least`` classes, or if a link, which may be one to a class, leads nowhere.
     """
     found: dict[str, list[Path]] = {}
     for folder in sorted(entry for entry in split.iterdir() if not entry.name.startswith(_NO_CLASS)):
@@ -68,33 +72,35 @@ def class_folders(split: Path) -> dict[str, list[Path]]:
             raise DataError(f"{readable(folder)} is a link that leads nowhere; allowed: links to class folders")
         if folder.is_dir():
             found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
-    if len(found) < 2:
-        raise DataError(f"{readable(split)} must hold 2 class folders or more, got {len(found)}")
+    if len(found) < least:
+        raise DataError(f"{readable(split)} must hold {_or_more(least, 'class folder')}, got {len(found)}")
     return found
 
 
-def list_files(classes: Sequence[Sequence[Path]]) -> tuple[ImageFiles, Counter[str]]:
+def list_files(classes: Sequence[Sequence[Path]], least: int = 2) -> tuple[ImageFiles, Counter[str]]:
     """List the images of every class in a fixed random order, so that the first N are a random sample.
 
     A class may be without images, as in a small sample of a data set of many classes.
 
     Args:
         classes: Folders of each class.
+        least: Smallest number of classes with images.
 
     Returns:
         The images, and ending in lower case -> number of other files. Files that are hidden or added by systems do not
         count.
 
     Raises:
-        DataError: If fewer than two classes have images.
+        DataError: If fewer than ``least`` classes have images.
     """
     files = [
         (path, label) for label, folders in enumerate(classes) for folder in folders for path in _files_below(folder)
     ]
     found = [(path, label) for path, label in files if is_image(path)]
     others = Counter(Path(readable(path)).suffix.lower() for path, _ in files if not is_image(path))
-    if len({label for _, label in found}) < 2:
-        raise _no_images(classes, {label for _, label in found})
+    filled = {label for _, label in found}
+    if len(filled) < least:
+        raise _no_images(classes, filled, least)
     order = mixed_order(len(found)).tolist()
     return ImageFiles(tuple(found[i][0] for i in order), tuple(found[i][1] for i in order)), others
 
@@ -263,9 +269,13 @@ def _leads_to(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool])
         return False
 
 
-def _no_images(classes: Sequence[Sequence[Path]], filled: set[int]) -> DataError:
+def _no_images(classes: Sequence[Sequence[Path]], filled: set[int], least: int) -> DataError:
     empty = next(folders[0] for label, folders in enumerate(classes) if label not in filled)
     return DataError(
         f"{readable(empty)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none; "
-        "2 classes or more need images"
+        f"{'2 classes or more need' if least > 1 else '1 class or more needs'} images"
     )
+
+
+def _or_more(least: int, what: str) -> str:
+    return f"{least} {what}{'s' if least > 1 else ''} or more"

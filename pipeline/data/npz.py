@@ -41,7 +41,7 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
             ``class_names``, strings of shape (classes,), is optional. Images of three channels are mirrored in
             training, others never.
         classes: Number of classes if it is known; see ``label_indices``.
-        test_only: True if the file may lack training images.
+        test_only: True if the file may lack training images. Its test images may then be of a single class.
 
     Returns:
         The data set, named after the file.
@@ -67,7 +67,7 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
         notes,
         classes,
     )
-    class_names = _class_names(labels.names or given, labels.classes - 1, shown)
+    class_names = _class_names(labels.names or given, labels.classes - 1, shown, least=1 if test_only else 2)
     if not test_only:
         notes += _untrained(labels.indices, class_names)
     own = zip(pixels, pixels.values(), labels.indices, strict=True)
@@ -184,7 +184,7 @@ def _given_names(arrays: Mapping[str, Array], shown: str) -> tuple[str, ...] | N
     return tuple(map(text_of, array.tolist()))
 
 
-def _class_names(given: tuple[str, ...] | None, largest: int, shown: str) -> tuple[str, ...]:
+def _class_names(given: tuple[str, ...] | None, largest: int, shown: str, least: int) -> tuple[str, ...]:
     if given is None and largest >= MOST_CLASSES:
         raise DataError(f"the labels of {shown} must be below {MOST_CLASSES}, got {largest}")
     names = tuple(map(str, range(largest + 1))) if given is None else given
@@ -192,8 +192,8 @@ def _class_names(given: tuple[str, ...] | None, largest: int, shown: str) -> tup
         raise DataError(
             f"the labels of {shown} must be below {len(names)}, the number of its class_names, got {largest}"
         )
-    if len(names) < 2:
-        raise DataError(f"{shown} must have 2 classes or more, got {len(names)}")
+    if len(names) < least:
+        raise DataError(f"{shown} must have {least} classes or more, got {len(names)}")
     return names
 
 

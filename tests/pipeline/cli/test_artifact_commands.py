@@ -185,6 +185,17 @@ def test_a_folder_of_some_classes_is_evaluated_by_their_names(here, capsys, half
     assert "have different names" not in err
 
 
+def test_images_of_one_class_are_evaluated(here, capsys):
+    """A training needs two classes, a measurement does not."""
+    (here / "pets" / "val" / "cat").mkdir(parents=True)
+    Image.new("RGB", (12, 12)).save(here / "pets" / "val" / "cat" / "0.png")
+    np.savez("cats.npz", x_test=np.zeros((3, 12, 12, 3), np.uint8), y_test=np.zeros(3, np.uint8))
+    for data, first in (("pets", "cat"), ("cats.npz", "0")):
+        path = constant(here / "cat.safetensors", 0, names=(first, "dog", "eel", "ant"))
+        assert main(["evaluate", str(path), "--data", data, "--workers", "0"]) == 0
+        assert re.search(r"cat\.safetensors +100\.00 +[13] +[13]\n", capsys.readouterr().out)
+
+
 def test_evaluate_takes_the_first_images_and_the_files_normalization(here, capsys):
     path = resnet20(here / "r.safetensors", mean=(0.1, 0.2, 0.3))
     assert main(["evaluate", str(path), "--data", "colours.npz", "--limit-test", "20"]) == 0
