@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.arguments import Action, input_path, output_path, read_arguments
 from pipeline.cli.output import print_result
 from pipeline.errors import DataError, OptionsError
-from pipeline.failure import EXIT_CODES, EXIT_DATA, EXIT_GATE, EXIT_OPTIONS
+from pipeline.failure import EXIT_CODES, EXIT_DATA, EXIT_GATE, EXIT_OPTIONS, FOLDER_LOCK
 from pipeline.options.values import require_utf8
 
 if TYPE_CHECKING:
@@ -105,13 +105,18 @@ def _check_folder(folder: Path, runs: "Mapping[str, Source]") -> None:
     """Refuse to overwrite the report of a run, which could not be restored, unless a copy of it is merged again.
 
     Raises:
-        OptionsError: The folder holds the report of a run.
+        OptionsError: The folder holds the report of a run, which may be unfinished or have failed.
     """
-    from reports.merging.reading import ReportError, read_report
+    from reports.merging.reading import ReportError, read_report, report_file
 
     try:
         there = read_report(folder)
     except ReportError:
+        if report_file(folder).exists() or (folder / FOLDER_LOCK).exists():
+            raise OptionsError(
+                f"--out: {folder} is the folder of a run that is not done, or has a damaged report; allowed: another "
+                "folder, or the folder of a merged report"
+            ) from None
         return
     own = any(_is_folder_of(folder, folder / run) for run in runs)
     again = not own and any(_without_out(run.run) == _without_out(there.run) for run in runs.values())

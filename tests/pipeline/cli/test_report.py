@@ -109,6 +109,8 @@ def test_one_run_is_rendered_again(here):
         (["a", "b", "--out", "c"], 2, ("--out", "c ", "folder of a run", "allowed", "merged")),
         (["a", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
         (["a", "c", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
+        (["a", "b", "--out", "failed"], 2, ("--out", "failed", "run that is not done", "allowed: another")),
+        (["a", "b", "--out", "begun"], 2, ("--out", "begun", "run that is not done", "allowed: another")),
         ([], 2, ("missing", "RUN...", "allowed")),
         (["a", "--out", "a/report.json/x"], 1, ("report", "a/report.json/x", "report.json is a file", "another --out")),
         (
@@ -126,8 +128,9 @@ def test_one_run_is_rendered_again(here):
     ],
 )
 def test_what_cannot_be_merged_is_one_sentence(here, words, code, terms):
-    for name in ("damaged", "failed"):
+    for name in ("damaged", "failed", "begun"):
         (here / name).mkdir(exist_ok=True)
+    (here / "begun" / ".seriesquant.lock").touch()
     (here / "damaged" / "report.json").write_bytes((here / "a" / "report.json").read_bytes()[:-100])
     (here / "failed" / "report.json").write_text(
         json.dumps(report(here / "a") | {"status": "failed", "error": {"message": "no space"}})
