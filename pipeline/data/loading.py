@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.data.dataset import seeded
 from pipeline.errors import DataError
+from pipeline.runtime.signals import leave_signals_to_parent
 from pipeline.runtime.workers import PREFETCHED, SHARED_MEMORY, log_once, lost_worker, why_not_shared
 
 PATIENCE_SECONDS: Final = 900.0
@@ -76,7 +77,9 @@ def _iterator(
     """Start the workers; if the system has no resources for them, load in this process."""
 
     def loader(count: int) -> Iterator[Any]:
-        several: dict[str, Any] = {"timeout": patience, "prefetch_factor": PREFETCHED} if count else {}
+        several: dict[str, Any] = (
+            {"timeout": patience, "prefetch_factor": PREFETCHED, "worker_init_fn": _init_worker} if count else {}
+        )
         # Without a generator the loader draws from torch's global one.
         made: DataLoader[Any] = DataLoader(
             images, batch_sampler=batches, num_workers=count, collate_fn=collate, generator=seeded(0), **several
@@ -91,6 +94,10 @@ def _iterator(
         reason = error.strerror or error
         log_once(f"--workers: 0 instead of {workers}, because the system cannot start processes: {reason}")
         return loader(0)
+
+
+def _init_worker(number: int) -> None:
+    leave_signals_to_parent()
 
 
 class _Collate:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -88,6 +89,25 @@ def ignore_signals() -> None:
     """Ignore SIGTERM, SIGHUP and Ctrl-C from now on: the process has only to exit."""
     for number in _REASONS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore stop signals in a worker process; only SIGTERM from its parent ends it.
+
+    Ctrl-C goes to all processes of a terminal, and a scheduler may send SIGTERM to all processes of a job. The parent
+    then finishes its step, for which it needs its workers, and ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "darwin":  # it does not tell the sender of a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        threading.Thread(target=_end_on_signal_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_on_signal_of(parent: int) -> None:
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

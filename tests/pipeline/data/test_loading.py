@@ -74,6 +74,19 @@ def test_a_worker_that_ends_is_an_error(fate):
         load(Doomed(fate))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_process(number):
+    """The main process stopped with "a process ended" in place of the signal's exit code."""
+
+    class Signalled(Numbered):
+        def __getitem__(self, index):
+            if get_worker_info() is not None:
+                os.kill(os.getpid(), number)
+            return super().__getitem__(index)
+
+    assert load(Signalled()) == EXPECTED
+
+
 def test_a_worker_that_is_stuck_is_an_error():
     with pytest.raises(LostProcessError, match=r"--workers.*/dev/shm"):
         load(Doomed(lambda: time.sleep(600)), patience=1.0)

@@ -1,5 +1,6 @@
 """Stop requests: at once outside of deferred code, after it inside, and anyway when it takes too long."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.runtime.signals import HungUp, Interruption, Terminated, on_signals
+from pipeline.runtime.signals import HungUp, Interruption, Terminated, leave_signals_to_parent, on_signals
 
 SIGNALS = [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, HungUp)]
 
@@ -123,3 +124,20 @@ def test_a_step_that_ended_in_time_is_not_broken_off_later():
         with pytest.raises(Terminated):
             stop.check()
         time.sleep(1.2)  # cleaning up takes longer
+
+
+def worker(ready):
+    leave_signals_to_parent()
+    ready.set()
+    time.sleep(600)
+
+
+def test_a_worker_ends_on_a_signal_of_its_parent():
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=worker, args=(ready,), daemon=True)
+    process.start()
+    assert ready.wait(60)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
