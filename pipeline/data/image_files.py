@@ -1,5 +1,6 @@
 """List and decode image files in folders, one folder per class."""
 
+import errno
 import os
 import unicodedata
 from collections import Counter
@@ -172,7 +173,14 @@ def readable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
+def is_of_system(error: OSError) -> bool:
+    """Return True for an error of the operating system, as of permissions; False for one of damaged content."""
+    return error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the beginning of the file
+
+
 def _damaged(path: str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and is_of_system(error):
+        return DataError(f"{readable(path)} cannot be read: {error.strerror}; allowed: an image that can be read")
     reason = " ".join(readable(str(error)).split())
     if isinstance(error, Image.DecompressionBombError):
         return DataError(f"{readable(path)} has too many pixels ({reason}); allowed: a smaller image")

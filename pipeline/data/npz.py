@@ -11,7 +11,7 @@ import torch
 
 from pipeline.data.arrays import Array, image_bytes, label_indices, text_of, with_channels_last
 from pipeline.data.dataset import Dataset, default_normalization, mixed_order
-from pipeline.data.image_files import readable
+from pipeline.data.image_files import is_of_system, readable
 from pipeline.data.memory import MemorySplit, memory_dataset
 from pipeline.errors import DataError
 
@@ -48,6 +48,7 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
 
     Raises:
         DataError: If the file is damaged or incomplete, or if an array has the wrong dtype, shape or values.
+        OSError: If the file cannot be opened or read.
     """
     shown = readable(path)
     arrays = _read(path, shown)
@@ -96,6 +97,8 @@ def _read(path: Path, shown: str) -> Mapping[str, Array]:
             f"{error} of {shown} holds Python objects, which are not read; allowed: numbers, or strings by .astype(str)"
         ) from None
     except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
+        if isinstance(error, OSError) and is_of_system(error):
+            raise
         reason = " ".join(readable(str(error)).split()) or type(error).__name__
         raise DataError(f"{shown} cannot be read as an .npz file ({reason}): it is damaged or truncated") from error
 

@@ -72,6 +72,12 @@ def test_floats_and_32_bits_are_refused_by_name(tmp_path, values):
             read(str(tmp_path / "odd.tif"))
 
 
+def test_a_missing_image_is_not_called_damaged(tmp_path):
+    for read in (decode, header_size):
+        with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file or directory; allowed"):
+            read(str(tmp_path / "gone.png"))
+
+
 def test_an_image_of_too_many_pixels_is_not_called_damaged(tmp_path, monkeypatch):
     Image.new("RGB", (9, 9)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)

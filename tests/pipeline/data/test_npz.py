@@ -223,6 +223,16 @@ def test_truncated(tmp_path, cut):
         load_dataset(str(path))
 
 
+def test_a_file_that_the_system_does_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    np.savez(tmp_path / "tiny.npz", **arrays())
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(DataError, match=r"tiny\.npz cannot be read: Permission denied; allowed"):
+        load_dataset(str(tmp_path / "tiny.npz"))
+
+
 def test_flipped_bytes(tmp_path):
     path = tmp_path / "tiny.npz"
     np.savez_compressed(path, **arrays())
