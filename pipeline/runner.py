@@ -21,6 +21,7 @@ from pipeline.options.grid import Target, variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator, processes_of
 from pipeline.runtime.launcher import launched
+from pipeline.runtime.locks import locked
 from pipeline.runtime.progress import Progress, checked_progress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
@@ -33,7 +34,6 @@ from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import BASELINE_PATH, artifact_path, write_files, write_run_report
 from pipeline.stages.target_sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
-from pipeline.runtime.locks import locked
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking
 from reports import result_table
@@ -160,14 +160,19 @@ def _refuse_obstacles(options: Options) -> None:
     """Check that nothing in the output folder prevents a run from writing its files.
 
     Raises:
-        OSError: A folder has the name of a file, or a file the name of a folder.
+        OSError: A folder has the name of a file, a file has the name of a folder, or the lock file, which another user
+            may have made, cannot be written.
     """
     folder = options.out
     artifacts = [BASELINE_PATH]
     for variant in variants(options):
         widths: list[int | Target] = [*variant.bits, *variant.targets]
         artifacts += [artifact_path(variant, basis, width) for basis in variant.bases for width in widths]
-    files = [folder / name for name in (OPTIONS_FILE, "report.json", "report.md", "report.html", *artifacts)]
+    lock = folder / FOLDER_LOCK
+    if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+        raise OSError(f"the output folder has a lock file that this user cannot write, {lock}; allowed: another --out")
+    names = (FOLDER_LOCK, OPTIONS_FILE, "report.json", "report.md", "report.html", *artifacts)
+    files = [folder / name for name in names]
     files += [(folder / name).with_suffix(".onnx") for name in artifacts]
     for path in (path for path in files if path.is_dir()):
         raise OSError(f"the output folder has a folder where a run writes the file {path}; allowed: another --out")

@@ -1,6 +1,7 @@
 """Whole runs in the process: their grid, rows and figures."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -173,10 +174,21 @@ def test_minifloats_train_through_their_rounding(here, rounding):
     assert after["reloaded_logits_max_abs_diff"] == 0
 
 
+def test_a_lock_file_of_another_user_is_said_before_any_work(here, monkeypatch):
+    lock = here / "theirs" / ".seriesquant.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setattr("pipeline.runner.make_context", None)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("theirs") / lock.name)
+    with pytest.raises(OSError, match=r"lock file .*theirs/\.seriesquant\.lock; allowed: another --out"):
+        run(options(here, "theirs"))
+
+
 @pytest.mark.parametrize(
     ("obstacle", "make"),
     [
         ("report.json", Path.mkdir),
+        (".seriesquant.lock", Path.mkdir),
         ("report.html", Path.mkdir),
         ("artifacts/cosine-3,2,2-8.safetensors", Path.mkdir),
         ("artifacts", Path.touch),
