@@ -7,7 +7,7 @@ the Fisher information. Hooks add up the Gram matrices of the layers' inputs at 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,9 @@ FREEDOM_POSITIONS: Final = 2**14
 """Output positions of a layer from which its freedoms are measured."""
 MIN_COST: Final = 1e-12
 """Least cost of a term as a share of the largest: a layer without any effect still gets steps."""
+
+_NOTHING: Final = torch.zeros((), dtype=torch.float64)
+_OUTPUTS_ALONE: Final = GradientMoments(_NOTHING, _NOTHING, _NOTHING, torch.ones((), dtype=torch.float64))
 
 
 def measure_layers(
@@ -79,15 +82,39 @@ def measure_layers(
             for start in range(len(judged), len(images), images_at_once(images)):
                 model(images[start : start + images_at_once(images)])
     costs = {
-        name: inputs.costs(name, gradients[name], absorbs=name in absorbing)
-        if name in gradients
-        else torch.zeros(inputs.terms(name), dtype=torch.float64)
+        name: inputs.costs(name, gradients.get(name, _OUTPUTS_ALONE), absorbs=name in absorbing)
         for name in inputs.reached()
     }
     release_memory()
+    _scale_unreached(costs, model, gradients)
     _warn_of_idle(model, [name for name in names if name not in costs], images)
     least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
     return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}
+
+
+def _scale_unreached(costs: dict[str, Tensor], model: nn.Module, reached: Container[str]) -> None:
+    """Scale the costs of layers that no gradient reaches, so that a value gets as many bits as in the middle layer.
+
+    Such a layer runs, but the outputs do not depend on it, or not by a gradient: another head, or a gate that takes the
+    largest of its outputs.
+
+    Args:
+        costs: Layer name -> costs, which are changed. Without gradients, they compare only within a layer.
+        model: The network.
+        reached: Layers that gradients reach.
+    """
+    logs = {name: _log_loss(each, stored_values(model.get_submodule(name)).detach()) for name, each in costs.items()}
+    known = sorted(value for name, value in logs.items() if name in reached and value is not None)
+    for name, value in logs.items():
+        if known and value is not None and name not in reached:
+            costs[name] *= 2 ** (known[len(known) // 2] - value)
+
+
+def _log_loss(costs: Tensor, values: Tensor) -> float | None:
+    """Return log2 of what it costs to lose a value, as a mean over the terms; None if no value costs anything."""
+    losses = costs * values.square().flatten(0, 1).mean(0, dtype=torch.float64).cpu()
+    losses = losses[losses > 0]
+    return float(losses.log2().mean()) if len(losses) else None
 
 
 def _warn_of_idle(model: nn.Module, names: list[str], images: Tensor) -> None:

@@ -101,6 +101,33 @@ def test_a_weight_without_a_gradient_costs_what_its_outputs_do(original, images)
     assert float(found) == pytest.approx(float(squares.mean()), rel=0.5)
 
 
+class Heads(nn.Module):
+    """Its first output does not depend on one head, and on another by the choice of the largest value alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.other, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 8)
+        self.body, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(x).relu()
+        self.result = self.other(maps).mean((2, 3))
+        chosen = nn.functional.one_hot(self.gate(maps.mean((2, 3))).argmax(1), 8)
+        return self.head(self.body(maps).relu().mean((2, 3)) * chosen)
+
+
+def test_layers_that_no_gradient_reaches_get_as_many_bits_as_others(images):
+    torch.manual_seed(0)
+    original = Heads().eval()
+    model = swap_convolutions(copy.deepcopy(original), {"other": (3, 3), "body": (3, 3)}, "cosine").eval()
+    plan = RatePlan.of(model, measure_layers(model, OriginalPass.record(model, original, images)))
+    counts = {name: stored_values(model.get_submodule(name)).numel() for name in plan.measurements}
+    log_c = round(plan.log_c(list(counts), 6 * sum(counts.values())))
+    per_value = {name: plan.bits(name, log_c) / count for name, count in counts.items()}
+    assert sorted(per_value.values())[2] - 1 < per_value["other"] < sorted(per_value.values())[2] + 1
+    assert 3 < per_value["gate"] < 9
+
+
 def test_ranks_measure_alike(original, images):
     whole = measured(original, images)
 
