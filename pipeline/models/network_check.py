@@ -249,7 +249,12 @@ def _check_rebuilt(
 def _rebuilt(model: nn.Module, rebuild: Callable[[nn.Module], nn.Module], name: str) -> nn.Module:
     try:
         return rebuild(model)
-    except (OptionsError, DataError):
+    except OptionsError:
         raise
+    except DataError as error:
+        raise OptionsError(
+            f"the network {name} has other tensors when it is built again ({str(error).partition(';')[0]}), as where a "
+            "forward makes layers; allowed: a builder that makes all layers, or torch's lazy ones"
+        ) from error
     except CompressionError as error:
         raise OptionsError(f"the network {name} cannot be compressed: {error}") from error

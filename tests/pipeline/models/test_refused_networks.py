@@ -176,6 +176,15 @@ class ClosureHook(Base):
         return super().features(x) + self.maps["last"]
 
 
+class LateLayer(Base):
+    """Its forward makes a layer when it first runs, so that a network built again lacks it."""
+
+    def features(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Conv2d(4, 4, 1)
+        return self.late(super().features(x))
+
+
 class ScalarFirst(Base):
     def forward(self, x):
         logits = super().forward(x)
@@ -198,6 +207,7 @@ class Ensemble(Base):
     [
         (Sequence, r"^the network Sequence returns .*\(12, 4, 4\) for 4 images.*first axis.*transpose\(0, 1\)"),
         (Ensemble, r"^the network Ensemble returns .*\(3, 4, 4\) for 4 images.*first axis.*transpose\(0, 1\)"),
+        (LateLayer, r"built again.*'late\.\w+'.*builder that makes all layers"),
         (Prototypes, "'kept'.*from its parameters"),
         (Expanded, r"'conv2\.weight'.*expanded"),
         (ClosureHook, "a copy"),
