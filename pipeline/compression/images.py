@@ -84,9 +84,16 @@ def _whole(source: Any, train: bool) -> tuple[Tensor, Tensor | None] | None:
         source = torch.stack(tuple(source))
     images, *others = source if isinstance(source, tuple | list) and len(source) > 1 else [source]
     others = [as_labels(other) for other in others]
-    if not isinstance(images, Tensor) or not all(isinstance(other, Tensor) and other.ndim != 4 for other in others):
+    if not isinstance(images, Tensor) or not all(_is_beside(images, other) for other in others):
         return None
     return next(labelled_batches([(images, *others)], needs_labels=train))
+
+
+def _is_beside(images: Tensor, other: object) -> bool:
+    """Return True for a tensor of labels, or of targets such as masks, and False for a second batch of images."""
+    if not isinstance(other, Tensor):
+        return False
+    return other.ndim != 4 or (len(other) == len(images) and other.shape[1:] != images.shape[1:])
 
 
 def _is_map_style(source: Any) -> bool:
