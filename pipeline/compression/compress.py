@@ -21,7 +21,7 @@ from pipeline.compression.target import compress_to_size
 from pipeline.compression.training import Trainer, check_training, divided
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import LayerPlan, plan_layers
-from pipeline.models.outputs import logits_of
+from pipeline.models.outputs import are_logits, logits_of
 from pipeline.models.preparation import plain_copy
 from pipeline.models.replacement import replace_layers, replaced_layers
 from pipeline.runtime.device import placed
@@ -228,7 +228,7 @@ def _prepared(original: nn.Module, images: Images, settings: Settings, progress:
     if variant.targets:
         check_gradients(copy_network(model), examples, min(len(calibration), ROUNDING_IMAGES))
         check_sizes(variant, size_range(series_network(model, variant), identity))
-    logits = given.labels is not None and isinstance(output, Tensor) and output.ndim == 2
+    logits = given.labels is not None and isinstance(output, Tensor) and are_logits(output)
     trainer = None
     if options.epochs:
         rounds = bool(variant.targets)

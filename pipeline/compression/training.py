@@ -18,6 +18,7 @@ from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages
 from pipeline.errors import OptionsError
 from pipeline.models.layer_check import refuse_substituted
+from pipeline.models.outputs import are_logits
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
@@ -54,7 +55,7 @@ def check_training(
         through_rounding: True if the training is one of a target.
 
     Returns:
-        The images, without labels that no loss can use: the outputs are not logits of shape (N, classes).
+        The images, without labels that no loss can use: the outputs are not logits of shape (N, classes), or of one.
 
     Raises:
         OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be
@@ -75,7 +76,9 @@ def check_training(
         got = f"tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
         raise OptionsError(f"epochs: got a network that returns a {got}; allowed: a tensor of floats, or epochs=0")
     check_trainable(copy_network(network), checked, "epochs=0")
-    labelled = images.labels is not None and output.ndim == 2
+    labelled = images.labels is not None and are_logits(output)
+    if images.labels is not None and output.ndim == 2 and not labelled:
+        logger.warning("images: the labels are left out, because the network gives one value for each image")
     warn_of_mode(copy_network(network), checked, labelled=labelled)
     if images.labels is None or not labelled:
         return replace(images, labels=None)

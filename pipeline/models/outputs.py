@@ -62,6 +62,11 @@ def logits_of(result: Any, output: str | None, model_name: str) -> Tensor:
     return tensor
 
 
+def are_logits(output: Tensor) -> bool:
+    """Return True if a softmax of outputs has a meaning: (N, classes), with two classes or more."""
+    return output.ndim == 2 and output.shape[1] > 1
+
+
 def check_rows(logits: Tensor, count: int, output: str | None, model_name: str, *, single: bool = False) -> None:
     """Check that a selected output has a row for each image.
 

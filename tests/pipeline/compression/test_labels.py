@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pipeline import compress
 from pipeline.compression.images import read_images
 from pipeline.errors import DataError
-from tests.pipeline.compression.networks import images, labels_of, seeded
+from tests.pipeline.compression.networks import Net, images, labels_of, seeded
 
 X = images()
 Y = labels_of(X)
@@ -74,6 +74,19 @@ def test_the_label_that_losses_ignore_is_named_before_any_work(monkeypatch):
     for source in ((X, labels), DataLoader(TensorDataset(X, labels), 16)):
         with pytest.raises(DataError, match=r"from -100 to 3 .* 4 classes.*allowed: 0 to 3, without.*-100.*ignore"):
             compress(seeded(), source, config="3,2,2", epochs=1)
+
+
+class One(Net):
+    def __init__(self):
+        super().__init__(1)
+
+
+@pytest.mark.parametrize("options", [{"config": "3,2,2", "bits": 8, "epochs": 1}, {"target_mb": 0.0015, "epochs": 0}])
+def test_one_output_is_no_logit_of_classes(options, caplog):
+    labels = Y % 2
+    found, wanted = (compress(seeded(One), source, batch_size=16, **options) for source in ((X, labels), X))
+    assert found.content == wanted.content
+    assert not options["epochs"] or "the labels are left out" in caplog.text
 
 
 def test_labels_outside_the_classes_are_refused_before_training():
