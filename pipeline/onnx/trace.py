@@ -74,7 +74,7 @@ def trace(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> T
     example = torch.zeros(2, channels, *image_size)
     shapes = ({0: torch.export.Dim("batch")}, dict.fromkeys(tensors))
     try:
-        with TURNS.exclusive(), torch.no_grad(), _exporter_silenced():
+        with TURNS.exclusive(), torch.no_grad(), _exporter_silenced(), _without_fused_attention():
             program = _program(_Functional(model), (example, tensors), shapes)
             exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:
@@ -122,6 +122,17 @@ class _OtherThreads:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Keep torch from its fused kernels of attention and transformer layers, which have no ONNX form."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

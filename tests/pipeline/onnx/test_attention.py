@@ -56,9 +56,25 @@ class Length(Attention):
         return super().forward(x).view(len(x), -1) + torch.zeros(len(x), 4)
 
 
-@pytest.mark.parametrize("kind", [Attention, Masked, Windows, Heads, Length])
+class Transformer(Attention):
+    """torch's own layers, which have a fused kernel, on a first token for each image, whose number is Python's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.last = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+
+    def attend(self, x):
+        x = self.encoder(torch.cat([self.token.expand(len(x), -1, -1), x], 1))
+        return self.last(x, x, x)[0]
+
+
+@pytest.mark.parametrize("kind", [Attention, Masked, Windows, Heads, Length, Transformer])
 def test_attention_equals_torchs(kind):
     network, images = kind().eval(), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     session = open_session(OnnxExporter().file(record_network(network, {}), network, IDENTITY))
     with torch.no_grad():
         assert torch.allclose(run_session(session, images), network(images), atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()
