@@ -42,11 +42,11 @@ def choice_lines(report: Report) -> tuple[list[str], list[tuple[Row | None, list
 def inference_table(report: Report, style: text.Style = "markdown") -> str:
     """Draw the time for one image of each file beside the original's; empty if no row was measured."""
     rows = [row for row in unique_rows(report) if row.inference_ms is not None]
-    headers = ["File of", "Original, PyTorch (ms)", "Artifact, PyTorch (ms)", "ONNX, onnxruntime (ms)"]
-    lines = [
-        [row_name(row), *map(text.milliseconds, (row.original_inference_ms, row.inference_ms, row.onnx_inference_ms))]
-        for row in rows
-    ]
+    headers = ["File of", "Original, PyTorch (ms)", "Artifact, PyTorch (ms)"]
+    lines = [[row_name(row), *map(text.milliseconds, (row.original_inference_ms, row.inference_ms))] for row in rows]
+    if any(row.onnx_inference_ms is not None for row in rows):
+        headers.append("ONNX, onnxruntime on the CPU (ms)")
+        lines = [[*line, text.milliseconds(row.onnx_inference_ms)] for line, row in zip(lines, rows, strict=True)]
     return text.draw(headers, lines, 1, style) if lines else ""
 
 

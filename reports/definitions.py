@@ -6,9 +6,8 @@ from reports.summary import SIGNIFICANT
 from reports.verdict import baseline_interval
 
 INFERENCE_NOTE = (
-    "Median time for one image on the run's device and threads, measured in turns. ONNX files run on the CPU. A loaded "
-    "artifact has ordinary dense convolutions, so it takes about as long as the original: the file is smaller, not the "
-    "arithmetic."
+    "Median time for one image on the run's device and threads, measured in turns. A loaded artifact has ordinary "
+    "dense convolutions, so it takes about as long as the original: the file is smaller, not the arithmetic."
 )
 
 _DEFINITIONS = (

@@ -163,7 +163,7 @@ class Row(Part):
     onnx_bits: Annotated[int, Field(strict=True, ge=2)] | None = Field(
         default=None, description="Bits of a stored value in the ONNX file."
     )
-    onnx_reason: str | None = Field(default=None, description="Reason why there is no ONNX file.")
+    onnx_reason: str | None = Field(default=None, description="Reason why the network has no ONNX file.")
     baseline_top1: Percent | None = Field(
         default=None,
         description="Only in a merged report whose runs have different ones: Top-1 of the uncompressed network of the "

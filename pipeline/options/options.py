@@ -148,6 +148,7 @@ class Options(BaseModel):
     experiment: Text | None = option(
         None, "Run", "the MLflow experiment; by default MLFLOW_EXPERIMENT_NAME, or seriesquant", "text"
     )
+    onnx: bool = option(True, "Run", "an ONNX file of every row, measured in onnxruntime", "true or false")
     fresh: bool = option(False, "Run", "recompute results that are in the store", "true or false")
     cache_dir: Folder | None = option(None, "Run", "folder of the store of stage results", "a path")
     lock_timeout: Number = option(
@@ -177,7 +178,7 @@ class Options(BaseModel):
     def _drop_missing(cls, values: dict[str, object]) -> dict[str, object]:
         return with_dependent_defaults({name: plain(value) for name, value in values.items() if value is not None})
 
-    @field_validator("distill", "fresh", mode="before")
+    @field_validator("distill", "onnx", "fresh", mode="before")
     @classmethod
     def _only_bool(cls, value: object) -> object:
         if not isinstance(value, bool):

@@ -101,13 +101,13 @@ def _line(path: Path) -> str:
 
 @dataclass(frozen=True)
 class OnnxFigures:
-    """The figures of a row's ONNX file; all None, with a reason, if there is no file.
+    """The figures of a row's ONNX file; all None if there is no file.
 
     Attributes:
         top1: Top-1 in onnxruntime, in percent.
         differing_predictions: Number of test images with another prediction than PyTorch's.
         bits: Width of the stored integers: the smallest that ONNX has a type for.
-        reason: Reason why there is no file.
+        reason: Reason why the network has no file; None if none was wanted.
     """
 
     top1: float | None = None

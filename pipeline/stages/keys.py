@@ -30,7 +30,7 @@ class WidthKeys:
         format: The number format.
         rounding: ``gptq`` or ``nearest``.
         training: Quantization-aware training; None without epochs.
-        artifact: Rounding, both files and their figures.
+        artifact: Rounding, the files and their figures.
     """
 
     name: str
@@ -122,6 +122,10 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
             first_epoch=variant.epochs,
         )
         source = training.stage.key
-    written = {"identity": asdict(network_identity(context)), "test": context.data.test.digest}
+    written = {
+        "identity": asdict(network_identity(context)),
+        "test": context.data.test.digest,
+        "onnx": options.onnx,
+    }
     artifact = StageKey(f"{name}: quantization", store.key("artifact", source=source, **written))
     return WidthKeys(name, format, variant.rounding(options), training, artifact)

@@ -1,4 +1,4 @@
-"""Round the stored values, train through the rounding, make both files, and measure the network of the artifact."""
+"""Round the stored values, train through the rounding, make the files, and measure the network of the artifact."""
 
 import hashlib
 from collections.abc import Mapping
@@ -164,7 +164,7 @@ def measured_entry(
     *,
     target_met: bool = True,
 ) -> Entry:
-    """Make both files of a network, and measure the network of the artifact on the test images.
+    """Make the files of a network, and measure the network of the artifact on the test images.
 
     Args:
         context: The run.
@@ -180,15 +180,17 @@ def measured_entry(
     identity = network_identity(context)
     network = build_network(record, copy_network(baseline.model))
     measured = evaluate_together(network, context.data.test, context.processes)
-    portable, figures = measured_onnx(
-        baseline.exporter,
-        record,
-        network,
-        identity,
-        images=context.data.test,
-        measured=measured,
-        processes=context.processes,
-    )
+    portable, figures = None, OnnxFigures()
+    if context.options.onnx:
+        portable, figures = measured_onnx(
+            baseline.exporter,
+            record,
+            network,
+            identity,
+            images=context.data.test,
+            measured=measured,
+            processes=context.processes,
+        )
     plan = plan_stream(record)
     artifact = serialize(record, identity, plan)
     layers, kinds = account(record, artifact, plan)

@@ -97,6 +97,7 @@ class TargetCompressor:
             "teacher": self._baseline.teacher is not None,
             "identity": asdict(self._identity),
             "test": self._context.data.test.digest,
+            "onnx": self._context.options.onnx,
         }
         name = f"{self._variant.name}, {target.label}: compression"
         return StageKey(name, self._context.store.key("target", **inputs))

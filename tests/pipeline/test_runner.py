@@ -57,6 +57,19 @@ def test_every_row_has_an_onnx_file_whose_figures_hold(here, finished):
         assert (row["onnx_differing_predictions"], row["onnx_bits"], row["onnx_reason"]) == (0, row["bits"], None)
 
 
+def test_without_onnx_files_nothing_else_changes(here, finished):
+    """The folder has a file of an earlier run, which is none of this one."""
+    (here / "plain" / "artifacts").mkdir(parents=True)
+    (here / "plain" / "artifacts" / "cosine-3,2,2-4.onnx").touch()
+    plain = run(options(here, "plain", config="3,2,2", basis="cosine", bits=4, onnx=False))
+    (row,) = plain.report["rows"]
+    expected = next(each for each in finished.report["rows"] if each["artifact"] == row["artifact"])
+    assert row["sha256"] == expected["sha256"]
+    assert {name: value for name, value in row.items() if "onnx" in name and value is not None} == {}
+    assert list((here / "plain" / "artifacts").glob("*.onnx")) == []
+    assert "ONNX" not in (here / "plain" / "report.md").read_text()
+
+
 def test_dense_rows_are_the_baseline(finished):
     dense = [row for row in finished.report["rows"] if row["config"] == "dense"]
     assert {row["top1_post"] for row in dense} == {round(finished.report["baseline"]["top1"], 4)}

@@ -131,8 +131,12 @@ def test_rows_that_fall_apart_are_warnings_at_the_top(report, row) -> None:
 
 
 def test_inference_times_have_a_section(report, row) -> None:
-    times = {"inference_ms": 12.34, "original_inference_ms": 12.1, "onnx_inference_ms": None}
+    times = {"inference_ms": 12.34, "original_inference_ms": 12.1}
     text = render(report([row(COS, "6,3,3,2,2", 4, 98.61, **times)]))
+    assert re.search(r"CosConv 6,3,3,2,2 at 4 bits +\| +12.1 \| +12.3 \|\n", text)
+    rows = [row(COS, "6,3,3,2,2", bits, 98.61, **times, onnx_inference_ms=ms) for bits, ms in ((8, 9.87), (4, None))]
+    text = render(report(rows))
+    assert re.search(r"CosConv 6,3,3,2,2 at 8 bits +\| +12.1 \| +12.3 \| +9.87 \|", text)
     assert re.search(r"CosConv 6,3,3,2,2 at 4 bits +\| +12.1 \| +12.3 \| +- \|", text)
     assert "Inference time" not in render(report([row(COS, "6,3,3,2,2", 4, 98.61)]))
 

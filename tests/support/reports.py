@@ -23,6 +23,7 @@ OPTIONS = {
     "epochs": 5,
     "qat_epochs": 0,
     "distill": True,
+    "onnx": True,
     "lr": None,
     "seed": 0,
 }

@@ -15,7 +15,19 @@ from tests.support.networks import SOURCE, write_npz
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("basis", "quant", "pipeline", "reports")
 CONSOLE_SCRIPT = "import sys; from seriesquant import program; sys.exit(program())"
-SMALL = ("--data", "colours.npz", "--config", "3,2,2", "--bits", "4", "--epochs", "0", "--cache-dir", "cache")
+SMALL = (
+    "--data",
+    "colours.npz",
+    "--config",
+    "3,2,2",
+    "--bits",
+    "4",
+    "--epochs",
+    "0",
+    "--no-onnx",
+    "--cache-dir",
+    "cache",
+)
 PATIENCE = 600
 
 

@@ -16,7 +16,19 @@ from tests.support.networks import write_module, write_npz
 from tests.support.program import ROOT, call_program
 
 COMMAND = [sys.executable, str(ROOT / "run_pipeline.py")]
-SMALL = ("--model", "tiny_net:make", "--data", "colours.npz", "--config", "3,2,2", "--bits", "4", "--epochs", "0")
+SMALL = (
+    "--model",
+    "tiny_net:make",
+    "--data",
+    "colours.npz",
+    "--config",
+    "3,2,2",
+    "--bits",
+    "4",
+    "--epochs",
+    "0",
+    "--no-onnx",
+)
 PATIENCE = 600
 
 

@@ -56,7 +56,7 @@ def make_pausing(num_classes=4):
     return Pausing(*make(num_classes))
 """
 GRID = ("--config", "3,2,2", "--basis", "cosine,chebyshev", "--bits", "8,4", "--epochs", "1")
-SMALL = ("--config", "3,2,2", "--bits", "4", "--epochs", "1")
+SMALL = ("--config", "3,2,2", "--bits", "4", "--epochs", "1", "--no-onnx")
 NETWORK = ("--model", "pausing_net:make_pausing", "--data", "colours.npz", "--workers", "0")
 
 

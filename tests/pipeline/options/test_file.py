@@ -30,6 +30,7 @@ def again(options: Options, path: Path) -> Options:
             "lr": st.none() | st.floats(1e-12, 10),
             "seed": st.integers(0, 2**32 - 1),
             "distill": st.booleans(),
+            "onnx": st.booleans(),
             "fresh": st.booleans(),
             "out": st.none() | ODD_TEXT,
         },

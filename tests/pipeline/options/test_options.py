@@ -42,7 +42,7 @@ def test_every_choice_can_be_loaded() -> None:
     assert all(callable(get_backend(name).quantize) for name in CHOICES["backend"])
     assert all(get_format(scheme, bits).scheme == scheme for scheme in CHOICES["scheme"] for bits in BITS)
     assert all(callable(plugin.load().opened) for plugin in EXECUTORS.values())
-    assert all(callable(plugin.load().target) for plugin in TRACKERS.values())
+    assert all(callable(plugin.load().destination) for plugin in TRACKERS.values())
 
 
 def test_out_names_the_run_and_is_one_folder() -> None:
@@ -87,6 +87,7 @@ def test_command_says_only_what_is_not_the_default() -> None:
             "data": st.sampled_from(["digits", "/d/x.npz", "it's"]),
             "epochs": st.integers(0, 99),
             "distill": st.booleans(),
+            "onnx": st.booleans(),
             "backend": st.sampled_from(CHOICES["backend"]),
             "max_drop": st.none() | st.floats(0, 100),
             "lr": st.none() | st.floats(1e-9, 10),
@@ -150,6 +151,7 @@ def test_command_reproduces_the_options(values: dict[str, Any]) -> None:
         ({"limit_train": 0}, "--limit-train: got 0; allowed: 1 or more"),
         ({"limit_test": "many"}, "--limit-test: got 'many'"),
         ({"distill": "maybe"}, "--distill: got 'maybe'; allowed: true or false"),
+        ({"onnx": "no"}, "--onnx: got 'no'; allowed: true or false"),
         ({"track": "wandb"}, "--track: got 'wandb'; allowed: mlflow, tensorboard.* none"),
         ({"track": "mlflow,none"}, "--track: got 'mlflow,none'"),
         ({"track": ["mlflow", "mlflow"]}, "--track: mlflow is given twice"),
