@@ -57,6 +57,9 @@ def _drawers() -> dict[str, Callable[[Report], "Figure"]]:
 
 def _png(figure: "Figure") -> bytes:
     """Encode the figure as PNG without metadata, because metadata would change with the library's version."""
+    from reports.plots.style import fix_layout
+
+    fix_layout(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -49,7 +49,7 @@ def place_labels(axis: "Axes", labels: Sequence[Label]) -> None:
     The placement is greedy and deterministic, from the top of the plot down. Call this function after everything else
     is drawn and the axes have their final limits.
     """
-    axis.figure.get_figure(root=True).draw_without_rendering()
+    style.fix_layout(axis.figure.get_figure(root=True))
     axis.set_xlim(axis.get_xlim())
     axis.set_ylim(axis.get_ylim())
     taken = _covered(axis)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from reports.plots.style import lay_out
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -35,7 +37,7 @@ def draw_rings(axis: "Axes", marks: Sequence[Mark]) -> None:
         axis: The axes.
         marks: All marks, in the order in which they were drawn.
     """
-    axis.figure.get_figure(root=True).draw_without_rendering()
+    lay_out(axis.figure.get_figure(root=True))
     scale = axis.figure.get_figure(root=True).dpi / 72
     places = [np.asarray(axis.transData.transform((mark.x, mark.y))) / scale for mark in marks]
     near = [[float(np.hypot(*(a - b))) < _NEAR for b in places] for a in places]

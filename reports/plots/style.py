@@ -30,6 +30,19 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
+def lay_out(figure: "Figure") -> None:
+    """Place everything in a figure without drawing it, which takes half of the time."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
+def fix_layout(figure: "Figure") -> None:
+    """Place everything in a figure for good: saving it would do so twice."""
+    lay_out(figure)
+    figure.set_layout_engine("none")
+
+
 def basis_color(basis: str) -> str:
     """Return the colour of a basis."""
     return BASIS_COLORS.get(basis, OTHER_COLOR)
