@@ -74,6 +74,7 @@ class Store:
     processes: Processes = ALONE
     stages: list[StageRecord] = field(default_factory=list)
     _made: set[str] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
 
     def key(self, stage: str, **inputs: object) -> str:
         """Return the cache key of a stage's result: 32 hexadecimal digits.
@@ -136,11 +137,13 @@ class Store:
         return self.processes.on_main(lambda: _read_file(self._path(key, suffix)))
 
     def write(self, stage: StageKey, suffix: str, entry: Entry) -> bool:
-        """Write a file of the store; return False, with a warning, if that fails."""
+        """Write a file of the store; return False if that fails, with one warning for each stage."""
         try:
             write_atomically(self._path(stage.key, suffix), to_bytes(entry, stage.name))
         except OSError as error:
-            logger.warning("%s is not stored: %s", stage.name, error)
+            if stage.name not in self._lost:
+                logger.warning("%s is not stored: %s", stage.name, error)
+            self._lost.add(stage.name)
             return False
         return True
 

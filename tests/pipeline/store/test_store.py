@@ -114,7 +114,7 @@ def test_a_store_that_cannot_be_written_only_warns(tmp_path, caplog, name):
     assert store.once(STEP, Maker())[0].metadata == {"calls": 1}
     store.checkpoint(STEP).save(Entry())
     assert "cannot be used" in caplog.text
-    assert caplog.text.count("is not stored") == 2
+    assert caplog.text.count("is not stored") == 1, "of the result and the checkpoint of one stage"
 
 
 def test_a_full_disk_only_warns_and_leaves_the_rest(tmp_path, caplog, monkeypatch):
