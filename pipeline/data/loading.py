@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.data.dataset import seeded
 from pipeline.errors import DataError
-from pipeline.runtime.signals import leave_signals_to_parent
+from pipeline.runtime.signals import leave_signals_to_parent, starting_workers
 from pipeline.runtime.workers import PREFETCHED, SHARED_MEMORY, log_once, lost_worker, why_not_shared
 
 PATIENCE_SECONDS: Final = 900.0
@@ -84,7 +84,8 @@ def _iterator(
         made: DataLoader[Any] = DataLoader(
             images, batch_sampler=batches, num_workers=count, collate_fn=collate, generator=seeded(0), **several
         )
-        return iter(made)
+        with starting_workers():
+            return iter(made)
 
     try:
         return loader(workers)

@@ -27,6 +27,9 @@ _REASONS: Final[dict[int, type[BaseException]]] = {
     signal.SIGHUP: HungUp,
 }
 
+_AWAITED: Final = () if sys.platform == "darwin" else (signal.SIGTERM,)
+"""Signals that a thread of a worker process waits for, to learn the sender; macOS does not tell it."""
+
 
 class Interruption:
     """A pending stop request, and whether it must be deferred.
@@ -91,21 +94,35 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def starting_workers() -> Generator[None]:
+    """Block SIGTERM while worker processes start, so that it is blocked in all of their threads.
+
+    A library may start a thread in a worker before ``leave_signals_to_parent`` runs there. A SIGTERM to this process
+    arrives after the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_parent() -> None:
-    """Ignore stop signals in a worker process; only SIGTERM from its parent ends it.
+    """Ignore stop signals in a worker process, see ``starting_workers``; only SIGTERM from its parent ends it.
 
     Ctrl-C goes to all processes of a terminal, and a scheduler may send SIGTERM to all processes of a job. The parent
     then finishes its step, for which it needs its workers, and ends them.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform != "darwin":  # it does not tell the sender of a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    if _AWAITED:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         threading.Thread(target=_end_on_signal_of, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_on_signal_of(parent: int) -> None:
-    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+    while signal.sigwaitinfo(_AWAITED).si_pid != parent:
         pass
     os._exit(0)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.data import loading
 from pipeline.data.dataset import batch_indices, batches_of_epoch, seeded
 from pipeline.data.loading import load_batches
 from pipeline.errors import DataError, LostProcessError
+from pipeline.runtime.signals import leave_signals_to_parent
 from pipeline.runtime.workers import log_once
 
 BATCHES = [[0, 1, 2], [3, 4], [5]]
@@ -75,8 +77,18 @@ def test_a_worker_that_ends_is_an_error(fate):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_process(number):
-    """The main process stopped with "a process ended" in place of the signal's exit code."""
+def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_process(number, monkeypatch):
+    """The main process stopped with "a process ended" in place of the signal's exit code.
+
+    A worker has threads from the beginning: torch starts its pool again if the main process had one.
+    """
+
+    def init(worker):
+        for _ in range(8):
+            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        leave_signals_to_parent()
+
+    monkeypatch.setattr(loading, "_init_worker", init)
 
     class Signalled(Numbered):
         def __getitem__(self, index):
