@@ -1,5 +1,6 @@
 """Stopping a run by a signal: training stops between two steps, with a checkpoint; other work stops at once."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -118,10 +119,12 @@ def leave_signals_to_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
     if _AWAITED:
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-        threading.Thread(target=_end_on_signal_of, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process()  # the parent of the system may be a server that only forks
+        sender = os.getppid() if parent is None else parent.pid
+        threading.Thread(target=_end_on_signal_of, args=(sender,), daemon=True).start()
 
 
-def _end_on_signal_of(parent: int) -> None:
+def _end_on_signal_of(parent: int | None) -> None:
     while signal.sigwaitinfo(_AWAITED).si_pid != parent:
         pass
     os._exit(0)

@@ -132,8 +132,10 @@ def worker(ready):
     time.sleep(600)
 
 
-def test_a_worker_ends_on_a_signal_of_its_parent():
-    context = multiprocessing.get_context("fork")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_ends_on_a_signal_of_its_parent(method):
+    """A server forks the workers by default from Python 3.14 on."""
+    context = multiprocessing.get_context(method)
     ready = context.Event()
     process = context.Process(target=worker, args=(ready,), daemon=True)
     process.start()
