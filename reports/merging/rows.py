@@ -42,6 +42,8 @@ def agreed(settings: Sequence[Settings]) -> Settings:
 def merged_rows(runs: Mapping[str, Source], settings: AllSettings) -> list[Row]:
     """Return every row of every run; rows of the same artifact are returned once, a dense one for each basis.
 
+    Of the rows of an artifact, the first with an ONNX file is returned: a run may have written none.
+
     Args:
         runs: The runs by name.
         settings: The settings of each run.
@@ -54,10 +56,13 @@ def merged_rows(runs: Mapping[str, Source], settings: AllSettings) -> list[Row]:
         for number, row in enumerate(source.rows):
             content = (None if row.is_dense else row.basis, row.config, bits_name(row), row.sha256 or (name, number))
             artifact = (row.basis, content)
-            found.setdefault(artifact, []).append(name)
-            holders.setdefault(content, []).append(name)
             own = {"baseline_top1": source.baseline.top1} if differ else {}
-            rows.setdefault(artifact, row.model_copy(update=own))
+            better = artifact not in rows or bool(row.onnx and not rows[artifact].onnx)
+            if better:
+                rows[artifact] = row.model_copy(update=own)
+            names = found.setdefault(artifact, [])
+            names.insert(0 if better else len(names), name)  # a row's files are those of its first run
+            holders.setdefault(content, []).append(name)
     return [
         row.model_copy(update={"runs": found[basis, content], "settings": _agreed(holders[content], settings)})
         for (basis, content), row in rows.items()

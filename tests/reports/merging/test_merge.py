@@ -54,6 +54,15 @@ def test_equal_artifacts_of_two_runs_are_one_row() -> None:
     assert keys(merged) == [(*A[:3], ["a"], {}), (*B[:3], ["a", "b"], {})]
 
 
+def test_an_artifact_keeps_the_onnx_file_of_the_run_that_wrote_one() -> None:
+    (first, plain), (other, full) = (next(iter(make_run(name, A, B).items())) for name in ("a", "b"))
+    without = dict.fromkeys(("onnx", "onnx_size_mb", "onnx_top1", "onnx_bits", "onnx_differing_predictions"))
+    plain = dataclasses.replace(plain, rows=[row.model_copy(update=without) for row in plain.rows])
+    merged = merge({first: plain, other: full}, "merge")
+    assert [row.model_copy(update={"runs": None, "settings": None}) for row in merged.rows] == full.rows
+    assert [row.runs for row in merged.rows] == [["b", "a"], ["b", "a"]], "the files are those of the first"
+
+
 def test_the_dense_row_stays_once_a_basis() -> None:
     dense = [(COS, "dense", 4, 98.0), (CHEB, "dense", 4, 98.0)]
     merged = merge(make_run("a", *dense) | make_run("b", *dense), "merge")
