@@ -112,12 +112,13 @@ def _check_folder(folder: Path, runs: "Mapping[str, Source]") -> None:
     try:
         there = read_report(folder)
     except ReportError:
-        if report_file(folder).exists() or (folder / FOLDER_LOCK).exists():
-            raise OptionsError(
-                f"--out: {folder} is the folder of a run that is not done, or has a damaged report; allowed: another "
-                "folder, or the folder of a merged report"
-            ) from None
-        return
+        file = next((each for each in (report_file(folder), folder / FOLDER_LOCK) if each.exists()), None)
+        if file is None:
+            return
+        raise OptionsError(
+            f"--out: {folder} has the file {file.name} of a run that is not done, or a damaged report; allowed: "
+            "another folder, or the folder of a merged report"
+        ) from None
     own = any(_is_folder_of(folder, folder / run) for run in runs)
     again = not own and any(_without_out(run.run) == _without_out(there.run) for run in runs.values())
     if there.sources is None and not again:

@@ -109,8 +109,8 @@ def test_one_run_is_rendered_again(here):
         (["a", "b", "--out", "c"], 2, ("--out", "c ", "folder of a run", "allowed", "merged")),
         (["a", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
         (["a", "c", "--out", "c"], 2, ("--out", "c ", "folder of a run")),
-        (["a", "b", "--out", "failed"], 2, ("--out", "failed", "run that is not done", "allowed: another")),
-        (["a", "b", "--out", "begun"], 2, ("--out", "begun", "run that is not done", "allowed: another")),
+        (["a", "b", "--out", "failed"], 2, ("--out", "failed", "run that is not done", "report.json", "allowed")),
+        (["a", "b", "--out", "begun"], 2, ("--out", "begun", "run that is not done", ".seriesquant.lock", "allowed")),
         ([], 2, ("missing", "RUN...", "allowed")),
         (["a", "--out", "a/report.json/x"], 1, ("report", "a/report.json/x", "report.json is a file", "another --out")),
         (
