@@ -1,6 +1,5 @@
 """List and decode image files in folders, one folder per class."""
 
-import errno
 import os
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps
 from pipeline.data.arrays import MOST_16_BIT, Array, bytes_of_16_bits
 from pipeline.data.dataset import mixed_order
 from pipeline.errors import DataError
+from pipeline.options.paths import is_of_system
 
 SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
@@ -171,11 +171,6 @@ def to_bytes(image: Image.Image) -> torch.Tensor:
 def readable(name: str | Path) -> str:
     r"""Return a name of a file as valid text: bytes that are not UTF-8 become ``\xNN``."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
-
-
-def is_of_system(error: OSError) -> bool:
-    """Return True for an error of the operating system, as of permissions; False for one of damaged content."""
-    return error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the beginning of the file
 
 
 def _damaged(path: str, error: Exception) -> DataError:

@@ -11,9 +11,10 @@ import torch
 
 from pipeline.data.arrays import Array, image_bytes, label_indices, text_of, with_channels_last
 from pipeline.data.dataset import Dataset, default_normalization, mixed_order
-from pipeline.data.image_files import is_of_system, readable
+from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset
 from pipeline.errors import DataError
+from pipeline.options.paths import is_of_system
 
 MOST_CLASSES: Final = 100_000
 """Labels from here on are taken for damage, if the file has no class names."""

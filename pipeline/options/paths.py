@@ -1,5 +1,6 @@
 """Parse values of options that name files."""
 
+import errno
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -82,6 +83,11 @@ def reading(what: str) -> Generator[None]:
         inner = error.filename is not None and str(error.filename) not in what
         reason = f"{error.strerror or error}{f': {error.filename}' if inner else ''}"
         raise DataError(f"{what} cannot be read: {reason}; allowed: a path that this user may read") from error
+
+
+def is_of_system(error: OSError) -> bool:
+    """Return True for an error of the operating system, as of permissions; False for one of damaged content."""
+    return error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the beginning of the file
 
 
 def parse_output_path(flag: str, value: object) -> str:

@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.models.checkpoint.folders import INDEX, checkpoint_file, shards_of
 from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
-from pipeline.options.paths import reading
+from pipeline.options.paths import is_of_system, reading
 
 ALLOWED: Final = "a .safetensors file, a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt), or an .npz file"
 ARTIFACT_KEY: Final = "seriesquant"
@@ -93,6 +93,9 @@ def read_checkpoint(path: Path) -> Any:
     except DataError:
         raise
     except Exception as error:  # damaged files raise anything from UnicodeDecodeError to KeyError
+        if isinstance(error, OSError) and is_of_system(error):
+            with reading(f"the checkpoint {path}"):
+                raise
         raise DataError(
             f"the checkpoint {path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}); "
             f"allowed: {ALLOWED}"

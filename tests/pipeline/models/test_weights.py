@@ -1,5 +1,7 @@
 """Weights: files that load, files that are refused, and that a refusal changes nothing."""
 
+import errno
+
 import pytest
 import safetensors.torch
 import torch
@@ -154,6 +156,16 @@ def test_damaged_files(tmp_path, state, suffix, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"c\.(pt|safetensors).*damaged"):
         load_weights(build_model("resnet20", 10), path)
+
+
+def test_a_file_that_the_system_does_not_read_is_not_called_damaged(tmp_path, state, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    torch.save(state, tmp_path / "c.pt")
+    monkeypatch.setattr("pipeline.models.checkpoint.files._read", fail)
+    with pytest.raises(DataError, match=r"c\.pt cannot be read: Input/output error; allowed"):
+        load_weights(build_model("resnet20", 10), tmp_path / "c.pt")
 
 
 def test_default_weights():
