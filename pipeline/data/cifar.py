@@ -35,6 +35,7 @@ def load_cifar(folder: Path) -> Dataset:
 
     Raises:
         DataError: If a file is missing or differs from the published one.
+        OSError: A file cannot be opened or read.
     """
     from torchvision.datasets import CIFAR10, CIFAR100  # imported here, because that takes as long as importing torch
 
@@ -42,7 +43,7 @@ def load_cifar(folder: Path) -> Dataset:
     source = CIFAR10 if name == "cifar10" else CIFAR100
     try:
         halves = [source(str(folder.parent), train=train, download=False) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         raise DataError(f"{folder} is not the published {name}: a file is missing, or its MD5 sum differs") from error
     return memory_dataset(name, tuple(halves[0].classes), _split(halves[0]), _split(halves[1]))
 

@@ -41,6 +41,16 @@ def test_unknown_sources(tmp_path):
         load_dataset(str(tmp_path))
 
 
+def test_a_file_of_cifar_that_the_system_does_not_read_is_not_called_missing(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: Permission denied; allowed"):
+        load_dataset(str(tmp_path))
+
+
 @pytest.mark.parametrize("folder", ["cifar-10-batches-py", "cifar-100-python"])
 def test_cifar_must_be_the_published_files(tmp_path, folder):
     (tmp_path / folder).mkdir()
