@@ -93,10 +93,10 @@ def measure_layers(
 
 
 def _scale_unreached(costs: dict[str, Tensor], model: nn.Module, reached: Container[str]) -> None:
-    """Scale the costs of layers that no gradient reaches, so that a value gets as many bits as in the middle layer.
+    """Scale the costs of layers that no gradient reaches, so that a value gets as many bits as in the median layer.
 
     Such a layer runs, but the outputs do not depend on it, or not by a gradient: another head, or a gate that takes the
-    largest of its outputs.
+    largest of its outputs. If all its values are zero, they need no bits, and its costs become 0.
 
     Args:
         costs: Layer name -> costs, which are changed. Without gradients, they compare only within a layer.
@@ -106,8 +106,8 @@ def _scale_unreached(costs: dict[str, Tensor], model: nn.Module, reached: Contai
     logs = {name: _log_loss(each, stored_values(model.get_submodule(name)).detach()) for name, each in costs.items()}
     known = sorted(value for name, value in logs.items() if name in reached and value is not None)
     for name, value in logs.items():
-        if known and value is not None and name not in reached:
-            costs[name] *= 2 ** (known[len(known) // 2] - value)
+        if known and name not in reached:
+            costs[name] *= 0.0 if value is None else 2 ** (known[len(known) // 2] - value)
 
 
 def _log_loss(costs: Tensor, values: Tensor) -> float | None:

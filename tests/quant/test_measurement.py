@@ -128,6 +128,26 @@ def test_layers_that_no_gradient_reaches_get_as_many_bits_as_others(images):
     assert 3 < per_value["gate"] < 9
 
 
+def test_zeros_that_no_gradient_reaches_change_no_other_layer(images):
+    """Their costs are those of outputs, which are large here, and the least cost follows from the largest."""
+    torch.manual_seed(0)
+    original, large = Heads().eval(), 1e4 * images
+    with torch.no_grad():
+        original.head.weight.div_(1e4)
+    layers = {"other": (3, 3), "body": (3, 3)}
+
+    def costs() -> dict[str, torch.Tensor]:
+        model = swap_convolutions(copy.deepcopy(original), layers, "cosine").eval()
+        found = measure_layers(model, OriginalPass.record(model, original, large))
+        return {name: each.costs for name, each in found.items() if name != "other"}
+
+    expected = costs()
+    with torch.no_grad():
+        original.other.weight.zero_()
+    for name, found in costs().items():
+        torch.testing.assert_close(found, expected[name])
+
+
 def test_ranks_measure_alike(original, images):
     whole = measured(original, images)
 
