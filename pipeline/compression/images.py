@@ -93,7 +93,7 @@ def _is_beside(images: Tensor, other: object) -> bool:
     """Return True for a tensor of labels, or of targets such as masks, and False for a second batch of images."""
     if not isinstance(other, Tensor):
         return False
-    return other.ndim != 4 or (len(other) == len(images) and other.shape[1:] != images.shape[1:])
+    return other.ndim != 4 or (len(other) == len(images) and other.shape[1] != images.shape[1])
 
 
 def _is_map_style(source: Any) -> bool:
