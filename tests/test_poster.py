@@ -212,6 +212,7 @@ def test_a_short_fine_tuning_recovers_most_of_the_loss(data_folder, tmp_path):
             limit_train=2000,
             limit_test=1000,
             calibration_size=256,
+            onnx=False,
             out=tmp_path / "out",
         )
     )
@@ -233,6 +234,7 @@ def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(dat
             weights=str(data_folder / CHECKPOINTS["resnet20"]),
             data=str(data_folder / "cifar10.npz"),
             epochs=0,
+            onnx=False,
             out=tmp_path / "out",
         )
     )
