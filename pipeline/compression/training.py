@@ -55,7 +55,7 @@ def check_training(
         through_rounding: True if the training is one of a target.
 
     Returns:
-        The images, without labels that no loss can use: the outputs are not logits of shape (N, classes), or of one.
+        The images, without labels if the outputs are no logits, see ``pipeline.models.outputs.are_logits``.
 
     Raises:
         OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be

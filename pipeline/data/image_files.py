@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from pipeline.data.arrays import MOST_16_BIT, Array, bytes_of_16_bits
 from pipeline.data.dataset import mixed_order
 from pipeline.errors import DataError
-from pipeline.options.paths import is_of_system
+from pipeline.options.paths import is_system_error
+from reports.text import quantity
 
 SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".bmp"),
@@ -74,7 +75,7 @@ def class_folders(split: Path, least: int = 2) -> dict[str, list[Path]]:
         if folder.is_dir():
             found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
     if len(found) < least:
-        raise DataError(f"{readable(split)} must hold {_or_more(least, 'class folder')}, got {len(found)}")
+        raise DataError(f"{readable(split)} must hold {quantity(least, 'class folder')} or more, got {len(found)}")
     return found
 
 
@@ -128,7 +129,7 @@ def decode(path: str) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def header_size(path: str) -> tuple[int, int]:
@@ -145,7 +146,7 @@ def header_size(path: str) -> tuple[int, int]:
     except DataError:
         raise
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def largest_of_16_bits(path: str) -> int | None:
@@ -173,8 +174,8 @@ def readable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-def _damaged(path: str, error: Exception) -> DataError:
-    if isinstance(error, OSError) and is_of_system(error):
+def _unreadable(path: str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and is_system_error(error):
         return DataError(f"{readable(path)} cannot be read: {error.strerror}; allowed: an image that can be read")
     reason = " ".join(readable(str(error)).split())
     if isinstance(error, Image.DecompressionBombError):
@@ -278,7 +279,3 @@ def _no_images(classes: Sequence[Sequence[Path]], filled: set[int], least: int) 
         f"{readable(empty)} must hold 1 image or more with one of the endings {', '.join(SUFFIXES)}, got none; "
         f"{'2 classes or more need' if least > 1 else '1 class or more needs'} images"
     )
-
-
-def _or_more(least: int, what: str) -> str:
-    return f"{least} {what}{'s' if least > 1 else ''} or more"

@@ -14,7 +14,7 @@ from pipeline.data.dataset import Dataset, default_normalization, mixed_order
 from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset
 from pipeline.errors import DataError
-from pipeline.options.paths import is_of_system
+from pipeline.options.paths import is_system_error
 
 MOST_CLASSES: Final = 100_000
 """Labels from here on are taken for damage, if the file has no class names."""
@@ -98,7 +98,7 @@ def _read(path: Path, shown: str) -> Mapping[str, Array]:
             f"{error} of {shown} holds Python objects, which are not read; allowed: numbers, or strings by .astype(str)"
         ) from None
     except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ValueError, SyntaxError, ...
-        if isinstance(error, OSError) and is_of_system(error):
+        if isinstance(error, OSError) and is_system_error(error):
             raise
         reason = " ".join(readable(str(error)).split()) or type(error).__name__
         raise DataError(f"{shown} cannot be read as an .npz file ({reason}): it is damaged or truncated") from error
@@ -197,7 +197,7 @@ def _class_names(given: tuple[str, ...] | None, largest: int, shown: str, least:
             f"the labels of {shown} must be below {len(names)}, the number of its class_names, got {largest}"
         )
     if len(names) < least:
-        raise DataError(f"{shown} must have {least} classes or more, got {len(names)}")
+        raise DataError(f"{shown} must have {least} class{'es' if least > 1 else ''} or more, got {len(names)}")
     return names
 
 

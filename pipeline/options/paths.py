@@ -85,7 +85,7 @@ def reading(what: str) -> Generator[None]:
         raise DataError(f"{what} cannot be read: {reason}; allowed: a path that this user may read") from error
 
 
-def is_of_system(error: OSError) -> bool:
+def is_system_error(error: OSError) -> bool:
     """Return True for an error of the operating system, as of permissions; False for one of damaged content."""
     return error.errno not in (None, errno.EINVAL)  # EINVAL: a place before the beginning of the file
 

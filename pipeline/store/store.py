@@ -74,7 +74,7 @@ class Store:
     processes: Processes = ALONE
     stages: list[StageRecord] = field(default_factory=list)
     _made: set[str] = field(default_factory=set)
-    _lost: set[str] = field(default_factory=set)
+    _unstored: set[str] = field(default_factory=set)
 
     def key(self, stage: str, **inputs: object) -> str:
         """Return the cache key of a stage's result: 32 hexadecimal digits.
@@ -141,9 +141,9 @@ class Store:
         try:
             write_atomically(self._path(stage.key, suffix), to_bytes(entry, stage.name))
         except OSError as error:
-            if stage.name not in self._lost:
+            if stage.name not in self._unstored:
                 logger.warning("%s is not stored: %s", stage.name, error)
-            self._lost.add(stage.name)
+            self._unstored.add(stage.name)
             return False
         return True
 

@@ -31,14 +31,14 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def lay_out(figure: "Figure") -> None:
-    """Place everything in a figure without drawing it, which takes half of the time."""
+    """Place everything in a figure, without drawing it."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
 
 
 def fix_layout(figure: "Figure") -> None:
-    """Place everything in a figure for good: saving it would do so twice."""
+    """Place everything in a figure for the last time: otherwise, saving the figure does so twice."""
     lay_out(figure)
     figure.set_layout_engine("none")
 

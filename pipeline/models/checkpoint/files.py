@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.models.checkpoint.folders import INDEX, checkpoint_file, shards_of
 from pipeline.models.checkpoint.pickles import HostileError, read_pickle
 from pipeline.models.checkpoint.rebuild import Global, Placeholder, Rebuild
-from pipeline.options.paths import is_of_system, reading
+from pipeline.options.paths import is_system_error, reading
 
 ALLOWED: Final = "a .safetensors file, a file of torch.save or torch.jit.save (.pt, .pth, .th, .ckpt), or an .npz file"
 ARTIFACT_KEY: Final = "seriesquant"
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> Any:
     except DataError:
         raise
     except Exception as error:  # damaged files raise anything from UnicodeDecodeError to KeyError
-        if isinstance(error, OSError) and is_of_system(error):
+        if isinstance(error, OSError) and is_system_error(error):
             with reading(f"the checkpoint {path}"):
                 raise
         raise DataError(

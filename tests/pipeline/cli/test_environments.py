@@ -17,17 +17,8 @@ from tests.support.program import ROOT, call_program
 
 COMMAND = [sys.executable, str(ROOT / "run_pipeline.py")]
 SMALL = (
-    "--model",
-    "tiny_net:make",
-    "--data",
-    "colours.npz",
-    "--config",
-    "3,2,2",
-    "--bits",
-    "4",
-    "--epochs",
-    "0",
-    "--no-onnx",
+    *("--model", "tiny_net:make", "--data", "colours.npz", "--config", "3,2,2"),
+    *("--bits", "4", "--epochs", "0", "--no-onnx"),
 )
 PATIENCE = 600
 
