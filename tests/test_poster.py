@@ -231,6 +231,7 @@ def test_without_any_training_the_outputs_fit_and_gptq_keep_most_of_the_top1(dat
             bits=(8, 4),
             model="resnet20",
             limit_test=1000,
+            calibration_size=500,
             weights=str(data_folder / CHECKPOINTS["resnet20"]),
             data=str(data_folder / "cifar10.npz"),
             epochs=0,

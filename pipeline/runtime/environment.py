@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}}
 
 
+@cache
 def package_version(name: str = "seriesquant") -> str:
     """Return the version of an installed package, or ``not installed``."""
     try:

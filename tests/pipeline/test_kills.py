@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.onnx.trace import trace
 from tests.support.attempts import begin
-from tests.support.networks import SOURCE, write_npz
+from tests.support.networks import SOURCE, tiny_network, write_npz
 
 ROOT = Path(__file__).parents[2]
 KILLS, KILLS_BY_TIME = 12, 3
@@ -72,7 +74,7 @@ def start(folder, attempt):
 
 def fork(folder, attempt, **more):
     """Start the command without the time that its imports take."""
-    return begin(folder, words(attempt), log=folder / f"log{attempt}", **more)
+    return begin(folder, words(attempt), log=folder / f"log{attempt}", graph=folder / "graph", **more)
 
 
 def finish(process):
@@ -94,6 +96,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     write_npz(folder / "colours.npz")
     (folder / "pausing_net.py").write_text(PAUSING)
+    (folder / "graph").write_bytes(pickle.dumps(trace(tiny_network(), (12, 12))))
     return folder
 
 
