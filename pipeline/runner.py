@@ -96,6 +96,7 @@ def _run_stages(
     options: Options, progress: Progress, interruption: Interruption, tracker: Tracker, reporter: FailureReporter
 ) -> tuple[Report, Path]:
     started = time.monotonic()
+    opened = executor(options, interruption)
     accelerator = make_accelerator(options.device, options.precision)
     processes = processes_of(accelerator)
     with processes.together():
@@ -111,7 +112,7 @@ def _run_stages(
         logger.info("%s", hint)
     check_targets(context)
     on_main = context.processes.on_main
-    with _output_folder(context), reporter.watching(holding=True), executor(options, interruption) as compute:
+    with _output_folder(context), reporter.watching(holding=True), opened as compute:
         on_main(partial(write_options_file, options.out / OPTIONS_FILE, options.model_dump(mode="json")))
         baseline = prepare_baseline(context)
         rows: list[Row] = []

@@ -12,16 +12,19 @@ from typing import Protocol, cast
 from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
 from pipeline.cli.output import flush_streams, log_to_stderr, prepare_streams
 from pipeline.errors import OptionsError
-from pipeline.failure import EXIT_DONE, failed_report, failure_of, run_header, write_failure
+from pipeline.failure import EXIT_DONE, Failure, failed_report, failure_of, run_header, write_failure
 from pipeline.options.file import parse_options_file
 from pipeline.options.options import PROGRAM
 from pipeline.options.paths import expanded, parse_output_path
 from pipeline.options.values import CHOICES, flag_name
-from pipeline.runtime.launcher import exit_if_distributed, is_reported_elsewhere, is_shared, rank_prefix
-from pipeline.runtime.signals import ignore_signals, on_signals
+from pipeline.runtime.launcher import exit_if_distributed, has_met, is_reported_elsewhere, is_shared, rank_prefix
+from pipeline.runtime.signals import ignore_signals, on_signals, signal_within
 from pipeline.runtime.threads import prepare_threads
 
 logger = logging.getLogger(__name__)
+
+SECONDS_FOR_MAIN_RANK = 10.0
+"""Seconds in which rank 0 reports an error of the options: ranks of one command start less than a few seconds apart."""
 
 
 def program() -> int:
@@ -90,7 +93,7 @@ def _check_current_folder() -> None:
 
 def _fail(error: BaseException, *, resumes: bool) -> int:
     failure = failure_of(error, resumes=resumes)
-    if not is_reported_elsewhere(error):
+    if not is_reported_elsewhere(error) and not _main_rank_reports(failure):
         message = f"{rank_prefix()}{failure.message}"
         logger.error("%s", message, extra={"exit_code": failure.exit_code}, exc_info=not failure.known)
     if is_shared(error):
@@ -98,6 +101,17 @@ def _fail(error: BaseException, *, resumes: bool) -> int:
 
         wait_after_shared_error()
     return failure.exit_code
+
+
+def _main_rank_reports(failure: Failure) -> bool:
+    """Return True if rank 0 reports the failure of this rank, which has not met the others yet.
+
+    A launcher ends all ranks when one ends. This rank therefore waits until rank 0 has reported and ended. If no signal
+    arrives, the failure is of this rank alone, such as an options file that only this machine lacks.
+    """
+    if not rank_prefix() or has_met():
+        return False
+    return failure.status == "interrupted" or signal_within(SECONDS_FOR_MAIN_RANK)
 
 
 def _program() -> str:

@@ -93,6 +93,12 @@ def is_shared(error: BaseException) -> bool:
     return _SHARED in getattr(error, "__notes__", ())
 
 
+def has_met() -> bool:
+    """Return True if this process is connected to the other ranks; imports nothing to find out."""
+    is_initialized = getattr(sys.modules.get("torch.distributed"), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
+
+
 def exit_if_distributed(code: int) -> None:
     """Exit now if several ranks run: the interpreter's normal exit could wait for messages of the other ranks."""
     try:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -128,6 +129,16 @@ def _end_on_signal_of(parent: int | None) -> None:
     while signal.sigwaitinfo(_AWAITED).si_pid != parent:
         pass
     os._exit(0)
+
+
+def signal_within(seconds: float) -> bool:
+    """Wait for SIGTERM, SIGHUP or Ctrl-C; return True when one arrives, False after ``seconds`` without one."""
+    try:
+        with on_signals():
+            time.sleep(seconds)
+    except tuple(_REASONS.values()):
+        return True
+    return False
 
 
 @contextmanager
