@@ -161,7 +161,7 @@ def write_failure(folder: Path, report: dict[str, Any], *, holding: bool = False
 
     The report of an earlier run that succeeded is kept beside it as previous-report.json. If the folder cannot be
     written, or if another run holds its lock, nothing is written and no error is raised: the program still logs the
-    failure.
+    failure. The same holds if the lock file cannot be opened, because another user's run may hold it.
 
     Args:
         folder: The output folder.
@@ -176,6 +176,8 @@ def write_failure(folder: Path, report: dict[str, Any], *, holding: bool = False
     except BusyError:
         logger.info("no failed report is written: another run uses the output folder %s", folder)
     except (OSError, ValueError) as error:  # ValueError: the folder's name is invalid
+        if getattr(error, "filename", None) == str(lock):
+            logger.info("no failed report is written: another run may hold %s, which cannot be opened", lock)
         logger.debug("no failed report in %s: %s", folder, error)
 
 

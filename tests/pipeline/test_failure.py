@@ -122,6 +122,22 @@ def test_a_failing_start_leaves_the_folder_to_the_run_that_holds_its_lock(tmp_pa
     assert read_report(tmp_path)["status"] == "failed"
 
 
+def test_a_failing_start_leaves_a_folder_whose_lock_it_cannot_open(tmp_path, monkeypatch, caplog) -> None:
+    """Another user's run may hold the lock."""
+    (tmp_path / "report.json").write_text('{"status": "done"}')
+    (tmp_path / FOLDER_LOCK).touch()
+
+    def refused(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pipeline.failure.locked", refused)
+    with caplog.at_level("INFO"):
+        fail(tmp_path, DataError("torn"))
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", FOLDER_LOCK}
+    assert (tmp_path / "report.json").read_text() == '{"status": "done"}'
+    assert caplog.text.count(f"no failed report is written: another run may hold {tmp_path / FOLDER_LOCK}, ") == 1
+
+
 def test_a_run_that_ends_well_writes_nothing_here(tmp_path) -> None:
     with reporter(tmp_path / "o").watching():
         pass
