@@ -20,8 +20,8 @@ from basis.shard import CalibrationShard
 logger = logging.getLogger(__name__)
 
 _WARNING: Final = (
-    "the layer %s runs on some of the calibration images alone, as an expert behind a gate: it is not fitted to its "
-    "outputs, and its values are rounded to nearest"
+    "the layer %s runs on some of the calibration images alone, as an expert behind a gate or as a layer that gets a "
+    "part of the batch at a time: it is not fitted to its outputs, and its values are rounded to nearest"
 )
 
 

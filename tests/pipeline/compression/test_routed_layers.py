@@ -1,7 +1,8 @@
 """Experts behind a gate that the images of the check do not open, and that opens otherwise in a compressed network."""
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pipeline import compress
 from tests.pipeline.compression.networks import Net, images, seeded
@@ -52,6 +53,26 @@ def test_a_rare_expert_is_rounded_to_nearest_and_named(kind, size, caplog):
     assert layer.rounding_error is None
     found, wanted = (each.get_parameter("rare.weight").detach() for each in (result.network, network))
     assert float((found - wanted).norm() / wanted.norm()) < 0.4
+
+
+class Split(nn.Module):
+    """A network whose second layer gets eight images at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.parts = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.cat([self.parts(part) for part in self.stem(x).relu().split(8)])
+        return self.head(maps.mean((2, 3)))
+
+
+def test_a_layer_that_gets_a_part_of_the_batch_at_a_time_is_named(caplog):
+    result = compress(seeded(Split), BATCHES, bits=4, config="3,3")
+    assert "the layer parts runs on some of the calibration images alone" in caplog.text
+    assert "gets a part of the batch at a time" in caplog.text
+    assert [layer.name for layer in result.layers if layer.rounding_error is None] == ["parts"]
 
 
 def test_a_layer_that_no_image_reaches_is_named_in_a_target(caplog):
