@@ -127,12 +127,15 @@ def cross_products(batches: Iterable[Tensor], targets: Iterable[Tensor], *, cons
 
 def self_products(rows: Tensor) -> Tensor:
     """Return ``Z^T Z`` of each group: (groups, rows, F) -> (groups, F, F), in the dtype of the rows."""
-    if len(rows) > 1 or rows.device.type != "cpu":
+    if rows.device.type != "cpu":
         return rows.mT @ rows
     # numpy computes one triangle of a matrix times its own transpose, in half the time.
-    matrix = rows[0].detach().numpy()
+    matrices = rows.detach().numpy()
+    products = np.empty_like(matrices, shape=(len(rows), rows.shape[2], rows.shape[2]))
     with np.errstate(all="ignore"):  # as torch, which does not warn of values that are not finite
-        return torch.from_numpy(np.matmul(matrix.T, matrix)).unsqueeze(0)
+        for matrix, product in zip(matrices, products, strict=True):
+            np.matmul(matrix.T, matrix, out=product)
+    return torch.from_numpy(products)
 
 
 def _cross(rows: Tensor, target: Tensor, *, constant: bool) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from basis.conv import SeriesConv2d
+from basis.gram_statistics import self_products
 from basis.patches import patch_batches, samples
 from basis.sampling import SamplingConfig
 
@@ -41,3 +42,14 @@ def test_every_image_is_sampled_and_the_positions_differ_between_batches():
     assert covered == list(range(64))
     assert len({tuple(sample.positions.tolist()) for sample in chosen}) == len(chosen) == 32
     assert all(len(sample.positions) == 10 for sample in chosen)
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_the_rows_of_a_group_are_contiguous(conv):
+    """Each product of other rows would copy them first: of depthwise kernels, several times slower."""
+    x = torch.randn(3, 6, 11, 9)
+    for layer, operator in ((conv, None), (series := SeriesConv2d(conv, "cosine", (2, 2)), series.operator)):
+        chosen = samples(layer, x)
+        for patches in patch_batches(layer, x, chosen, operator):
+            assert all(rows.is_contiguous() for rows in patches)
+            torch.testing.assert_close(self_products(patches), patches.mT @ patches, rtol=1e-4, atol=1e-3)
