@@ -17,7 +17,7 @@ from pipeline.models.checkpoint.files import read_checkpoint
 from pipeline.models.checkpoint.matching import Match, match_weights
 from pipeline.models.checkpoint.names import identity
 from pipeline.models.checkpoint.reparametrized import other_forms
-from pipeline.models.checkpoint.words import is_normalization
+from pipeline.models.checkpoint.words import is_normalization, is_of_observer
 from pipeline.models.claims import Claim, checkpoint_claim
 from pipeline.models.torchvision_models import default_weights_name, download_weights, missing_download
 
@@ -151,6 +151,8 @@ def _log_choice(match: Match, source: str) -> None:
     applied = [entry.path for entry in match.left_out if is_normalization(entry.name, entry.tensor)]
     if applied:
         logger.warning("%s: %s normalized the images; check that this run does the same", source, ", ".join(applied))
+    if any(is_of_observer(entry.name) for entry in match.left_out):
+        logger.warning("%s: its float weights are used, without the fake quantization of its training", source)
 
 
 def _copy_weights(model: nn.Module, match: Match, source: str) -> None:

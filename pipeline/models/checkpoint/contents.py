@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipeline.models.checkpoint.entries import Content
-from pipeline.models.checkpoint.words import is_of_training
+from pipeline.models.checkpoint.words import is_of_observer, is_of_training
 
 _GROUPS: Final = re.compile(r"(?P<home>(.+\.)?)param_groups(\.\d+\..+)?")
 """Entries of the state dict of an optimizer, as torch.optim writes it."""
@@ -43,6 +43,12 @@ def unusable(content: Content) -> str | None:
             )
     if "ds_version" in content.others and any(not entry.tensor.numel() for entry in content.entries):
         return "holds empty tensors, because DeepSpeed has divided the weights; allowed: the file of zero_to_fp32.py"
+    fused = _fused(content)
+    if fused is not None:
+        return (
+            "holds layers that torch.ao fused with their batch normalization for quantization-aware training "
+            f"({fused}); allowed: the float weights under the names of the network before the fusion"
+        )
     quantized = next(_quantized(content), None)
     return None if quantized is None else f"holds quantized weights ({quantized}); {_FLOAT_WEIGHTS}"
 
@@ -54,9 +60,17 @@ def _is_optimizer(content: Content) -> bool:
     return bool(homes) and all(is_of_training(entry.path) or entry.path.startswith(states) for entry in content.entries)
 
 
+def _fused(content: Content) -> str | None:
+    """Return a name of the batch normalization in a layer with a fake quantizer; None without one."""
+    paths = {entry.path for entry in content.entries}
+    layers = {path.partition(".weight_fake_quant.")[0] for path in paths if ".weight_fake_quant." in path}
+    return next((name for layer in sorted(layers) if (name := f"{layer}.bn.running_mean") in paths), None)
+
+
 def _quantized(content: Content) -> Iterator[str]:
     """Yield evidence of quantized layers, in words."""
-    kinds = {**{entry.path: str(entry.tensor.dtype) for entry in content.entries}, **content.others}
+    entries = [entry for entry in content.entries if not is_of_observer(entry.path)]
+    kinds = {**{entry.path: str(entry.tensor.dtype) for entry in entries}, **content.others}
     for path, kind in kinds.items():
         if _QUANTIZED_KIND.fullmatch(kind):
             yield f"{path} is a {kind}"

@@ -27,6 +27,8 @@ _LOSS: Final = re.compile(
     r"|confusion|confusion_matrix|perplexity)\d*(_?(fn|func|function|module|s|ce|bce|kd))?"
 )
 _NORMALIZATION: Final = frozenset(["mean", "std", "pixel_mean", "pixel_std", "image_mean", "image_std"])
+# The modules that torch.ao's prepare and prepare_qat insert; FX numbers those of activations.
+_OBSERVER: Final = re.compile(r"weight_fake_quant|activation_post_process(_\d+)?")
 _COUNTERS: Final = frozenset(
     [
         "n_averaged", "num_updates", "num_batches_tracked", "decay", "step", "steps", "epoch", "global_step",
@@ -64,8 +66,8 @@ def is_of_training(path: str) -> bool:
 def is_harmless(name: str, tensor: Tensor) -> bool:
     """Return True if the outputs of a network cannot need an entry that it lacks.
 
-    Counters and other integers, losses, metrics, averaged copies, and the mean and the deviation of images are
-    harmless. Every other floating entry may be the weight of a layer.
+    Counters and other integers, losses, metrics, averaged copies, the mean and the deviation of images, and observers
+    and fake quantizers are harmless. Every other floating entry may be the weight of a layer.
     """
     *parts, last = name.split(".")
     whole = not tensor.is_floating_point() and not tensor.is_complex()
@@ -73,6 +75,7 @@ def is_harmless(name: str, tensor: Tensor) -> bool:
         last in _COUNTERS
         or (whole and last not in ("weight", "bias"))
         or is_normalization(name, tensor)
+        or is_of_observer(name)
         or any(_LOSS.fullmatch(part.lower()) or _words(part) & _EMA for part in parts)
     )
 
@@ -80,6 +83,11 @@ def is_harmless(name: str, tensor: Tensor) -> bool:
 def is_normalization(name: str, tensor: Tensor) -> bool:
     """Return True for the mean or the deviation of images, with one value per channel."""
     return name.rpartition(".")[2] in _NORMALIZATION and tensor.numel() <= 4
+
+
+def is_of_observer(name: str) -> bool:
+    """Return True for the state of an observer or a fake quantizer that torch.ao inserts beside float weights."""
+    return any(_OBSERVER.fullmatch(part) for part in name.split("."))
 
 
 def _words(part: str) -> set[str]:

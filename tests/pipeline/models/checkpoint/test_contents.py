@@ -79,6 +79,41 @@ def test_quantized_weights_are_named(tmp_path, layer, words):
     assert all(term in message for term in ("quantized weights (fc.", words, "allowed: the weights in float"))
 
 
+def fake_quantizer(name):
+    return {
+        f"{name}.fake_quant_enabled": torch.ones(1, dtype=torch.uint8),
+        f"{name}.scale": torch.ones(1),
+        f"{name}.zero_point": torch.zeros(1, dtype=torch.int32),
+        f"{name}.activation_post_process.eps": torch.ones(1),
+        f"{name}.activation_post_process.min_val": -torch.ones(()),
+    }
+
+
+TRAINED = {**STATE, **fake_quantizer("fc.weight_fake_quant"), **fake_quantizer("activation_post_process_0")}
+
+
+def test_the_float_weights_of_quantization_aware_training_are_used_with_a_warning(tmp_path, caplog):
+    network = Net()
+    load_weights(network, saved(TRAINED, tmp_path))
+    assert has_weights(network, STATE)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "float weights are used, without the fake quantization" in warning
+
+
+def test_what_does_not_fit_beside_fake_quantizers_is_named(tmp_path):
+    message = refused({**TRAINED, "fc.weight": STATE["fc.weight"][:, :2]}, tmp_path)
+    assert "fc.weight" in message
+    assert "quantized" not in message
+
+
+def test_layers_that_were_fused_for_quantization_aware_training_are_named(tmp_path):
+    fused = {name.replace("bn1.", "conv1.bn."): tensor for name, tensor in TRAINED.items()}
+    message = refused(fused | fake_quantizer("conv1.weight_fake_quant"), tmp_path)
+    assert "fused with their batch normalization" in message
+    assert "conv1.bn.running_mean" in message
+    assert "allowed: the float weights" in message
+
+
 class Sharded(SimpleNamespace):
     """Stands for a tensor that torch has distributed to processes, and is stored as one."""
 
