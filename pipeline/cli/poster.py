@@ -57,7 +57,7 @@ def _execute(places: list[Path], out: Path | None) -> int:
     try:
         page = poster_page(_sources(places))
     except ReportError as error:
-        raise DataError(str(error)) from None
+        raise DataError(f"poster: {error}") from None
     except PosterError as error:
         raise OptionsError(str(error)) from None
     print_result(page.rstrip("\n") if out is None else str(write_atomically(out / FILE, page)))

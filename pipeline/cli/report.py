@@ -64,9 +64,9 @@ def _execute(places: list[Path], out: Path | None, *, copy: bool) -> int:
         folder = report_file(places[0]).parent if out is None else out
         report = _report(places, folder, copy=copy)
     except ReportError as error:
-        raise DataError(str(error)) from None
+        raise DataError(f"report: {error}") from None
     except MergeError as error:
-        raise OptionsError(str(error)) from None
+        raise OptionsError(f"report: {error}") from None
     if missing := missing_files(report, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         logger.warning("the report names files that do not exist: %s%s", missing[0], more)

@@ -37,7 +37,7 @@ def merge(runs: Mapping[str, Source], command: str) -> Report:
         MergeError: If the runs are not of one network and one data set.
     """
     if difference := baseline_difference(runs):
-        raise MergeError(f"report: {difference}; allowed: runs of one network and one data set, whose seeds may differ")
+        raise MergeError(f"{difference}; allowed: runs of one network and one data set, whose seeds may differ")
     settings = dict(zip(runs, differing([source.run for source in runs.values()]), strict=True))
     rows, layers = merged_rows(runs, settings), merged_layers(runs, settings)
     if is_ambiguous(rows, layers):

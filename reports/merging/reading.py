@@ -56,13 +56,13 @@ def read_report(place: Path) -> Report:
     file = report_file(place)
     with suppress(OSError):  # the file in it cannot be read either, and its error is named
         if place.is_file() and place.name != FILE:
-            raise ReportError(f"report: {place} is a file; allowed: the output folder of a finished run, or its {FILE}")
+            raise ReportError(f"{place} is a file; allowed: the output folder of a finished run, or its {FILE}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ReportError(f"report: {place} has no {FILE}; allowed: the output folder of a finished run") from None
+        raise ReportError(f"{place} has no {FILE}; allowed: the output folder of a finished run") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"report: {file} cannot be read: {error}; allowed: the {FILE} of a finished run") from None
+        raise ReportError(f"{file} cannot be read: {error}; allowed: the {FILE} of a finished run") from None
     _check(content, file)
     try:
         return Report.model_validate(_completed(content))
@@ -70,7 +70,7 @@ def read_report(place: Path) -> Report:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ReportError(
-            f"report: {file} has a wrong field {field}: {first['msg']}; allowed: the {FILE} of a finished run"
+            f"{file} has a wrong field {field}: {first['msg']}; allowed: the {FILE} of a finished run"
         ) from None
 
 
@@ -116,16 +116,16 @@ def sources(report: Report, place: Path) -> list[Source]:
 def _check(content: Any, file: Path) -> None:
     """Refuse JSON that is not the report of a finished run."""
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise ReportError(f"report: {file} is no report; allowed: the {FILE} of a finished run")
+        raise ReportError(f"{file} is no report; allowed: the {FILE} of a finished run")
     version = content["schema_version"]
     if version != SCHEMA_VERSION:
-        raise ReportError(f"report: {file} has schema_version {version}; allowed: {SCHEMA_VERSION}")
+        raise ReportError(f"{file} has schema_version {version}; allowed: {SCHEMA_VERSION}")
     status = content.get("status", "done")
     if status != "done":
         reason = f" ({content['error']['message']})" if content.get("error") else ""
-        raise ReportError(f"report: the run of {file} is {status}{reason}; allowed: runs that are done")
+        raise ReportError(f"the run of {file} is {status}{reason}; allowed: runs that are done")
     if content.get("baseline") is None:
-        raise ReportError(f"report: {file} has no baseline; allowed: the {FILE} of a finished run")
+        raise ReportError(f"{file} has no baseline; allowed: the {FILE} of a finished run")
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def _content(path: Path, sha256: str | None) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ReportError(f"report: {path} cannot be copied: {error.strerror}; allowed: without --copy") from None
+        raise ReportError(f"{path} cannot be copied: {error.strerror}; allowed: without --copy") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise ReportError(f"report: {path} is not the file that was reported (SHA-256 {sha256}); allowed: that file")
+        raise ReportError(f"{path} is not the file that was reported (SHA-256 {sha256}); allowed: that file")
     return content

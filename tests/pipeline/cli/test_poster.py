@@ -48,8 +48,8 @@ def test_a_run_of_something_else_is_a_warning(here):
 @pytest.mark.parametrize(
     ("words", "code", "terms"),
     [
-        (["a", "other"], 2, ("other and a differ in Pre Top1", "3,3,3,2", "87.1", "87.22", "allowed")),
-        (["a", "absent"], 4, ("absent", "report.json", "allowed")),
+        (["a", "other"], 2, ("error: poster: other and a differ in Pre Top1", "3,3,3,2", "87.1", "87.22", "allowed")),
+        (["a", "absent"], 4, ("error: poster: absent has no report.json", "allowed")),
         (["a", "--bits", "8"], 2, ("--bits",)),
     ],
 )
