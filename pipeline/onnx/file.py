@@ -19,6 +19,8 @@ from pipeline.onnx.trace import OPSET, TracedNetwork, trace
 from pipeline.onnx.weights import GraphParts, add_packed, dense, opset_needed
 
 METADATA_KEY: Final = "seriesquant"
+_TYPES: Final = {torch.float64: onnx.TensorProto.DOUBLE, torch.float16: onnx.TensorProto.FLOAT16}
+"""Types of quantized weights other than float32. A weight is computed in float32 and then converted."""
 
 
 class OnnxExporter:
@@ -77,9 +79,7 @@ def onnx_file(
     Raises:
         OnnxError: ``onnx.checker`` rejects the file, or onnxruntime has no operators for the type of a parameter.
     """
-    for name, tensor in stored_tensors(network):
-        if tensor.dtype == torch.bfloat16:
-            raise OnnxError(f"the tensor {name!r} is bfloat16, for which onnxruntime has no operators on the CPU")
+    _check_types(traced, network)
     layers = {layer.tensor_name: layer for layer in record.layers}
     proto = _copy(traced, OPSET if materialize else opset_needed(record.layers, OPSET))
     floats = dict(stored_tensors(network))
@@ -92,14 +92,34 @@ def onnx_file(
     factors = fold_batch_norms(proto.graph, values, quantized)
     parts = GraphParts()
     for name, layer in quantized.items():
+        dtype = floats[traced.tensors[name]].dtype
         if materialize:
-            values[name] = dense(layer, factors.get(name))
-        else:
+            values[name] = torch.from_numpy(dense(layer, factors.get(name))).to(dtype).numpy()
+        elif dtype == torch.float32:
             add_packed(parts, layer, name, factors.get(name))
+        else:
+            add_packed(parts, layer, f"{name}.float32", factors.get(name))
+            parts.node("Cast", [f"{name}.float32"], name, to=_TYPES[dtype])
     _add_weights(proto, parts, values)
     _rename_tensors(proto.graph, traced.tensors)
     helper.set_model_props(proto, {METADATA_KEY: json.dumps(input_metadata, ensure_ascii=False, separators=(",", ":"))})
     return _serialize_checked(proto)
+
+
+def _check_types(traced: TracedNetwork, network: nn.Module) -> None:
+    """Check that onnxruntime has operators for the types of the parameters.
+
+    Raises:
+        OnnxError: It does not, or the weight of a convolution is float64.
+    """
+    types = {name: tensor.dtype for name, tensor in stored_tensors(network)}
+    for name, dtype in types.items():
+        if dtype == torch.bfloat16:
+            raise OnnxError(f"the tensor {name!r} is bfloat16, for which onnxruntime has no operators on the CPU")
+    for node in traced.proto.graph.node:
+        weight = traced.tensors.get(node.input[1], "") if node.op_type in ("Conv", "ConvTranspose") else ""
+        if types.get(weight) == torch.float64:
+            raise OnnxError(f"the tensor {weight!r} is float64, for which onnxruntime has no convolution on the CPU")
 
 
 def _copy(traced: TracedNetwork, opset: int) -> onnx.ModelProto:

@@ -60,9 +60,11 @@ def fold_batch_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: 
 def _factor_and_bias(
     conv: onnx.NodeProto, norm: onnx.NodeProto, values: dict[str, Array], readers: Counter[str]
 ) -> tuple[Factors, Factors] | None:
-    """Return factor and bias, float64; None if an input is computed or shared, or float32 cannot hold a result."""
+    """Return factor and bias, float64; None if an input is computed, shared or not float32, or a result overflows."""
     names = [*norm.input[1:], *conv.input[2:]]
     if any(name not in values for name in names) or readers[norm.input[2]] != 1:
+        return None
+    if any(values[name].dtype != np.float32 for name in names):
         return None
     gamma, beta, mean, variance, *bias = (values[name].astype(np.float64) for name in names)
     epsilon = next((attribute.f for attribute in norm.attribute if attribute.name == "epsilon"), _EPSILON)

@@ -7,9 +7,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 from basis.swap import swap_convolutions
-from pipeline.artifact.record import build_network, record_network
+from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.errors import OnnxError
 from pipeline.models.registry import build_model
 from pipeline.onnx.file import METADATA_KEY, onnx_file
@@ -131,3 +132,49 @@ def test_a_tensor_in_bfloat16_has_no_file(traced):
     network.register_buffer("table", torch.ones(2, dtype=torch.bfloat16))
     with pytest.raises(OnnxError, match="'table' is bfloat16"):
         onnx_file(traced, record, network, {})
+
+
+class Parts(nn.Module):
+    """A network of which one layer has another type, with the casts around it."""
+
+    def __init__(self, part: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+        self.get_submodule(part).to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.conv, self.norm):
+            x = layer(x.to(layer.weight.dtype)).float().relu()
+        return self.head(x.mean((2, 3)).to(self.head.weight.dtype)).float()
+
+
+def mixed(part: str, dtype: torch.dtype) -> tuple[NetworkRecord, nn.Module]:
+    model = Parts(part, dtype).eval()
+    swapped = swap_convolutions(model, {"conv": (2, 2)}, "cosine") if part != "conv" else model
+    record = record_network(swapped, quantize_network(swapped, IntFormat(4), get_backend("brevitas")))
+    return record, build_network(record, Parts(part, dtype).eval())
+
+
+@pytest.mark.parametrize("materialize", [False, True])
+@pytest.mark.parametrize(
+    ("part", "dtype"),
+    [
+        ("head", torch.float64),
+        ("head", torch.float16),
+        ("norm", torch.float64),
+        ("norm", torch.float16),
+        ("conv", torch.float16),
+    ],
+)
+def test_a_layer_of_another_type_has_a_file(part, dtype, materialize):
+    record, network = mixed(part, dtype)
+    content = onnx_file(trace(network, (12, 12)), record, network, {}, materialize=materialize)
+    torch.testing.assert_close(run(content, IMAGES), network(IMAGES), rtol=2e-3, atol=2e-3)
+
+
+def test_a_convolution_in_float64_is_named():
+    record, network = mixed("conv", torch.float64)
+    with pytest.raises(OnnxError, match=r"'conv.weight' is float64, for which onnxruntime has no convolution"):
+        onnx_file(trace(network, (12, 12)), record, network, {})
