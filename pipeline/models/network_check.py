@@ -70,7 +70,8 @@ def check_network(
     _select_logits(model, images, classes, output, trained=trained)
     registration.refuse_global_hooks(model, images)
     duplicate = _own_copy(model, images, name)
-    expected = _protected_outputs(model, images, name)
+    _protect_input(model, images, trained=trained)
+    expected = _repeated_outputs(model, images, name)
     others = images.flip(0)[:2]  # not those that the original saw last, whose maps it may keep
     with _describing_copies(name):
         found = registration.outputs_of(duplicate, others), registration.outputs_of(duplicate, images)
@@ -151,18 +152,32 @@ def run_network(model: nn.Module, images: Tensor, *, training: bool) -> Any:
         ) from error
 
 
-def _protected_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
-    """Return the network's outputs; a network that changes its input in place works on a copy of it from now on.
+def _protect_input(model: nn.Module, images: Tensor, *, trained: bool) -> None:
+    """Make a network that changes its input in place work on a copy of it from now on.
+
+    An operation in place may leave the values of these images as they are, for example if it clips outliers. It still
+    increments the version of the tensor.
+    """
+    for training in (False, True) if trained else (False,):
+        given = images.clone()
+        version = given._version
+        with RandomStream(0, images.device).drawn_from(), torch.set_grad_enabled(training):
+            (training_mode if training else evaluating)(plain_copy(model))(given)
+        if given._version != version or not torch.equal(given, images):
+            model.register_forward_pre_hook(_copied_inputs)
+            return
+
+
+def _repeated_outputs(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Return the network's outputs.
 
     Raises:
         OptionsError: The same images give different outputs.
     """
-    given, stream = images.clone(), RandomStream(0, images.device)
+    stream = RandomStream(0, images.device)
     before = dict(stream.state)
     with stream.drawn_from(), evaluation_mode(model), torch.no_grad():
-        first: Tensor = model(given).detach()  # a forward may enable gradients
-    if not torch.equal(given, images):
-        model.register_forward_pre_hook(_copied_inputs)
+        first: Tensor = model(images.clone()).detach()  # a forward may enable gradients
     drawn = any(not torch.equal(state, before[kind]) for kind, state in stream.state.items())
     # On other devices, outputs without random numbers may differ in last bits, by the order of sums.
     exact = drawn or images.device.type == "cpu"
