@@ -33,7 +33,7 @@ from pipeline.training.schedule import Schedule
 from pipeline.training.selection import BestWeights, HoldOut, hold_out, margin_of
 from pipeline.training.step import TrainingBatch, refuse_masked
 from pipeline.training.teacher import Teacher
-from pipeline.training.trial import check_single_image, check_trainable
+from pipeline.training.trial import check_rounded_training, check_single_image, check_trainable
 from quant.stepped_training import RateControl
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ def check_training(
         got = f"tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
         raise OptionsError(f"epochs: got a network that returns a {got}; allowed: a tensor of floats, or epochs=0")
     check_trainable(copy_network(network), checked, "epochs=0")
+    if through_rounding:
+        check_rounded_training(copy_network(network), checked)
     labelled = images.labels is not None and are_logits(output)
     if images.labels is not None and output.ndim == 2 and not labelled:
         logger.warning("images: the labels are left out, because the network gives one value for each image")

@@ -22,6 +22,7 @@ from pipeline.training.selection import hold_out
 from pipeline.training.trial import (
     TRIAL_IMAGES,
     check_gradients,
+    check_rounded_training,
     check_single_image,
     check_trainable,
     settle_precision,
@@ -86,10 +87,11 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         OptionsError: The network cannot be trained, on batches of one image, in the precision of the options, or
             through the rounding; or it has no gradients for a target.
     """
-    if options.qat_epochs or (options.epochs and (options.target_mb or options.target_drop is not None)):
+    measures = bool(options.target_mb) or options.target_drop is not None
+    through_rounding = bool(options.qat_epochs or (options.epochs and measures))
+    if through_rounding:
         refuse_substituted(network)
     single, trains = _cause_of_single_images(options, data), _trains(options)
-    measures = bool(options.target_mb) or options.target_drop is not None
     if accelerator.precision == "no" and not trains and not measures:
         return
     images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
@@ -99,6 +101,8 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         check_single_image(model, images[:1], *single)
     if trains:
         check_trainable(model, images, "--epochs 0 with --weights of a file or builtin")
+        if through_rounding:
+            check_rounded_training(copy_network(network).to(accelerator.device), images)
         if options.distill and (options.epochs or options.qat_epochs):
             warn_of_mode(copy_network(network).to(accelerator.device), images, labelled=True)
     if measures:

@@ -16,6 +16,7 @@ from pipeline.models.layer_check import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.output_values import check_values
+from quant.other_weights import is_vector
 from quant.sensitivity import images_in_a_draw
 
 TRIAL_IMAGES: Final = 2
@@ -131,6 +132,29 @@ def _check_backward(network: nn.Module, images: Tensor, output: Any, allowed: st
     with _refusing(refusal), RandomStream(0, images.device).drawn_from(), torch.enable_grad():
         output.float().sum().backward()
         network(images.clone()).float().sum().backward()
+
+
+def check_rounded_training(network: nn.Module, images: Tensor) -> None:
+    """Check that the forward changes no weight in training mode: training through the rounding computes the weights.
+
+    Args:
+        network: A network that is not used afterwards.
+        images: See ``check_trainable``.
+
+    Raises:
+        OptionsError: It changes one, as where an average follows the other weights.
+    """
+    weights = {name: each for name, each in network.named_parameters() if not is_vector(each)}
+    before = {name: (each._version, each.detach().clone()) for name, each in weights.items()}
+    with RandomStream(0, images.device).drawn_from(), torch.enable_grad():
+        training(network)(images.clone())
+    for name, (version, values) in before.items():
+        if weights[name]._version != version or not torch.equal(weights[name].detach(), values):
+            raise OptionsError(
+                f"the forward of the network {type(network).__name__} changes its parameter {name!r} in training mode, "
+                "as an average that follows other weights, and cannot be trained through the rounding, which computes "
+                "the weights; allowed: a forward that changes no weight, or no training of rounded weights"
+            )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,13 @@ from torch import nn
 
 from pipeline.errors import OptionsError
 from pipeline.runtime.device import make_accelerator
-from pipeline.training.trial import check_gradients, check_single_image, check_trainable, settle_precision
+from pipeline.training.trial import (
+    check_gradients,
+    check_rounded_training,
+    check_single_image,
+    check_trainable,
+    settle_precision,
+)
 from tests.support.networks import tiny_network
 
 
@@ -218,3 +224,24 @@ def test_the_trial_is_a_step_with_gradients():
     place = accelerator()
     settle_precision(place, NeedsGradients(1), IMAGES, "auto")
     assert "small" in place.fallback
+
+
+class Momentum(nn.Module):
+    """An average of weights follows them in training mode."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.layer, self.average, self.where = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), where
+
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                getattr(self.average, self.where).lerp_(getattr(self.layer, self.where), 0.1)
+        return (self.layer(x) if self.training else self.average(x)).mean((2, 3))
+
+
+def test_weights_that_a_forward_changes_are_not_trained_through_the_rounding():
+    with pytest.raises(OptionsError, match=r"Momentum changes its parameter 'average.weight' in training mode"):
+        check_rounded_training(Momentum("weight"), IMAGES)
+    check_rounded_training(Momentum("bias"), IMAGES)
+    check_rounded_training(tiny_network(), IMAGES)
