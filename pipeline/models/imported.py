@@ -74,6 +74,8 @@ def reference(name: str) -> Reference:
         ) from error
     if not is_file:
         raise OptionsError(f"the model {name!r} could not be imported: there is no file {file}; allowed: {FORMS}")
+    if ".." in file.parts:  # no name of a package
+        file = file.parent.resolve() / file.name
     words, folder = [file.stem], file.parent
     while (folder / "__init__.py").is_file():
         words, folder = [folder.name, *words], folder.parent

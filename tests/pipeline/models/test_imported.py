@@ -62,7 +62,7 @@ def test_a_file_in_another_folder(own, tmp_path_factory, monkeypatch):
     assert import_folder(name) == own / "sub"
 
 
-def test_a_file_in_a_package_is_a_part_of_it(own):
+def test_a_file_in_a_package_is_a_part_of_it(own, monkeypatch):
     package = own / "sub" / "imported_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -70,6 +70,9 @@ def test_a_file_in_a_package_is_a_part_of_it(own):
     (package / "nets.py").write_text("from .parts import nn\nclass Net(nn.Identity): pass\n")
     assert type(build_model("sub/imported_package/nets.py:Net", 5)).__module__ == "imported_package.nets"
     assert import_folder("sub/imported_package/nets.py:Net") == own / "sub"
+    (package / "scripts").mkdir()
+    monkeypatch.chdir(package / "scripts")
+    assert type(build_model("../nets.py:Net", 5)).__module__ == "imported_package.nets"
 
 
 def test_two_files_of_one_name(own):
