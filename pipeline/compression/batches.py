@@ -43,7 +43,7 @@ def labelled_batches(
         DataError: A batch is of another kind, or the source raises an error.
     """
     for item in _items(source, stream):
-        item = _pair(item) if isinstance(item, Mapping) else item
+        item = dict_entries(item) if isinstance(item, Mapping) else item
         images, *others = item if isinstance(item, list | tuple) and item else [item]
         images = as_tensor(images)
         if not isinstance(images, Tensor):
@@ -84,7 +84,7 @@ def as_labels(value: Any) -> Any:
     return torch.tensor([int(each) for each in values]) if whole else as_tensor(value)
 
 
-def _pair(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+def dict_entries(batch: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the images of a dict, its only floats of three axes or more, and what may be its labels.
 
     Labels are the entry with one of ``_LABEL_NAMES``, or else the only integers, (N,) or (N, 1). If there is no such

@@ -69,9 +69,9 @@ def compress(
     Args:
         network: Any trained network in float32, also of a class that only the caller has. The fit and the rounding take
             any output. Training and targets take one tensor of the output; see ``output``.
-        images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair of such a tensor and
-            labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor, a tuple or a dict.
-            NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
+        images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair or a dict of such a
+            tensor and labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor, a tuple
+            or a dict. NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
             ``calibration_size`` images.
         config: Terms kept per axis: text with one order for each stage, as on the command line (``"6,3,3,2,2"``); a
             list of orders; one order for all stages; ``"dense"`` for no series; or ``"auto"``, the default with

@@ -1,6 +1,6 @@
 """Read the caller's images: tensors, loaders, data sets and any other iterable of batches."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias, cast
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline.compression.batches import ALLOWED, as_labels, as_tensor, labelled_batches
+from pipeline.compression.batches import ALLOWED, as_labels, as_tensor, dict_entries, labelled_batches
 from pipeline.compression.checks import check_finite_images, shapes_error
 from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages, images_at_once, seeded
@@ -18,7 +18,8 @@ from pipeline.errors import DataError
 from pipeline.runtime.randomness import RandomStream
 
 Images: TypeAlias = Tensor | tuple[Tensor, Tensor] | Iterable[Any]
-"""A tensor, (N, C, H, W); a pair of it and labels, (N,); a data set; or an iterable of batches, with or without labels.
+"""A tensor, (N, C, H, W); a pair or a dict of it and labels, (N,); a data set; or an iterable of batches, with or
+without labels.
 """
 
 MOST_COUNTED: Final = 1_000_000
@@ -58,7 +59,7 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     Raises:
         DataError: The source is empty or of another kind, or its images are not finite floats of one shape.
     """
-    source: Any = as_tensor(images)
+    source: Any = dict_entries(images) if isinstance(images, Mapping) else as_tensor(images)
     if type(source) in (list, tuple):
         source = type(source)(map(as_tensor, source))
     whole = _whole(source, train)
@@ -93,7 +94,7 @@ def _is_beside(images: Tensor, other: object) -> bool:
     """Return True for a tensor of labels, or of targets such as masks, and False for a second batch of images."""
     if not isinstance(other, Tensor):
         return False
-    return other.ndim != 4 or (len(other) == len(images) and other.shape[1] != images.shape[1])
+    return other.ndim != 4 or (images.ndim == 4 and len(other) == len(images) and other.shape[1] != images.shape[1])
 
 
 def _is_map_style(source: Any) -> bool:

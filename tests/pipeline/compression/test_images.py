@@ -83,6 +83,7 @@ SOURCES = {
     "list with masks": lambda: [X, X[:, :1].repeat(1, 5, 1, 1)],
     "tuple of batches": lambda: X.split(16),
     "pair with a list": lambda: (X, Y.tolist()),
+    "dict": lambda: {"images": X, "labels": Y},
     "pairs with tuples": lambda: [(x, tuple(y.tolist())) for x, y in zip(X.split(16), Y.split(16), strict=True)],
     "generator of arrays": lambda: ((x.numpy(), y.numpy()) for x, y in zip(X.split(16), Y.split(16), strict=True)),
     "loader of dicts": lambda: DataLoader(Fields(), 16),
@@ -100,7 +101,7 @@ def test_every_source_gives_the_same_images(name):
     assert torch.equal(found.calibration, X)
     assert found.calibration.dtype == torch.float32
     labelled = name in (
-        *("pair", "list of pairs", "loader", "loader of a stream"),
+        *("pair", "dict", "list of pairs", "loader", "loader of a stream"),
         *("pair of arrays", "generator of arrays", "loader of dicts", "pair with a list", "pairs with tuples"),
         "dicts with numbers",
     )
@@ -199,10 +200,12 @@ def test_a_source_that_is_empty_when_it_is_read_again_is_named():
         (iter([]), "without a batch"),
         (X[:0], r"\(0, 1, 10, 10\)"),
         (X.numpy().astype("U"), "a batch of type ndarray"),
-        ({"image": X}, "str"),
+        ({"image": X, "mask": X}, "dict with the entries image, mask"),
+        ({"train": [X]}, "dict with the entries train"),
         ([{"image": X, "mask": X}], "dict with the entries image, mask"),
         ((X * 255).to(torch.uint8), "uint8"),
         (X.flatten(1), r"\(48, 100\)"),
+        ((Y, X), r"int64 of the shape \(48,\)"),
         (torch.full_like(X, float("nan")), "not finite"),
         ([X, images(4, side=12)], "one shape"),
         ((X, X[:, :, ::2]), "one shape"),
