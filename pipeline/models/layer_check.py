@@ -197,6 +197,7 @@ class _Calls:
         """Run a network and note the calls of its layers."""
         found, parts = cls(), set[str]()
         weights = {name: _weight(model.get_submodule(name)) for name in names}
+        geometries = {name: _geometry(model.get_submodule(name)) for name in weights}
 
         def on_call(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
             axes = 2 if isinstance(module, nn.Linear) else 4
@@ -207,6 +208,8 @@ class _Calls:
                 found.reasons[name] = "it is called with no image"
             elif not _is_weight(weights[name], module):
                 found.reasons[name] = SUBSTITUTED
+            elif _geometry(module) != geometries[name]:
+                found.reasons[name] = "its stride, padding or dilation is another one while it runs"
             elif len(inputs[0]) == 1 < len(images):
                 parts.add(name)
 
@@ -243,6 +246,13 @@ def _routed(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str,
             except Exception:  # a network for which these values are out of range
                 return {}
     return {name: "it runs on some of the images alone" for name, counts in rows.items() if len(set(counts)) > 1}
+
+
+def _geometry(layer: nn.Module) -> tuple[Any, ...]:
+    """Return the attributes of a convolution with which samples of its inputs are taken; nothing of other layers."""
+    if not isinstance(layer, nn.Conv2d):
+        return ()
+    return layer.stride, layer.padding, layer.padding_mode, layer.dilation, layer.groups
 
 
 def _weight(layer: nn.Module) -> Tensor | None:

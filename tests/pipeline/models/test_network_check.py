@@ -113,6 +113,17 @@ class TiedBias(Base):
         self.conv2.bias = self.conv1.bias
 
 
+class TwoDilations(Base):
+    """One layer runs at two dilations, which its attributes show only while it runs."""
+
+    def features(self, x):
+        x = self.conv1(x)
+        self.conv2.dilation = self.conv2.padding = (2, 2)
+        far = self.conv2(x)
+        self.conv2.dilation = self.conv2.padding = (1, 1)
+        return self.norm(far + self.conv2(x))
+
+
 @pytest.mark.parametrize(
     ("make", "names"),
     [
@@ -127,6 +138,7 @@ class TiedBias(Base):
         (ListedByHook, {"conv1"}),
         (OneByOne, {"conv1", "conv2"}),
         (TiedBias, {"conv1", "conv2"}),
+        (TwoDilations, {"conv2"}),
     ],
 )
 def test_layers_that_cannot_be_replaced_are_kept_with_a_reason(make, names):
