@@ -1,5 +1,7 @@
 """Find tensors that a network computes from its parameters once and keeps."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -9,6 +11,8 @@ from pipeline.models.outputs import same_outputs
 from pipeline.models.preparation import plain_copy
 from pipeline.models.registration import OWN, outputs_of
 
+_ABSENT = object()
+
 
 @torch.no_grad()
 def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
@@ -16,8 +20,8 @@ def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
 
     A forward may keep what it computes from a weight, such as normalized prototypes, in a plain attribute, and use it
     again in later passes. The compressed network would then compute with the original's weights. In a copy with other
-    parameters, each attribute with tensors is emptied. If the forward fills it again, and the outputs are others, it
-    stood for the old parameters.
+    parameters, each attribute with tensors is emptied or removed, and so is each ``functools.cached_property``. If the
+    forward fills it again, and the outputs are others, it stood for the old parameters.
 
     Args:
         model: The network, which has run in evaluation mode.
@@ -31,6 +35,7 @@ def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
         for path, module in model.named_modules()
         for attribute in sorted(vars(module).keys() - OWN)
         if _holds_tensors(vars(module)[attribute])
+        or isinstance(getattr(type(module), attribute, None), cached_property)
     ]
     if not kept:
         return
@@ -53,17 +58,23 @@ def refuse_kept_results(model: nn.Module, images: Tensor) -> None:
 
 
 def _same_without(trial: nn.Module, module: nn.Module, attribute: str, images: Tensor, expected: Tensor) -> bool:
-    """Return False if a forward fills the emptied attribute again and gives other outputs."""
+    """Return False if a forward fills the emptied or absent attribute again and gives other outputs.
+
+    ``functools.cached_property`` and forwards that use ``hasattr`` compute the value where the attribute is absent.
+    """
     value = vars(module)[attribute]
-    for empty in (None, *([type(value)()] if type(value) in (dict, list) else [])):
+    for empty in (None, *([type(value)()] if type(value) in (dict, list) else []), _ABSENT):
         vars(module)[attribute] = empty
+        if empty is _ABSENT:
+            del vars(module)[attribute]
         try:
             found = outputs_of(trial, images)
         except Exception:  # a constant of the forward, which code of users needs
             continue
         finally:
-            filled, vars(module)[attribute] = vars(module)[attribute], value
-        return not _holds_tensors(filled) or same_outputs(found, expected)
+            filled, vars(module)[attribute] = vars(module).get(attribute), value
+        is_filled = filled is not None if empty is _ABSENT else _holds_tensors(filled)
+        return not is_filled or same_outputs(found, expected)
     return True
 
 

@@ -3,6 +3,7 @@
 import itertools
 import weakref
 from contextlib import nullcontext
+from functools import cached_property
 
 import pytest
 import torch
@@ -158,6 +159,22 @@ class Prototypes(Base):
         return functional.linear(self.features(x).mean((2, 3)), self.kept["directions"])
 
 
+class CachedProperty(Base):
+    @cached_property
+    def scale(self):
+        return self.fc.weight.detach().norm().item()
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class CachedAttribute(Base):
+    def forward(self, x):
+        if not hasattr(self, "scale"):
+            self.scale = self.fc.weight.detach().norm()
+        return super().forward(x) * self.scale
+
+
 class Expanded(Base):
     def __init__(self):
         super().__init__()
@@ -209,6 +226,8 @@ class Ensemble(Base):
         (Ensemble, r"^the network Ensemble returns .*\(3, 4, 4\) for 4 images.*first axis.*transpose\(0, 1\)"),
         (LateLayer, r"built again.*'late\.\w+'.*builder that makes all layers"),
         (Prototypes, "'kept'.*from its parameters"),
+        (CachedProperty, "'scale'.*from its parameters"),
+        (CachedAttribute, "'scale'.*from its parameters"),
         (Expanded, r"'conv2\.weight'.*expanded"),
         (ClosureHook, "a copy"),
         (ScalarFirst, r"--output.*\(\).*row for each image"),
