@@ -1,4 +1,4 @@
-"""Find tensors of a network that no file holds: in plain attributes, and buffers that are not persistent."""
+"""Find values of a network that no file holds: in plain attributes, and buffers that are not persistent."""
 
 from collections.abc import Callable, Iterator, Set
 from typing import cast
@@ -13,11 +13,11 @@ from pipeline.models.registration import OWN
 
 
 def changing_tensor(model: nn.Module, build: Callable[[], nn.Module]) -> str | None:
-    """Return the name of a tensor that no file holds and that differs each time the network is built.
+    """Return the name of a value that no file holds and that differs each time the network is built.
 
     Args:
         model: The network as it was built.
-        build: Builds it again with other random numbers. It is called only if the network has such tensors.
+        build: Builds it again with other random numbers. It is called only if the network has such values.
 
     Returns:
         The first name; None if there is none.
@@ -32,6 +32,8 @@ def changing_tensor(model: nn.Module, build: Callable[[], nn.Module]) -> str | N
 def _unstored(model: nn.Module) -> Iterator[tuple[tuple[str, int], Tensor | np.ndarray]]:
     """Yield name, place in the value of that name, and value, for tensors and arrays outside the state dict.
 
+    A list of numbers counts as an array, for example an order of channels, but not in a module of torch.
+
     Values that a network computes from its parameters, as old weight normalization does, and views of them are left
     out.
     """
@@ -40,13 +42,18 @@ def _unstored(model: nn.Module) -> Iterator[tuple[tuple[str, int], Tensor | np.n
     memory = {tensor.untyped_storage().data_ptr() for tensor in filter(_is_comparable, stored)}
     values: dict[str, object] = {name: buffer for name, buffer in buffers.items() if name not in in_state}
     for path, module in model.named_modules():
-        values |= {
-            ".".join(filter(None, (path, name))): value for name, value in vars(module).items() if name not in OWN
-        }
+        own = {name: value for name, value in vars(module).items() if name not in OWN}
+        if not type(module).__module__.startswith("torch."):
+            own = {name: np.array(value) if _is_list_of_numbers(value) else value for name, value in own.items()}
+        values |= {".".join(filter(None, (path, name))): value for name, value in own.items()}
     for name, value in values.items():
         for place, leaf in enumerate(tree_leaves(value)):
             if _is_comparable(leaf) and not _is_computed(leaf, memory):
                 yield (name, place), leaf
+
+
+def _is_list_of_numbers(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(type(each) in (int, float) for each in value)
 
 
 def _is_computed(value: Tensor | np.ndarray, memory: Set[int]) -> bool:

@@ -1,6 +1,7 @@
 """Tensors that no file holds: a network that draws them is named in a warning, in a run and by ``load``."""
 
 import logging
+import random
 
 import numpy as np
 import pytest
@@ -39,6 +40,15 @@ class InArray(Masked):
         return np.random.rand(8, 1, 1)
 
 
+class InNumbers(Masked):
+    def drawn(self):
+        return random.sample(range(8), 8)
+
+    def features(self, x):
+        x = self.stem(x).relu()[:, self.mask]
+        return self.last(x + self.block(x)).relu()
+
+
 class NotPersistent(Net):
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +81,7 @@ class Fixed(Masked):
     [
         (Masked, "mask"),
         (InArray, "mask"),
+        (InNumbers, "mask"),
         (InList, "masks"),
         (NotPersistent, "mask"),
         (Odd, "mask"),
@@ -93,7 +104,9 @@ def test_a_network_without_such_tensors_is_built_once():
     assert changing_tensor(Net(), lambda: pytest.fail("built again")) is None
 
 
-@pytest.mark.parametrize(("kind", "warned"), [(Masked, True), (InArray, True), (Fixed, False), (Net, False)])
+@pytest.mark.parametrize(
+    ("kind", "warned"), [(Masked, True), (InArray, True), (InNumbers, True), (Fixed, False), (Net, False)]
+)
 def test_load_warns_of_values_that_the_file_does_not_hold(kind, warned, tmp_path, caplog):
     """The outputs were others, without a word."""
     network = kind().eval()
