@@ -130,6 +130,11 @@ def load_parts(
             network = architecture(header, record, allow_import=allow_import)
         else:
             network = without_wrappers(network)
+            if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+                raise OptionsError(
+                    f"load: network {type(network).__name__} is on the meta device, which holds no values; allowed: a "
+                    "network on another device"
+                )
             initialize_lazy_modules(network, _blank_image(header))
             fold_parametrizations(network)
         return build_network(record, network), record, identity_of(header)

@@ -235,6 +235,7 @@ def saved(tmp_path):
         (3, "of type int"),
         (lambda: 3, "returned a int"),
         (lambda count: Net(count), "TypeError"),
+        (lambda: Net().to("meta"), "Net is on the meta device"),
     ],
 )
 def test_loading_needs_the_callers_network(saved, network, words):
