@@ -51,7 +51,7 @@ class Keys:
         """Return ``value``.
 
         Raises:
-            ValueError: If a key is missing or does not match the pattern.
+            ValueError: A key is missing or does not match the pattern.
         """
         if missing := [key for key in self.required if key not in value]:
             raise ValueError(f"keys: {missing[0]} is missing; allowed: {', '.join(self.required)}, and others")

@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
         ``path``.
 
     Raises:
-        OSError: If the file cannot be written; the old file is then unchanged.
+        OSError: The file cannot be written; the old file is then unchanged.
     """
     content = data.encode() if isinstance(data, str) else data
     if path.is_dir():

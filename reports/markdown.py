@@ -29,7 +29,7 @@ def render(report: Report) -> str:
         The text of report.md, ending in one newline. It shows the plots of ``plot_names`` from the folder ``plots/``.
 
     Raises:
-        ValueError: If the report has no baseline, because its run failed.
+        ValueError: The report has no baseline, because its run failed.
     """
     warnings = [f"> **Warning:** {escape(warning)}." for warning in baseline(report).warnings]
     parts = [f"# {escape(title(report))}", *warnings, escape(summarise(report))]

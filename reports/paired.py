@@ -14,7 +14,7 @@ def mcnemar(lost: int, gained: int) -> float:
         gained: Number of images that only the second network classifies correctly.
 
     Raises:
-        ValueError: If a number is negative.
+        ValueError: A number is negative.
     """
     if min(lost, gained) < 0:
         raise ValueError(f"mcnemar: got {lost} lost and {gained} gained images; allowed: 0 or more")

@@ -59,7 +59,7 @@ def baseline(report: Report) -> Baseline:
     """Return the uncompressed network of a report.
 
     Raises:
-        ValueError: If the report has none, because its run failed.
+        ValueError: The report has none, because its run failed.
     """
     if report.baseline is None:
         raise ValueError(f"baseline: got a report with status {report.status}; allowed: a report with a baseline")

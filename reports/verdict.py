@@ -96,7 +96,7 @@ def wilson(top1: float, images: int, z: float = Z_95) -> tuple[float, float]:
         The lower and the upper end, in percent.
 
     Raises:
-        ValueError: If ``images`` is not positive, or ``top1`` is not between 0 and 100.
+        ValueError: ``images`` is not positive, or ``top1`` is not between 0 and 100.
     """
     if images < 1 or not 0 <= top1 <= 100:
         raise ValueError(f"wilson: got top1 {top1} on {images} images; allowed: 0 to 100 percent of 1 or more images")

@@ -24,7 +24,7 @@ def write_report(report: Report, folder: Path) -> Path:
         The path of report.md.
 
     Raises:
-        OSError: If a file cannot be written.
+        OSError: A file cannot be written.
     """
     content = json.dumps(report.model_dump(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_plots(report, folder / PLOTS)

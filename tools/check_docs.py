@@ -133,7 +133,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
     """Split a line at ``&&``, ``|`` and ``;``. Drop comments, redirections and leading ``NAME=value`` words.
 
     Raises:
-        ValueError: If a quotation is not closed.
+        ValueError: A quotation is not closed.
     """
     without_descriptors = re.sub(r"(?<=\s)\d(?=>)", "", line)  # the 2 of `2>&1` is no argument
     lexer = shlex.shlex(without_descriptors, posix=True, punctuation_chars=True)

@@ -83,7 +83,7 @@ def rewrite(document: str, sections: list[str]) -> str:
     """Return the document with the sections between its markers.
 
     Raises:
-        ValueError: If the document does not have each marker exactly once.
+        ValueError: The document does not have each marker exactly once.
     """
     if document.count(START) != 1 or document.count(END) != 1:
         raise ValueError(f"the document must have the lines {START} and {END} once each")

@@ -34,7 +34,7 @@ def load_cifar(folder: Path) -> Dataset:
         The data set ``cifar10`` or ``cifar100``: 50,000 training and 10,000 test images of 32x32 pixels.
 
     Raises:
-        DataError: If a file is missing or differs from the published one.
+        DataError: A file is missing or differs from the published one.
         OSError: A file cannot be opened or read.
     """
     from torchvision.datasets import CIFAR10, CIFAR100  # imported here, because that takes as long as importing torch

@@ -100,7 +100,7 @@ class Images(Protocol):
             Pairs of normalized images, float32 (N, C, H, W) in channels_last, and labels, int64 (N,).
 
         Raises:
-            OptionsError: If the batch size is below 1, or if ``augment`` comes without a seed.
+            OptionsError: The batch size is below 1, or ``augment`` comes without a seed.
         """
 
 
@@ -201,7 +201,7 @@ def batch_indices(count: int, batch_size: int, generator: torch.Generator | None
         int64 indices, one tensor per batch.
 
     Raises:
-        OptionsError: If the batch size is below 1, or if ``augment`` comes without a generator.
+        OptionsError: The batch size is below 1, or ``augment`` comes without a generator.
     """
     if batch_size < 1:
         raise OptionsError(f"a batch needs 1 image or more, got a batch size of {batch_size}")
@@ -240,7 +240,7 @@ def check_limit(count: int) -> int:
     """Return ``count``, a number of images to keep.
 
     Raises:
-        OptionsError: If it is below 1.
+        OptionsError: The limit is below 1.
     """
     if count < 1:
         raise OptionsError(f"a limit on the number of images must be 1 or more, got {count}")

@@ -77,8 +77,8 @@ def load_folder(
         The data set, named after the folder.
 
     Raises:
-        DataError: If the class folders of the splits differ, if fewer than two classes of a split have images (one
-            for ``test_only``), or if an image is damaged.
+        DataError: The class folders of the splits differ, fewer than two classes of a split have images (one for
+            ``test_only``), or an image is damaged.
     """
     test_folder, *others = _halves(root, TEST)
     halves = (*_halves(root, TRAIN)[:1], test_folder)

@@ -66,7 +66,7 @@ def class_folders(split: Path, least: int = 2) -> dict[str, list[Path]]:
         Name of the class in NFC -> its folders.
 
     Raises:
-        DataError: If there are fewer than ``least`` classes, or if a link, which may be one to a class, leads nowhere.
+        DataError: There are fewer than ``least`` classes, or a link, which may be one to a class, leads nowhere.
     """
     found: dict[str, list[Path]] = {}
     for folder in sorted(entry for entry in split.iterdir() if not entry.name.startswith(_NO_CLASS)):
@@ -93,7 +93,7 @@ def list_files(classes: Sequence[Sequence[Path]], least: int = 2) -> tuple[Image
         count.
 
     Raises:
-        DataError: If fewer than ``least`` classes have images.
+        DataError: Fewer than ``least`` classes have images.
     """
     files = [
         (path, label) for label, folders in enumerate(classes) for folder in folders for path in _files_below(folder)
@@ -119,8 +119,8 @@ def decode(path: str) -> Image.Image:
     divided by 257. Of colours of 16 bits, the high byte is kept.
 
     Raises:
-        DataError: If the file is not a complete image, if its values are floats or integers of 32 bits, or if it is a
-            TIFF file that Pillow misreads.
+        DataError: The file is not a complete image, its values are floats or integers of 32 bits, or it is a TIFF file
+            that Pillow misreads.
     """
     try:
         with Image.open(path) as image:
@@ -136,7 +136,7 @@ def header_size(path: str) -> tuple[int, int]:
     """Read an image's height and width in pixels from its header alone, as ``decode`` returns them.
 
     Raises:
-        DataError: If the file is not an image, or if its values are floats.
+        DataError: The file is not an image, or its values are floats.
     """
     try:
         with Image.open(path) as image:

@@ -46,8 +46,8 @@ def load_batches(
         Images, uint8 (N, H, W, 3), and labels, int64 (N,).
 
     Raises:
-        DataError: If an image is damaged.
-        LostProcessError: If a worker ended, or no batch came within ``patience``.
+        DataError: An image is damaged.
+        LostProcessError: A worker ended, or no batch came within ``patience``.
     """
     count = min(workers, len(batches))
     reason = why_not_shared(count, len(batches), batch_bytes, shared_memory) if count else ""

@@ -88,7 +88,7 @@ class MemorySplit:
         """Return the first ``count`` images, or all if there are fewer.
 
         Raises:
-            OptionsError: If ``count`` is below 1.
+            OptionsError: ``count`` is below 1.
         """
         return self.part(0, check_limit(count))
 

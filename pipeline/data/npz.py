@@ -48,8 +48,8 @@ def load_npz(path: Path, classes: int | None = None, *, test_only: bool = False)
         The data set, named after the file.
 
     Raises:
-        DataError: If the file is damaged or incomplete, or if an array has the wrong dtype, shape or values.
-        OSError: If the file cannot be opened or read.
+        DataError: The file is damaged or incomplete, or an array has the wrong dtype, shape or values.
+        OSError: The file cannot be opened or read.
     """
     shown = readable(path)
     arrays = _read(path, shown)

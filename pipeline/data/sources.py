@@ -53,8 +53,8 @@ def load_dataset(
         The data set; the digests of its halves cover the kept images only.
 
     Raises:
-        OptionsError: If a limit is below 1 or ``workers`` is negative.
-        DataError: If the source is missing, damaged, of an unknown kind or an address of another machine.
+        OptionsError: A limit is below 1 or ``workers`` is negative.
+        DataError: The source is missing, damaged, of an unknown kind or an address of another machine.
     """
     check_local("--data", source)
     for limit in (limit_train, limit_test):

@@ -61,7 +61,7 @@ class FolderSplit:
         """Iterate once over the images; see ``Split.batches``.
 
         Raises:
-            DataError: If a file is damaged; the message contains its path.
+            DataError: A file is damaged; the message contains its path.
         """
         generator = None if seed is None else seeded(seed)
         batches = [
@@ -86,7 +86,7 @@ class FolderSplit:
         """Return the first ``count`` images, or all if there are fewer.
 
         Raises:
-            OptionsError: If ``count`` is below 1.
+            OptionsError: ``count`` is below 1.
         """
         return self.part(0, check_limit(count))
 
@@ -102,7 +102,7 @@ class FolderSplit:
         """Draw ``count`` images; see ``Split.sample``.
 
         Raises:
-            DataError: If a file is damaged; the message contains its path.
+            DataError: A file is damaged; the message contains its path.
         """
         order = torch.randperm(len(self), generator=seeded(seed))[: check_limit(count)]
         batches = [index.tolist() for index in order[share.of(len(order))].split(64)]

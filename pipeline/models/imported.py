@@ -50,8 +50,8 @@ def reference(name: str) -> Reference:
             file in a package, whose folder has an ``__init__.py``, is imported as a part of the package.
 
     Raises:
-        OptionsError: If the module or the callable is missing in the name, if the file does not exist, or if the name
-            is an address.
+        OptionsError: The module or the callable is missing in the name, the file does not exist, or the name is an
+            address.
     """
     if is_address(name):
         raise OptionsError(
@@ -95,7 +95,7 @@ def import_model(name: str, classes: int) -> nn.Module:
         The network that the callable returns.
 
     Raises:
-        OptionsError: If the module cannot be imported, the callable is missing or fails, or it returns something else.
+        OptionsError: The module cannot be imported, the callable is missing or fails, or it returns something else.
     """
     place = reference(name)
     with _first_on_path(place.folder), hidden_for(place.folder), _recorded(), restored_settings():

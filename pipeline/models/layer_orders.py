@@ -52,8 +52,8 @@ def plan_layers(model: nn.Module, config: Config, model_name: str | None = None)
         convolution.
 
     Raises:
-        OptionsError: If the number of orders or blocks does not fit the network, if an order exceeds its kernel, or
-            if the network has no spatial convolution and the config is neither ``dense`` nor ``auto``.
+        OptionsError: The number of orders or blocks does not fit the network, an order exceeds its kernel, or the
+            network has no spatial convolution and the config is neither ``dense`` nor ``auto``.
     """
     orders = _orders(model, config, model_name or type(model).__name__)
     for name in orders.keys() - compressible_convolutions(model).keys():

@@ -40,7 +40,7 @@ def build_model(name: str, classes: int, *, allow_import: bool = True) -> nn.Mod
         The network, in training mode.
 
     Raises:
-        OptionsError: If the name is unknown, or if ``module:callable`` fails or is not allowed.
+        OptionsError: The name is unknown, or ``module:callable`` fails or is not allowed.
     """
     if name.startswith(timm_models.PREFIX):
         return timm_models.build(name, classes)
@@ -105,7 +105,7 @@ def builder_of(name: str, classes: int) -> tuple[str, dict[str, bool | int]]:
         the callable that the name refers to; it gets ``num_classes`` if its signature accepts it.
 
     Raises:
-        OptionsError: If the name is unknown.
+        OptionsError: The name is unknown.
     """
     if name.startswith(timm_models.PREFIX):
         return "timm", {"num_classes": classes}
@@ -137,10 +137,10 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], c
         channels: Number of channels of the images.
 
     Raises:
-        OptionsError: If the network rejects the shape (1, channels, height, width): by an assertion, or by a
+        OptionsError: The network rejects the shape (1, channels, height, width): by an assertion, or by a
             ``RuntimeError`` or ``ValueError`` about shapes. Every other exception, such as out of memory, is raised
             unchanged.
-        DataError: If the output is not a tensor of shape (1, classes).
+        DataError: The output is not a tensor of shape (1, classes).
     """
     height, width = image_size
     try:

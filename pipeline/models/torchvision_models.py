@@ -49,7 +49,7 @@ def build(name: str, classes: int) -> nn.Module:
         The network, in training mode.
 
     Raises:
-        ValueError: If torchvision has no such network.
+        ValueError: torchvision has no such network.
     """
     create = partial(_zoo().get_model, name, weights=None, num_classes=classes, **arguments(name))
     device = torch.get_default_device()
@@ -110,8 +110,8 @@ def download_weights(name: str, classes: int, weights_name: str) -> dict[str, Te
         The state dict as torchvision publishes it.
 
     Raises:
-        OptionsError: If torchvision has no such weights.
-        DataError: If the weights have another number of classes or cannot be downloaded.
+        OptionsError: torchvision has no such weights.
+        DataError: The weights have another number of classes or cannot be downloaded.
     """
     weights = _fitting(name, classes, weights_name)
     try:
@@ -137,8 +137,8 @@ def missing_download(name: str, classes: int, weights_name: str) -> str:
         weights_name: A member of the network's weights.
 
     Raises:
-        OptionsError: If torchvision has no such weights.
-        DataError: If the weights have another number of classes.
+        OptionsError: torchvision has no such weights.
+        DataError: The weights have another number of classes.
     """
     weights = _fitting(name, classes, weights_name)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name

@@ -52,8 +52,8 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> Loaded
         key: Path of the weights in the file, such as ``model_ema`` or ``state_dict.student``; None finds them.
 
     Raises:
-        DataError: If the file is missing, damaged or without weights in float, if it has no such key, or if names,
-            shapes, dtypes or values do not fit the network. The network is then unchanged.
+        DataError: The file is missing, damaged or without weights in float, it has no such key, or names, shapes,
+            dtypes or values do not fit the network. The network is then unchanged.
     """
     source = f"the checkpoint {path}"
     read = read_checkpoint(path)
@@ -85,8 +85,8 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
         The network, in training mode.
 
     Raises:
-        OptionsError: If torchvision has no such network or weights.
-        DataError: If the class counts differ, or if the download fails.
+        OptionsError: torchvision has no such network or weights.
+        DataError: The class counts differ, or the download fails.
     """
     state = download_weights(model_name, classes, weights_name)
     model = build_model(model_name, classes)

@@ -33,7 +33,7 @@ def render_page(report: Report) -> str:
         The text of report.html. Equal reports have equal pages.
 
     Raises:
-        ValueError: If the report has no baseline, because its run failed.
+        ValueError: The report has no baseline, because its run failed.
     """
     script, found = _resource("page.js"), sections.sections(report, "html")
     page: str = _template().render(

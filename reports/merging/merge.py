@@ -34,7 +34,7 @@ def merge(runs: Mapping[str, Source], command: str) -> Report:
         rewrites them.
 
     Raises:
-        MergeError: If the runs are not of one network and one data set.
+        MergeError: The runs are not of one network and one data set.
     """
     if difference := baseline_difference(runs):
         raise MergeError(f"{difference}; allowed: runs of one network and one data set, whose seeds may differ")

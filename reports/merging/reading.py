@@ -51,7 +51,7 @@ def read_report(place: Path) -> Report:
         place: The output folder of a run, or the report.json in it.
 
     Raises:
-        ReportError: If the report is missing or damaged, or its run failed.
+        ReportError: The report is missing or damaged, or its run failed.
     """
     file = report_file(place)
     with suppress(OSError):  # the file in it cannot be read either, and its error is named

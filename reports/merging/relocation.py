@@ -30,7 +30,7 @@ def relocated(report: Report, runs: Mapping[str, Source], place: Place, folder: 
         folder: The other folder.
 
     Raises:
-        ReportError: If ``place`` cannot locate a file.
+        ReportError: ``place`` cannot locate a file.
     """
     first = next(iter(runs.values()))
     sources = report.sources and [
@@ -86,7 +86,7 @@ class Copied:
         """Copy the file.
 
         Raises:
-            ReportError: If the file is missing, or its SHA-256 differs from the report's.
+            ReportError: The file is missing, or its SHA-256 differs from the report's.
         """
         if file is None:
             return None

@@ -38,7 +38,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
         The written files, in the order of report.md.
 
     Raises:
-        OSError: If a file cannot be written.
+        OSError: A file cannot be written.
     """
     names = plot_names(report)
     for name in _drawers():

@@ -24,7 +24,7 @@ def kernel_figure(report: Report) -> "Figure":
     """Draw heat maps of the original filter and its fits on one colour scale that is white at zero.
 
     Raises:
-        ValueError: If the report has no kernels.
+        ValueError: The report has no kernels.
     """
     data = report.kernels
     if data is None:

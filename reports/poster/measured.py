@@ -83,7 +83,7 @@ def measurements(sources: Sequence[Source]) -> list[Measurement]:
         sources: Runs for which ``unused_reason`` is None.
 
     Raises:
-        PosterError: If two runs with equal settings differ in a figure.
+        PosterError: Two runs with equal settings differ in a figure.
     """
     found: dict[tuple[object, ...], Measurement] = {}
     for source, settings in zip(sources, _differing(sources), strict=True):

@@ -35,7 +35,7 @@ def poster_page(sources: Sequence[Source]) -> str:
         sources: Runs for which ``reports.poster.measured.unused_reason`` is None; all cells are empty without any.
 
     Raises:
-        PosterError: If two runs with equal settings differ in a figure.
+        PosterError: Two runs with equal settings differ in a figure.
     """
     found, commands = measurements(sources), Commands()
     parts = ["# The poster's tables, printed and measured", _INTRODUCTION, "## CIFAR-10"]
