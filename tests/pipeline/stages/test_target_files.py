@@ -103,6 +103,15 @@ def test_a_second_target_reads_the_stored_measurement(setting, monkeypatch):
     assert setting.compress(first).target_met
 
 
+def test_the_accepted_sizes_are_in_the_keys_of_training_and_file(setting, monkeypatch):
+    """Both depend on the rounding, which ends with the first file of an accepted size."""
+    target, compressor = Target(megabytes=setting.size(0.5)), setting.compressor()
+    before = compressor.training(target.bytes).stage.key, compressor.compression(target).key
+    monkeypatch.setattr("pipeline.stages.target.SMALLEST_SHARE", 0.9)
+    after = compressor.training(target.bytes).stage.key, compressor.compression(target).key
+    assert not {*before} & {*after}
+
+
 def test_a_trained_row_fits_its_target(here, tmp_path):
     setting = setting_of(tmp_path / "store", epochs=20, lr=0.01)
     target = Target(megabytes=setting.size(0.5))
