@@ -27,7 +27,6 @@ LIBRARIES = (
 )
 CPUINFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[2]
-_GIT_SECONDS = 2.0
 
 
 def library_versions() -> dict[str, str]:
@@ -44,23 +43,22 @@ def package_version(name: str = "seriesquant") -> str:
         return "not installed"
 
 
-def git_commit(root: Path = _ROOT) -> str | None:
+def git_commit(root: Path = _ROOT, patience: float = 2.0) -> str | None:
     """Return the commit of this code's checkout, with the suffix ``-dirty`` if tracked files differ from it.
 
     Args:
         root: The folder that holds the packages.
+        patience: Longest wait for git, in seconds.
 
     Returns:
-        None for an installed package, which is no checkout, or if git is missing or fails.
+        None for an installed package, which is no checkout, or if git is missing, fails or takes longer.
     """
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience, check=True)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

@@ -97,8 +97,8 @@ def reload_differences(
         device: The device of the measurement.
 
     Returns:
-        The largest difference of a logit for each artifact, infinite if shapes or values do not compare; None if the
-        process cannot build the network.
+        The largest difference of a logit for each artifact; see ``largest_difference``. None if the process cannot
+        build the network.
 
     Raises:
         DataError: A file cannot be loaded.
@@ -119,7 +119,7 @@ def reload_differences(
         if done.returncode:
             raise _error_of(done)
         found = safetensors.torch.load_file(Path(folder) / _LOGITS)
-    return [_difference(found[str(number)], logits) for number, (_, logits) in enumerate(measured)]
+    return [largest_difference(found[str(number)], logits) for number, (_, logits) in enumerate(measured)]
 
 
 def _error_of(done: subprocess.CompletedProcess[str]) -> Exception:
@@ -194,7 +194,16 @@ def _batches(images: Mapping[str, Tensor], device: torch.device) -> Iterator[tup
         yield x, torch.zeros(len(x), device=device)
 
 
-def _difference(found: Tensor, measured: Tensor) -> float:
+def largest_difference(found: Tensor, measured: Tensor) -> float:
+    """Return the largest difference of a logit, 0 for equal values.
+
+    Args:
+        found: Logits, (images, classes).
+        measured: The logits to compare them with.
+
+    Returns:
+        Infinite if the shapes differ, or if a value is not finite in one of both only.
+    """
     if found.shape != measured.shape:
         return float("inf")
     if bool(torch.isclose(found, measured, rtol=0, atol=0, equal_nan=True).all()):

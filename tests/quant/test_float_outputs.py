@@ -1,6 +1,7 @@
 """The float network's outputs in several passes: the rounding is the same, and no more rows are held than fit."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -49,10 +50,13 @@ def test_the_sizes_are_those_of_the_rows(positions):
 def test_a_layer_is_held_only_until_it_is_rounded(monkeypatch):
     monkeypatch.setattr(float_outputs, "ROW_BYTES", 1)
     found = outputs()
-    assert found.pop("1.0") is not None
+    rows = found.pop("1.0")
+    assert rows is not None
+    held = weakref.ref(rows)
+    del rows
+    assert held() is None
     assert found.pop("1.0") is None
     assert found.pop("another") is None
-    assert not found._found
 
 
 def test_a_layer_that_does_not_run_has_no_outputs():

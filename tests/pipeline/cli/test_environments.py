@@ -160,7 +160,7 @@ def test_a_folder_that_fills_up_during_the_reload_is_a_sentence(finished, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device", "out/images")
 
-    monkeypatch.setattr(verify, "_write_request", full)
+    monkeypatch.setattr(verify, "write_atomically", full)
     done = call_program(finished, *SMALL, "--fresh", "--out", "full")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: No space left on device: out/images"

@@ -5,7 +5,7 @@ import torch
 
 from pipeline import Options, compress, run
 from pipeline.errors import OptionsError
-from tests.pipeline.compression.networks import Net, images, labels_of, seeded
+from tests.pipeline.compression.networks import Net, images, labels_of, seeded, without_work
 
 X = images(48)
 LABELLED = X, labels_of(X)
@@ -49,7 +49,7 @@ REFUSED = [
 @pytest.mark.parametrize("given", [X, LABELLED], ids=["images", "labels"])
 @pytest.mark.parametrize(("kind", "changes", "words"), REFUSED)
 def test_values_that_no_loss_takes_are_refused_before_any_work(kind, changes, words, given, monkeypatch):
-    monkeypatch.setattr("pipeline.compression.compress._compressed", None)
+    without_work(monkeypatch)
     with pytest.raises(OptionsError, match=words):
         compress(seeded(kind), given, **changes)
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline import Options, compress, load
 from pipeline.errors import DataError, OptionsError
 from pipeline.failure import EXIT_OPTIONS, failure_of
-from tests.pipeline.compression.networks import Named, Net, images, seeded
+from tests.pipeline.compression.networks import Named, Net, images, seeded, without_work
 
 X = images()
 
@@ -143,7 +143,7 @@ def test_numbers_of_numpy_are_numbers():
 
 @pytest.mark.parametrize(("changes", "words"), ARGUMENTS, ids=[words for _, words in ARGUMENTS])
 def test_wrong_arguments_are_refused(changes, words, monkeypatch):
-    monkeypatch.setattr("pipeline.compression.compress._compressed", None)  # no work begins
+    without_work(monkeypatch)
     with pytest.raises(OptionsError, match=words) as caught:
         compress(seeded(), X, **({"config": "3,2,2", "bits": 4} | changes))
     assert str(caught.value).startswith("compress: ")

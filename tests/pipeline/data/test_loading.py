@@ -84,12 +84,12 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_the_main_process(number
     A worker has threads from the beginning: torch starts its pool again if the main process had one.
     """
 
-    def init(worker):
+    def leave():
         for _ in range(8):
             threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         leave_signals_to_parent()
 
-    monkeypatch.setattr(loading, "_init_worker", init)
+    monkeypatch.setattr(loading, "leave_signals_to_parent", leave)
 
     class Signalled(Numbered):
         def __getitem__(self, index):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import OptionsError
-from tests.pipeline.models.checking import Base, check
+from tests.pipeline.models.checking import Base, check, kept
 
 
 class RandomEval(Base):
@@ -256,7 +256,7 @@ def test_what_gives_wrong_figures_is_refused(make, words, caplog):
 
 
 def test_training_mode_is_checked_only_for_a_run_that_trains():
-    check(TrainingOnly, trained=False)
+    assert not kept(check(TrainingOnly, trained=False))
 
 
 def test_the_check_leaves_the_random_generators_as_they_were():
@@ -276,7 +276,7 @@ def test_a_buffer_beside_a_parameter_in_one_memory_is_allowed():
             self.fc.bias.data = flat[:4]
             self.register_buffer("part", flat[4:])
 
-    check(Flat)
+    assert not kept(check(Flat))
 
 
 class Constant(Base):
@@ -290,7 +290,7 @@ ZERO = nn.Parameter(torch.zeros(4), requires_grad=False)
 
 
 def test_a_constant_with_the_values_of_a_parameter_is_allowed():
-    check(Constant)
+    assert not kept(check(Constant))
 
 
 @pytest.mark.parametrize(("factor", "refused"), [(1, False), (2, True)])

@@ -177,7 +177,7 @@ def test_a_reload_that_was_not_possible_is_tried_again(here, monkeypatch, caplog
 
 def test_equal_logits_that_are_not_finite_do_not_differ():
     logits = torch.tensor([[1.0, torch.nan, torch.inf]])
-    assert verify._difference(logits.clone(), logits) == 0.0
+    assert verify.largest_difference(logits.clone(), logits) == 0.0
 
 
 def test_a_disk_that_is_full_at_the_reload_is_named(data, tmp_path, monkeypatch):

@@ -92,9 +92,12 @@ def test_a_value_per_channel_is_refused():
         check_single_image(network, IMAGES[:1], "--batch-size: got 1")
 
 
-def test_larger_maps_and_other_layers_are_not_refused():
-    check_single_image(tiny_network(), IMAGES[:1], "--batch-size: got 1")
-    check_single_image(nn.Conv2d(3, 4, 12), IMAGES[:1], "--batch-size: got 1")
+@pytest.mark.parametrize("make", [tiny_network, lambda: nn.Conv2d(3, 4, 12)], ids=["larger maps", "other layers"])
+def test_larger_maps_and_other_layers_are_not_refused(make):
+    network, sizes = make(), []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    check_single_image(network, IMAGES[:1], "--batch-size: got 1")
+    assert set(sizes) == {1}
 
 
 class WithoutGradients(nn.Module):
