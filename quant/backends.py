@@ -23,14 +23,15 @@ class Backend(Protocol):
         """Round a weight to the nearest values of a number format.
 
         Args:
-            weight: floating point, shape (out_channels, ...).
-            format: integers or, with Brevitas, minifloats.
-            scale: of integers: (out_channels,), values of ``quant.grid``, used unchanged; None takes each channel's
+            weight: Floating point, shape (out_channels, ...).
+            format: Integers or, with Brevitas, minifloats.
+            scale: Of integers: (out_channels,), values of ``quant.grid``, used unchanged; None takes each channel's
                 absolute maximum / qmax on the grid, see ``quant.formats.nearest_scale``.
 
         Raises:
-            CompressionError: The backend lacks the format, or the weight or the scale has a wrong shape or values
-                that are not finite, or a scale is not on the grid.
+            CompressionError: The backend lacks the format. The weight or the scale has a wrong shape, or a scale is
+                not on the grid.
+            NumericalError: A value of the weight or the scale is not finite.
         """
 
     def fake_quantizer(self, weight: Tensor, format: Format, scale: Tensor | None = None) -> FakeQuantizer:
@@ -47,5 +48,5 @@ def get_backend(name: str) -> Backend:
         CompressionError: There is none of that name.
     """
     if name not in BACKENDS:
-        raise CompressionError(f"There is no backend named {name!r}; allowed are {', '.join(BACKENDS)}.")
+        raise CompressionError(f"There is no backend named {name!r}; allowed: {', '.join(BACKENDS)}")
     return cast(Backend, import_module(BACKENDS[name]))

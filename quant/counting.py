@@ -37,9 +37,9 @@ def count_params(model: nn.Module) -> int:
 def compressible_params(model: nn.Module) -> int:
     """Count the values of the kernels (or coefficients) that mix neighbouring pixels, biases left out.
 
-    A network with depthwise convolutions mixes pixels in those and in its stem, the first convolution with a kernel
-    larger than 1x1; its other such kernels only shrink the image between stages and are left as they are. This is the
-    poster's '#Comp. Params.' of ConvNeXt-T: 329,184. Without depthwise convolutions every such kernel counts.
+    In a network with depthwise convolutions, these count, and so does the stem: the first convolution with a kernel
+    larger than 1x1. Its other such kernels only shrink the image between stages and do not count. This is the poster's
+    '#Comp. Params.' of ConvNeXt-T: 329,184. Without depthwise convolutions every kernel larger than 1x1 counts.
     Layers come in the order of registration, as in ``model.modules()``.
     """
     spatial = [m for m in model.modules() if isinstance(m, nn.Conv2d) and math.prod(m.kernel_size) > 1]
@@ -54,11 +54,11 @@ def poster_size_mb(params: int, bits: int) -> float:
     Its floats have one sign, seven exponent and ``bits`` mantissa bits, so a value takes ``bits`` + 8 bits.
 
     Raises:
-        CompressionError: if ``params`` is negative or ``bits`` is not positive.
+        CompressionError: ``params`` is negative or ``bits`` is not positive.
     """
     if params < 0 or bits < 1:
         raise CompressionError(
-            f"poster_size_mb got params={params} and bits={bits}; allowed are params of 0 and bits of 1 or more."
+            f"poster_size_mb got params={params} and bits={bits}; allowed: params of 0 and bits of 1 or more"
         )
     return params * (bits + 8) / 8 / 1e6
 

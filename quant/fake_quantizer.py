@@ -24,10 +24,10 @@ class FakeQuantizer(nn.Module, ABC):
     It is a parametrization: the weight itself stays float.
 
     Args:
-        shape: the weight's shape; axis 0 is the output channel.
+        shape: The weight's shape; axis 0 is the output channel.
 
     Attributes:
-        learning_rate_share: share of the learning rate for the float weight and the scales; docs/training.md.
+        learning_rate_share: Share of the learning rate for the float weight and the scales; docs/training.md.
         decays: True if weight decay is meant for the float weight.
     """
 
@@ -55,17 +55,17 @@ class FakeQuantizer(nn.Module, ABC):
         """Fake-quantize a weight.
 
         Args:
-            weight: floating point, of the shape given at construction.
+            weight: Floating point, of the shape given at construction.
 
         Returns:
-            values of the format, same shape and type; computed in float32 also under autocast.
+            Values of the format, same shape and type; computed in float32 also under autocast.
 
         Raises:
             CompressionError: The shape differs from the shape at construction.
         """
         if tuple(weight.shape) != self.shape:
             raise CompressionError(
-                f"The fake quantizer got a weight of shape {tuple(weight.shape)}; allowed is {self.shape}."
+                f"The fake quantizer got a weight of shape {tuple(weight.shape)}; allowed: {self.shape}"
             )
         with torch.autocast(weight.device.type, enabled=False):
             return self.fake_quantize(weight.to(torch.float32)).to(weight.dtype)
@@ -79,7 +79,7 @@ class ScaledFakeQuantizer(FakeQuantizer):
     nearest grid value, and the gradient passes straight through to the float.
 
     Args:
-        start: the integers and scales from which training starts.
+        start: The integers and scales from which training starts.
     """
 
     def __init__(self, start: QuantizedTensor) -> None:

@@ -51,11 +51,11 @@ class FloatOutputs:
         self._count = 0
 
     def pop(self, name: str) -> Tensor | None:
-        """Return the outputs of a layer, (groups, rows, O / groups) or for a linear layer (rows, O), and release them.
+        """Return the outputs of a layer, and release them.
 
         Returns:
-            None for a layer without a seed, for one that does not run, and for one that runs on some of the images
-            alone; see ``basis.routing``.
+            (groups, rows, O / groups); for a linear layer (rows, O). None for a layer that has no seed, does not run,
+            or runs on some of the images alone; see ``basis.routing``.
         """
         if name in self._left:
             group = self._group(name)

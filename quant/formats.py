@@ -24,7 +24,7 @@ class IntFormat:
     The code -2**(bits-1) is left out so that a weight and its negative round alike.
 
     Raises:
-        CompressionError: if ``bits`` is not an integer in 2..8.
+        CompressionError: ``bits`` is not an integer in 2..8.
     """
 
     bits: int
@@ -61,8 +61,8 @@ class QuantizedTensor:
     Args:
         integers: int8, any shape of one or more axes; axis 0 is the output channel.
         scale: float32, shape (out_channels,), values of ``quant.grid``.
-        format: the range that the integers keep to.
-        terms: exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
+        format: The range that the integers keep to.
+        terms: Exponents e of the factors 2^(e/4), int8, shape (nh, nw) for integers (O, I, nh, nw); None for none.
 
     Raises:
         CompressionError: Types, shapes, range or scales are not as above.
@@ -77,23 +77,23 @@ class QuantizedTensor:
         if self.integers.dtype != torch.int8 or self.integers.ndim < 1 or self.integers.numel() == 0:
             raise CompressionError(
                 f"QuantizedTensor got integers of type {self.integers.dtype} and shape {tuple(self.integers.shape)}; "
-                "allowed is a non-empty int8 tensor of one or more axes."
+                "allowed: a non-empty int8 tensor of one or more axes"
             )
         low, high = (int(bound) for bound in self.integers.aminmax())
         if low < self.format.qmin or high > self.format.qmax:
             raise CompressionError(
-                f"QuantizedTensor got integers in {low}..{high}; {self.format.bits} bits allow "
-                f"{self.format.qmin}..{self.format.qmax}."
+                f"QuantizedTensor got integers in {low}..{high}; allowed with {self.format.bits} bits: "
+                f"{self.format.qmin}..{self.format.qmax}"
             )
         if self.scale.dtype != torch.float32:
-            raise CompressionError(f"QuantizedTensor got a scale of type {self.scale.dtype}; allowed is float32.")
+            raise CompressionError(f"QuantizedTensor got a scale of type {self.scale.dtype}; allowed: float32")
         check_scale(self.scale, self.integers.shape[0])
         if self.terms is not None and (
             self.terms.dtype != torch.int8 or self.integers.ndim != 4 or self.terms.shape != self.integers.shape[2:]
         ):
             raise CompressionError(
                 f"QuantizedTensor got exponents of type {self.terms.dtype} and shape {tuple(self.terms.shape)} for "
-                f"integers of shape {tuple(self.integers.shape)}; allowed is int8, (nh, nw) for (O, I, nh, nw)."
+                f"integers of shape {tuple(self.integers.shape)}; allowed: int8, (nh, nw) for (O, I, nh, nw)"
             )
 
     def dequantize(self) -> Tensor:
@@ -115,10 +115,10 @@ def check_bits(name: str, bits: int) -> None:
     """Check that the format ``name`` has this width.
 
     Raises:
-        CompressionError: if ``bits`` is not an integer in 2..8.
+        CompressionError: ``bits`` is not an integer in 2..8.
     """
     if type(bits) is not int or not MIN_BITS <= bits <= MAX_BITS:
-        raise CompressionError(f"{name} got bits={bits!r}; allowed are the integers {MIN_BITS} to {MAX_BITS}.")
+        raise CompressionError(f"{name} got bits={bits!r}; allowed: integers {MIN_BITS} to {MAX_BITS}")
 
 
 def per_channel(scale: Tensor, ndim: int) -> Tensor:
@@ -160,20 +160,20 @@ def check_scale(scale: Tensor, out_channels: int) -> Tensor:
     """
     if tuple(scale.shape) != (out_channels,):
         raise CompressionError(
-            f"The scale has shape {tuple(scale.shape)}; allowed is one value per output channel, ({out_channels},)."
+            f"The scale has shape {tuple(scale.shape)}; allowed: one value per output channel, ({out_channels},)"
         )
     scale = scale.detach().to(torch.float32)
     finite = bool(torch.isfinite(scale).all())
     if not finite or not bool((scale >= SMALLEST_SCALE).all()):
         raise (CompressionError if finite else NumericalError)(
-            f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed are finite values of "
-            f"at least {SMALLEST_SCALE:.1e}."
+            f"The scale has values from {float(scale.min())} to {float(scale.max())}; allowed: finite values of "
+            f"at least {SMALLEST_SCALE:.1e}"
         )
     off = scale != nearest_on_grid(scale)
     if bool(off.any()):
         raise CompressionError(
-            f"The scale has {int(off.sum())} values off the grid, such as {float(scale[off][0])}; allowed are the "
-            f"numbers 2^(e / {PER_OCTAVE}) with e in {MIN_EXPONENT}..{MAX_EXPONENT}."
+            f"The scale has {int(off.sum())} values off the grid, such as {float(scale[off][0])}; allowed: "
+            f"numbers 2^(e / {PER_OCTAVE}) with e in {MIN_EXPONENT}..{MAX_EXPONENT}"
         )
     return scale
 
@@ -187,13 +187,13 @@ def check_weight(weight: Tensor) -> Tensor:
     """
     if weight.ndim < 1 or weight.numel() == 0:
         raise CompressionError(
-            f"Quantizing got a weight of shape {tuple(weight.shape)}; allowed is a non-empty tensor with axes."
+            f"Quantizing got a weight of shape {tuple(weight.shape)}; allowed: a non-empty tensor with axes"
         )
     values = weight.detach().to(torch.float32)
     bad = int(values.numel() - torch.isfinite(values).sum())
     if bad:
         raise NumericalError(
             f"Quantizing got a weight of shape {tuple(weight.shape)} with {bad} NaN or infinite values; "
-            "allowed are finite values only."
+            "allowed: finite values only"
         )
     return values

@@ -91,13 +91,13 @@ def _check_grams(weight: Tensor, grams: Tensor, damping: float) -> Tensor:
     if not fits or len(grams) == 0 or len(weight) % len(grams):
         raise CompressionError(
             f"gptq got a weight of shape {tuple(weight.shape)} and Gram matrices of shape {tuple(grams.shape)}; "
-            "allowed are (O, F) and (groups, F, F) with O a multiple of groups."
+            "allowed: (O, F) and (groups, F, F) with O a multiple of groups"
         )
     finite, negative = bool(torch.isfinite(grams).all()), bool((grams.diagonal(dim1=1, dim2=2) < 0).any())
     if not finite or negative or not damping >= 0:
         raise (CompressionError if finite else NumericalError)(
             f"gptq got Gram matrices with values from {float(grams.min())} to {float(grams.max())} and damping "
-            f"{damping}; allowed are finite values, diagonals of zero or more and damping of zero or more."
+            f"{damping}; allowed: finite values, diagonals of zero or more and damping of zero or more"
         )
     grams = grams.detach().to(weight.device, torch.float64)
     return (grams + grams.mT) / 2

@@ -95,8 +95,9 @@ def measure_layers(
 def _scale_unreached(costs: dict[str, Tensor], model: nn.Module, reached: Container[str]) -> None:
     """Scale the costs of layers that no gradient reaches, so that a value gets as many bits as in the median layer.
 
-    Such a layer runs, but the outputs do not depend on it, or not by a gradient: another head, or a gate that takes the
-    largest of its outputs. If all its values are zero, they need no bits, and its costs become 0.
+    Such a layer runs, but the outputs do not depend on it, as on another head. Or they depend on it without a gradient,
+    as on a gate that takes the largest of its outputs. If all its values are zero, they need no bits, and its costs
+    become 0.
 
     Args:
         costs: Layer name -> costs, which are changed. Without gradients, they compare only within a layer.
@@ -170,16 +171,19 @@ class _Inputs:
         return tuple(stored_values(self._model.get_submodule(name)).shape[2:])
 
     def costs(self, name: str, gradients: GradientMoments, *, absorbs: bool) -> Tensor:
-        """Return what a unit error of one value of each term costs, float64, and release the sums of the layer.
+        """Return the cost of a unit error of one value of each term, and release the sums of the layer.
 
-        With a Hessian, the later columns compensate for a part of the error: of the Fisher information, the share of
-        the freedom in the diagonal of the Hessian remains. If no gradient reaches the stored values, as through
-        ``weight.sign()``, the information of the outputs stands in for theirs.
+        With a Hessian, the later columns compensate for a part of the error. The cost is then the Fisher information
+        times the freedom divided by the diagonal of the Hessian. If no gradient reaches the stored values, as through
+        ``weight.sign()``, the information of the outputs is used in place of theirs.
 
         Args:
             name: A layer of ``reached``.
             gradients: Of its stored values.
             absorbs: True if a bias or a mean absorbs a constant of the outputs.
+
+        Returns:
+            float64, the shape of the layer's steps.
         """
         terms, reduce = self.terms(name), self._shard.reduce
         if name not in self._counts:

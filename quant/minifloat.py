@@ -37,7 +37,7 @@ class MinifloatFormat:
     """Floats of one sign, seven exponent and ``bits`` mantissa bits; see the module's docstring.
 
     Raises:
-        CompressionError: if ``bits`` is not an integer in 2..8.
+        CompressionError: ``bits`` is not an integer in 2..8.
     """
 
     bits: int
@@ -77,7 +77,7 @@ class MinifloatTensor:
     Args:
         integers: int16, any shape of one or more axes: each value's bit pattern, ``format.stored_bits`` bits read as
             two's complement, so that the sign of the integer is that of the value.
-        format: the bit pattern.
+        format: The bit pattern.
 
     Attributes:
         scale: None: the exponent carries the magnitude.
@@ -96,14 +96,14 @@ class MinifloatTensor:
         if self.integers.dtype != torch.int16 or self.integers.ndim < 1 or self.integers.numel() == 0:
             raise CompressionError(
                 f"MinifloatTensor got integers of type {self.integers.dtype} and shape {tuple(self.integers.shape)}; "
-                "allowed is a non-empty int16 tensor of one or more axes."
+                "allowed: a non-empty int16 tensor of one or more axes"
             )
         low, high = (int(bound) for bound in self.integers.aminmax())
         bound = 2 ** (self.format.stored_bits - 1)
         if low < -bound or high >= bound:
             raise CompressionError(
-                f"MinifloatTensor got integers in {low}..{high}; patterns of {self.format.stored_bits} bits are "
-                f"{-bound}..{bound - 1}."
+                f"MinifloatTensor got integers in {low}..{high}; allowed with {self.format.stored_bits} bits: "
+                f"{-bound}..{bound - 1}"
             )
 
     def dequantize(self) -> Tensor:
@@ -120,7 +120,7 @@ def encode(values: Tensor, format: MinifloatFormat) -> Tensor:
 
     Args:
         values: float32 or float64, finite, any shape.
-        format: the bit pattern.
+        format: The bit pattern.
 
     Returns:
         int16 of the same shape, as in ``MinifloatTensor``.
@@ -145,7 +145,7 @@ def decode(integers: Tensor, format: MinifloatFormat) -> Tensor:
 
     Args:
         integers: int16, any shape, as in ``MinifloatTensor``.
-        format: the bit pattern.
+        format: The bit pattern.
 
     Returns:
         float32 of the same shape, exact.

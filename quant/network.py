@@ -20,7 +20,7 @@ def quantize_network(
     """Compute the stored values of all coefficients, kernels and other weights; the network is not changed.
 
     A layer with a fake quantizer gets exactly the values that it was trained with. Any other layer is rounded to
-    nearest; the scale of integers is each output channel's absolute maximum / qmax.
+    nearest; see ``quant.formats.nearest_scale`` for the scale of integers.
 
     Args:
         model: The network, with or without fake quantizers.

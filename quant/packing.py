@@ -48,7 +48,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
 
     Args:
         integers: int8 or, for more than 8 bits, int16, any shape; values in -2**(bits-1)..2**(bits-1)-1.
-        bits: the width of one value, 2 to 16.
+        bits: The width of one value, 2 to 16.
 
     Returns:
         uint8 on the CPU, shape (packed_size(integers.numel(), bits),).
@@ -73,7 +73,7 @@ def pack(integers: Tensor, bits: int) -> Tensor:
 
 def _check_width(operation: str, bits: int) -> int:
     if type(bits) is not int or not MIN_WIDTH <= bits <= MAX_WIDTH:
-        raise CompressionError(f"{operation} got bits={bits!r}; allowed are the integers {MIN_WIDTH} to {MAX_WIDTH}.")
+        raise CompressionError(f"{operation} got bits={bits!r}; allowed: integers {MIN_WIDTH} to {MAX_WIDTH}")
     return bits
 
 
@@ -108,12 +108,12 @@ def _check_range(integers: Tensor, bits: int) -> None:
     allowed = torch.int8 if bits <= 8 else torch.int16
     if integers.dtype != allowed:
         raise CompressionError(
-            f"pack got integers of type {integers.dtype}; allowed is {str(allowed).removeprefix('torch.')}."
+            f"pack got integers of type {integers.dtype}; allowed: {str(allowed).removeprefix('torch.')}"
         )
     if integers.numel() == 0:
         return
     low, high = (int(bound) for bound in integers.aminmax())
     if low < -(2 ** (bits - 1)) or high >= 2 ** (bits - 1):
         raise CompressionError(
-            f"pack got integers in {low}..{high}; {bits} bits allow {-(2 ** (bits - 1))}..{2 ** (bits - 1) - 1}."
+            f"pack got integers in {low}..{high}; allowed with {bits} bits: {-(2 ** (bits - 1))}..{2 ** (bits - 1) - 1}"
         )

@@ -46,11 +46,11 @@ _LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: t
 
 @dataclass(frozen=True, eq=False)
 class LayerMeasurement:
-    """What determines the steps of a layer.
+    """The measurement that determines the steps of a layer.
 
     Attributes:
-        costs: ``F_t f_t / H_t`` of each term: twice the divergence of the predictions that an error of 1 in one value
-            brings. Above 0, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
+        costs: ``F_t f_t / H_t`` of each term. It is twice the divergence of the predictions for an error of 1 in one
+            value. Above 0, float64, (nh, nw) for stored values (O, I, nh, nw), otherwise ().
     """
 
     costs: Tensor

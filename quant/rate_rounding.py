@@ -153,8 +153,8 @@ class _Allocation:
 
         Args:
             name: The layer.
-            share: Returns the bits that the layer takes at some exponents, as a share of those predicted; None where
-                they are known only after the rounding.
+            share: Returns the bits that the layer takes at some exponents, as a share of the predicted bits. None if
+                the bits are known only after the rounding.
         """
         if name not in self.log_steps:
             left = [other for other in self._names if other not in self.log_steps]

@@ -29,7 +29,7 @@ def get_format(scheme: str, bits: int) -> Format:
         CompressionError: There is no such scheme or width.
     """
     if scheme not in SCHEMES:
-        raise CompressionError(f"There is no number format named {scheme!r}; allowed are {', '.join(SCHEMES)}.")
+        raise CompressionError(f"There is no number format named {scheme!r}; allowed: {', '.join(SCHEMES)}")
     module, name = SCHEMES[scheme]
     format: Format = getattr(import_module(module), name)(bits)
     return format
@@ -41,7 +41,7 @@ def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> Fix
     Args:
         integers: int8 or, for minifloats, int16; see ``QuantizedTensor`` and ``MinifloatTensor``.
         scale: float32, (out_channels,), for integers; None for minifloats.
-        format: the number format.
+        format: The number format.
 
     Raises:
         CompressionError: A scale is missing or one too many, or the parts do not fit together.
@@ -51,4 +51,4 @@ def stored_tensor(integers: Tensor, scale: Tensor | None, format: Format) -> Fix
     if isinstance(format, MinifloatFormat) and scale is None:
         return MinifloatTensor(integers, format)
     got, allowed = ("no scale", "one") if scale is None else ("a scale", "none")
-    raise CompressionError(f"A tensor of the scheme {format.scheme} got {got}; allowed is {allowed}.")
+    raise CompressionError(f"A tensor of the scheme {format.scheme} got {got}; allowed: {allowed}")

@@ -12,8 +12,8 @@ of the gradient ``e_c - p`` of the logits is ``diag(p) - p p^T``. A vector with 
     v = sqrt(p) * r - p (sqrt(p) . r),
 
 and one backward pass of ``v . logits`` gives squared gradients of the same mean. The signs of different images are
-independent with mean 0. So the squared gradient of a whole batch has the mean of the sum of the images' squared
-gradients, and no gradients of single images are needed.
+independent with mean 0. The expected squared gradient of a whole batch is therefore that of the sum of the images'
+squared gradients. No gradients of single images are needed.
 
 Outputs y' of any other kind, such as embeddings, are taken as means of normal distributions of one variance. Then
 ``v = r`` has the covariance of the gradient, and F measures the squared error of y'.
@@ -51,8 +51,8 @@ class GradientMoments(NamedTuple):
 
     Attributes:
         squares: E[g^2] of the stored values, float64, (groups, F); zero if no gradient reaches them.
-        products: E[g b], b the gradient of the constant of the same row, of the same shape; zero for a layer that is
-            not in ``absorbing``.
+        products: E[g b], of the same shape, where b is the gradient of the constant of the same row. Zero for a layer
+            that is not in ``absorbing``.
         constants: E[b^2], (groups, 1), or zero.
         outputs: Expected squared gradient of the outputs: a sum over positions and a mean over channels, without axes.
     """

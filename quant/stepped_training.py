@@ -1,9 +1,9 @@
 """Train the rounding of a network to steps, at a given number of bits.
 
-Rounding with error compensation chooses the start. Each value may then stay at its integer, or move to the next one on
-the side of the uncompressed value, which undoes some of the compensation. Training chooses. At first a value lies
-between the two, so that its gradient is exact. A falling temperature drives it to one of them. After ``ANNEALED`` of
-all training steps every value is an integer, and only the parameters in float are trained.
+Training starts from the integers of rounding with error compensation. It chooses for each value whether it stays at its
+integer, or moves to the next one on the side of the uncompressed value. A move undoes some of the compensation. At
+first a value lies between the two, so that its gradient is exact. A falling temperature drives it to one of them. After
+``ANNEALED`` of all training steps every value is an integer, and only the parameters in float are trained.
 
 A price on the bits of the chosen integers is part of the loss. Its unit is the level: the mean loss of the first
 training steps. The same constants therefore suit coarse and fine roundings. A controller raises the price while the
@@ -204,8 +204,8 @@ class RateControl:
 
     Args:
         model: A network with fake quantizers of ``attach_stepped_quantizers``.
-        wanted: Maps the bits that all integers take now to those that the target leaves them, which depends on what the
-            rest of the network takes; see ``quant.rate.entropy_bits``.
+        wanted: Maps the bits that all integers take now to the bits that the target leaves them. These depend on the
+            bytes of all other tensors. See ``quant.rate.entropy_bits`` for the bits.
     """
 
     def __init__(self, model: nn.Module, wanted: Callable[[float], float]) -> None:

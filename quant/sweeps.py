@@ -115,7 +115,7 @@ def _factored(grams: Tensor, damping: float, largest: float) -> tuple[Tensor, Te
         lowest = float(torch.linalg.eigvalsh(unit)[:, 0].min()) if bool(torch.isfinite(unit).all()) else math.nan
         raise NumericalError(
             f"gptq got a Gram matrix with eigenvalues from {lowest:.1e} times the mean "
-            "diagonal; allowed is a positive semi-definite matrix."
+            "diagonal; allowed: a positive semi-definite matrix"
         )
     return found
 

@@ -41,7 +41,7 @@ def fake_quantizer(weight: Tensor, format: Format, scale: Tensor | None = None) 
 
 def _integers_only(format: Format) -> IntFormat:
     if not isinstance(format, IntFormat):
-        raise CompressionError(f"The backend torch.ao got the scheme {format.scheme}; allowed is {IntFormat.scheme}.")
+        raise CompressionError(f"The backend torch.ao got the scheme {format.scheme}; allowed: {IntFormat.scheme}")
     return format
 
 

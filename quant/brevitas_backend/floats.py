@@ -51,7 +51,7 @@ class _BrevitasFloatFakeQuantizer(FakeQuantizer):
 
 def _refuse_scale(scale: Tensor | None) -> None:
     if scale is not None:
-        raise CompressionError(f"Minifloats got a scale of shape {tuple(scale.shape)}; allowed is none.")
+        raise CompressionError(f"Minifloats got a scale of shape {tuple(scale.shape)}; allowed: none")
 
 
 def _quantizer(values: Tensor, format: MinifloatFormat) -> Any:

@@ -28,7 +28,7 @@ class BitWriter:
     def write_integer(self, value: int) -> None:
         """Append a signed integer: 6 bits with the length of its zigzag code, then the code without its highest bit.
 
-        The zigzag code of n is 2n for n >= 0 and -2n - 1 otherwise; 1 is added to it, so that its length is 1 or more.
+        The zigzag code of n is 2n + 1 for n >= 0 and -2n otherwise, so that its length is 1 or more.
         """
         code = _positive_code(value)
         length = code.bit_length() - 1

@@ -16,7 +16,7 @@ def test_range_is_symmetric_and_narrow(bits: int, qmax: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, 4.0, "4", True])
 def test_width_out_of_range_is_refused(bits: object) -> None:
-    with pytest.raises(CompressionError, match="allowed are the integers 2 to 8"):
+    with pytest.raises(CompressionError, match="allowed: integers 2 to 8"):
         IntFormat(bits)  # type: ignore[arg-type]
 
 
@@ -32,9 +32,9 @@ def test_dequantize_is_integer_times_channel_scale() -> None:
     [
         (torch.zeros(2, 3), torch.ones(2), "non-empty int8"),
         (torch.zeros(0, 3, dtype=torch.int8), torch.ones(0), "non-empty int8"),
-        (torch.full((2, 3), -8, dtype=torch.int8), torch.ones(2), "4 bits allow -7..7"),
+        (torch.full((2, 3), -8, dtype=torch.int8), torch.ones(2), "4 bits: -7..7"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.ones(3), "one value per output channel"),
-        (torch.zeros(2, 3, dtype=torch.int8), torch.ones(2, dtype=torch.float64), "allowed is float32"),
+        (torch.zeros(2, 3, dtype=torch.int8), torch.ones(2, dtype=torch.float64), "allowed: float32"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, 0.0]), "finite values of at least"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, -1.0]), "finite values of at least"),
         (torch.zeros(2, 3, dtype=torch.int8), torch.tensor([1.0, torch.nan]), "finite values of at least"),

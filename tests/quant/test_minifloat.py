@@ -111,8 +111,8 @@ def test_width_out_of_range_is_refused(bits: object) -> None:
         (torch.zeros(2, 3, dtype=torch.int8), "non-empty int16"),
         (torch.zeros(0, 3, dtype=torch.int16), "non-empty int16"),
         (torch.tensor(1, dtype=torch.int16), "non-empty int16"),
-        (torch.full((2, 3), 2048, dtype=torch.int16), r"patterns of 12 bits are -2048\.\.2047"),
-        (torch.full((2, 3), -2049, dtype=torch.int16), r"patterns of 12 bits are -2048\.\.2047"),
+        (torch.full((2, 3), 2048, dtype=torch.int16), r"12 bits: -2048\.\.2047"),
+        (torch.full((2, 3), -2049, dtype=torch.int16), r"12 bits: -2048\.\.2047"),
     ],
 )
 def test_what_is_no_pattern_is_refused(integers: Tensor, words: str) -> None:

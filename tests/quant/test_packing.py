@@ -72,22 +72,22 @@ def test_size(bits: int) -> None:
 
 @pytest.mark.parametrize("value", [-9, 8])
 def test_value_out_of_range_is_refused(value: int) -> None:
-    with pytest.raises(CompressionError, match=r"4 bits allow -8\.\.7"):
+    with pytest.raises(CompressionError, match=r"4 bits: -8\.\.7"):
         pack(_int8([0, value]), 4)
 
 
 @pytest.mark.parametrize("value", [-2049, 2048])
 def test_wide_value_out_of_range_is_refused(value: int) -> None:
-    with pytest.raises(CompressionError, match=r"12 bits allow -2048\.\.2047"):
+    with pytest.raises(CompressionError, match=r"12 bits: -2048\.\.2047"):
         pack(_integers([0, value], 12), 12)
 
 
 def test_wrong_types_are_refused() -> None:
-    with pytest.raises(CompressionError, match="allowed is int8"):
+    with pytest.raises(CompressionError, match="allowed: int8"):
         pack(torch.zeros(3), 4)
-    with pytest.raises(CompressionError, match="int16; allowed is int8"):
+    with pytest.raises(CompressionError, match="int16; allowed: int8"):
         pack(_integers([1], 12), 8)
-    with pytest.raises(CompressionError, match="int8; allowed is int16"):
+    with pytest.raises(CompressionError, match="int8; allowed: int16"):
         pack(_int8([1]), 12)
 
 

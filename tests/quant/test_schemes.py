@@ -18,7 +18,7 @@ def test_a_scheme_and_a_width_name_a_format() -> None:
 def test_unknown_schemes_and_widths_are_refused() -> None:
     with pytest.raises(CompressionError, match=r"'float'.*allowed.* int, minifloat"):
         get_format("float", 4)
-    with pytest.raises(CompressionError, match="allowed are the integers 2 to 8"):
+    with pytest.raises(CompressionError, match="allowed: integers 2 to 8"):
         get_format("minifloat", 9)
 
 
