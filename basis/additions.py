@@ -133,14 +133,14 @@ def missing_output(
 
 
 def _gain(norm: nn.BatchNorm2d) -> Tensor:
-    """Factor of each channel in a batch normalization in eval mode: (C,)."""
+    """Return the factor of each channel in a batch normalization in evaluation mode: (C,)."""
     assert norm.running_var is not None
     gain = (norm.running_var + norm.eps).rsqrt()
     return gain if not norm.affine else gain * norm.weight
 
 
 def _holds(outputs: list[tuple[Tensor, int]], tensor: Tensor) -> bool:
-    """True if the tensor is one of ``outputs`` and was not changed since."""
+    """Return True if the tensor is one of ``outputs`` and was not changed since."""
     return any(tensor is output and version(output) == then for output, then in outputs)
 
 

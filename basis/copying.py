@@ -19,7 +19,7 @@ _HOOKS: Final = (
 def copy_network(model: nn.Module) -> nn.Module:
     """Copy a network with its hooks, its modes and the tensors that it keeps in attributes.
 
-    ``copy.deepcopy`` alone drops the hooks and the mode of graphs that torch.fx traced, and refuses tensors with a
+    ``copy.deepcopy`` alone drops the hooks and the mode of graphs that torch.fx traced. It also refuses tensors with a
     gradient graph, such as a feature map that a forward keeps.
 
     Args:

@@ -92,8 +92,8 @@ class GramStatistics:
     def largest_step_share(self, start: Tensor, columns: Tensor, step: Tensor) -> Tensor:
         """Return the largest share of a step for which no output channel has a larger error than at the start.
 
-        At a share t, the squared error of a channel has grown by ``2 s t + c t^2`` since ``columns``, with the slope
-        ``s = (Z^T Z a - Z^T Y)^T D`` and the curvature ``c = D^T Z^T Z D`` of the step D.
+        At a share t of the step D, the squared error of a channel has grown by ``2 s t + c t^2`` since ``columns``. The
+        slope is ``s = (Z^T Z a - Z^T Y)^T D``, and the curvature is ``c = D^T Z^T Z D``.
 
         Args:
             start: The coefficients that bound the error, (groups, F, O / groups).

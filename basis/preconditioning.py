@@ -150,7 +150,11 @@ def _inverse(metric: Tensor, master: Tensor) -> Tensor:
 
 
 def _preconditioner(inverse: Tensor) -> Callable[[Tensor], Tensor]:
-    """Hook that right-multiplies the rows of a gradient (O, I / groups, ...) by P, (groups, F, F) or (1, n, n)."""
+    """Return a hook that right-multiplies the rows of a gradient, (O, I / groups, ...), by P.
+
+    Args:
+        inverse: P, (groups, F, F) or (1, n, n).
+    """
 
     def precondition(gradient: Tensor) -> Tensor:
         rows = gradient.reshape(len(inverse), -1, inverse.shape[-1])

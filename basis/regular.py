@@ -11,9 +11,9 @@ _PLAIN: Final = "seriesquant_plain_forward"
 def irregularity(module: nn.Module) -> str | None:
     """Return the reason why a layer may neither be replaced nor fitted; None for a regular layer.
 
-    A convolution or linear layer is regular if its class has the forward of ``nn.Conv2d`` or ``nn.Linear``, or if
-    ``mark_plain`` was called, and if ``mark_irregular`` has not named a reason against it. A subclass with a forward of
-    its own may read other positions.
+    A convolution or linear layer is regular if its class has the forward of ``nn.Conv2d`` or ``nn.Linear``. A subclass
+    with a forward of its own may read other positions; it is regular if ``mark_plain`` was called. A layer for which
+    ``mark_irregular`` was called is not regular.
     """
     marked: str | None = vars(module).get(_MARK)
     if marked is not None:

@@ -32,8 +32,8 @@ def swap_convolutions(model: nn.Module, plan: Mapping[str, Size2d], basis: str) 
         The network.
 
     Raises:
-        CompressionError: The plan is empty, or names a layer that does not exist or is no spatial convolution, gives
-            a shared layer two orders, or an order does not fit. Nothing is replaced then.
+        CompressionError: The plan is empty, or it names a layer that does not exist or is no spatial convolution. It
+            gives a shared layer two orders, or an order that does not fit. Nothing is replaced then.
         NumericalError: A weight is not finite.
     """
     if not plan:

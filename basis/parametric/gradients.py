@@ -21,12 +21,12 @@ DAMPING: Final = 0.1
 def filter_space_gradients(model: nn.Module) -> Iterator[None]:
     """Precondition the gradients of parametric convolutions, and keep their parameters in range, inside this context.
 
-    The gradient ``J^T g`` of a slice's stored values becomes ``(1 + d) (J^T J + d D)^-1 J^T g``. ``J`` are the
-    derivatives of the slice's kernel, ``g`` is the gradient of the kernel, ``D`` is the diagonal of ``J^T J`` as a mean
-    over the layer, and ``d = DAMPING``. A step then moves the kernel by the projection of ``g`` on the kernels that the
-    parameters reach, as for the orthonormal coefficients of a series. The length of a plain step would depend on the
-    units of amplitude, orders, centre and width. Without damping, the parameters of a slice of small amplitude would
-    jump.
+    The gradient ``J^T g`` of a slice's stored values becomes ``(1 + d) (J^T J + d D)^-1 J^T g``, with ``d = DAMPING``.
+    ``J`` are the derivatives of the slice's kernel, and ``g`` is the gradient of the kernel. ``D`` is the diagonal of
+    ``J^T J`` as a mean over the layer. A step then moves the kernel by the projection of ``g`` on the kernels that the
+    parameters reach. The same holds for the orthonormal coefficients of a series. The length of a plain step would
+    depend on the units of amplitude, orders, centre and width. Without damping, the parameters of a slice of small
+    amplitude would jump.
 
     Args:
         model: A network on its final device; the stored values may be parametrized.
