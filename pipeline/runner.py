@@ -161,8 +161,8 @@ def _refuse_obstacles(options: Options) -> None:
     """Check that nothing in the output folder prevents a run from writing its files.
 
     Raises:
-        OSError: A folder has the name of a file, a file has the name of a folder, or the lock file, which another user
-            may have made, cannot be written.
+        OSError: A folder has the name of a file, or a file has the name of a folder. Or the lock file cannot be
+            written, for example because another user made it.
     """
     folder = options.out
     artifacts = [BASELINE_PATH]

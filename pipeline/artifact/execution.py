@@ -74,8 +74,8 @@ def with_execution(
     Args:
         network: The dense network that ``build_network`` made of the record.
         record: The record, with the coefficients of the layers.
-        execution: ``dense`` replaces nothing, ``separable`` every convolution of a lower order than its kernel, and
-            ``auto`` only convolutions that are faster in this form on the sample.
+        execution: ``dense`` replaces nothing. ``separable`` replaces every convolution of a lower order than its
+            kernel. ``auto`` replaces only those that are faster in this form on the sample.
         sample: Images, (N, C, H, W), on the network's device. Batch size and memory format affect the choice.
         measure_ratio: Returns the time of the separable form divided by that of the dense form, on a layer's input.
 
@@ -83,8 +83,8 @@ def with_execution(
         The network. Its outputs equal those of the dense network up to rounding.
 
     Raises:
-        OptionsError: The execution is unknown, or ``auto`` has a sample that the network cannot take, that has no
-            images, or that holds NaN or infinite values.
+        OptionsError: The execution is unknown. Or, for ``auto``, the network cannot take the sample, or it has no
+            images, or values that are not finite.
     """
     check_execution(execution)
     if execution == "dense":

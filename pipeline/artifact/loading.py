@@ -60,9 +60,9 @@ def load(
 
     Raises:
         DataError: The file is missing or damaged, or does not match the architecture.
-        OptionsError: ``path`` is no path; the file names a ``module:callable`` that is not allowed or cannot be
-            imported, or needs a network; ``network`` is no network or cannot take the sample; the sample has no
-            images or values that are not finite; or the execution is unknown.
+        OptionsError: ``path`` is no path, or the execution is unknown. The file names a ``module:callable`` that is
+            not allowed or cannot be imported, or needs a network. ``network`` is no network, or it cannot take the
+            sample. The sample has no images, or values that are not finite.
 
     Example:
         >>> load("small.safetensors", network=Net)(images).shape

@@ -69,13 +69,13 @@ def compress(
     Args:
         network: Any trained network in float32, also of a class that only the caller has. The fit and the rounding take
             any output. Training and targets take one tensor of the output; see ``output``.
-        images: Images as the network takes them, normalized: a float tensor, (N, C, H, W); a pair or a dict of such a
-            tensor and labels, (N,); a ``DataLoader`` or a data set; or any iterable of batches, each a tensor, a tuple
-            or a dict. NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
+        images: Images as the network takes them, normalized. A float tensor, (N, C, H, W), or a pair or a dict of such
+            a tensor and labels, (N,). Or a ``DataLoader``, a data set, or any iterable of batches, each a tensor, a
+            tuple or a dict. NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
             ``calibration_size`` images.
-        config: Terms kept per axis: text with one order for each stage, as on the command line (``"6,3,3,2,2"``); a
-            list of orders; one order for all stages; ``"dense"`` for no series; or ``"auto"``, the default with
-            ``target_mb``. With a target, the orders are the largest. A network that already has series needs none.
+        config: Terms kept per axis. Text with one order for each stage, as on the command line (``"6,3,3,2,2"``), a
+            list of orders, or one order for all stages. ``"dense"`` is no series. ``"auto"``, the default with
+            ``target_mb``, sets no limit. With a target, orders are upper limits. A network with series needs none.
         bits: Width of the stored values, 2 to 8. None, without a target either, keeps float coefficients.
         target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
         metric: A function of a network that returns a number. It is called with copies of the original and the

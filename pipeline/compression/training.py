@@ -58,8 +58,8 @@ def check_training(
         The images, without labels if the outputs are no logits, see ``pipeline.models.outputs.are_logits``.
 
     Raises:
-        OptionsError: The network has no parameter to train, its output has no gradient or is no tensor, or it cannot be
-            trained on batches of one image or through the rounding.
+        OptionsError: The network has no parameter to train, or its output has no gradient or is no tensor. Or it cannot
+            be trained on batches of one image or through the rounding.
         DataError: A label is not among the classes, or of a class that the network masks.
     """
     if through_rounding:

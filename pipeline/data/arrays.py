@@ -152,7 +152,7 @@ def label_indices(
         classes: Number of classes if it is known, as of a network that is evaluated.
 
     Raises:
-        DataError: The labels are of another shape or type, negative, too large, or not one per image; or the one-hot
+        DataError: The labels are of another shape or type, negative, too large, or not one per image. Or the one-hot
             rows of two halves have different lengths.
     """
     flat = [_flat(array, count, what) for (what, array), count in zip(arrays.items(), counts, strict=True)]

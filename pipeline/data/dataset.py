@@ -91,8 +91,8 @@ class Images(Protocol):
             batch_size: Images per batch; the last batch may be smaller.
             device: Device of the batches.
             seed: Seed of the shuffle and of augmentation; None keeps the order of the split.
-            augment: True for random crops, and flips where the data allows them. A smaller last batch is then dropped
-                if there are two or more full ones, or if it is a single image after a full one.
+            augment: True for random crops, and flips where the data allows them. After two or more full batches, a
+                smaller last one is then dropped. After one full batch, only a single image is.
             start: Index of the first batch to yield. The batches from there on are the same as with 0.
             share: Part of every batch to yield. Its images are the same as in the whole batch.
 

@@ -70,15 +70,15 @@ def load_folder(
         limit_test: Test images to keep; None keeps all.
         workers: Number of processes (streamed) or threads (in memory) that decode.
         image_size: Another height and width of the images, in pixels.
-        test_only: True to read no training images. The files in ``train/``, if it exists, still decide the common size
-            and between memory and stream, so that test images are the same as beside training images.
+        test_only: True to read no training images. The test images are the same as beside training images: the files in
+            ``train/``, if it exists, still count for the common size and for the choice between memory and stream.
 
     Returns:
         The data set, named after the folder.
 
     Raises:
-        DataError: The class folders of the splits differ, fewer than two classes of a split have images (one for
-            ``test_only``), or an image is damaged.
+        DataError: The class folders of the splits differ, or an image is damaged. Or fewer than two classes of a split
+            have images (one for ``test_only``).
     """
     test_folder, *others = _halves(root, TEST)
     halves = (*_halves(root, TRAIN)[:1], test_folder)

@@ -29,8 +29,8 @@ CROP: Final = 224
 class FolderSplit:
     """Images on disk, read as RGB at one size; see ``pipeline.data.dataset.Split``.
 
-    Each image is augmented by a generator seeded with the seed and the image's index, so the batches do not depend on
-    the number of workers.
+    Each image is augmented by a generator of its own, seeded with the seed and the image's index. The batches therefore
+    do not depend on the number of workers.
 
     Attributes:
         files: Paths and labels.

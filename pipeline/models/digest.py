@@ -28,9 +28,8 @@ _OURS: Final = tuple(str(ROOT / name) for name in (*PACKAGES, "seriesquant.py", 
 def network_digest(name: str, model: nn.Module) -> str:
     """Hash a network: its name, ``repr`` (modules and settings), state dict, and the source files of user modules.
 
-    The source files are those of the modules that define the network's layers, of the modules that these import, and
-    of the modules that were loaded while networks were built. Only modules that are neither installed nor Python's own
-    are followed.
+    Three kinds of modules are hashed: those that define the network's layers, those that these import, and those that
+    were loaded while networks were built. Only modules that are neither installed nor Python's own are followed.
 
     Args:
         name: The name that it was built by, such as ``resnet18`` or ``my_networks:small_net``.

@@ -29,8 +29,8 @@ def input_channels(model: nn.Module, available: int, image_size: tuple[int, int]
         image_size: Height and width of the images, in pixels.
 
     Returns:
-        The first candidate with which the network runs; if it runs with none, the channels of its first convolution, or
-        those of the data if it has no convolution.
+        The first candidate with which the network runs. If it runs with none: the channels of its first convolution, or
+        without a convolution the channels of the data.
     """
     convolutions = (module.in_channels for module in model.modules() if isinstance(module, _ConvNd))
     first = next((channels for channels in convolutions if channels), available)  # a lazy convolution has 0 at first

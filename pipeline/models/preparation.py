@@ -221,8 +221,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """Copy a network.
 
     Raises:
-        OptionsError: It holds something that cannot be copied, such as a lock, an open file or a generator, or a part
-            that copies itself as itself.
+        OptionsError: It holds a lock, an open file, a generator or another object that cannot be copied. Or the copy of
+            one of its parts is the part itself.
     """
     try:
         duplicate = copy_network(model)

@@ -98,8 +98,7 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
     """Check that a network computes with no trainable parameters but those that it registers.
 
     A local variable, a plain object or a closure may hold others. In a copy, a closure, a replaced method or a weak
-    reference may still refer to the parameters of the original, whose values the copy's own parameters have. Constants
-    without a gradient are allowed.
+    reference may still refer to the parameters of the original. Constants without a gradient are allowed.
 
     Args:
         model: The network.

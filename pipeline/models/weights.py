@@ -52,7 +52,7 @@ def load_weights(model: nn.Module, path: Path, key: str | None = None) -> Loaded
         key: Path of the weights in the file, such as ``model_ema`` or ``state_dict.student``; None finds them.
 
     Raises:
-        DataError: The file is missing, damaged or without weights in float, it has no such key, or names, shapes,
+        DataError: The file is missing, damaged or without weights in float, or has no such key. Or names, shapes,
             dtypes or values do not fit the network. The network is then unchanged.
     """
     source = f"the checkpoint {path}"

@@ -7,7 +7,7 @@
 O is output channels, I input channels per group, (nh, nw) the order and (kh, kw) the kernel. Bh (kh, nh) and
 Bw (kw, nw) are the basis matrices of the two axes. INT4 values are packed two per byte, the first in the low bits.
 If the terms have factors or steps, they are multiplied into the matrix. A layer without a series has its integers in
-the shape of the weight, and DequantizeLinear is its last node, or a product with the steps of its taps. ONNX has no
+the shape of the weight. Its last node is DequantizeLinear, or a product with the steps of its taps. ONNX has no
 minifloats: they are stored as float32 coefficients, without DequantizeLinear. A layer of a parametric family has its
 kernels as float32 values: the graph does not evaluate the family.
 """

@@ -22,9 +22,9 @@ class Config:
 
     Attributes:
         text: Canonical form, such as ``6,3,3,2,2``, ``7x3,6x3`` or ``dense``; it parses to an equal config.
-        kind: ``dense`` (nothing is compressed), ``stages`` (one order per stage), ``blocks`` (order x blocks), ``auto``
-            (the full order of every kernel; only for rows of a target), or ``all`` (every spatial convolution; only for
-            parametric families, which have no orders).
+        kind: ``dense``: nothing is compressed. ``stages``: one order per stage. ``blocks``: order x blocks. ``auto``:
+            the full order of every kernel, only for rows of a target. ``all``: every spatial convolution, only for
+            parametric families, which have no orders.
         orders: Terms kept per axis, one per token; empty for ``dense``, ``auto`` and ``all``.
         repeats: Blocks that each order covers, one per token; empty but for ``blocks``.
     """

@@ -118,7 +118,7 @@ class _MixedPrecision(nn.Module):
 
 @contextmanager
 def quiet_backward(accelerator: Accelerator) -> Iterator[None]:
-    """Suppress DDP's warning of the memory layout of depthwise kernels' gradients, whose cost is negligible."""
+    """Suppress DDP's warning of the memory format of depthwise kernels' gradients, whose cost is negligible."""
     if accelerator.num_processes == 1:
         yield
         return

@@ -110,8 +110,8 @@ def make_context(
         tracker: See ``RunContext``; None tracks nothing.
 
     Raises:
-        OptionsError: The store's folder is a file, a config does not fit the network, the network does not accept the
-            images, or it cannot be trained on batches of one image or in the precision of the options.
+        OptionsError: The store's folder is a file, or a config does not fit the network. Or the network does not accept
+            the images, or cannot be trained on batches of one image or in the precision of the options.
         DataError: The data are missing or damaged, or the network's output is not one logit per class.
     """
     processes, folder = processes_of(accelerator), store_folder(options.cache_dir)

@@ -108,8 +108,8 @@ class _Channel:
 class UploadProgress:
     """Report the progress of HTTP uploads.
 
-    Progress is reported only if more bytes of a request were sent than in any earlier attempt at it, because retries
-    that always fail at the same place are no progress.
+    Progress is reported only if more bytes of a request were sent than in any earlier attempt at it. Retries that
+    always fail at the same place are therefore no progress.
 
     Args:
         report: Called with the bytes sent so far, at most once every ``PROGRESS_SECONDS``, in the sending thread.

@@ -70,8 +70,8 @@ def train(
     ``pipeline.training.features`` are matched too. The covariance of the teacher's layer inputs preconditions the
     gradients of longer trainings.
 
-    With a rate, Adam takes the place of SGD, normalizations keep their running statistics, and the price of the bits is
-    a part of the loss.
+    With a rate, Adam is used in place of SGD, and normalizations keep their running statistics. The loss then contains
+    the price of the bits.
 
     Args:
         model: The network; its outputs are logits of shape (N, classes).

@@ -2,8 +2,8 @@
 
 The path of a tensor joins the keys of the dicts around it and its name: ``state_dict.model.conv1.weight``. The network
 has the name ``conv1.weight``. The rest, ``state_dict.model``, is the prefix. A prefix fits if every name of the network
-follows it. Where no prefix fits, each child of the network may have its own, such as ``backbone`` and ``head``; and the
-network's names may have a prefix that the file lacks.
+follows it. If no prefix fits, each child of the network may have its own, such as ``backbone`` and ``head``. The
+network's names may also have a prefix that the file lacks.
 """
 
 from collections import defaultdict
@@ -49,8 +49,8 @@ def match_weights(model: nn.Module, content: Content, source: str) -> Match:
         source: The checkpoint in words, for errors.
 
     Raises:
-        DataError: No part of the checkpoint has all names of the network; several parts have them and none is
-            preferred; or entries are left over that may be weights of layers.
+        DataError: No part of the checkpoint has all names of the network, or several parts have them and none is
+            preferred. Or entries are left over that may be weights of layers.
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     table = {canonical(entry.path): entry for entry in content.entries}
