@@ -102,6 +102,13 @@ class Layer(Part):
         default=None, description="Only in a merged report: settings that distinguish these runs from the others."
     )
 
+    def with_widths_of(self, other: "Layer") -> "Layer":
+        """Return the layer with the other's rounding errors and sizes put before its own, which take precedence."""
+        known = [each.rounding_error for each in (other, self) if each.rounding_error is not None]
+        errors = {width: value for each in known for width, value in each.items()} if known else None
+        sizes = {**(other.file_bytes or {}), **(self.file_bytes or {})}
+        return self.model_copy(update={"rounding_error": errors, "file_bytes": sizes or None})
+
 
 class Gate(Part):
     """Limits of a run and the rows that exceed them."""

@@ -36,10 +36,7 @@ def joined_widths(layers: Iterable[Layer]) -> list[Layer]:
     merged: dict[tuple[object, ...], Layer] = {}
     for layer in layers:
         key = (layer.basis, layer.config, layer.target_mb, layer.target_drop, layer.name)
-        known = merged.get(key)
-        errors = {**((known and known.rounding_error) or {}), **(layer.rounding_error or {})}
-        sizes = {**((known and known.file_bytes) or {}), **(layer.file_bytes or {})}
-        merged[key] = (known or layer).model_copy(update={"rounding_error": errors, "file_bytes": sizes or None})
+        merged[key] = layer.with_widths_of(merged[key]) if key in merged else layer
     return list(merged.values())
 
 

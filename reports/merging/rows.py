@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.fields import RoundingErrors, Settings
+from reports.fields import Settings
 from reports.merging.reading import Source
 from reports.model import Layer, Row
 from reports.run import Run
@@ -115,22 +115,14 @@ class _Block:
         if layers != self.layers and not (alike and self._fits(layers)):
             return False
         self.names.append(name)
-        self.layers = [_joined(mine, other) for mine, other in zip(self.layers, layers, strict=True)]
+        self.layers = [mine.with_widths_of(other) for mine, other in zip(self.layers, layers, strict=True)]
         return True
 
     def _fits(self, layers: Sequence[Layer]) -> bool:
         """Return True if the layers differ only in rounding errors of widths that one of both lacks."""
         if len(layers) != len(self.layers):
             return False
-        return all(_joined(a, b) == _joined(b, a) for a, b in zip(self.layers, layers, strict=True))
-
-
-def _joined(layer: Layer, other: Layer) -> Layer:
-    """Return the layer with the other's rounding errors and sizes added; its own take precedence."""
-    known = [each.rounding_error for each in (other, layer) if each.rounding_error is not None]
-    errors: RoundingErrors | None = {width: value for each in known for width, value in each.items()} if known else None
-    sizes = {**(other.file_bytes or {}), **(layer.file_bytes or {})}
-    return layer.model_copy(update={"rounding_error": errors, "file_bytes": sizes or None})
+        return all(a.with_widths_of(b) == b.with_widths_of(a) for a, b in zip(self.layers, layers, strict=True))
 
 
 def _by_network(layers: Sequence[Layer]) -> dict[tuple[str, str, str], list[Layer]]:
