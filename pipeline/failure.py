@@ -91,8 +91,8 @@ def failure_of(error: BaseException, *, resumes: bool = True) -> Failure:
 
     Args:
         error: The exception.
-        resumes: True if the command is a run, which keeps checkpoints. The message of an interruption then says how
-            to resume.
+        resumes: True if the command is a run, which keeps checkpoints. The message of an interruption then
+            explains how to resume.
     """
     error = lost_worker(error) or error
     name = type(error).__name__

@@ -73,7 +73,7 @@ def run(options: Options, progress: Progress | None = None, interruption: Interr
         interruption: Pending stop request, checked between training steps; a later run resumes from there.
 
     Raises:
-        CompressionError: An input cannot be used, or a computation failed; the subclass says which.
+        CompressionError: An input cannot be used, or a computation failed: see ``pipeline.errors`` for the subclasses.
         OSError: The output folder cannot be written.
     """
     if not isinstance(options, Options):

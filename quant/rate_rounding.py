@@ -66,10 +66,10 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     """Round all layers so that their integers take about so many bits.
 
     A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. If its
-    integers take more or fewer bits than predicted, the steps of later layers make up for it. A layer that was measured
-    but is not fitted, as an expert behind a gate, is rounded to nearest. A layer that does not run, but whose weight
-    the network reads, as in attention, gets 8 bits for its largest value. Other layers that do not run are rounded to
-    steps of 1.
+    integers take more or fewer bits than predicted, the steps of later layers compensate for it. A layer that was
+    measured but is not fitted, as an expert behind a gate, is rounded to nearest. A layer that does not run, but whose
+    weight the network reads, as in attention, gets 8 bits for its largest value. Other layers that do not run are
+    rounded to steps of 1.
 
     Args:
         model: The network with the values to round; it is left as it is.

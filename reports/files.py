@@ -30,7 +30,7 @@ def check_writable(folder: Path, what: str) -> None:
             place = place.parent
         if not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{place.name} is a file")
-        with TemporaryFile(dir=place):  # permissions alone do not tell of every file system
+        with TemporaryFile(dir=place):  # on some file systems, permissions do not decide
             pass
     except OSError as error:
         raise OSError(f"{what} cannot be written: {error.strerror}; allowed: another --out") from error

@@ -125,7 +125,7 @@ def refuse_foreign(model: nn.Module, images: Tensor) -> None:
 
 def _same_values(one: Tensor, other: Tensor) -> bool:
     same = (one.shape, one.device) == (other.shape, other.device) and torch.equal(one, other)
-    return same and bool((one != one.flatten()[:1]).any())  # constants of one value say nothing
+    return same and bool((one != one.flatten()[:1]).any())  # constants of one value are no evidence
 
 
 class _UsedParameters(TorchFunctionMode):

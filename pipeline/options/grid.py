@@ -70,7 +70,7 @@ class Variant:
         return FIT if self.is_parametric else options.fit
 
     def rounding(self, options: Options) -> str:
-        """Return how its values are rounded: as the options say, or to nearest for a parametric family."""
+        """Return the rounding of its values: that of the options, or ``nearest`` for a parametric family."""
         return ROUNDING if self.is_parametric else options.rounding
 
 

@@ -30,7 +30,7 @@ _REASONS: Final[dict[int, type[BaseException]]] = {
 }
 
 _AWAITED: Final = () if sys.platform == "darwin" else (signal.SIGTERM,)
-"""Signals that a thread of a worker process waits for, to learn the sender; macOS does not tell it."""
+"""Signals that a thread of a worker process waits for, to learn the sender; macOS does not report it."""
 
 
 class Interruption:

@@ -88,7 +88,7 @@ Parts = TypeVar("Parts", bound=Divisible)
 
 
 class HoldOut(NamedTuple, Generic[Trained, Held]):
-    """Training images in two parts, which have no common images except where the maker says so.
+    """Training images in two parts, which have no common images unless the maker documents it.
 
     Attributes:
         trained: Images that are trained on.
