@@ -55,7 +55,7 @@ def smooth_noise(count: int, size: int) -> Tensor:
 
 
 def calibrate(model: nn.Module, original: nn.Module, images: Tensor, backend: Backend) -> tuple[float, float]:
-    """Seconds of the fit and of the rounding."""
+    """Measure the seconds of the fit and of the rounding."""
     start = time.perf_counter()
     fit_activations(model, original, images)
     fitted = time.perf_counter()

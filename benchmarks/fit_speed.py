@@ -19,14 +19,14 @@ Layers = list[tuple[Tensor, int]]
 
 
 def resnet18_layers() -> Layers:
-    """Each spatial convolution's weight (random initialisation: the time does not depend on the values) and order."""
+    """Return the weight and the order of each spatial convolution; the time does not depend on the random values."""
     torch.manual_seed(0)
     convolutions = compressible_convolutions(torchvision.models.resnet18())
     return [(conv.weight.detach(), ORDERS[name.split(".")[0]]) for name, conv in convolutions.items()]
 
 
 def fit_by_adam(weight: Tensor, order: int) -> Tensor:
-    """The authors' way: minimise the squared error of each layer by gradient steps, with a cosine decay of the rate."""
+    """Fit like the authors: by gradient steps on the squared error, with a cosine decay of the learning rate."""
     matrix = basis_matrix(BASIS, weight.shape[-1], order).to(weight)
     coefficients = torch.zeros(*weight.shape[:2], order, order, requires_grad=True)
     optimizer = torch.optim.Adam([coefficients], lr=LEARNING_RATE)

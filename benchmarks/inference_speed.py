@@ -47,7 +47,7 @@ def network_of(record: NetworkRecord, execution: str, images: Tensor) -> nn.Modu
 
 
 def torch_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, int]:
-    """The dense original, and the loaded network in each execution; how many layers ``auto`` made separable."""
+    """Return the original, the loaded network in each execution, and the number of separable layers of ``auto``."""
     images = images.to(memory_format=torch.channels_last)
     networks = {"original": build_model("resnet18", CLASSES).to(memory_format=torch.channels_last).eval()}
     networks |= {execution: network_of(record, execution, images) for execution in ("dense", "auto", "separable")}
@@ -56,7 +56,7 @@ def torch_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, int]:
 
 
 def onnx_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, dict[str, float]]:
-    """The dense original's file, and the compact one with and without folding; seconds to load each."""
+    """Return the dense original's file and the compact one with and without folding, and the seconds to load each."""
     original = build_model("resnet18", CLASSES).eval()
     traced = trace(original, (SIZE, SIZE))
     plain = onnx_file(traced, record_network(original, {}), original, {})
@@ -71,9 +71,9 @@ def onnx_calls(record: NetworkRecord, images: Tensor) -> tuple[Calls, dict[str, 
 
 
 def seconds_of(calls: Calls, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round, in turns of a few calls whose first ones are not counted.
+    """Measure the seconds of each call in each round, in turns of a few calls whose first ones are not counted.
 
-    The threads of the session that had the turn before are still awake during those; a first round warms up.
+    The threads of the session that ran before are still awake during the first calls. A first round warms up.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""What a pass over the calibration images keeps in memory after its end."""
+"""Memory after a pass over the calibration images."""
 
 import gc
 import weakref

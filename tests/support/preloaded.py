@@ -1,4 +1,4 @@
-"""What forked processes need, done once in the process that they are forked from: imports, and tables of the exporter.
+"""Prepare the process from which others are forked: imports, and tables of the exporter.
 
 The fork server imports this module.
 """
