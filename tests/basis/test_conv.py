@@ -257,7 +257,7 @@ def test_repr_names_basis_and_order() -> None:
 
 
 def test_an_order_above_the_kernel_is_refused() -> None:
-    with pytest.raises(CompressionError, match="order 4 for a kernel of 3 taps"):
+    with pytest.raises(CompressionError, match=r"order 4 .* 3 taps"):
         SeriesConv2d(nn.Conv2d(3, 4, 3), "cosine", (4, 4))
 
 

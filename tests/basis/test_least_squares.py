@@ -154,7 +154,7 @@ def test_an_order_outside_the_kernel_is_refused(order: tuple[int, int]) -> None:
 
 
 def test_a_kernel_smaller_than_the_order_is_refused() -> None:
-    with pytest.raises(CompressionError, match="order 3 for a kernel of 2 taps"):
+    with pytest.raises(CompressionError, match=r"order 3 .* 2 taps"):
         reconstruct(torch.ones(2, 2, 3, 3), "chebyshev", (3, 2))
 
 

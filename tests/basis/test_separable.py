@@ -70,5 +70,5 @@ def test_the_1x1_convolution_has_the_stored_coefficients_only():
 def test_coefficients_of_another_layer_are_refused():
     with pytest.raises(CompressionError, match=r"shape \(4, 4, 2, 2\); allowed: \(4, 3, 'nh', 'nw'\)"):
         SeparableConv2d(nn.Conv2d(3, 4, 3), torch.zeros(4, 4, 2, 2), "cosine")
-    with pytest.raises(CompressionError, match="order 4 for a kernel of 3 taps"):
+    with pytest.raises(CompressionError, match=r"order 4 .* 3 taps"):
         SeparableConv2d(nn.Conv2d(3, 4, 3), torch.zeros(4, 3, 4, 4), "cosine")

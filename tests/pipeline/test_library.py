@@ -141,18 +141,18 @@ def test_a_report_in_memory_keeps_to_the_schema(here, monkeypatch) -> None:
 
 @pytest.mark.parametrize("value", [None, {"config": "3,3,2,2"}, "--config 3,3,2,2", Options])
 def test_a_run_takes_options_alone(value, here):
-    with pytest.raises(OptionsError, match=r"^run: got an object of type .*; allowed: Options, as in run\(Options\("):
+    with pytest.raises(OptionsError, match=r"^run: .*allowed: Options"):
         run(value)
 
 
 @pytest.mark.parametrize("value", [3, True, object(), dict])
 def test_progress_is_checked_before_any_work(value, here):
-    with pytest.raises(OptionsError, match=r"^progress: got .*; allowed: an object with methods stage and track"):
+    with pytest.raises(OptionsError, match=r"^progress: .*allowed: .*stage and track"):
         run(options("nothing", config="3,2,2", model="dropping_net:make"), value)
     assert not (here / "nothing").exists()
 
 
 @pytest.mark.parametrize("value", [b"content", io.BytesIO(b"content"), None, 3, ["a.safetensors"]])
 def test_an_artifact_is_loaded_from_a_path_alone(value):
-    with pytest.raises(OptionsError, match=r"^artifact: got an object of type .*; allowed: the path of a file"):
+    with pytest.raises(OptionsError, match=r"^artifact: .*allowed: .*path"):
         load(value)

@@ -36,7 +36,7 @@ def test_missing_truncated_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="its header claims"):
         read_artifact(path)
     safetensors.torch.save_file({"x": torch.zeros(2)}, path)
-    with pytest.raises(DataError, match="its header is not that of an artifact"):
+    with pytest.raises(DataError, match=r"header.*artifact"):
         read_artifact(path)
 
 

@@ -90,7 +90,7 @@ def test_one_output_is_no_logit_of_classes(options, caplog):
 
 
 def test_labels_outside_the_classes_are_refused_before_training():
-    with pytest.raises(DataError, match="labels from 0 to 7 for outputs of 4 classes"):
+    with pytest.raises(DataError, match=r"0 to 7 .* 4 classes"):
         compress(seeded(), (X, torch.arange(48) % 8), config="3,2,2", epochs=1)
 
 

@@ -74,7 +74,7 @@ def test_floats_and_32_bits_are_refused_by_name(tmp_path, values):
 
 def test_a_missing_image_is_not_called_damaged(tmp_path):
     for read in (decode, header_size):
-        with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file or directory; allowed"):
+        with pytest.raises(DataError, match=r"gone\.png.*No such file.*allowed"):
             read(str(tmp_path / "gone.png"))
 
 
@@ -246,7 +246,7 @@ def image_folder(root):
 @pytest.mark.parametrize("target", [".", "..", "../../.."])
 def test_a_link_to_a_folder_that_holds_it_is_refused(tmp_path, target):
     (image_folder(tmp_path) / "again").symlink_to(target)
-    with pytest.raises(DataError, match=r"again.*link to a folder that holds it"):
+    with pytest.raises(DataError, match=r"again.*link.*holds"):
         load_dataset(str(tmp_path))
 
 
@@ -263,7 +263,7 @@ def test_a_link_that_leads_nowhere_is_no_missing_class(tmp_path):
     (half / ".#hidden").symlink_to("/nowhere")
     assert load_dataset(str(tmp_path)).classes == 2
     (half / "c").symlink_to(tmp_path / "not mounted")
-    with pytest.raises(DataError, match=r"c is a link that leads nowhere.*class folders"):
+    with pytest.raises(DataError, match=r"\bc is a link.*nowhere.*class folders"):
         load_dataset(str(tmp_path))
 
 

@@ -63,7 +63,7 @@ def test_a_file_that_is_no_archive_is_no_pickle(tmp_path, content):
             np.save(file, np.arange(3))
     else:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read as an \.npz file \(it is no zip archive\): it is damaged"):
+    with pytest.raises(DataError, match=r"\.npz.*no zip archive.*damaged"):
         load_dataset(str(path))
 
 
