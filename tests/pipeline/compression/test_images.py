@@ -294,8 +294,3 @@ def test_tensors_without_a_value_for_each_pixel_are_refused(kind, late):
     source = [(X[:8], Y[:8]), (X[:8], Y[:8]), (other, Y[:8])] if late else other
     with pytest.raises(DataError, match=rf"compress: images: got .*({kind}).*; allowed: "):
         compress(seeded(), source, config=[3, 2, 2], epochs=1, calibration_size=16)
-
-
-def test_sparse_labels_are_refused():
-    with pytest.raises(DataError, match=r"labels .*sparse_coo; allowed: dense"):
-        compress(seeded(), (X, Y.to_sparse()), config=[3, 2, 2], epochs=1)

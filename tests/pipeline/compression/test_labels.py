@@ -120,3 +120,8 @@ def test_labels_that_come_and_go_are_refused():
 
     with pytest.raises(DataError, match="without labels"):
         compress(seeded(), Some(), config="3,2,2", epochs=1)
+
+
+def test_sparse_labels_are_refused():
+    with pytest.raises(DataError, match=r"labels .*sparse_coo; allowed: dense"):
+        compress(seeded(), (X, Y.to_sparse()), config=[3, 2, 2], epochs=1)

@@ -268,31 +268,6 @@ def test_the_check_leaves_the_random_generators_as_they_were():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_buffer_beside_a_parameter_in_one_memory_is_allowed():
-    class Flat(Base):
-        def __init__(self):
-            super().__init__()
-            flat = torch.ones(8)
-            self.fc.bias.data = flat[:4]
-            self.register_buffer("part", flat[4:])
-
-    assert not kept(check(Flat))
-
-
-class Constant(Base):
-    """It computes with a constant of one value, which one of its own parameters has, too."""
-
-    def features(self, x):
-        return super().features(x) + ZERO[:, None, None]
-
-
-ZERO = nn.Parameter(torch.zeros(4), requires_grad=False)
-
-
-def test_a_constant_with_the_values_of_a_parameter_is_allowed():
-    assert not kept(check(Constant))
-
-
 @pytest.mark.parametrize(("factor", "refused"), [(1, False), (2, True)])
 def test_a_hook_on_all_modules_may_not_change_the_outputs(factor, refused):
     hook = nn.modules.module.register_module_forward_hook(lambda layer, inputs, output: output * factor)
