@@ -11,6 +11,7 @@ from reports.poster.measured import PosterError, unused_reason
 from reports.poster.page import poster_page
 from tests.support.reports import OPTIONS, make_dataset, make_report, make_row, parse_table
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "poster.md"
 CIFAR10 = make_dataset("cifar10", 10)
 IMAGENET = make_dataset("imagenet", 1000, 50_000) | {"train_images": 1_281_167}
 FIVE = {"top1_pre": 87.22, "top1_post": 91.5, "delta_post": -0.23, "params": 160_000, "params_percent": 58.0}
@@ -69,6 +70,19 @@ def test_without_runs_every_printed_figure_names_its_command():
     assert sorted(re.findall(r"--model (\S+)", page)) == [
         *("convnext_tiny", "resnet18", "resnet20", "resnet20", "resnet32", "resnet32")
     ]
+
+
+def test_the_page_in_docs_has_every_printed_figure_and_a_command_for_each_empty_cell():
+    page = DOCUMENT.read_text(encoding="utf-8")
+    found, every = tables(page), tables(poster_page([]))
+    for name, lines in every.items():
+        titles = [title for title in lines[0] if title in ("Method", "Config") or title.endswith(", printed")]
+        assert [[line[title] for title in titles] for line in found[name]] == [
+            [line[title] for title in titles] for line in lines
+        ]
+        for line in found[name]:
+            assert bool(line["Command"]) == any(line[title] == "" for title in line if title.endswith(", here"))
+    assert {line["Command"] for name in every for line in found[name]} - {""} == set(dict(commands(page)))
 
 
 def test_a_printed_figure_stands_beside_the_measured_one():
