@@ -1,5 +1,6 @@
 """Plot of the relative output errors of fit and rounding, layer by layer."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +54,8 @@ def layer_figure(report: Report) -> "Figure":
             axis.set_yticklabels([])
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _finish(figure, list(axes[: len(panels)]))
+    errors = [error for group, _ in panels for mark in _marks(group) for error in mark.errors if error is not None]
+    _finish(figure, list(axes[: len(panels)]), errors)
     return figure
 
 
@@ -103,8 +105,19 @@ def _panel(axis: "Axes", group: Group, shown: list[int]) -> None:
     axis.tick_params(axis="x", labelbottom=True)
 
 
-def _finish(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """Draw one title for the shared axis, and one legend for all panels."""
+def _finish(figure: "Figure", axes: Sequence["Axes"], errors: Sequence[float]) -> None:
+    """Draw one scale and one title for the shared axis, and one legend for all panels.
+
+    The axis spans whole decades, so that at least two ticks have a label.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    low = math.floor(math.log10(max(min(errors), FLOOR)))
+    high = max(low + 1, math.ceil(math.log10(max(*errors, FLOOR))))
+    for axis in axes:
+        axis.set_xlim(0.7 * 10.0**low, 1.4 * 10.0**high)
+        axis.xaxis.set_minor_formatter(NullFormatter())
     named = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.supxlabel(f"Relative error of the layer's output (below {FLOOR:g} drawn at {FLOOR:g})", fontsize=10)
+    floor = f" (below {FLOOR:g} drawn at {FLOOR:g})" if min(errors) < FLOOR else ""
+    figure.supxlabel(f"Relative error of the layer's output{floor}", fontsize=10)
     figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=3, frameon=False, fontsize=9)

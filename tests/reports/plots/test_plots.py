@@ -82,6 +82,24 @@ def test_a_filter_is_shown_beside_its_series_and_its_families(report, row, bases
     assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[:place])
 
 
+@pytest.mark.parametrize("errors", [(0.0138, 0.386), (0.021, 0.029), (0.1, 0.1), (0.0, 0.4), (1e-7, 1e-6), (2.0, 3.0)])
+def test_errors_of_any_range_have_labels_that_stay_apart(report, row, errors) -> None:
+    from reports.plots.layers import layer_figure
+
+    data = report([row(COS, "6,3,3,2,2", 4, 90.0)], errors=True)
+    for place, layer in enumerate(data.layers):
+        layer.fit_error, layer.rounding_error = None, {"4": errors[place % 2]}
+    figure = layer_figure(data)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.get_xticklabels(which="both") if text.get_text()]
+    low, high = axis.get_xlim()
+    assert sum(low <= place <= high for place in axis.get_xticks()) >= 2
+    assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[:place])
+    assert all(low <= max(error, 1e-5) <= high for error in errors)
+    assert ("below" in figure.get_supxlabel()) == (min(errors) < 1e-5)
+
+
 def rings(figure) -> list[float]:
     (axis,) = figure.axes
     drawn = [line for line in axis.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
