@@ -24,6 +24,8 @@ _PHRASES = {
     Outcome.TIES: "neither wins (a dense file no larger is within the 95 % interval)",
     Outcome.LOSES: "dense wins",
     Outcome.BETWEEN: "neither wins (no dense row is matched in both size and Top-1)",
+    Outcome.BELOW: "neither wins (smaller than every dense file, and clearly worse)",
+    Outcome.ABOVE: "neither wins (larger than every dense file, and clearly better)",
 }
 _WORDS = {
     Outcome.WINS: "better",
@@ -31,6 +33,8 @@ _WORDS = {
     Outcome.TIES: "equal within the 95 % interval",
     Outcome.LOSES: "worse",
     Outcome.BETWEEN: "between the dense rows",
+    Outcome.BELOW: "smaller and worse than every dense row",
+    Outcome.ABOVE: "larger and better than every dense row",
 }
 
 

@@ -27,6 +27,8 @@ class Outcome(StrEnum):
     TIES = "tie: a dense file no larger is within the interval"
     LOSES = "dense wins: clearly better in a file no larger"
     BETWEEN = "neither: between the dense rows in both size and Top-1"
+    BELOW = "neither: smaller than every dense file, and clearly worse"
+    ABOVE = "neither: larger than every dense file, and clearly better"
 
 
 @dataclass(frozen=True)
@@ -147,21 +149,25 @@ def _compare(series: MeasuredRow, dense: Sequence[MeasuredRow], images: int | No
     above = [d for d in dense if d.size_mb >= series.size_mb]
     reached = max((d for d in above if d.top1 <= high), key=_quality, default=None)
     larger = reached or min(above, key=lambda d: d.size_mb, default=None)
-    return Verdict(series, _outcome(low, high, smaller, reached), smaller, larger, interval)
+    return Verdict(series, _outcome(low, high, smaller, reached, larger), smaller, larger, interval)
 
 
 def _quality(row: MeasuredRow) -> tuple[float, float]:
     return row.top1, row.size_mb
 
 
-def _outcome(low: float, high: float, smaller: MeasuredRow | None, reached: MeasuredRow | None) -> Outcome:
+def _outcome(
+    low: float, high: float, smaller: MeasuredRow | None, reached: MeasuredRow | None, larger: MeasuredRow | None
+) -> Outcome:
     if smaller is not None and smaller.top1 > high:
         return Outcome.LOSES
     if smaller is not None and smaller.top1 >= low:
         return Outcome.TIES
-    if reached is None:
-        return Outcome.BETWEEN
-    return Outcome.WINS if reached.top1 < low else Outcome.SMALLER
+    if reached is not None:
+        return Outcome.WINS if reached.top1 < low else Outcome.SMALLER
+    if smaller is None:
+        return Outcome.BELOW
+    return Outcome.ABOVE if larger is None else Outcome.BETWEEN
 
 
 def _against(dense: MeasuredRow | None, series: MeasuredRow) -> str:

@@ -109,12 +109,21 @@ def test_a_reloaded_network_that_differs_is_described_without_a_limit(report, ro
             85.0,
             "dense wins at 0.120 MB (CosConv 3,3,3,2 at 4 bits, 85.00; dense at 3 bits has 90.20 in 0.101 MB)",
         ),
-        (0.05, 70.0, "neither wins (no dense row is matched in both size and Top-1) at 0.0500 MB"),
+        (0.05, 70.0, "neither wins (smaller than every dense file, and clearly worse) at 0.0500 MB"),
+        (0.12, 99.0, "neither wins (larger than every dense file, and clearly better) at 0.120 MB"),
     ],
 )
 def test_series_is_compared_with_dense_in_every_outcome(report, row, size, top1, words) -> None:
     rows = [row("cosine", "3,3,3,2", 4, top1, size_mb=size), row("cosine", "dense", 3, 90.2, size_mb=0.101)]
     assert words in summarise(cifar(report, rows))
+
+
+def test_a_row_between_two_dense_rows_matches_neither(report, row) -> None:
+    dense = [
+        row("cosine", "dense", bits, top1, size_mb=size) for bits, top1, size in ((3, 90.2, 0.101), (2, 60.0, 0.06))
+    ]
+    text = summarise(cifar(report, [row("cosine", "3,3,3,2", 4, 80.0, size_mb=0.08), *dense]))
+    assert "neither wins (no dense row is matched in both size and Top-1) at 0.0800 MB" in text
 
 
 def test_a_dense_row_may_be_the_one_named(report, row) -> None:
