@@ -129,13 +129,14 @@ def _rule(report: Report, row: Row) -> str:
 def _by_size(report: Report) -> str:
     """Describe the Pareto frontier of size and Top-1; neighbours of one kind share a part of the sentence.
 
-    Empty if no row has a target. Example: `By size, take CosConv auto at its target from 0.0198 to 0.0598 MB (88.90 to
-    91.70); dense at 4 bits from 0.110 MB on (91.72).`
+    Empty if no row has a target, or if one row is the best at every size. Example: `By size, take CosConv auto at its
+    target from 0.0198 to 0.0598 MB (88.90 to 91.70); dense at 4 bits from 0.110 MB on (91.72).`
     """
     rows = measured(unique_rows(report))
-    if not any(each.row.has_target for each in rows):
+    best = frontier(rows)
+    if len(best) < 2 or not any(each.row.has_target for each in rows):
         return ""
-    groups = [(name, list(each)) for name, each in itertools.groupby(frontier(rows), lambda each: _kind(each.row))]
+    groups = [(name, list(each)) for name, each in itertools.groupby(best, lambda each: _kind(each.row))]
     return f"By size, take {'; '.join(f'{name} {_span(group)}' for name, group in groups)}."
 
 
@@ -148,7 +149,7 @@ def _kind(row: Row) -> str:
 def _span(group: Sequence[MeasuredRow]) -> str:
     first, last = group[0], group[-1]
     if len(group) == 1:
-        return f"from {text.megabytes(first.size_mb)} MB ({text.points(first.top1)})"
+        return f"from {text.megabytes(first.size_mb)} MB on ({text.points(first.top1)})"
     sizes = f"from {text.megabytes(first.size_mb)} to {text.megabytes(last.size_mb)} MB"
     return f"{sizes} ({text.points(first.top1)} to {text.points(last.top1)})"
 

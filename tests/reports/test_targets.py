@@ -107,8 +107,14 @@ def test_tables_of_float_networks_leave_targets_out(report, row) -> None:
 def test_the_summary_lists_which_row_to_take_at_which_size(mixed) -> None:
     text = summarise(mixed)
     assert "By size, take CosConv auto at its target from 0.0198 to 0.0396 MB (97.00 to 98.50)" in text
-    assert "dense at 4 bits from 0.110 MB (99.00)." in text
+    assert "dense at 4 bits from 0.110 MB on (99.00)." in text
     assert "3,3,2,2 at 4 bits from" not in text  # beaten in both size and Top-1
+
+
+def test_a_row_that_is_best_at_every_size_is_not_listed_by_size(report, row) -> None:
+    target = make_target_row(COS, 98.5, target_mb=0.02, size_mb=0.0198)
+    assert "By size" not in summarise(report([target]))
+    assert "By size" not in summarise(report([target, row(COS, "dense", 4, 98.0, size_mb=0.11)]))
 
 
 def test_without_targets_the_summary_lists_no_sizes(report, row) -> None:
