@@ -123,10 +123,15 @@ def brief(text: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[:half]} ... {text[-half:]}"
 
 
-def row_name(row: Row) -> str:
-    """Return a short name of a row: ``CosConv 3,3,2,2 at 4 bits``, ``CosConv auto at 0.04 MB``, ``dense at 3 bits``."""
+def row_name(row: Row, *others: Row) -> str:
+    """Return a short name of a row: ``CosConv 3,3,2,2 at 4 bits``, ``CosConv auto at 0.04 MB``, ``dense at 3 bits``.
+
+    Further rows that differ only in bits or target are named with it: ``CosConv 3,3,2,2 at 8 bits and 4 bits``.
+    """
     what = DENSE if row.is_dense else f"{basis_name(row.basis)} {row.config}"
-    return with_settings(f"{what} at {bits_name(row)}", row)
+    *widths, last = map(bits_name, (row, *others))
+    every = f"{', '.join(widths)} and {last}" if widths else last
+    return with_settings(f"{what} at {every}", row)
 
 
 def listed(items: Sequence[str], shown: int = LISTED) -> str:

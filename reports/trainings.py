@@ -1,11 +1,11 @@
 """List the trainings of a report: the epoch whose weights were kept, and the loss on held-out training images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from reports.model import Report, Row
 from reports.rows import unique_rows
-from reports.text import row_name
+from reports.text import row_name, settings_name
 
 
 class _Training(NamedTuple):
@@ -20,21 +20,29 @@ class _Training(NamedTuple):
 
 
 def kept_trainings(report: Report) -> list[str]:
-    """Describe every training whose weights were kept."""
+    """Describe every training whose weights were kept; rows that share one have one sentence."""
     kept = [each for each in _trainings(report) if each.epoch]
-    return [
-        f"{row_name(each.row)}: {each.name} kept epoch {each.epoch} of {each.epochs}{_losses(each)}." for each in kept
-    ]
+    return _described(kept, lambda each: f"{each.name} kept epoch {each.epoch} of {each.epochs}{_losses(each)}.")
 
 
 def rolled_back_trainings(report: Report) -> list[str]:
-    """Describe every training that was rolled back."""
-    return [
-        f"{row_name(each.row)}: {each.name} {each.fault or 'did not lower the loss on held-out training images enough'}"
-        f", so it was rolled back{_losses(each)}. The figures are of the network before it."
-        for each in _trainings(report)
-        if each.undone
-    ]
+    """Describe every training that was rolled back; rows that share one have one sentence."""
+    return _described(
+        [each for each in _trainings(report) if each.undone],
+        lambda each: (
+            f"{each.name} {each.fault or 'did not lower the loss on held-out training images enough'}, so it "
+            f"was rolled back{_losses(each)}. The figures are of the network before it."
+        ),
+    )
+
+
+def _described(trainings: Sequence[_Training], words: Callable[[_Training], str]) -> list[str]:
+    """Return the words on each training after the names of its rows, which differ only in bits or target."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for each in trainings:
+        row = each.row
+        found.setdefault((row.basis, row.config, settings_name(row.settings), words(each)), []).append(row)
+    return [f"{row_name(*rows)}: {key[-1]}" for key, rows in found.items()]
 
 
 def _trainings(report: Report) -> Iterator[_Training]:

@@ -145,13 +145,23 @@ def test_training_that_was_rolled_back_is_listed(report, row) -> None:
     rows = [row(COS, "6,3,3,2,2", bits, 98.61, finetune_undone=True, qat_undone=bits == 4) for bits in (8, 4)]
     text = render(report(rows))
     assert "## Training that was rolled back" in text
-    assert text.count("- CosConv 6,3,3,2,2 at 8 bits: fine-tuning") == 1
-    assert text.count("- CosConv 6,3,3,2,2 at 4 bits: fine-tuning") == 1
+    assert text.count("- CosConv 6,3,3,2,2 at 8 bits and 4 bits: fine-tuning") == 1
+    assert text.count(": fine-tuning did not lower") == 1
     assert "- CosConv 6,3,3,2,2 at 4 bits: quantization-aware training" in text
     assert "## Kept epochs" not in text
     assert "rolled back" not in render(
         report([row(COS, "6,3,3,2,2", 4, 98.61, finetune_undone=False, qat_undone=False)])
     )
+
+
+def test_trainings_of_other_losses_have_a_line_each(report, row) -> None:
+    losses = ((8, 0.5), (4, 0.5), (2, 0.25))
+    rows = [
+        row(COS, "a", bits, 98.6, finetune_epoch=1, finetune_loss_before=1, finetune_loss_after=x) for bits, x in losses
+    ]
+    text = render(report([*rows, row("chebyshev", "a", 4, 98.6, finetune_epoch=1)]))
+    kept = [line.split(": ")[0] for line in text.split("## Kept epochs")[1].splitlines() if line.startswith("- ")]
+    assert kept[:3] == ["- CosConv a at 8 bits and 4 bits", "- CosConv a at 2 bits", "- ChebConv a at 4 bits"]
 
 
 def test_a_training_that_was_rolled_back_for_its_file_has_this_reason(report, row) -> None:
