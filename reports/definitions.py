@@ -25,7 +25,7 @@ _DEFINITIONS = (
     "the size of a file.",
     "**Conv2D** or dense is the network without series. A **config** lists the order kept in each stage. FracSRF and "
     "Fractional have no orders, and **all** means every spatial convolution.",
-    "`-` stands for a figure that was not measured. A slash separates the figures of several bases if they differ.",
+    "A dash stands for a figure that was not measured. A slash separates the figures of several bases if they differ.",
 )
 
 

@@ -116,6 +116,11 @@ def test_gate_and_warnings_come_before_the_figures(page) -> None:
     assert "was rolled back" in page
 
 
+def test_the_page_shows_no_marks_of_markdown(page) -> None:
+    shown = [text for tag, text in Page(page).texts if tag not in ("script", "style")]
+    assert not [text for text in shown if "`" in text or "**" in text]
+
+
 def test_warnings_about_the_baseline_are_shown_too(report, row) -> None:
     data = report([row(COS, "3,3", 4, 98.0)])
     data.baseline.warnings = ["the baseline's Top-1 of 11.00 is <near> chance"]
