@@ -14,7 +14,10 @@ from reports.layers import Group, layer_groups, layer_table
 from reports.model import Report, Row
 from reports.rows import baseline, unique_rows
 from reports.summary import chosen_row
-from reports.text import basis_name, config_name, row_name, settings_name, width_name
+from reports.text import basis_name, config_name, row_name, settings_name, target_name, width_name
+
+PICKED: Final = {"basis": "Basis", "config": "Config", "width": "Bits or target", "settings": "Settings"}
+"""Pickers: the name of each in the markup, and its label."""
 
 SMALLEST_ERROR: Final = 1e-5
 """Error with a bar of length zero. A bar is full at an error of 1, and its length is logarithmic."""
@@ -90,10 +93,9 @@ def row_attributes(number: int, row: Row) -> Attributes:
 def pickers(report: Report) -> list[Picker]:
     """Return the choices that have more than one value."""
     found = [row_attributes(0, row) for row in unique_rows(report)]
-    labels = {"basis": "Basis", "config": "Config", "width": "Bits or target", "settings": "Settings"}
     every = [
         Picker(name, label, list(dict.fromkeys(each[key] for each in found if (key := f"data-{name}") in each)))
-        for name, label in labels.items()
+        for name, label in PICKED.items()
     ]
     return [picker for picker in every if len(picker.values) > 1]
 
@@ -109,12 +111,12 @@ def choice(report: Report) -> Markup | str:
 
 def layers(report: Report) -> list[Folded]:
     """Return the table of each group of layers, with bars behind the errors."""
-    return [Folded(group.title, _attributes(group), _error_table(group)) for group in layer_groups(report)]
+    return [Folded(group.title, _attributes(report, group), _error_table(group)) for group in layer_groups(report)]
 
 
 def layer_sizes(report: Report) -> list[Folded]:
     """Return the table of bytes of each group of layers, with bars behind the bytes."""
-    return [Folded(group.title, _attributes(group), _bytes_table(group)) for group in byte_groups(report)]
+    return [Folded(group.title, _attributes(report, group), _bytes_table(group)) for group in byte_groups(report)]
 
 
 def stacks(report: Report) -> list[Stack]:
@@ -143,8 +145,18 @@ def _numbers(report: Report) -> dict[int, int]:
     return {id(row): number for number, row in enumerate(unique_rows(report))}
 
 
-def _attributes(group: Group) -> Attributes:
-    return {"data-config": config_name(group.layers[0][0].config)}
+def _attributes(report: Report, group: Group) -> Attributes:
+    """Return the values of a group for each picker, one a line: those of the rows whose layers it has."""
+    layer = group.layers[0][0]
+    rows = [
+        row_attributes(0, row)
+        for row in unique_rows(report)
+        if row.basis in group.bases
+        and (row.config, target_name(row), row.settings) == (layer.config, target_name(layer), layer.settings)
+    ]
+    shared = [key for name in PICKED if rows and all((key := f"data-{name}") in row for row in rows)]
+    found = {key: "\n".join(dict.fromkeys(row[key] for row in rows)) for key in shared}
+    return {"data-config": config_name(layer.config)} | found
 
 
 def _error_table(group: Group) -> Markup:

@@ -35,11 +35,12 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Picking: only what fits every chosen value is shown. An element without a value fits every choice.
+// Picking: only what fits every chosen value is shown. An element without a value fits every choice. An element with
+// several values, one a line, fits each of them.
 const picker = document.querySelector(".picker");
 
 function fits(element, chosen) {
-  return chosen.every(([name, value]) => !(name in element.dataset) || element.dataset[name] === value);
+  return chosen.every(([name, value]) => element.dataset[name]?.split("\n").includes(value) ?? true);
 }
 
 function pick() {

@@ -22,6 +22,7 @@ def full() -> Report:
     data = make_report(rows, errors=True, dataset=make_dataset("digits", 10, 360))
     for place, layer in enumerate(data.layers):
         layer.file_bytes = {"8": 4000 + place, "4": 2000 + place}
+        layer.target_mb = 0.9 if layer.config == "auto" else None
     data.kernels.further = [data.kernels.model_copy(update={"layer": "layer4.0.conv1", "further": []})]
     data.gate = make_gate(False, "cosine 2,2,2,2 at 2 bits loses 59.17 points", max_drop=1.0)
     return Report.model_validate(data.model_dump())

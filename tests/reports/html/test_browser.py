@@ -116,6 +116,9 @@ def test_the_pickers_filter_table_plot_and_bars(opened) -> None:
     assert driver.find_element("css selector", ".picker output").text.startswith("4 of ")
     assert len({each.get_attribute("data-mark") for each in visible(driver, "svg.wide [data-mark]")}) == 4
     assert len(visible(driver, ".stacks li")) == 4
+    layers = [each.text for each in visible(driver, "summary") if each.text.startswith("Layers: ")]
+    configs = ("2,2,2,2,2", "6,3,3,2,2", "6,3,3,3,2", "Conv2D")
+    assert sorted(layers) == [f"Layers: {config}" for config in configs]
     driver.find_element("css selector", ".picker button").click()
     # The page filters once the browser has reset the form, which may be after the click returns.
     wait.WebDriverWait(driver, PATIENCE).until(lambda _: len(cells(driver, 0)) == everything)

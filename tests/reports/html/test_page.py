@@ -11,8 +11,8 @@ from reports.html.filters import filters
 from reports.html.page import render_page
 from reports.html.parts import layers, pickers, stacks
 from reports.model import Report
-from tests.reports.html.conftest import COS, HOSTILE
-from tests.support.reports import make_kernels
+from tests.reports.html.conftest import CHEB, COS, HOSTILE
+from tests.support.reports import make_kernels, make_target_row
 
 VOID = {"meta", "link", "br", "img", "input", "path", "rect", "use", "hr"}
 LARGEST = 5_000_000
@@ -137,6 +137,17 @@ def test_the_pickers_offer_what_differs(full, report, row) -> None:
     one = report([row(COS, "3,3", 4, 98.0)])
     assert pickers(one) == []
     assert '<form class="picker"' not in render_page(one)
+
+
+def test_the_layers_have_the_values_of_their_rows_for_the_pickers(report, row) -> None:
+    rows = [row(basis, "a", bits, 98.0) for basis in (COS, CHEB) for bits in (8, 4)]
+    data = report([*rows, row(COS, "dense", 3, 98.0), make_target_row(CHEB, 98.0, config="b")], errors=True)
+    for layer in data.layers:
+        layer.target_mb = 0.04 if layer.config == "b" else None
+    found = {each.title: each.attributes for each in layers(data)}
+    assert found["a"] == {"data-basis": "CosConv\nChebConv", "data-config": "a", "data-width": "8\n4"}
+    assert found["Conv2D"] == {"data-config": "Conv2D", "data-width": "3"}
+    assert found["b at 0.04 MB"] == {"data-basis": "ChebConv", "data-config": "b", "data-width": "0.04 MB"}
 
 
 def test_bars_of_errors_are_logarithmic(report, row) -> None:
