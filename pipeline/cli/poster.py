@@ -67,14 +67,15 @@ def _execute(places: list[Path], out: Path | None) -> int:
 def _sources(places: list[Path]) -> "list[Source]":
     """Return the runs that belong beside the poster's figures, each once; log the others."""
     from reports.merging.reading import read_report, sources
-    from reports.poster.measured import unused_reason
+    from reports.poster.measured import reason_for_counts_alone, unused_reason
 
     runs = {run.path.resolve(): run for place in places for run in sources(read_report(place), place)}
     used = []
     for run in runs.values():
-        reason = unused_reason(run)
-        if reason is None:
-            used.append(run)
-        else:
+        if reason := unused_reason(run):
             logger.warning("%s fills no cell: %s", run.path, reason)
+            continue
+        used.append(run)
+        if reason := reason_for_counts_alone(run):
+            logger.warning("%s fills only the numbers of parameters: %s", run.path, reason)
     return used

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from reports.fields import Settings
 from reports.merging.reading import Source
@@ -15,6 +16,7 @@ from reports.poster.tables import has_posters_baseline
 from reports.text import model_name, points
 
 _DIGITS = 6
+_COUNTS: Final[tuple[Figure, ...]] = ("params", "percent")
 
 
 class PosterError(ValueError):
@@ -37,6 +39,7 @@ class Measurement:
         figures: The figures that were measured, in the printed units.
         run: Folder of the run.
         tuned: True if the row was fine-tuned.
+        counts: True for numbers of parameters alone, of a run whose baseline is not the poster's.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Measurement:
     figures: dict[Figure, float] = field(hash=False)
     run: str = field(compare=False)
     tuned: bool = False
+    counts: bool = False
 
     @property
     def settings(self) -> str:
@@ -57,8 +61,8 @@ class Measurement:
         return ", ".join(part for part in (self.fitted, self.trained) if part)
 
     def fills(self, model: str, printed: Printed) -> bool:
-        """Return True if the measurement belongs to a printed row of a network."""
-        if (self.model, self.bits) != (model, printed.bits):
+        """Return True if the measurement belongs to a printed row of a network, and has one of its figures."""
+        if (self.model, self.bits) != (model, printed.bits) or not self.figures.keys() & printed.figures.keys():
             return False
         return self.basis in (printed.bases or (DENSE,)) and _same_config(self.config, printed.config)
 
@@ -66,18 +70,30 @@ class Measurement:
 def unused_reason(source: Source) -> str | None:
     """Return the reason why no row of a run belongs beside the poster's, in words; None if a row may."""
     run, data = source.run, source.run.dataset
-    if run.model is None or data is None or not is_posters_data(run.model, data.name, data.classes):
-        where = f" on {data.name} of {data.classes:,} classes" if data else ""
-        return f"the poster has no table of {model_name(run.model)}{where}"
+    if run.model is not None and data is not None and is_posters_data(run.model, data.name, data.classes):
+        return None
+    where = f" on {data.name} of {data.classes:,} classes" if data else ""
+    return f"the poster has no table of {model_name(run.model)}{where}"
+
+
+def reason_for_counts_alone(source: Source) -> str | None:
+    """Return the reason why only the numbers of parameters of a run belong beside the poster's; None if all figures do.
+
+    Args:
+        source: A run for which ``unused_reason`` is None.
+    """
+    run = source.run
     if has_posters_baseline(run, source.baseline):
         return None
-    return f"its baseline has {points(source.baseline.top1)}, and the poster's {points(POSTER_BASELINES[run.model])}"
+    printed = points(POSTER_BASELINES[run.model or ""])
+    return f"its baseline has {points(source.baseline.top1)}, and the poster's {printed}"
 
 
 def measurements(sources: Sequence[Source]) -> list[Measurement]:
     """Return the measurements of runs, each settings and row once.
 
-    A run without fine-tuning is left out where a fine-tuned one has the same fit and the same figures after it.
+    A run without fine-tuning is left out where a fine-tuned one has the same fit and the same figures after it. Numbers
+    of parameters alone are left out where another run has further figures.
 
     Args:
         sources: Runs for which ``unused_reason`` is None.
@@ -85,11 +101,16 @@ def measurements(sources: Sequence[Source]) -> list[Measurement]:
     Raises:
         PosterError: Two runs with equal settings differ in a figure.
     """
+    full = [source for source in sources if reason_for_counts_alone(source) is None]
+    counted = [source for source in sources if reason_for_counts_alone(source) is not None]
+    every = [
+        each for source, settings in zip(full, _differing(full), strict=True) for each in _of_run(source, settings)
+    ]
+    every += [_counts_of(each) for source in counted for each in _of_run(source, {})]
     found: dict[tuple[object, ...], Measurement] = {}
-    for source, settings in zip(sources, _differing(sources), strict=True):
-        for each in _of_run(source, settings):
-            known = found.setdefault((each.model, each.basis, each.config, each.bits, each.settings), each)
-            _check_equal(known, each)
+    for each in every:
+        known = found.setdefault((each.model, each.basis, each.config, each.bits, each.settings), each)
+        _check_equal(known, each)
     return [each for each in found.values() if not _is_repeated(each, list(found.values()))]
 
 
@@ -127,6 +148,11 @@ def _of_run(source: Source, settings: Settings) -> Iterator[Measurement]:
             more = f"{training}, {quantization_words(row, settings)}"
             figures = _quantized_figures(source, row)
             yield Measurement(model, basis, row.config, row.bits, *common, more, figures, str(source.path), tuned)
+
+
+def _counts_of(each: Measurement) -> Measurement:
+    figures = {name: each.figures[name] for name in _COUNTS if name in each.figures}
+    return replace(each, fit=None, seed=None, fitted="parameters alone", trained="", figures=figures, counts=True)
 
 
 def _top1_figures(model: str, row: Row) -> dict[Figure, float]:
@@ -171,6 +197,9 @@ def _check_equal(known: Measurement, other: Measurement) -> None:
 
 
 def _is_repeated(each: Measurement, every: Sequence[Measurement]) -> bool:
+    if each.counts:
+        row = (each.model, each.basis, each.config, each.bits)
+        return any(not other.counts and (other.model, other.basis, other.config, other.bits) == row for other in every)
     if each.tuned or each.bits is not None or each.basis == DENSE:
         return False
     return any(

@@ -21,7 +21,8 @@ column has the number of the [command](#commands) that fills it.
 The poster fits the coefficients to the weights (`--fit weights`) and fine-tunes for five epochs. "Settings" lists fit,
 seed and epochs of the measured row, and in the quantization table the number format and the rounding. Further settings
 are listed where runs differ in them. Pre Top1 is measured after the fit, Post Top1 after fine-tuning. A run without
-fine-tuning has no Post Top1."""
+fine-tuning has no Post Top1. "Parameters alone" is a run whose baseline is not the poster's, such as one from random
+weights: it fills only the numbers of parameters."""
 
 _COMMANDS = f"""`$SERIESQUANT_DATA` is the folder of CIFAR-10 and the poster's checkpoints. `{IMAGENET_FOLDER}` is
 an image folder of ImageNet whose name contains `imagenet` or `ilsvrc`. Pass the folders of the new runs to `seriesquant

@@ -116,12 +116,12 @@ def tables(here, report, top1):
     return found
 
 
-def test_random_weights_fill_no_cell(resnet18, here):
+def test_random_weights_fill_only_the_numbers_of_parameters(resnet18, here):
     assert "Beside the poster" not in (here / "resnet18" / "report.md").read_text()
     done = call_program(here, "poster", "resnet18")
     assert done.returncode == 0
-    assert "resnet18 fills no cell: its baseline has" in done.stderr
-    assert "Settings   |" in done.stdout
+    assert "resnet18 fills only the numbers of parameters: its baseline has" in done.stderr
+    assert done.stdout.count("parameters alone") == 1 + len(CONFIGS["resnet18"]) + 3, "dense, and 3 rows of 4 bits"
 
 
 def test_the_posters_tables_have_every_row_of_the_runs(resnet18, convnext, here):

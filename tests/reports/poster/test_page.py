@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from reports.merging.reading import sources
-from reports.poster.measured import PosterError, unused_reason
+from reports.poster.measured import PosterError, reason_for_counts_alone, unused_reason
 from reports.poster.page import poster_page
+from reports.text import points
 from tests.support.reports import OPTIONS, make_dataset, make_report, make_row, parse_table
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "poster.md"
@@ -191,14 +192,46 @@ def test_quantized_rows_of_each_format_are_lines():
         ({"dataset": make_dataset("digits", 10)}, ("no table", "ResNet-20", "digits", "10 classes")),
         ({"model": "resnet44"}, ("no table", "ResNet-44")),
         ({"dataset": None}, ("no table", "ResNet-20")),
-        ({"top1": 80.0}, ("baseline", "80.00", "91.73")),
-        ({"top1": None}, ("baseline", "-", "91.73")),
     ],
 )
 def test_other_runs_fill_no_cell(changes, terms):
     reason = unused_reason(source([cosine(**FIVE)], **changes))
     assert all(term in reason for term in terms)
     assert unused_reason(source([cosine(**FIVE)])) is None
+
+
+RANDOM = {"name": "random", "top1": 0.1, "model": "resnet18", "dataset": IMAGENET}
+COUNTED = {"params": 5_943_016, "params_percent": 50.88, "top1_pre": 0.1, "top1_post": 0.1}
+
+
+@pytest.mark.parametrize("top1", [80.0, None])
+def test_another_baseline_fills_only_the_numbers_of_parameters(top1):
+    run = source([cosine("6,3,3,2,2", bits=4, **COUNTED)], **(RANDOM | {"top1": top1}))
+    assert all(term in reason_for_counts_alone(run) for term in ("baseline", points(top1), "69.76"))
+    page = poster_page([run])
+    (line,) = lines_of(page, "ResNet-18", config="6,3,3,2,2")
+    assert triple(line, "#Params (10^6)") == ["5.94", "5.94", "0.00"]
+    assert triple(line, "Params (%)") == ["50.88", "50.88", "0.00"]
+    assert triple(line, "Pre Top1") == ["56.59", "", ""]
+    assert (line["Settings"], dict(commands(page))[line["Command"]].split()[3]) == ("parameters alone", "resnet18")
+    quantized = lines_of(page, "Quantization of ResNet-18 on ImageNet", config="6,3,3,2,2")
+    filled = [line for line in quantized if line["#Params (10^6), here"]]
+    assert [(line["Bits"], line["Size (MB), here"], line["Settings"]) for line in filled] == [
+        ("4", "", "parameters alone")
+    ]
+
+
+def test_numbers_of_parameters_alone_are_left_out_beside_further_figures():
+    row = cosine("6,3,3,2,2", **(COUNTED | {"top1_pre": 56.0, "top1_post": 67.0, "delta_post": -2.76}))
+    full = source([row], **(RANDOM | {"name": "full", "top1": 69.76}))
+    alone = source([cosine("6,3,3,2,2", **COUNTED)], **RANDOM)
+    pages = [re.sub(r"## Runs.*", "", poster_page(each), flags=re.DOTALL) for each in ([full], [full, alone])]
+    assert pages[0] == pages[1]
+
+
+def test_parameters_that_are_not_printed_make_no_line():
+    page = poster_page([source([cosine(**FIVE)], top1=80.0)])
+    assert page.partition("## Runs")[0] == poster_page([]).rstrip("\n") + "\n\n"
 
 
 def test_the_page_lists_the_runs():
