@@ -1,6 +1,7 @@
 """Search the rounding whose file has a target size; knows no options and no store."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -48,6 +49,8 @@ PASSES: Final = 8
 """Most passes that correct the size of a file."""
 THRESHOLDS: Final = (-8.0, 8.0)
 """Range of the threshold of the logits that trims a trained network to its size; larger ones give fewer bits."""
+FAR: Final = 4.0
+"""Ratio of the bits of two passes above which their logarithms are interpolated."""
 TRIMS: Final = 8
 """Bisections of the threshold."""
 
@@ -251,7 +254,9 @@ def _normalization_error(values: int, size: int) -> float:
 def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
     """Return the bits of the next pass: between those of two files around the wanted size, if there are such files.
 
-    Otherwise the last two passes give the slope. None if the last three have one size: other bits change nothing.
+    Those of two files are interpolated, far ones by their logarithms: near zero bits, the tables take most of a file.
+    Without such files, the last two passes give the slope. None if the last three have one size: other bits change
+    nothing.
 
     Args:
         tried: Bits and size of the file, in bytes, of each pass so far; at least one.
@@ -260,7 +265,10 @@ def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
     below = max((each for each in tried if each[1] <= wanted), default=None)
     above = min((each for each in tried if each[1] > wanted), default=None)
     if below is not None and above is not None:
-        return below[0] + (above[0] - below[0]) * (wanted - below[1]) / (above[1] - below[1])
+        share = (wanted - below[1]) / (above[1] - below[1])
+        if above[0] > FAR * below[0] > 0:
+            return math.exp((1 - share) * math.log(below[0]) + share * math.log(above[0]))
+        return below[0] + (above[0] - below[0]) * share
     bits, size = tried[-1]
     if len(tried) > 2 and size == tried[-2][1] == tried[-3][1]:
         return None

@@ -18,8 +18,8 @@ from pipeline.training.features import FeatureHooks, feature_points
 MEMORY_BYTES: Final = 512_000_000
 """Most bytes of outputs in memory, enough for some thousand small images. Other outputs are computed again."""
 
-COVARIANCE_STEPS: Final = 300
-"""Fewest steps for which input preconditioning is used; shorter training uses plain gradients."""
+COVARIANCE_STEPS: Final = 64
+"""Fewest steps for which input preconditioning is used: it gains at 70 steps, and not at 40. See docs/training.md."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,13 @@ def test_a_size_between_those_of_two_passes_is_found(size):
     assert Target(megabytes=size / 1e6).fits(steep.rounded(size)[1].size)
 
 
+@pytest.mark.parametrize("size", [5_200, 5_500, 6_000])
+def test_a_size_near_zero_bits_is_found(size):
+    """ResNet-20 has such sizes: the first bits take bytes of tables, and the interpolation stayed far above them."""
+    concave = Curve(lambda bits: 2239 + 3700 * min(bits / 1200, 1) ** 0.2 + max(bits - 1200, 0) / 11)
+    assert Target(megabytes=size / 1e6).fits(concave.rounded(size)[1].size)
+
+
 def test_the_search_ends_where_more_bits_change_nothing():
     flat = Curve(lambda bits: min(bits / 8, 100_000))
     assert flat.rounded(200_000)[1].size == 100_000
