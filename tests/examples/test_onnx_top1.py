@@ -85,7 +85,7 @@ def test_it_runs_in_an_environment_with_onnxruntime_and_numpy_only(compressed, b
 @pytest.mark.real
 def test_resnet20_on_cifar10_from_the_bare_environment(data_folder, bare_python, tmp_path):
     arrays = np.load(data_folder / "cifar10.npz")
-    kept = {"x_train": 250, "y_train": 250, "x_test": 500, "y_test": 500}
+    kept = {"x_train": 128, "y_train": 128, "x_test": 200, "y_test": 200}
     data = tmp_path / "part.npz"
     np.savez(data, **{name: arrays[name][:count] for name, count in kept.items()})
     report = run(
@@ -96,13 +96,13 @@ def test_resnet20_on_cifar10_from_the_bare_environment(data_folder, bare_python,
             weights=str(data_folder / "resnet20-12fca82f.th"),
             data=str(data),
             epochs=0,
-            calibration_size=250,
+            calibration_size=128,
             out=tmp_path,
         )
     ).report
     for row in report["rows"]:
         said = output_of(bare_python, EXAMPLE, tmp_path / row["onnx"], data)
-        assert said == f"Top-1 {row['onnx_top1']:.2f} on 500 images\n"
+        assert said == f"Top-1 {row['onnx_top1']:.2f} on 200 images\n"
         assert row["onnx_differing_predictions"] <= 2
         assert row["onnx_size_mb"] <= 1.1 * row["size_mb"] + 0.04
     assert [row["onnx_bits"] for row in report["rows"]] == [4, 4]
