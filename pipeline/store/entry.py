@@ -45,8 +45,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: A name or a shape differs.
     """
-    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
-    model.load_state_dict({**extra, **state})
+    whole = model.state_dict()  # with the versions of its modules, which some of them need
+    for name in _tensors(model):
+        del whole[name]
+    whole.update(state)
+    model.load_state_dict(whole)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

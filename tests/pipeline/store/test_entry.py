@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.store.entry import Entry, as_bytes, as_tensor, fits, read_entry, state_of, to_bytes
+from pipeline.store.entry import Entry, as_bytes, as_tensor, fits, load_state, read_entry, state_of, to_bytes
 
 FACTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -91,3 +91,24 @@ def test_a_state_has_memory_of_its_own():
     with torch.no_grad():
         layer.weight.zero_()
     assert state["weight"].abs().sum() > 0
+
+
+class Versioned(nn.Linear):
+    """It reads the version of its state dict, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def __init__(self):
+        super().__init__(3, 2)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        assert local_metadata["version"] == 2
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_a_state_is_loaded_with_the_versions_of_the_modules():
+    source, target = Versioned(), Versioned()
+    load_state(target, state_of(source))
+    assert torch.equal(target.weight, source.weight)
+    with pytest.raises(RuntimeError, match="Missing key.*bias"):
+        load_state(target, {"weight": source.weight})
