@@ -110,5 +110,5 @@ def test_a_state_is_loaded_with_the_versions_of_the_modules():
     source, target = Versioned(), Versioned()
     load_state(target, state_of(source))
     assert torch.equal(target.weight, source.weight)
-    with pytest.raises(RuntimeError, match="Missing key.*bias"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*bias"):
         load_state(target, {"weight": source.weight})
