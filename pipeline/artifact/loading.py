@@ -18,7 +18,12 @@ from pipeline.artifact.execution import check_execution, with_execution
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes, exact_record
 from pipeline.errors import DataError, OptionsError, described
-from pipeline.models.preparation import fold_parametrizations, initialize_lazy_modules, without_wrappers
+from pipeline.models.preparation import (
+    fold_parametrizations,
+    initialize_lazy_modules,
+    refuse_meta_tensors,
+    without_wrappers,
+)
 from pipeline.models.registry import build_model, build_plain, builder_of
 from pipeline.models.unstored import changing_tensor
 from pipeline.options.paths import check_local, parse_argument
@@ -130,11 +135,7 @@ def load_parts(
             network = architecture(header, record, allow_import=allow_import)
         else:
             network = without_wrappers(network)
-            if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-                raise OptionsError(
-                    f"load: network {type(network).__name__} is on the meta device, which holds no values; allowed: a "
-                    "network on another device"
-                )
+            refuse_meta_tensors(network, f"load: network {type(network).__name__}")
             initialize_lazy_modules(network, _blank_image(header))
             fold_parametrizations(network)
         return build_network(record, network), record, identity_of(header)

@@ -202,6 +202,19 @@ def freeze_scripted_parts(model: nn.Module) -> None:
                 parameter.detach_()
 
 
+def refuse_meta_tensors(model: nn.Module, name: str) -> None:
+    """Check that all parameters and buffers have values.
+
+    Raises:
+        OptionsError: One is on the meta device.
+    """
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise OptionsError(
+            f"{name} is on the meta device, at least in part, which holds no values; allowed: a network with values, "
+            "as on the CPU"
+        )
+
+
 def check_finite(model: nn.Module, source: str) -> None:
     """Check that no parameter is NaN or infinite.
 

@@ -15,6 +15,7 @@ from pipeline.models.preparation import (
     fold_parametrizations,
     freeze_scripted_parts,
     initialize_lazy_modules,
+    refuse_meta_tensors,
     without_wrappers,
 )
 from pipeline.runtime.randomness import RandomStream, python_generators
@@ -78,11 +79,7 @@ def build_trainable(name: str, classes: int, example: Tensor, *, seed: int = 0, 
     with RandomStream(seed, torch.device("cpu")).drawn_from():
         model = without_wrappers(build_model(name, classes, allow_import=allow_import))
         initialize_lazy_modules(model, example)
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise OptionsError(
-            f"the network {name} has parameters or buffers on the meta device, which have no values; allowed: a "
-            "network on the CPU"
-        )
+    refuse_meta_tensors(model, f"the network {name}")
     freeze_scripted_parts(model)
     return model
 

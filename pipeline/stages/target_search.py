@@ -266,7 +266,7 @@ def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
     above = min((each for each in tried if each[1] > wanted), default=None)
     if below is not None and above is not None:
         share = (wanted - below[1]) / (above[1] - below[1])
-        if above[0] > FAR * below[0] > 0:
+        if above[0] > FAR * below[0]:
             return math.exp((1 - share) * math.log(below[0]) + share * math.log(above[0]))
         return below[0] + (above[0] - below[0]) * share
     bits, size = tried[-1]

@@ -101,8 +101,8 @@ def measurements(sources: Sequence[Source]) -> list[Measurement]:
     Raises:
         PosterError: Two runs with equal settings differ in a figure.
     """
-    full = [source for source in sources if reason_for_counts_alone(source) is None]
-    counted = [source for source in sources if reason_for_counts_alone(source) is not None]
+    counted = [source for source in sources if reason_for_counts_alone(source)]
+    full = [source for source in sources if not reason_for_counts_alone(source)]
     every = [
         each for source, settings in zip(full, _differing(full), strict=True) for each in _of_run(source, settings)
     ]
