@@ -50,7 +50,7 @@ def compress(
     bits: int | None = None,
     target_mb: float | None = None,
     metric: Metric | None = None,
-    basis: str = "cosine",
+    basis: str | None = None,
     fit: str | None = None,
     rounding: str | None = None,
     scheme: str = "int",
@@ -80,7 +80,8 @@ def compress(
         target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
         metric: A function of a network that returns a number. It is called with copies of the original and the
             compressed network, in evaluation mode, on the original's device.
-        basis: ``cosine`` or ``chebyshev``; or ``fracsrf`` or ``fractional``, which have no orders and need no config.
+        basis: ``cosine`` (the default) or ``chebyshev``; or ``fracsrf`` or ``fractional``, which have no orders and
+            need no config. A network with series keeps its own.
         fit: ``activations`` (the default) fits to the layers' outputs, ``weights`` to the filters alone. ``fracsrf``
             and ``fractional`` allow only ``weights``.
         rounding: ``gptq`` (the default) or ``nearest``. ``fracsrf`` and ``fractional`` allow only ``nearest``.

@@ -48,6 +48,7 @@ def settings_of(
     config: Config | None,
     bits: int | None,
     target_mb: float | None,
+    basis: str | None,
     device: torch.device,
     **values: Any,
 ) -> Settings:
@@ -58,6 +59,7 @@ def settings_of(
         config: See ``Config``; None for the default.
         bits: Width of the coefficients; None for a target, or for no rounding.
         target_mb: Size of the file in MB (10^6 bytes); None for a width, or for no rounding.
+        basis: Basis of the series; None for that of a network with series, or for ``cosine``.
         device: The device that computes.
         values: Other options of a run, by name.
 
@@ -74,6 +76,11 @@ def settings_of(
         raise OptionsError("target_mb: got a network that already has series; allowed: the original network, or bits")
     if values.get("epochs", 0) is None:  # Options would take it as the 5 epochs of a run
         raise OptionsError("epochs: got None; allowed: a whole number, 0 or more")
+    found = sorted({module.basis for module in network.modules() if isinstance(module, ComputedConv2d)})
+    if basis is not None and found not in ([], [basis]):
+        raise OptionsError(f"basis: got {basis} for a network with series of {', '.join(found)}; allowed: no basis")
+    if basis is not None and not found:
+        values["basis"] = basis
     rounding = {"bits": bits} if target_mb is None else {"target_mb": target_mb}
     options = Options(config=text, model="network", **rounding, **values)
     if len(options.basis) > 1:

@@ -87,6 +87,14 @@ def test_float_series_can_be_trained_by_the_caller_and_then_quantized():
     assert sum(isinstance(module, SeriesConv2d) for module in series.modules()) == 3
 
 
+@pytest.mark.parametrize("basis", ["chebyshev", "fracsrf"])
+def test_a_network_with_series_keeps_their_basis(basis):
+    series = compress(seeded(), X, basis=basis, config=None if basis == "fracsrf" else "3,2,2").network
+    first, second = (compress(series, X, bits=8, basis=each) for each in (None, basis))
+    assert first.content == second.content
+    assert difference(first.network, series) < 0.1
+
+
 def test_equal_calls_give_equal_files():
     options, x = {"config": "2,1,1", "bits": 4, "epochs": 16, "batch_size": 32, "lr": 0.003}, images(320)
     first, second, other = (compress(seeded(), x, **options, seed=seed) for seed in (3, 3, 4))

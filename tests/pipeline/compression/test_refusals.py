@@ -199,6 +199,11 @@ NETWORKS = [
         {"config": None, "bits": None, "target_mb": 0.0018},
         "series",
     ),
+    (
+        lambda: compress(seeded(), X, config="3,2,2", basis="chebyshev").network,
+        {"config": None, "basis": "cosine"},
+        "basis: got cosine.*series of chebyshev",
+    ),
 ]
 
 
