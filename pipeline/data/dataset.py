@@ -111,6 +111,10 @@ class TrainingImages(Images, Protocol):
     def digest(self) -> str:
         """SHA-256 in hex of all that determines the batches; see the implementations."""
 
+    @property
+    def flip(self) -> bool:
+        """True if augmentation mirrors images left to right; False for digits and letters."""
+
     def part(self, start: int, stop: int) -> Images:
         """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -37,12 +37,14 @@ class FolderSplit:
         normalization: Conversion from bytes to the network's input.
         workers: Number of processes that decode; 0 decodes in the calling process.
         size: Height and width of the images in batches, in pixels.
+        flip: True, because augmentation mirrors images.
     """
 
     files: ImageFiles
     normalization: Normalization
     workers: int
     size: tuple[int, int] = (CROP, CROP)
+    flip: bool = field(default=True, init=False)
 
     def __len__(self) -> int:
         """Return the number of images."""

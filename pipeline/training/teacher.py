@@ -81,7 +81,15 @@ class Teacher:
 
     @torch.no_grad()
     def output(
-        self, images: Tensor, *, data: str, epoch_seed: int, batch_size: int, batch: int, features: bool = True
+        self,
+        images: Tensor,
+        *,
+        data: str,
+        epoch_seed: int,
+        batch_size: int,
+        batch: int,
+        features: bool = True,
+        mirrored: bool = False,
     ) -> TeacherOutput:
         """Return the teacher's output for one batch of the training images.
 
@@ -92,9 +100,12 @@ class Teacher:
             batch_size: Images of a full batch.
             batch: Number of the batch in the epoch, from 0.
             features: Include the features.
+            mirrored: The data is augmented by mirroring. The logits are then the means of those of the images and of
+                their mirror images, which are more accurate than either (docs/training.md).
 
         Returns:
-            Logits and features on the images' device, in the precision of training.
+            Logits and features on the images' device. Features are in the precision of training, and so are logits that
+            are no means.
         """
         kept = self._kept[data, epoch_seed, batch_size, features]
         if batch in kept:
@@ -103,6 +114,8 @@ class Teacher:
         with hooks.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
             maps = {name: feature.detach() for name, feature in hooks.take().items()}
+            if mirrored:
+                logits = (logits.float() + self._network(images.flip(3)).float()) / 2
             output = TeacherOutput(logits.detach(), maps)  # a forward may enable gradients
         if output.nbytes <= self._left:
             self._left -= output.nbytes

@@ -39,6 +39,18 @@ def test_an_answer_is_the_networks_and_is_computed_once():
     assert network.calls == 2, "one for the teacher, one for the expected answer"
 
 
+def test_of_mirrored_data_an_answer_is_the_mean_of_both_sides_and_its_features_are_of_one():
+    network, accelerator = tiny_network(), make_accelerator("cpu", "fp32")
+    teacher = Teacher(network, accelerator)
+    answer, plain = asked(teacher, mirrored=True), asked(Teacher(network, accelerator))
+    with torch.no_grad():
+        both = torch.stack([network(images(0)), network(images(0).flip(3))])
+    assert not torch.allclose(both[0], both[1])
+    torch.testing.assert_close(answer.logits, both.mean(0))
+    assert all(torch.equal(answer.features[name], feature) for name, feature in plain.features.items())
+    assert answer.features.keys() == plain.features.keys() != set()
+
+
 def test_other_data_batches_epochs_and_batch_sizes_are_asked_anew():
     network = Counting().eval()
     teacher = Teacher(network, make_accelerator("cpu"))
