@@ -141,6 +141,9 @@ class Split(TrainingImages, Protocol):
     def part(self, start: int, stop: int) -> "Split":
         """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 
+    def unmirrored(self) -> "Split":
+        """Return the same images, which augmentation does not mirror."""
+
     def normalized(self, normalization: Normalization) -> "Split":
         """Return the same images for a network with another normalization."""
 

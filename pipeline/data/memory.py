@@ -96,6 +96,10 @@ class MemorySplit:
         """Return a range of the images, without a copy of the pixels; see ``Split.part``."""
         return replace(self, order=self._positions[start:stop])
 
+    def unmirrored(self) -> "MemorySplit":
+        """Return the same images, which augmentation does not mirror."""
+        return replace(self, flip=False)
+
     def normalized(self, normalization: Normalization) -> "MemorySplit":
         """Return the same images for a network with another normalization."""
         return replace(self, normalization=normalization)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -37,14 +37,14 @@ class FolderSplit:
         normalization: Conversion from bytes to the network's input.
         workers: Number of processes that decode; 0 decodes in the calling process.
         size: Height and width of the images in batches, in pixels.
-        flip: True, because augmentation mirrors images.
+        flip: True if augmentation mirrors images.
     """
 
     files: ImageFiles
     normalization: Normalization
     workers: int
     size: tuple[int, int] = (CROP, CROP)
-    flip: bool = field(default=True, init=False)
+    flip: bool = True
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -76,7 +76,7 @@ class FolderSplit:
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex of the files' names, labels, sizes and modification times, and of their preprocessing."""
-        digest = hashlib.sha256(repr((MARGIN, self.size, self.normalization)).encode())
+        digest = hashlib.sha256(repr((MARGIN, self.size, self.normalization, self.flip)).encode())
         root = os.path.commonpath(self.files.paths)
         for path, label in zip(self.files.paths, self.files.labels, strict=True):
             entry = Path(path).stat()
@@ -96,6 +96,10 @@ class FolderSplit:
         """Return a range of the images; see ``Split.part``."""
         return replace(self, files=self.files.part(start, stop))
 
+    def unmirrored(self) -> "FolderSplit":
+        """Return the same images, which augmentation does not mirror."""
+        return replace(self, flip=False)
+
     def normalized(self, normalization: Normalization) -> "FolderSplit":
         """Return the same images for a network with another normalization."""
         return replace(self, normalization=normalization)
@@ -112,7 +116,9 @@ class FolderSplit:
 
     def _read(self, batches: Sequence[list[int]], seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
         largest = max(map(len, batches), default=0) * self.size[0] * self.size[1] * 3
-        return load_batches(_Files(self.files, self.size, seed), batches, workers=self.workers, batch_bytes=largest)
+        return load_batches(
+            _Files(self.files, self.size, self.flip, seed), batches, workers=self.workers, batch_bytes=largest
+        )
 
 
 class _Files(TorchDataset[Item]):
@@ -121,9 +127,10 @@ class _Files(TorchDataset[Item]):
     A damaged image is returned as its error message, because an exception from a worker would carry a traceback.
     """
 
-    def __init__(self, files: ImageFiles, size: tuple[int, int], seed: int | None) -> None:
+    def __init__(self, files: ImageFiles, size: tuple[int, int], flip: bool, seed: int | None) -> None:
         self.files = files
         self.size = size
+        self.flip = flip
         self.seed = seed
 
     def __getitem__(self, index: int) -> Item:
@@ -134,7 +141,9 @@ class _Files(TorchDataset[Item]):
         if self.seed is None:
             cropped = fitted(image, self.size, MARGIN)
         else:
-            cropped = _random(image, self.size, _image_seed(self.seed, index))
+            cropped, mirrored = _random(image, self.size, _image_seed(self.seed, index))
+            if mirrored and self.flip:
+                cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return to_bytes(cropped), self.files.labels[index]
 
 
@@ -142,10 +151,9 @@ def _image_seed(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index) % 2**63
 
 
-def _random(image: Image.Image, size: tuple[int, int], seed: int) -> Image.Image:
-    """Resize a random box to a height and width in pixels, mirrored with probability one half."""
+def _random(image: Image.Image, size: tuple[int, int], seed: int) -> tuple[Image.Image, bool]:
+    """Resize a random box to a height and width in pixels; draw whether to mirror it, with probability one half."""
     generator = seeded(seed)
     top, left, tall, wide = random_boxes(1, image.height, image.width, generator)[0].tolist()
     cut = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(left, top, left + wide, top + tall))
-    mirrored = bool(torch.rand(1, generator=generator) < 0.5)
-    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut
+    return cut, bool(torch.rand(1, generator=generator) < 0.5)

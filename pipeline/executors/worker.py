@@ -25,6 +25,7 @@ from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, make_baseline
 from pipeline.stages.context import RunContext, make_context
+from pipeline.stages.mirroring import Mirroring
 from pipeline.stages.variant import VariantResult, run_variant
 from pipeline.store.entry import load_state, state_of
 from pipeline.store.store import StageRecord
@@ -41,6 +42,7 @@ class WorkerPayload:
         baseline: The uncompressed network's state dict, on the CPU.
         origin: The source of these weights.
         top1: The baseline's Top-1, in percent.
+        mirroring: The baseline's figures on mirror images, or None.
         store: The store's folder; a worker on another machine uses the folder of that name there.
         device: The type of the driver's device, for example ``cpu``.
         threads: Number of threads of a worker.
@@ -53,6 +55,7 @@ class WorkerPayload:
     baseline: dict[str, Tensor]
     origin: str
     top1: float
+    mirroring: Mirroring | None
     store: Path
     device: str
     threads: int
@@ -85,8 +88,9 @@ def make_payload(context: RunContext, baseline: Baseline, threads: int) -> Worke
         threads: Number of threads of a worker.
     """
     state = state_of(baseline.model)
+    known = baseline.origin, baseline.top1, baseline.mirroring
     folder = context.store.folder.absolute()
-    return WorkerPayload(context.options, state, baseline.origin, baseline.top1, folder, context.device.type, threads)
+    return WorkerPayload(context.options, state, *known, folder, context.device.type, threads)
 
 
 def compute(payload: WorkerPayload, variant: Variant, log: Callable[[str], Any]) -> WorkerResult:
@@ -158,7 +162,7 @@ def _make_run(payload: WorkerPayload, stream: TextIO) -> tuple[RunContext, Basel
     )
     network = copy_network(context.network)
     load_state(network, payload.baseline)
-    return context, make_baseline(context, network, payload.origin, payload.top1)
+    return context, make_baseline(context, network, payload.origin, payload.top1, payload.mirroring)
 
 
 class LineWriter(TextIOBase):

@@ -31,6 +31,7 @@ from pipeline.options.values import BUILTIN
 from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import Measurement, measured_once, top1_key
+from pipeline.stages.mirroring import Mirroring, mirroring_once
 from pipeline.stages.network import example_images
 from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
@@ -61,6 +62,7 @@ class Baseline:
         epoch: Epoch of its training whose weights were kept; None if its weights were loaded.
         exporter: Writes the ONNX files of all rows, from one traced graph.
         measured: Its figures on the test images; None where rows are made elsewhere than reported, and in a dry run.
+        mirroring: Its figures on mirror images; None if no training mirrors images.
     """
 
     model: nn.Module
@@ -72,6 +74,12 @@ class Baseline:
     epoch: int | None = None
     exporter: OnnxExporter = field(default_factory=OnnxExporter)
     measured: Measurement | None = None
+    mirroring: Mirroring | None = None
+
+    @property
+    def mirrored(self) -> bool:
+        """False if training mirrors no images, although the data allow it."""
+        return self.mirroring is None or self.mirroring.suits
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,10 @@ def prepare_baseline(context: RunContext) -> Baseline:
     )
     for warning in warnings if context.processes.is_main else ():
         logger.warning("warning: %s", warning)
-    baseline = make_baseline(context, model, initial.origin, top1)
+    mirroring = mirroring_once(context, model, digest)
+    if mirroring is not None and not mirroring.suits and context.processes.is_main:
+        logger.info("%s", mirroring.note)
+    baseline = make_baseline(context, model, initial.origin, top1, mirroring)
     return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 
@@ -130,11 +141,13 @@ def _check_outputs(context: RunContext, model: nn.Module) -> None:
     check_values(logits, f"--model {context.options.model} with --weights {context.options.weights}", "other weights")
 
 
-def make_baseline(context: RunContext, model: nn.Module, origin: str, top1: float) -> Baseline:
+def make_baseline(
+    context: RunContext, model: nn.Module, origin: str, top1: float, mirroring: Mirroring | None = None
+) -> Baseline:
     """Put a network whose weights are known on the run's device, with its digest and, if wanted, its teacher."""
     model = evaluating(placed(model, context.device))
     teacher = Teacher(model, context.accelerator) if context.options.distill else None
-    return Baseline(model, network_digest(_name(context), model), origin, top1, teacher)
+    return Baseline(model, network_digest(_name(context), model), origin, top1, teacher, mirroring=mirroring)
 
 
 def _name(context: RunContext) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -29,6 +30,7 @@ from pipeline.stages.baseline import (
 )
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
+from pipeline.stages.mirroring import mirroring_key, stored_mirroring
 from pipeline.stages.target import target_stages
 from pipeline.stages.target_sizes import check_sizes, target_range
 from pipeline.store.entry import load_state
@@ -69,6 +71,7 @@ def plan_text(options: Options) -> str:
         lines += ["", *(_targets(context, variant) if variant.targets else _sizes(context, variant))]
     stages = [initial.job.stage] if initial.job else []
     stages.append(baseline_key(context, baseline.digest))
+    stages += filter(None, [mirroring_key(context, baseline.digest)])
     for variant in variants(options):
         for target in variant.targets:
             stages += target_stages(context, baseline, variant, target)
@@ -104,7 +107,8 @@ def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:
     entry = context.store.find(initial.job.stage.key) if initial.job else None
     if entry is not None:
         load_state(initial.model, entry.tensors)
-    return make_baseline(context, initial.model, initial.origin, float("nan"))
+    baseline = make_baseline(context, initial.model, initial.origin, float("nan"))
+    return replace(baseline, mirroring=stored_mirroring(context, baseline.digest))
 
 
 def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:

@@ -86,6 +86,7 @@ def variant_keys(context: RunContext, baseline: Baseline, variant: Variant) -> V
             schedule,
             teacher=baseline.teacher,
             margin=_margin(context, schedule),
+            mirrored=baseline.mirrored,
         )
         network = training.stage.key
     tuned = top1_key(context, f"{name}, fine-tuned" if training else name, network)
@@ -119,6 +120,7 @@ def _width(context: RunContext, baseline: Baseline, variant: Variant, bits: int,
             schedule,
             teacher=baseline.teacher,
             margin=_margin(context, schedule),
+            mirrored=baseline.mirrored,
             first_epoch=variant.epochs,
         )
         source = training.stage.key

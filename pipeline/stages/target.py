@@ -95,6 +95,7 @@ class TargetCompressor:
             "epochs": self._variant.epochs,
             "schedule": asdict(self._schedule),
             "teacher": self._baseline.teacher is not None,
+            "mirrored": self._baseline.mirrored,
             "identity": asdict(self._identity),
             "test": self._context.data.test.digest,
             "onnx": self._context.options.onnx,
@@ -108,9 +109,14 @@ class TargetCompressor:
         inputs = {"size": size, "smallest share": SMALLEST_SHARE, "identity": asdict(self._identity)}
         start = self._context.store.key("target rounding", **inputs, **self._measured.inputs)
         label = TrainingLabel(name, "rounding")
-        teacher = self._baseline.teacher
         return training_job(
-            self._context, f"{name}: training through the rounding", label, start, self._schedule, teacher=teacher
+            self._context,
+            f"{name}: training through the rounding",
+            label,
+            start,
+            self._schedule,
+            teacher=self._baseline.teacher,
+            mirrored=self._baseline.mirrored,
         )
 
     def compress(self, target: Target) -> QuantizedNetwork:

@@ -67,6 +67,7 @@ class TrainingJob:
         teacher: The uncompressed network; None trains on labels only.
         first_epoch: Number of the first epoch, which decides the order and augmentation of the batches.
         margin: Least gain over the start.
+        mirrored: False for a training that mirrors no images, although the data allow it.
     """
 
     stage: StageKey
@@ -75,6 +76,7 @@ class TrainingJob:
     teacher: Teacher | None = None
     first_epoch: int = 0
     margin: Margin = CERTAIN_GAIN
+    mirrored: bool = True
 
 
 def training_job(
@@ -87,6 +89,7 @@ def training_job(
     teacher: Teacher | None = None,
     first_epoch: int = 0,
     margin: Margin = CERTAIN_GAIN,
+    mirrored: bool = True,
 ) -> TrainingJob:
     """Return a training with its cache key.
 
@@ -99,6 +102,7 @@ def training_job(
         teacher: See ``TrainingJob``.
         first_epoch: See ``TrainingJob``.
         margin: See ``TrainingJob``.
+        mirrored: See ``TrainingJob``.
     """
     key = context.store.key(
         "training",
@@ -109,8 +113,9 @@ def training_job(
         first_epoch=first_epoch,
         margin=asdict(margin),
         teacher=None if teacher is None else teacher.digest,
+        mirrored=mirrored,
     )
-    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, margin)
+    return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, margin, mirrored)
 
 
 def train_once(
@@ -142,7 +147,7 @@ def train_once(
         best = BestWeights(model, partial(held_out_losses, context), job.margin) if rate is None else None
         end = train(
             model,
-            context.images.trained,
+            context.images.trained if job.mirrored else context.images.trained.unmirrored(),
             job.schedule,
             accelerator=context.accelerator,
             seed=context.options.seed,

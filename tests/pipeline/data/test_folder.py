@@ -103,6 +103,21 @@ def test_workers_do_not_change_the_images(tmp_path):
     assert not torch.equal(run(0, 7), run(0, 8))
 
 
+@pytest.mark.parametrize("size", [(20, 16), (300, 120)])
+def test_some_images_are_mirrored_or_none(tmp_path, size):
+    split = load_dataset(str(make(tmp_path / "pets", size=size, count=8)), workers=0).train
+    plain = split.unmirrored()
+    assert (split.flip, plain.flip) == (True, False)
+    assert split.digest != plain.digest
+    (shown, labels), (same, same_labels) = (
+        next(each.batches(16, device=CPU, seed=3, augment=True)) for each in (split, plain)
+    )
+    assert torch.equal(labels, same_labels)
+    as_they_are = (shown == same).flatten(1).all(1)
+    assert torch.equal(~as_they_are, (shown == same.flip(3)).flatten(1).all(1))
+    assert 0 < int(as_they_are.sum()) < 16
+
+
 @pytest.mark.parametrize(("size", "workers"), [((20, 16), 2), ((300, 120), 0), ((300, 120), 2)])
 def test_damaged_image_is_named(tmp_path, size, workers):
     path = make(tmp_path / "pets", size=size) / "val" / "dog" / "3.png"

@@ -44,7 +44,7 @@ def test_auto_is_float32_where_bf16_fails(folder, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "BFloat16" in done.stderr
     again = call_program(folder, *SMALL, "--epochs", "1", "--batch-size", "32", "--precision", "fp32", "--out", "out")
-    assert "all 8 stages were read" in again.stderr, "a fallback is the same as float32"
+    assert re.search(r"all \d+ stages were read", again.stderr), "a fallback is the same as float32"
 
 
 @pytest.mark.parametrize("name", ["bf16", "bfloat16"])

@@ -66,6 +66,20 @@ def test_a_second_training_reads_the_first_ones_result(context, tmp_path, monkey
     assert not second.training
 
 
+def test_a_training_without_mirror_images_is_one_on_data_that_allow_none(context, tmp_path):
+    plain = dataclasses.replace(context.data, train=context.data.train.unmirrored())
+    jobs = [(context, job_of(context, margin=ANY_GAIN, mirrored=False)), (context, job_of(context, margin=ANY_GAIN))]
+    other = dataclasses.replace(context, data=plain, store=Store(tmp_path / "other"))
+    jobs.append((other, job_of(other, margin=ANY_GAIN)))
+    assert len({job.stage.key for _, job in jobs}) == 3
+    digests = []
+    for run, job in jobs:
+        model = tiny_network()
+        train_once(run, model, job)
+        digests.append(state_digest(model))
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_fresh_trains_again(context, tmp_path, monkeypatch):
     trained(context)
     monkeypatch.setattr("pipeline.stages.train.train", None)
