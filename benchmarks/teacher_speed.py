@@ -39,7 +39,7 @@ def main() -> None:
                 start = time.perf_counter()
                 target = None
                 if kind == "taught":
-                    target = teacher.output(images, data="", epoch_seed=step, batch_size=BATCH, batch=0)
+                    target = teacher.output(images, data="", epoch_seed=step, batch_size=BATCH, batch=0, mirrored=True)
                 training_step(
                     prepared,
                     TrainingBatch(images, labels, target, FEATURE_WEIGHT),
