@@ -27,7 +27,7 @@ def main() -> None:
     model = build_model("resnet20", 10).to(memory_format=torch.channels_last)
     model = swap_convolutions(model, orders_of(plan_layers(model, parse_config("3,3,2,2"))), "cosine")
     prepared, optimizer = accelerator.prepare(model.train(), SGD(model.parameters(), 1e-4, momentum=0.9, nesterov=True))
-    teacher, random = Teacher(original, accelerator), RandomStream(0, accelerator.device)
+    teacher, random = Teacher(original, accelerator, mirrored=True), RandomStream(0, accelerator.device)
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     seconds: dict[str, list[float]] = {"plain": [], "taught": []}
@@ -39,7 +39,7 @@ def main() -> None:
                 start = time.perf_counter()
                 target = None
                 if kind == "taught":
-                    target = teacher.output(images, data="", epoch_seed=step, batch_size=BATCH, batch=0, mirrored=True)
+                    target = teacher.output(images, data="", epoch_seed=step, batch_size=BATCH, batch=0)
                 training_step(
                     prepared,
                     TrainingBatch(images, labels, target, FEATURE_WEIGHT),

@@ -24,15 +24,12 @@ class TensorSplit:
         images: float32, (N, C, H, W).
         labels: int64, (N,); None yields labels of 0.
         order: int64, positions of the images in their order; None keeps all, as they are.
-        digest: Names the kind.
-        flip: False, because nothing is augmented.
     """
 
     images: Tensor
     labels: Tensor | None = None
     order: Tensor | None = None
     digest: str = field(default="images in memory", init=False)
-    flip: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -87,8 +84,6 @@ class LoaderSplit:
         batch_size: Number of images that the training loop counts for a batch.
         labelled: True if every batch has labels; otherwise they are 0.
         classes: Number of classes that labels may have; None if it is not known.
-        digest: Names the kind.
-        flip: False, because it is not known whether the iterable mirrors images.
     """
 
     source: Iterable[Any]
@@ -98,7 +93,6 @@ class LoaderSplit:
     labelled: bool
     classes: int | None = None
     digest: str = field(default="a caller's iterable", init=False)
-    flip: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
         """Return the number of images, as if all batches had ``batch_size`` of them."""

@@ -111,10 +111,6 @@ class TrainingImages(Images, Protocol):
     def digest(self) -> str:
         """SHA-256 in hex of all that determines the batches; see the implementations."""
 
-    @property
-    def flip(self) -> bool:
-        """True if augmentation mirrors images left to right; False for digits and letters."""
-
     def part(self, start: int, stop: int) -> Images:
         """Return the images from index ``start`` up to, but without, index ``stop``; there may be none."""
 
@@ -134,6 +130,10 @@ class TrainingImages(Images, Protocol):
 
 class Split(TrainingImages, Protocol):
     """Labelled images of the training or the test half of a data set, in an order that mixes the classes."""
+
+    @property
+    def flip(self) -> bool:
+        """True if augmentation mirrors images left to right; False for digits and letters."""
 
     def head(self, count: int) -> "Split":
         """Return the first ``count`` images, or all if there are fewer."""

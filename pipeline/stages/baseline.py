@@ -146,7 +146,9 @@ def make_baseline(
 ) -> Baseline:
     """Put a network whose weights are known on the run's device, with its digest and, if wanted, its teacher."""
     model = evaluating(placed(model, context.device))
-    teacher = Teacher(model, context.accelerator) if context.options.distill else None
+    teacher = None
+    if context.options.distill:
+        teacher = Teacher(model, context.accelerator, mirrored=mirroring is not None and mirroring.learned)
     return Baseline(model, network_digest(_name(context), model), origin, top1, teacher, mirroring=mirroring)
 
 

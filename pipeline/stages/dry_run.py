@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import torch
@@ -107,8 +106,9 @@ def _as_stored(context: RunContext, initial: InitialNetwork) -> Baseline:
     entry = context.store.find(initial.job.stage.key) if initial.job else None
     if entry is not None:
         load_state(initial.model, entry.tensors)
-    baseline = make_baseline(context, initial.model, initial.origin, float("nan"))
-    return replace(baseline, mirroring=stored_mirroring(context, baseline.digest))
+    unmeasured = make_baseline(context, initial.model, initial.origin, float("nan"))
+    mirroring = stored_mirroring(context, unmeasured.digest)
+    return make_baseline(context, unmeasured.model, initial.origin, float("nan"), mirroring)
 
 
 def _states(context: RunContext, stages: Sequence[StageKey]) -> Iterator[str]:

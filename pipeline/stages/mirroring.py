@@ -15,6 +15,9 @@ from pipeline.store.store import StageKey
 MIRROR_LOSS: Final = 5.0
 """Points of Top-1 on mirror images below that on the images, up to which training mirrors: docs/training.md."""
 
+LEARNED: Final = 99.0
+"""Least Top-1 on both, from which the means of their logits are the better teacher: docs/training.md."""
+
 
 @dataclass(frozen=True)
 class Mirroring:
@@ -32,6 +35,11 @@ class Mirroring:
     def suits(self) -> bool:
         """True if training may mirror images: the network was trained on mirror images, or takes them as well."""
         return self.mirrored >= self.plain - MIRROR_LOSS
+
+    @property
+    def learned(self) -> bool:
+        """True if it has learned the images and their mirror images, so that the teacher shows the means of both."""
+        return min(self.plain, self.mirrored) >= LEARNED
 
     @property
     def note(self) -> str:

@@ -94,7 +94,7 @@ class TargetCompressor:
             "smallest share": SMALLEST_SHARE,
             "epochs": self._variant.epochs,
             "schedule": asdict(self._schedule),
-            "teacher": self._baseline.teacher is not None,
+            "teacher": None if self._baseline.teacher is None else self._baseline.teacher.mirrored,
             "mirrored": self._baseline.mirrored,
             "identity": asdict(self._identity),
             "test": self._context.data.test.digest,

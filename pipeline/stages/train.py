@@ -112,7 +112,7 @@ def training_job(
         seed=context.options.seed,
         first_epoch=first_epoch,
         margin=asdict(margin),
-        teacher=None if teacher is None else teacher.digest,
+        teacher=None if teacher is None else [teacher.digest, teacher.mirrored],
         mirrored=mirrored,
     )
     return TrainingJob(StageKey(name, key), label, schedule, teacher, first_epoch, margin, mirrored)

@@ -204,7 +204,6 @@ def _training_batches(
                     batch_size=size,
                     batch=number,
                     features=imitation > 0,
-                    mirrored=images.flip,
                 )
             weight = share.weight(min(size, len(images) - number * size))
             yield TrainingBatch(x, labels, target, imitation, weight)

@@ -55,12 +55,14 @@ class Teacher:
     Attributes:
         points: Names of the modules whose outputs are the features.
         covariance_steps: Fewest steps of a training that is preconditioned by the input covariance.
+        mirrored: True if the logits are means of those of the images and of their mirror images.
 
     Args:
         network: The uncompressed network, in evaluation mode, on the accelerator's device.
         accelerator: Device and precision.
         memory: Most bytes of outputs in memory.
         covariance_steps: See the attribute.
+        mirrored: See the attribute.
     """
 
     def __init__(
@@ -69,10 +71,11 @@ class Teacher:
         accelerator: Accelerator,
         memory: int = MEMORY_BYTES,
         covariance_steps: int = COVARIANCE_STEPS,
+        mirrored: bool = False,
     ) -> None:
         self._network, self._accelerator, self._left = network, accelerator, memory
         self._kept: defaultdict[tuple[str, int, int, bool], dict[int, TeacherOutput]] = defaultdict(dict)
-        self.points, self.covariance_steps = feature_points(network), covariance_steps
+        self.points, self.covariance_steps, self.mirrored = feature_points(network), covariance_steps, mirrored
 
     @cached_property
     def digest(self) -> str:
@@ -81,15 +84,7 @@ class Teacher:
 
     @torch.no_grad()
     def output(
-        self,
-        images: Tensor,
-        *,
-        data: str,
-        epoch_seed: int,
-        batch_size: int,
-        batch: int,
-        features: bool = True,
-        mirrored: bool = False,
+        self, images: Tensor, *, data: str, epoch_seed: int, batch_size: int, batch: int, features: bool = True
     ) -> TeacherOutput:
         """Return the teacher's output for one batch of the training images.
 
@@ -100,12 +95,9 @@ class Teacher:
             batch_size: Images of a full batch.
             batch: Number of the batch in the epoch, from 0.
             features: Include the features.
-            mirrored: The data is augmented by mirroring. The logits are then the means of those of the images and of
-                their mirror images, which are more accurate than either (docs/training.md).
 
         Returns:
-            Logits and features on the images' device. Features are in the precision of training, and so are logits that
-            are no means.
+            Logits and features on the images' device, in the precision of training; logits that are means in float32.
         """
         kept = self._kept[data, epoch_seed, batch_size, features]
         if batch in kept:
@@ -114,7 +106,7 @@ class Teacher:
         with hooks.on(self._network), self._accelerator.autocast():
             logits: Tensor = self._network(images)
             maps = {name: feature.detach() for name, feature in hooks.take().items()}
-            if mirrored:
+            if self.mirrored:
                 logits = (logits.float() + self._network(images.flip(3)).float()) / 2
             output = TeacherOutput(logits.detach(), maps)  # a forward may enable gradients
         if output.nbytes <= self._left:

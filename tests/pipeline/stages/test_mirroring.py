@@ -12,11 +12,12 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
+from pipeline.stages.baseline import make_baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.mirroring import MIRROR_LOSS, Mirroring, mirroring_once, stored_mirroring
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker
-from tests.support.networks import write_npz
+from tests.support.networks import tiny_network, write_npz
 from tests.support.program import call_program
 from tests.support.report_schema import read_report
 
@@ -78,6 +79,17 @@ def test_the_network_is_measured_on_held_out_images_and_their_mirror_images(tmp_
 @pytest.mark.parametrize(("lost", "suits"), [(-3.0, True), (MIRROR_LOSS, True), (MIRROR_LOSS + 0.1, False)])
 def test_few_points_may_be_lost(lost, suits):
     assert Mirroring(plain=90.0, mirrored=90.0 - lost).suits is suits
+
+
+@pytest.mark.parametrize(
+    ("plain", "mirrored", "learned"), [(99.0, 100.0, True), (100.0, 99.0, True), (98.9, 100.0, False), (100, 98, False)]
+)
+def test_a_teacher_that_has_learned_both_sides_shows_their_mean(tmp_path, plain, mirrored, learned):
+    data = load_dataset(str(write_npz(tmp_path / "colours.npz", train=32)))
+    context, mirroring = context_of(data, tmp_path), Mirroring(plain, mirrored)
+    assert mirroring.learned is learned
+    assert make_baseline(context, tiny_network(), "file", 90.0, mirroring).teacher.mirrored is learned
+    assert not make_baseline(context, tiny_network(), "file", 90.0).teacher.mirrored
 
 
 def test_nothing_is_measured_where_no_training_mirrors(tmp_path):

@@ -88,7 +88,9 @@ def test_fresh_trains_again(context, tmp_path, monkeypatch):
 
 
 def test_whatever_training_depends_on_is_in_the_key(context, tmp_path):
-    teachers = [Teacher(tiny_network(seed=seed).eval(), context.accelerator) for seed in (3, 4)]
+    network = tiny_network(seed=3).eval()
+    teachers = [Teacher(tiny_network(seed=4).eval(), context.accelerator)]
+    teachers += [Teacher(network, context.accelerator, mirrored=mirrored) for mirrored in (False, True)]
     fewer = dataclasses.replace(context.data, train=context.data.train.head(16))
     seeded = dataclasses.replace(context, options=context.options.model_copy(update={"seed": 1}))
     jobs = [

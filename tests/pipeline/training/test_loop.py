@@ -79,15 +79,14 @@ def test_the_feature_loss_ends_at_its_phase():
 
 
 class RecordingTeacher(Teacher):
-    """Records for which batches features were computed, and whether mirror images were shown."""
+    """Records for which batches features were computed."""
 
     def __init__(self, *given):
         super().__init__(*given)
-        self.features, self.mirrored = [], []
+        self.features = []
 
     def output(self, *given, **which):
         self.features.append(which["features"])
-        self.mirrored.append(which["mirrored"])
         return super().output(*given, **which)
 
 
@@ -98,14 +97,6 @@ def test_stages_are_imitated_in_the_first_part_of_training_only(data, trained):
     count = len(teacher.features)
     assert teacher.features == [feature_weight(step / count) > 0 for step in range(count)]
     assert 0.5 < sum(teacher.features) / count < 0.7
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_teacher_sees_mirror_images_where_augmentation_mirrors(data, trained, flip):
-    accelerator = make_accelerator("cpu")
-    teacher, images = RecordingTeacher(trained, accelerator), dataclasses.replace(data.train.head(64), flip=flip)
-    train(series(trained), images, Schedule(1, 0.01, 32), accelerator=accelerator, seed=0, teacher=teacher)
-    assert teacher.mirrored == [flip, flip]
 
 
 def test_single_value_filters_decay_and_scales_do_not():

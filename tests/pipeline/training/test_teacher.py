@@ -39,10 +39,9 @@ def test_an_answer_is_the_networks_and_is_computed_once():
     assert network.calls == 2, "one for the teacher, one for the expected answer"
 
 
-def test_of_mirrored_data_an_answer_is_the_mean_of_both_sides_and_its_features_are_of_one():
+def test_a_mirrored_answer_is_the_mean_of_both_sides_and_its_features_are_of_one():
     network, accelerator = tiny_network(), make_accelerator("cpu", "fp32")
-    teacher = Teacher(network, accelerator)
-    answer, plain = asked(teacher, mirrored=True), asked(Teacher(network, accelerator))
+    answer, plain = (asked(Teacher(network, accelerator, mirrored=mirrored)) for mirrored in (True, False))
     with torch.no_grad():
         both = torch.stack([network(images(0)), network(images(0).flip(3))])
     assert not torch.allclose(both[0], both[1])
