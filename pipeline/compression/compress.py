@@ -74,14 +74,13 @@ def compress(
             tuple or a dict. NumPy arrays count as tensors. Only training uses labels. A generator is read once, up to
             ``calibration_size`` images.
         config: Terms kept per axis. Text with one order for each stage, as on the command line (``"6,3,3,2,2"``), a
-            list of orders, or one order for all stages. ``"dense"`` is no series. ``"auto"``, the default with
-            ``target_mb``, sets no limit. With a target, orders are upper limits. A network with series needs none.
+            list of orders, or one order for all stages; with a target, upper limits. ``"dense"`` is no series, and
+            ``"auto"`` (default with ``target_mb``) is no limit. Series networks, ``fracsrf`` and ``fractional`` need none.
         bits: Width of the stored values, 2 to 8. None, without a target either, keeps float coefficients.
         target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
         metric: A function of a network that returns a number. It is called with copies of the original and the
             compressed network, in evaluation mode, on the original's device.
-        basis: ``cosine`` (the default) or ``chebyshev``; or ``fracsrf`` or ``fractional``, which have no orders and
-            need no config. A network with series keeps its own.
+        basis: ``cosine`` (default), ``chebyshev``, ``fracsrf`` or ``fractional``. A network with series keeps its own.
         fit: ``activations`` (the default) fits to the layers' outputs, ``weights`` to the filters alone. ``fracsrf``
             and ``fractional`` allow only ``weights``.
         rounding: ``gptq`` (the default) or ``nearest``. ``fracsrf`` and ``fractional`` allow only ``nearest``.

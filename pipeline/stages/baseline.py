@@ -81,6 +81,11 @@ class Baseline:
         """False if training mirrors no images, although the data allow it."""
         return self.mirroring is None or self.mirroring.suits
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the log and the report on what training does not do."""
+        return [] if self.mirroring is None or self.mirroring.suits else [self.mirroring.note]
+
 
 @dataclass(frozen=True)
 class InitialNetwork:
@@ -129,9 +134,9 @@ def prepare_baseline(context: RunContext) -> Baseline:
     for warning in warnings if context.processes.is_main else ():
         logger.warning("warning: %s", warning)
     mirroring = mirroring_once(context, model, digest)
-    if mirroring is not None and not mirroring.suits and context.processes.is_main:
-        logger.info("%s", mirroring.note)
     baseline = make_baseline(context, model, initial.origin, top1, mirroring)
+    for note in baseline.notes if context.processes.is_main else ():
+        logger.info("%s", note)
     return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 

@@ -13,10 +13,10 @@ from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 
 MIRROR_LOSS: Final = 5.0
-"""Points of Top-1 on mirror images below that on the images, up to which training mirrors: docs/training.md."""
+"""Most points of Top-1 that the network may lose on mirror images for training to show them: docs/training.md."""
 
 LEARNED: Final = 99.0
-"""Least Top-1 on both, from which the means of their logits are the better teacher: docs/training.md."""
+"""Least Top-1 on images and on mirror images with which a teacher shows the means of both: docs/training.md."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Mirroring:
 
     @property
     def suits(self) -> bool:
-        """True if training may mirror images: the network was trained on mirror images, or takes them as well."""
+        """True if training may mirror images."""
         return self.mirrored >= self.plain - MIRROR_LOSS
 
     @property
     def learned(self) -> bool:
-        """True if it has learned the images and their mirror images, so that the teacher shows the means of both."""
+        """True if the network has learned the images and their mirror images."""
         return min(self.plain, self.mirrored) >= LEARNED
 
     @property

@@ -243,10 +243,7 @@ def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
             mean=list(data.normalization.mean),
             std=list(data.normalization.std),
             image_size=list(data.image_size),
-            notes=[
-                *data.notes,
-                *([] if baseline.mirroring is None or baseline.mirrored else [baseline.mirroring.note]),
-            ],
+            notes=[*data.notes, *baseline.notes],
         ),
         "device": device.type if device.type == "cpu" else str(device),
         "precision": context.accelerator.precision,
