@@ -75,7 +75,7 @@ def compress(
             ``calibration_size`` images.
         config: Terms kept per axis. Text with one order for each stage, as on the command line (``"6,3,3,2,2"``), a
             list of orders, or one order for all stages; with a target, upper limits. ``"dense"`` is no series, and
-            ``"auto"`` (default with ``target_mb``) is no limit. Series networks, ``fracsrf`` and ``fractional`` need none.
+            ``"auto"`` (default of targets) is no limit. Series networks, ``fracsrf`` and ``fractional`` need none.
         bits: Width of the stored values, 2 to 8. None, without a target either, keeps float coefficients.
         target_mb: Size of the file in MB (10^6 bytes), instead of ``bits``.
         metric: A function of a network that returns a number. It is called with copies of the original and the
