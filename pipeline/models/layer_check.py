@@ -27,6 +27,7 @@ from pipeline.runtime.randomness import RandomStream
 logger = logging.getLogger(__name__)
 
 SUBSTITUTED: Final = "its weight is another one while it runs"
+_UNCALLED: Final = "the network reads its weight without calling the layer, or calls it in a function that is compiled"
 _EXACT: Final = 1e-6
 """Largest difference between two forwards of a layer, as a share of its largest output."""
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
@@ -60,7 +61,7 @@ def mark_layers(
             mark_irregular(layers[name], reason)
     for name, layer in layers.items():
         if is_regular(layer) and calls.counts[name] == 0 and f"{name}.weight" in used:
-            mark_irregular(layer, "the network reads its weight without calling the layer")
+            mark_irregular(layer, _UNCALLED)
     candidates = [name for name, layer in layers.items() if is_compressible(layer)]
     replaceable = partial(_replaceable, model, images, expected, calls, basis, trained)
     if candidates and not replaceable(candidates):

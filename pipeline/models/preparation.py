@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any, Final, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
-from basis.copying import copy_network, has_graph
+from basis.copying import compiled_attributes, copy_network, has_graph, plain_function
 from basis.modes import evaluation_mode
 from basis.regular import has_own_forward
 from basis.swap import replace_modules
@@ -26,7 +27,8 @@ _OLD_HOOKS: Final = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove
 def without_wrappers(model: nn.Module) -> nn.Module:
     """Return a network without wrappers around any part.
 
-    Wrappers are ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` and ``torch.compile``.
+    Wrappers are ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` and ``torch.compile``. Methods that
+    ``torch.compile`` decorates become plain methods of the network, because compiled ones run no hooks of layers.
 
     Args:
         model: The network; parts of it are replaced in place.
@@ -35,6 +37,7 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if module._compiled_call_impl is not None:  # of nn.Module.compile
             module._compiled_call_impl = None
+        _set_plain_methods(module)
     replacements: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         inner = _wrapped(module)
@@ -43,6 +46,20 @@ def without_wrappers(model: nn.Module) -> nn.Module:
         if inner is not None:
             replacements[module] = inner
     return replace_modules(model, replacements)
+
+
+def _set_plain_methods(module: nn.Module) -> None:
+    """Give a module plain methods in place of the compiled ones of its class and its attributes.
+
+    A layer keeps those of its class: its own hooks run, and a forward in its attributes would keep it from a series.
+    """
+    vars(module).update(compiled_attributes(module))
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return
+    members = {name: value for kind in reversed(type(module).__mro__) for name, value in vars(kind).items()}
+    for name, value in members.items():
+        if (function := plain_function(value)) is not None:
+            vars(module).setdefault(name, MethodType(function, module))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
