@@ -19,6 +19,7 @@ from basis.gram_statistics import GramStatistics, cross_products
 from basis.layers import as_maps, geometry, layer_operator, stored_columns, stored_values
 from basis.modes import evaluation_mode, without_autocast
 from basis.original_outputs import OriginalOutputs, original_outputs
+from basis.parts import WholeInputs
 from basis.patches import Sample, by_sample, patch_batches
 from basis.routing import samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -49,8 +50,8 @@ def fit_activations(
     A layer is fitted when the images reach it, so its inputs come from the layers fitted before it. The bias is fitted
     with the coefficients. If a layer has no bias, the running mean of its batch normalization absorbs the constant. The
     ridge pulls towards the present coefficients, so on the sampled positions no layer becomes worse. A layer that runs
-    several times is fitted at its first run. A layer that never runs, or on some of the images alone, keeps its
-    coefficients.
+    several times is fitted at its first run, or on all runs if each gets a part of the images. A layer that never runs,
+    or on some of the images alone, keeps its coefficients.
 
     At the end of a residual block, the layer's output is added to a shortcut, directly or after its normalization. The
     layer is then fitted once more, so that the sum matches the original's sum. This step is limited for each channel:
@@ -172,6 +173,7 @@ class LayerwiseFit:
         Returns:
             Layer name -> relative output error, in the order of the first runs.
         """
+        self._whole = WholeInputs(self._model, images)
         with ExitStack() as hooks:
             for name in self._seeds:
                 layer = self._modules[name]
@@ -187,12 +189,13 @@ class LayerwiseFit:
     @torch.no_grad()  # a forward may enable gradients
     def on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Fit the layer to the original's outputs, at its first run."""
-        if name in self._targets:
-            with progress.layer(name), without_autocast(inputs[0].device):
-                self._fit(name, module, inputs[0])
+        if name in self._targets and not self._whole.running:
+            self._last.clear()
+            x = self._whole.of(module, inputs[0])
+            with progress.layer(name), without_autocast(x.device):
+                self._fit(name, module, x, in_parts=x is not inputs[0])
 
-    def _fit(self, name: str, module: nn.Module, x: Tensor) -> None:
-        self._last.clear()
+    def _fit(self, name: str, module: nn.Module, x: Tensor, *, in_parts: bool) -> None:
         norm, maps, wanted = self._norms.get(name), as_maps(module, x), self._targets.pop(name)
         conv, rows = geometry(module), wanted.shape[1]
         chosen = samples_of(rows, conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
@@ -200,7 +203,7 @@ class LayerwiseFit:
             warn_of_routing(name)
             return
         outputs = by_sample(wanted, chosen)
-        watched = name in self._shortcuts and isinstance(module, nn.Conv2d)
+        watched = name in self._shortcuts and isinstance(module, nn.Conv2d) and not in_parts
         batches = _batches(module, maps, chosen)
         kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
         statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)

@@ -14,6 +14,7 @@ from basis.additions import Addition, Additions
 from basis.chunks import in_chunks
 from basis.layers import as_maps, geometry
 from basis.modes import evaluation_mode
+from basis.parts import SampledRuns
 from basis.patches import Sample, samples
 from basis.routing import on_all_ranks, routed_layers, warn_of_routing
 from basis.sampling import SamplingConfig
@@ -24,8 +25,8 @@ class OriginalOutputs(NamedTuple):
     """Rows of the original network at the sampled positions, (groups, rows, O / groups).
 
     Attributes:
-        outputs: Layer name -> outputs of its first run. Layers that run on some of the images alone are left out; see
-            ``basis.routing``.
+        outputs: Layer name -> outputs of its first run, or of all runs if each gets a part of the images; see
+            ``basis.parts``. Layers that run on some of the images alone are left out; see ``basis.routing``.
         shortcuts: Layer name -> the other operand of the addition that reads the layer's output, directly or after the
             normalization in ``norms``. Only layers that run once; empty if additions are not recorded.
         norms: Layer name -> name of the batch normalization with running statistics that reads the layer's output. Only
@@ -57,7 +58,7 @@ def original_outputs(
         additions: Record shortcuts, too.
     """
     norms: dict[str, str] = {}
-    lengths: dict[str, int] = {}
+    lengths: dict[str, list[int]] = {}
     count = 0
 
     def compute(chunk: Tensor, part: CalibrationShard) -> dict[tuple[str, str], Tensor]:
@@ -66,7 +67,7 @@ def original_outputs(
         recorder.run(chunk, additions=additions)
         recorded = recorder.recorded()
         norms = recorded.norms
-        lengths, count = recorder.lengths, len(chunk)
+        lengths, count = recorder.sampled.lengths, len(chunk)
         kinds = ("output", recorded.outputs), ("shortcut", recorded.shortcuts)
         return {(kind, name): rows for kind, kept in kinds for name, rows in kept.items()}
 
@@ -91,21 +92,20 @@ class _Recorder:
     """Hooks of one forward pass of the original network.
 
     Attributes:
-        lengths: Layer name -> length of the first axis of its input at its first run.
+        sampled: The outputs.
     """
 
     def __init__(
         self, original: nn.Module, seeds: Mapping[str, int], shard: CalibrationShard, sampling: SamplingConfig
     ) -> None:
         self._original, self._seeds, self._shard, self._sampling = original, seeds, shard, sampling
-        self._outputs: dict[str, Tensor] = {}
+        self.sampled = SampledRuns(shard)
         self._shortcuts: dict[str, tuple[bool, Tensor]] = {}
         self._last: dict[str, _LastOutput] = {}  # at most one layer
         self._runs: Counter[str] = Counter()
         self._norm_of: dict[str, str] = {}
         # A reference to this object would keep the maps of the pass until the garbage collector runs.
         self._additions = Additions(partial(_Recorder.on_addition, weakref.proxy(self)))
-        self.lengths: dict[str, int] = {}
 
     def run(self, images: Tensor, *, additions: bool) -> None:
         modules = dict(self._original.named_modules())
@@ -123,16 +123,15 @@ class _Recorder:
     @torch.no_grad()  # a forward may enable gradients
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         conv, maps = geometry(module), as_maps(module, inputs[0])
-        self.lengths.setdefault(name, len(maps))
+        choose = partial(samples, conv, maps, seed=self._seeds[name], sampling=self._sampling)
+        outputs = as_maps(module, output)
+        self.sampled.add(name, len(maps), lambda shard: _sampled(outputs, choose(shard=shard), conv.groups))
         if not len(maps):
             return
-        chosen = samples(conv, maps, seed=self._seeds[name], shard=self._shard, sampling=self._sampling)
-        if not self._runs[name]:
-            self._outputs[name] = _sampled(as_maps(module, output), chosen, conv.groups)
         self._runs[name] += 1
         self._last.clear()
         if isinstance(module, nn.Conv2d):
-            self._last[name] = _LastOutput(output, chosen, module.groups)
+            self._last[name] = _LastOutput(output, choose(shard=self._shard), module.groups)
             self._additions.watch(name, output)
 
     def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -152,7 +151,7 @@ class _Recorder:
             for name, (normalized, rows) in self._shortcuts.items()
             if runs[name] == 1 and normalized == (name in norms)
         }
-        return OriginalOutputs(self._outputs, shortcuts, norms)
+        return OriginalOutputs(self.sampled.rows(), shortcuts, norms)
 
 
 def _sampled(outputs: Tensor, chosen: list[Sample], groups: int) -> Tensor:

@@ -14,6 +14,7 @@ from basis.errors import NumericalError
 from basis.gram_statistics import GramStatistics
 from basis.layers import layer_operator, master_tensor, stored_tensor_name
 from basis.modes import evaluation_mode
+from basis.parts import WholeInputs
 from basis.patches import MAX_FEATURES, patch_batches, samples
 from basis.shard import CalibrationShard
 
@@ -85,13 +86,13 @@ def inverse_input_covariance(
     """
     layers = {name: conv for name, conv in _layers(model).items() if _features(conv) <= max_features}
     inverses: dict[str, Tensor] = {}
-    reached: set[str] = set()
+    reached, whole = set[str](), WholeInputs(original, images)
 
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in reached and len(inputs[0]):
+        if name not in reached and len(inputs[0]) and not whole.running:
             reached.add(name)
-            conv = layers[name]
-            gram, energy = _input_energy(conv, inputs[0].float(), shard or CalibrationShard.whole(len(images)))
+            conv, x = layers[name], whole.of(module, inputs[0])
+            gram, energy = _input_energy(conv, x.float(), shard or CalibrationShard.whole(len(images)))
             identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
             metric = torch.where(energy > 0, (gram / energy + damping * identity) / (1 + damping), identity)
             if bool(torch.isfinite(metric).all()):

@@ -5,7 +5,7 @@ belong to different images, so the layer can be neither fitted nor rounded by th
 """
 
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from typing import Final
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.modes import evaluation_mode
+from basis.parts import are_parts
 from basis.patches import Sample, samples
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
@@ -20,37 +21,49 @@ from basis.shard import CalibrationShard
 logger = logging.getLogger(__name__)
 
 _WARNING: Final = (
-    "the layer %s runs on some of the calibration images alone, as an expert behind a gate or as a layer that gets a "
-    "part of the batch at a time: it is not fitted to its outputs, and its values are rounded to nearest"
+    "the layer %s runs on some of the calibration images alone, as an expert behind a gate, or several times on parts "
+    "of the batch: it is not fitted to its outputs, and its values are rounded to nearest"
 )
 
 
 @torch.no_grad()
-def routed_layers(network: nn.Module, rows: Mapping[str, int], images: Tensor, count: int) -> set[str]:
+def routed_layers(network: nn.Module, runs: Mapping[str, Sequence[int]], images: Tensor, count: int) -> set[str]:
     """Return the layers whose number of rows depends on the images and not only on how many there are.
 
     Args:
         network: The network.
-        rows: Layer name -> length of the first axis of its input at its first run in a pass.
+        runs: Layer name -> length of the first axis of its input in each run of a pass.
         images: Images, (N, C, H, W), of which two are enough, on its device.
         count: Number of images of the pass.
     """
-    uneven = [name for name, length in rows.items() if length % count or not length]
-    if not uneven:
-        return set()
-    rows_of_two: dict[str, int] = {}
+    rows = {name: lengths[0] for name, lengths in runs.items() if lengths[0] % count or not lengths[0]}
+    parts = {name for name in rows if rows[name] and are_parts(runs[name], count)}
+    others = rows.keys() - parts
+    # With one image in all rows, experts behind a gate get all rows or none.
+    again = _lengths(network, parts, images[:1].expand(count, *images.shape[1:]).clone())
+    of_two = _lengths(network, others, images[:2])
+    # A layer may run on a constant, or on pairs of images.
+    expected = {name: (rows[name], rows[name] * len(images[:2]) / count) for name in others}
+    return {name for name in parts if again.get(name) != runs[name]} | {
+        name for name in others if not rows[name] or of_two.get(name, [0])[0] not in expected[name]
+    }
+
+
+def _lengths(network: nn.Module, names: Set[str], images: Tensor) -> dict[str, list[int]]:
+    """Return the lengths of the first axis of inputs in each run, for layers of a network."""
+    lengths: dict[str, list[int]] = {}
+    if not names:
+        return lengths
     with ExitStack() as hooks:
-        for name in uneven:
+        for name in names:
 
             def on_input(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                rows_of_two.setdefault(name, len(inputs[0]))
+                lengths.setdefault(name, []).append(len(inputs[0]))
 
             hooks.callback(network.get_submodule(name).register_forward_pre_hook(on_input).remove)
         hooks.enter_context(evaluation_mode(network))
-        network(images[:2])
-    # A layer may run on a constant, or on pairs of images.
-    expected = {name: (rows[name], rows[name] * len(images[:2]) / count) for name in uneven}
-    return {name for name in uneven if not rows[name] or rows_of_two.get(name) not in expected[name]}
+        network(images)
+    return lengths
 
 
 def on_all_ranks(names: Iterable[str], here: Container[str], shard: CalibrationShard) -> list[str]:

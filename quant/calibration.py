@@ -15,6 +15,7 @@ from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import hessian_layers, layer_operator, stored_layers, stored_values
 from basis.modes import evaluating, without_autocast
+from basis.parts import WholeInputs
 from basis.patches import MAX_FEATURES
 from basis.routing import holds_on_all_ranks, samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
@@ -84,17 +85,17 @@ def round_layers(
     network = evaluating(copy_network(model))
     seeds = layer_seeds(hessian_layers(network, max_features), seed)
     wanted = FloatOutputs(network, seeds, images, shard or CalibrationShard.whole(len(images)), sampling)
-    found = Rounding()
+    found, whole = Rounding(), WholeInputs(network, images)
     set_weights(network, {name: each.dequantize() for name, each in nearest_weights(network, format, backend).items()})
 
     @torch.no_grad()  # a forward may enable gradients
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        outputs = wanted.pop(name)
-        if outputs is None:  # a later run
+        if whole.running or (outputs := wanted.pop(name)) is None:  # a later run
             return
+        x = whole.of(module, inputs[0])
         stored, part = stored_values(module), shard or CalibrationShard.whole(len(images))
         with progress.layer(name), without_autocast(stored.device):
-            hessian = _hessian(module, inputs[0].float(), outputs, seeds[name], part, sampling)
+            hessian = _hessian(module, x.float(), outputs, seeds[name], part, sampling)
             if hessian is None:
                 warn_of_routing(name)
                 return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from basis.chunks import in_chunks
 from basis.copying import copy_network
+from basis.parts import SampledRuns
 from basis.patches import samples
 from basis.routing import on_all_ranks, routed_layers, warn_of_routing
 from basis.sampling import SamplingConfig
@@ -24,6 +25,7 @@ ROW_BYTES: Final = 400_000_000
 class FloatOutputs:
     """Sampled outputs, without the bias, of each layer at its first run in the float network.
 
+    If each run of a layer gets a part of the images, the outputs are those of all runs; see ``basis.parts``.
     A pass over all images computes the outputs of consecutive layers, up to ``ROW_BYTES``. A network whose layers all
     fit needs one pass.
 
@@ -47,7 +49,7 @@ class FloatOutputs:
         self._shard, self._sampling = shard, sampling
         self._bytes = layer_row_bytes(self._network, seeds, images[:2], len(images), sampling)
         self._left, self._found = list(seeds), dict[str, Tensor]()
-        self._lengths: dict[str, int] = {}
+        self._lengths: dict[str, list[int]] = {}
         self._count = 0
 
     def pop(self, name: str) -> Tensor | None:
@@ -82,22 +84,20 @@ class FloatOutputs:
         return group
 
     def _rows(self, names: list[str], images: Tensor, shard: CalibrationShard) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        self._lengths, self._count = {}, len(images)
+        found = SampledRuns(shard)
+        self._lengths, self._count = found.lengths, len(images)
 
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             @torch.no_grad()  # a forward may enable gradients
             def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                if name not in found:
-                    self._lengths.setdefault(name, len(inputs[0]))
-                    if not len(inputs[0]):
-                        return
-                    if isinstance(module, nn.Conv2d):
-                        seed = self._seeds[name]
-                        chosen = samples(module, inputs[0], seed=seed, shard=shard, sampling=self._sampling)
-                        found[name] = conv_targets(module, chosen, output)
-                    else:
-                        found[name] = linear_targets(cast(nn.Linear, module), output)
+                def sampled(part: CalibrationShard) -> Tensor:
+                    if not isinstance(module, nn.Conv2d):
+                        return linear_targets(cast(nn.Linear, module), output)
+                    seed = self._seeds[name]
+                    chosen = samples(module, inputs[0], seed=seed, shard=part, sampling=self._sampling)
+                    return conv_targets(module, chosen, output)
+
+                found.add(name, len(inputs[0]), sampled)
 
             return keep
 
@@ -105,7 +105,7 @@ class FloatOutputs:
             for name in names:
                 hooks.callback(self._network.get_submodule(name).register_forward_hook(hook(name)).remove)
             self._network(images)
-        return found
+        return found.rows()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ the Fisher information. Hooks add up the Gram matrices of the layers' inputs at 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Container, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -131,7 +132,7 @@ def _warn_of_idle(model: nn.Module, names: list[str], images: Tensor) -> None:
 
 
 class _Inputs:
-    """Sums over the inputs of each layer at its first run in a pass.
+    """Sums over the inputs of each layer at its first run in a pass, and of further runs on parts of the images.
 
     Sums are float32: they are large, and their errors are far below the damping of a Hessian.
 
@@ -149,7 +150,7 @@ class _Inputs:
         self._model, self._seeds, self._shard, self._sampling = model, seeds, shard, sampling
         self._part = shard
         self._seen = 0
-        self._passed: set[str] = set()
+        self._passed: Counter[str] = Counter()
         self._grams: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
@@ -211,8 +212,9 @@ class _Inputs:
 
     @torch.no_grad()
     def _on_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if name not in self._passed and inputs and inputs[0].numel():
-            self._passed.add(name)
+        passed = self._passed[name]
+        if inputs and inputs[0].numel() and (not passed or passed + len(inputs[0]) <= self._part.count):
+            self._passed[name] += len(inputs[0])
             if name not in self._counts:
                 self._begin(name)
             with without_autocast(inputs[0].device):

@@ -196,7 +196,7 @@ class _Calls:
     @classmethod
     def of(cls, model: nn.Module, names: Iterable[str], images: Tensor) -> "_Calls":
         """Run a network and note the calls of its layers."""
-        found, parts = cls(), set[str]()
+        found = cls()
         weights = {name: _weight(model.get_submodule(name)) for name in names}
         geometries = {name: _geometry(model.get_submodule(name)) for name in weights}
 
@@ -211,16 +211,11 @@ class _Calls:
                 found.reasons[name] = SUBSTITUTED
             elif _geometry(module) != geometries[name]:
                 found.reasons[name] = "its stride, padding or dilation is another one while it runs"
-            elif len(inputs[0]) == 1 < len(images):
-                parts.add(name)
 
         with ExitStack() as hooks:
             for name in weights:
                 hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(on_call, name)).remove)
             registration.outputs_of(model, images)
-        for name in parts:
-            if found.counts[name] > 1:
-                found.reasons.setdefault(name, "it runs on one image at a time")
         return found
 
 

@@ -34,11 +34,6 @@ class HidesLayer(Net):
         return hidden(self.conv(x).relu()).mean((2, 3))
 
 
-class OneImageAtATime(Net):
-    def forward(self, x):
-        return torch.cat([super(OneImageAtATime, self).forward(image[None]) for image in x])
-
-
 class CopiesItselfAsItself(nn.Sequential):
     def __deepcopy__(self, memo):
         return self
@@ -85,7 +80,6 @@ REFUSED = [
     (partial(HidesLayer, lambda layer: types.SimpleNamespace(conv=layer)), "does not register"),
     (partial(HidesLayer, lambda layer: collections.deque([layer])), "does not register"),
     (partial(HidesLayer, closure), "does not register"),
-    (OneImageAtATime, "one image at a time"),
     (NotCopied, "two.*__deepcopy__"),
     (OddParameters, r"parameters\(\)"),
     (dynamic, "quantized"),

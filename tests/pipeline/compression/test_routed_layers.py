@@ -56,7 +56,7 @@ def test_a_rare_expert_is_rounded_to_nearest_and_named(kind, size, caplog):
 
 
 class Split(nn.Module):
-    """A network whose second layer gets eight images at a time."""
+    """A network whose second layer runs twice on eight images at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class Split(nn.Module):
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = torch.cat([self.parts(part) for part in self.stem(x).relu().split(8)])
+        maps = torch.cat([self.parts(self.parts(part)) for part in self.stem(x).relu().split(8)])
         return self.head(maps.mean((2, 3)))
 
 
-def test_a_layer_that_gets_a_part_of_the_batch_at_a_time_is_named(caplog):
+def test_a_layer_that_runs_twice_on_parts_of_the_batch_is_named(caplog):
     result = compress(seeded(Split), BATCHES, bits=4, config="3,3")
     assert "the layer parts runs on some of the calibration images alone" in caplog.text
-    assert "gets a part of the batch at a time" in caplog.text
+    assert "several times on parts of the batch" in caplog.text
     assert [layer.name for layer in result.layers if layer.rounding_error is None] == ["parts"]
 
 
