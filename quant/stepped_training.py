@@ -35,7 +35,7 @@ START_SHARE: Final = 0.5
 """Share of the distance to the uncompressed value at which a value starts."""
 _SURE: Final = 0.01  # least share of the way to the neighbour at the start; the greatest is 1 minus it
 _FIXED: Final = 1e-6  # greatest share in a term whose step is so large that ``_SURE`` of it exceeds every value
-_LEAST: Final = 1e-12  # least share in such a term; its logit is finite in float32
+_LEAST: Final = 1e-37  # least share in such a term: 1e-7 at the largest step; its logit is finite in float32
 ANNEALED: Final = 0.9
 """Share of all training steps after which every value is an integer."""
 LAST_TEMPERATURE: Final = 0.05

@@ -1,4 +1,4 @@
-"""``compress`` of networks with a layer without values, such as a classifier of no classes."""
+"""``compress`` of networks with a layer without values, such as a classifier of no classes, or of zeros."""
 
 import pytest
 import torch
@@ -38,3 +38,12 @@ def test_a_layer_without_values_is_kept(tmp_path, kind, options):
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), result.network(IMAGES))
         assert result.network(IMAGES).shape == network(IMAGES).shape
+
+
+def test_a_network_whose_layer_is_zero_is_trained_through_the_rounding():
+    network = Net()
+    nn.init.zeros_(network.two.weight)
+    nn.init.zeros_(network.two.bias)
+    result = compress(network, IMAGES, target_mb=0.0012, epochs=1)
+    with torch.no_grad():
+        torch.testing.assert_close(result.network(IMAGES), network(IMAGES), rtol=0, atol=0.01)
