@@ -3,6 +3,7 @@
 from typing import cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch._jit_internal import is_scripting  # torch.jit does not export it explicitly, as mypy needs
 
@@ -65,26 +66,39 @@ class SeriesConv2d(ComputedConv2d):
         Returns:
             Kernels of shape (out_channels, in_channels / groups, kh, kw), channels last if the coefficients are.
         """
-        if is_scripting():  # it takes only devices that are constants
-            return self._evaluated()
-        device = "cpu" if self.coefficients.is_meta else self.coefficients.device.type
-        # A kernel in bf16 would lose the small changes of fine-tuning, and the product is too small to gain from bf16.
-        with torch.autocast(device, enabled=False):
-            return self._evaluated()
-
-    def _evaluated(self) -> Tensor:
-        coefficients, operator = self.coefficients, self.operator
-        outputs, inputs = coefficients.shape[:2]
-        # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
-        if coefficients.is_contiguous():
-            slices = operator @ coefficients.reshape(outputs * inputs, -1).T
-            return slices.T.reshape(outputs, inputs, *self.kernel_size).contiguous()
-        slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
-        return slices.view(outputs, *self.kernel_size, inputs).permute(0, 3, 1, 2)
+        return series_filters(self.coefficients, self.operator, self.kernel_size[0], self.kernel_size[1])
 
     def reconstructed(self) -> Tensor:
         """See ``ComputedConv2d``."""
         return reconstruct(self.coefficients, self.basis, cast(Size2d, self.kernel_size))
+
+
+@torch.fx.wrap  # one node of a graph that torch.fx traces, because the memory format chooses the product
+def series_filters(coefficients: Tensor, operator: Tensor, height: int, width: int) -> Tensor:
+    """Evaluate the series of a convolution; see ``SeriesConv2d.filters``.
+
+    Args:
+        coefficients: (out_channels, in_channels / groups, nh, nw).
+        operator: The matrix that maps a slice's coefficients to its kernel, (kh kw, nh nw).
+        height: Rows of a kernel.
+        width: Columns of a kernel.
+    """
+    if is_scripting():  # it takes only devices that are constants
+        return _evaluated(coefficients, operator, height, width)
+    device = "cpu" if coefficients.is_meta else coefficients.device.type
+    # A kernel in bf16 would lose the small changes of fine-tuning, and the product is too small to gain from bf16.
+    with torch.autocast(device, enabled=False):
+        return _evaluated(coefficients, operator, height, width)
+
+
+def _evaluated(coefficients: Tensor, operator: Tensor, height: int, width: int) -> Tensor:
+    outputs, inputs = coefficients.shape[:2]
+    # Both products have the few coefficients as rows and the many slices as columns, which BLAS does fastest.
+    if coefficients.is_contiguous():
+        slices = operator @ coefficients.reshape(outputs * inputs, -1).T
+        return slices.T.reshape(outputs, inputs, height, width).contiguous()
+    slices = operator @ coefficients.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)
+    return slices.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
 def is_compressible(module: nn.Module) -> bool:

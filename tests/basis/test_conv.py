@@ -144,6 +144,18 @@ def test_a_scripted_network_computes_the_same(layout: torch.memory_format) -> No
     assert torch.equal(torch.jit.script(nn.Sequential(series))(images), series(images))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_network_traced_by_fx_computes_and_trains_the_same(layout: torch.memory_format) -> None:
+    conv = nn.Conv2d(4, 6, 3, stride=2, groups=2, padding_mode="reflect", padding=1)
+    network = nn.Sequential(SeriesConv2d(conv.to(memory_format=layout), "cosine", (2, 3)), nn.ReLU())
+    images = torch.randn(2, 4, 8, 8)
+    traced = copy.deepcopy(torch.fx.symbolic_trace(network))
+    assert torch.equal(traced(images), network(images))
+    for each in (traced, network):
+        each(images).sum().backward()
+    assert torch.equal(traced.get_parameter("0.coefficients").grad, network[0].coefficients.grad)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_dtype_is_kept(dtype: torch.dtype) -> None:
     series = SeriesConv2d(nn.Conv2d(3, 4, 3).to(dtype), "cosine", (2, 2))
