@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, cast
 
 from torch import nn
@@ -150,13 +151,15 @@ def _orders(model: nn.Module, config: Config, model_name: str) -> dict[str, Laye
 
 def _by_stage(model: nn.Module, config: Config, model_name: str) -> Iterator[LayerPlan]:
     stages = stages_of(model)
+    kernels = [max((_size(conv) for conv in convs.values()), key=max) for convs in stages.values()]
     if len(config.orders) != len(stages):
+        given = [*config.orders, *repeat(config.orders[-1], len(stages))]
+        example = ",".join(str(min(order, max(kernel))) for order, kernel in zip(given, kernels, strict=False))
         raise OptionsError(
             f"config {config.text!r} gives {quantity(len(config.orders), 'order')}, but {model_name} has "
-            f"{quantity(len(stages), 'stage')}: {', '.join(stages)}"
+            f"{quantity(len(stages), 'stage')}: {', '.join(stages)}; allowed: one order for each, such as {example!r}"
         )
-    for order, (stage, convs) in zip(config.orders, stages.items(), strict=True):
-        largest = max((_size(conv) for conv in convs.values()), key=max)
+    for order, largest, (stage, convs) in zip(config.orders, kernels, stages.items(), strict=True):
         if order > max(largest):
             raise OptionsError(
                 f"config {config.text!r} gives order {order} to stage {stage}, whose largest kernel is "
@@ -173,7 +176,7 @@ def _by_block(convs: Mapping[str, nn.Conv2d], config: Config, model_name: str) -
             f"{quantity(len(depthwise), 'depthwise spatial convolution')}"
             + ("" if depthwise else "; allowed here: one order per stage, such as '6,3,3,2,2'")
         )
-    orders = (order for order, repeat in zip(config.orders, config.repeats, strict=True) for _ in range(repeat))
+    orders = (order for order, count in zip(config.orders, config.repeats, strict=True) for _ in range(count))
     for block, (order, (name, conv)) in enumerate(zip(orders, depthwise.items(), strict=True), start=1):
         kernel = _size(conv)
         if order > max(kernel):

@@ -107,7 +107,7 @@ def test_refusals(name: str, config: str, words: str) -> None:
 
 
 def test_the_error_calls_the_network_by_its_name() -> None:
-    with pytest.raises(OptionsError, match=r" 1 order.*resnet18.* 5 stages"):
+    with pytest.raises(OptionsError, match=r" 1 order.*resnet18.* 5 stages.*allowed.*'3,3,3,3,3'"):
         plan_layers(_model("resnet18"), parse_config("3"), "resnet18")
 
 
