@@ -83,7 +83,7 @@ class Baseline:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences for the log and the report on what training does not do."""
+        """Sentences for the report on what training does not do."""
         return [] if self.mirroring is None or self.mirroring.suits else [self.mirroring.note]
 
 
@@ -135,8 +135,8 @@ def prepare_baseline(context: RunContext) -> Baseline:
         logger.warning("warning: %s", warning)
     mirroring = mirroring_once(context, model, digest)
     baseline = make_baseline(context, model, initial.origin, top1, mirroring)
-    for note in baseline.notes if context.processes.is_main else ():
-        logger.info("%s", note)
+    if mirroring is not None and context.processes.is_main:
+        logger.info("%s", mirroring.note)
     return replace(baseline, warnings=warnings, epoch=epoch, measured=measured)
 
 

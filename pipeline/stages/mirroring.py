@@ -43,10 +43,11 @@ class Mirroring:
 
     @property
     def note(self) -> str:
-        """A sentence for the log and the report, about a network that does not know mirror images."""
+        """A sentence for the log; the report has it if training shows no mirror images."""
+        shown = "mirror images, too" if self.suits else "no mirror images"
         return (
-            f"training shows no mirror images, because the network has a Top-1 of {self.mirrored:.2f} on mirrored "
-            f"training images, and {self.plain:.2f} on the same images as they are"
+            f"training shows {shown}, because the network has a Top-1 of {self.mirrored:.2f} on mirrored training "
+            f"images, and {self.plain:.2f} on the same images as they are"
         )
 
 

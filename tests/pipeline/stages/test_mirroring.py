@@ -78,7 +78,9 @@ def test_the_network_is_measured_on_held_out_images_and_their_mirror_images(tmp_
 
 @pytest.mark.parametrize(("lost", "suits"), [(-3.0, True), (MIRROR_LOSS, True), (MIRROR_LOSS + 0.1, False)])
 def test_few_points_may_be_lost(lost, suits):
-    assert Mirroring(plain=90.0, mirrored=90.0 - lost).suits is suits
+    found = Mirroring(plain=90.0, mirrored=90.0 - lost)
+    assert found.suits is suits
+    assert ("training shows mirror images" in found.note) is suits
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,15 @@ def test_a_teacher_that_has_learned_both_sides_shows_their_mean(tmp_path, plain,
     assert mirroring.learned is learned
     assert make_baseline(context, tiny_network(), "file", 90.0, mirroring).teacher.mirrored is learned
     assert not make_baseline(context, tiny_network(), "file", 90.0).teacher.mirrored
+
+
+def test_a_run_logs_that_it_mirrors_images(tmp_path):
+    (tmp_path / "constant.py").write_text(SIDE.replace("0.1", "0.0"))
+    write_sides(tmp_path / "sides.npz")
+    flags = "--model constant:Side --weights builtin --data sides.npz --config 2 --bits 8 --epochs 1 --no-onnx"
+    ended = call_program(tmp_path, "run", *flags.split(), "--out", "out")
+    assert "training shows mirror images, too" in ended.stderr
+    assert not any("mirror" in note for note in read_report(tmp_path / "out")["run"]["dataset"]["notes"])
 
 
 def test_nothing_is_measured_where_no_training_mirrors(tmp_path):
