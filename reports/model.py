@@ -60,6 +60,9 @@ class Baseline(Part):
     epoch: Count | None = Field(
         default=None, description="Epoch of its training whose weights were kept; null if the weights were loaded."
     )
+    digest: Text | None = Field(
+        default=None, description="SHA-256 of its modules and tensors; equal networks of other names have the same."
+    )
     top1_by_seed: dict[str, Percent | None] | None = Field(
         default=None,
         description="Only in a merged report whose seeds each trained a baseline: seed -> Top-1 (percent). "

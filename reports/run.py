@@ -22,6 +22,9 @@ class Dataset(Part):
     )
     image_size: Pair | None = Field(default=None, description="Height and width of the images (pixels).")
     notes: list[Text] | None = Field(default=None, description="Choices that were made when the data were read.")
+    digest: Text | None = Field(
+        default=None, description="SHA-256 of the images used: of arrays their content, of folders their files' stamps."
+    )
 
 
 class Hardware(Part):

@@ -45,6 +45,11 @@ def network_digest(name: str, model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def content_digest(model: nn.Module) -> str:
+    """Return the SHA-256 in hex of a network's ``repr`` and state dict, whatever name or file it was built from."""
+    return hashlib.sha256(f"{model!r}\n{state_digest(model)}\n".encode()).hexdigest()
+
+
 def _source_files(name: str, model: nn.Module) -> set[tuple[str, Path]]:
     """Return (module name, file) of the code of a network: the modules of its layers, and what they import."""
     defining = {type(module).__module__ for module in model.modules()}

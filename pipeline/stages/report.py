@@ -1,5 +1,6 @@
 """Write the files of a run and its report: the rows of report.json, schema 1."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
 from pipeline.data.sources import is_imagenet
 from pipeline.failure import run_header
+from pipeline.models.digest import content_digest
 from pipeline.options.grid import Target, Variant
 from pipeline.options.naming import shortened
 from pipeline.options.orders import DENSE
@@ -108,6 +110,7 @@ def write_run_report(
             artifact=BASELINE_PATH,
             warnings=list(baseline.warnings),
             epoch=baseline.epoch,
+            digest=content_digest(baseline.model),
         ),
         rows=list(rows),
         layers=joined_widths(layers),
@@ -244,6 +247,7 @@ def _run_header(context: RunContext, baseline: Baseline, started: float) -> Run:
             std=list(data.normalization.std),
             image_size=list(data.image_size),
             notes=[*data.notes, *baseline.notes],
+            digest=hashlib.sha256(f"{data.train.digest} {data.test.digest}".encode()).hexdigest(),
         ),
         "device": device.type if device.type == "cpu" else str(device),
         "precision": context.accelerator.precision,

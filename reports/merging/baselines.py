@@ -31,7 +31,8 @@ def baseline_difference(runs: Mapping[str, Source]) -> str | None:
 
 def own_baselines(runs: Mapping[str, Source]) -> bool:
     """Return True if every seed trained a baseline of its own."""
-    return len({source.run.weights for source in runs.values()}) > 1
+    first, *others = runs.values()
+    return any(other.run.weights != first.run.weights and not _same_network(first, other) for other in others)
 
 
 def merged_baseline(runs: Mapping[str, Source]) -> Baseline:
@@ -63,15 +64,27 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _facts(first: Source, other: Source) -> list[tuple[str, Any, Any]]:
     """Return the name and both values of each fact that must be equal in two runs."""
     data, before = (source.run.dataset.model_dump() if source.run.dataset else {} for source in (other, first))
-    facts: list[tuple[str, Any, Any]] = [("the model", first.run.model, other.run.model)]
+    same = _same_network(first, other)
+    facts: list[tuple[str, Any, Any]] = [] if same else [("the model", first.run.model, other.run.model)]
     # Reports of earlier versions do not have every fact, and notes are no facts.
-    known = [key for key in before if key != "notes" and None not in (before[key], data.get(key))]
+    names = {"notes", "digest"} | ({"name"} if _equal(before.get("digest"), data.get("digest")) else set())
+    known = [key for key in before if key not in names and None not in (before[key], data.get(key))]
     facts += [(f"the data ({key})", before[key], data[key]) for key in known]
-    facts.append(("the weights", _origin(first), _origin(other)))
+    if not same:
+        facts.append(("the weights", _origin(first), _origin(other)))
     facts.append(("the baseline's params", first.baseline.params, other.baseline.params))
-    if first.run.weights == other.run.weights:
+    if same or first.run.weights == other.run.weights:
         facts.append(("the baseline's top1", first.baseline.top1, other.baseline.top1))
     return facts
+
+
+def _same_network(first: Source, other: Source) -> bool:
+    """Return True if the uncompressed networks are known to be equal, whatever their names and files."""
+    return _equal(first.baseline.digest, other.baseline.digest)
+
+
+def _equal(digest: str | None, other: str | None) -> bool:
+    return digest is not None and digest == other
 
 
 def _origin(source: Source) -> str | None:

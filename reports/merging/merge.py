@@ -14,7 +14,7 @@ from reports.merging.reading import Source
 from reports.merging.rows import differing, is_ambiguous, merged_layers, merged_rows
 from reports.model import SCHEMA_VERSION, Gate, Report
 from reports.model import Source as ReportSource
-from reports.run import Run
+from reports.run import Dataset, Run
 
 
 class MergeError(ValueError):
@@ -68,6 +68,8 @@ def _run(runs: Mapping[str, Source], command: str) -> Run:
         {
             **_common([run.model_dump() for run in own]),
             "command": command,
+            "model": own[0].model,
+            "dataset": _dataset([run.dataset for run in own]),
             "weights": "; ".join(_distinct([run.weights for run in own])) or None,
             "versions": _versions([run.versions for run in own]),
             "duration_s": round(sum(seconds), 1) if len(seconds) == len(own) else None,
@@ -75,6 +77,14 @@ def _run(runs: Mapping[str, Source], command: str) -> Run:
             "processes": max(run.processes for run in own),
         }
     )
+
+
+def _dataset(found: Sequence[Dataset | None]) -> dict[str, Any] | None:
+    """Return what all runs have in common of their data, which may have other names in other runs."""
+    if any(each is None for each in found):
+        return None
+    common: dict[str, Any] = _common([each.model_dump() for each in found if each is not None])
+    return common | {"name": next(each.name for each in found if each is not None)}
 
 
 def _common(values: Sequence[Any]) -> Any:

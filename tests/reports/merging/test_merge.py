@@ -188,6 +188,21 @@ def test_other_networks_and_data_are_refused(other, words) -> None:
         merge(make_run("a", A) | make_run("b", A, **other), "merge")
 
 
+def test_equal_networks_and_data_may_have_other_names() -> None:
+    data = [make_dataset(name, 10, 360) | {"digest": digest} for name, digest in (("a", "d"), ("b", "d"), ("b", "e"))]
+    one, two = {"model": "a.py:make", "dataset": data[0]}, {"model": "./a.py:make", "weights": "checkpoint b.th"}
+    first = with_baseline(make_run("a", A, **one), digest="n")
+    other = with_baseline(make_run("b", B, dataset=data[1], **two), digest="n")
+    merged = merge(first | other, "merge")
+    assert (merged.run.model, merged.run.dataset.name, merged.baseline.top1) == ("a.py:make", "a", 99.17)
+    assert merged.baseline.top1_by_seed is None
+    assert "a.py:make" in render(merged)
+    with pytest.raises(MergeError, match=r"data \(name\): b and a"):
+        merge(first | with_baseline(make_run("b", B, dataset=data[2], **two), digest="n"), "merge")
+    with pytest.raises(MergeError, match=r"the model: ./a.py:make and a.py:make"):
+        merge(first | with_baseline(make_run("b", B, dataset=data[1], **two), digest="m"), "merge")
+
+
 def test_normalizations_are_compared_where_both_reports_have_one() -> None:
     digits = make_dataset("digits", 10, 360) | {"train_images": 1437}
     one, other = ({"dataset": digits | {"mean": [mean], "notes": [f"mean {mean}"]}} for mean in (0.5, 0.1))
