@@ -156,6 +156,7 @@ def answer(folder: str) -> int:
 def _answer(folder: Path) -> None:
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
+    torch.set_float32_matmul_precision(request["matmul_precision"])
     torch.set_deterministic_debug_mode("warn" if request["deterministic"] else "default")
     images, device = safetensors.torch.load_file(folder / _IMAGES), torch.device(request["device"])
     logits = {}
@@ -177,6 +178,7 @@ def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: t
         "paths": list(map(str, paths)),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     write_atomically(folder / _REQUEST, json.dumps(request))

@@ -31,9 +31,10 @@ def _process_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(worker, "_contexts", {})
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(each.handlers, each.level, each.propagate) for each in loggers]
-    threads = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     yield
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(products)
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers, each.propagate = handlers, propagate
         each.setLevel(level)
@@ -88,6 +89,13 @@ def test_a_worker_gives_what_the_driver_would_compute(order):
 
 def _without_seconds(network):
     return dataclasses.replace(network, training=dataclasses.replace(network.training, seconds=0.0))
+
+
+def test_a_worker_computes_products_in_the_precision_of_the_driver(order):
+    context, _, payload = order
+    compute(dataclasses.replace(payload, matmul_precision="high"), variants(context.options)[0], print)
+    assert torch.get_float32_matmul_precision() == "high"
+    assert payload.matmul_precision == "highest"
 
 
 def test_data_are_read_once_for_several_variants(order, monkeypatch):

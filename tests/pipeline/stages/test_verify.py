@@ -51,11 +51,11 @@ def network_folder(tmp_path, monkeypatch):
 MODEL = "nets.tiny_net:make"
 
 
-def measured(folder: Path, data, bits: int) -> tuple[Path, Tensor]:
-    identity = Identity(MODEL, 4, data.class_names, IDENTITY.mean, IDENTITY.std, data.image_size)
+def measured(folder: Path, data, bits: int, model: str = MODEL) -> tuple[Path, Tensor]:
+    identity = Identity(model, 4, data.class_names, IDENTITY.mean, IDENTITY.std, data.image_size)
     record, path = compressed(bits), folder / f"{bits}.safetensors"
     write_artifact(record, identity, path)
-    result = evaluate(build_network(record, build_model(MODEL, 4)), data.test, device=CPU)
+    result = evaluate(build_network(record, build_model(model, 4)), data.test, device=CPU)
     return path, result.logits[: images_to_reload(data)]
 
 
@@ -72,6 +72,29 @@ def test_a_module_is_found_again_from_where_it_was_imported(tmp_path, data, netw
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(network_folder)])
     os.chdir(tmp_path)
     assert reload_differences(files, data, MODEL, CPU) == [0.0]
+
+
+SHOWS_PRECISION = """
+import torch
+from nets.tiny_net import make as make_tiny
+
+def make():
+    network = make_tiny()
+    network.register_forward_hook(lambda *given: given[-1] * len(torch.get_float32_matmul_precision()))
+    return network
+"""
+
+
+def test_the_fresh_process_has_the_matmul_precision_of_the_measurement(tmp_path, data, network_folder):
+    (network_folder / "nets" / "precise.py").write_text(SHOWS_PRECISION)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        files = [measured(tmp_path, data, 4, "nets.precise:make")]
+        assert reload_differences(files, data, "nets.precise:make", CPU) == [0.0]
+    finally:
+        torch.set_float32_matmul_precision(before)
+        sys.modules.pop("nets.precise", None)
 
 
 def test_other_logits_are_differences(tmp_path, data, network_folder):
