@@ -7,15 +7,13 @@ import torch
 from torch.nn import functional
 
 from pipeline.data.cifar import cifar_folders, load_cifar
-from pipeline.data.dataset import Dataset, Normalization, check_limit, is_imagenet
+from pipeline.data.dataset import Dataset, Normalization, check_limit
 from pipeline.data.folders import is_image_folder, load_folder
 from pipeline.data.image_files import readable
 from pipeline.data.memory import MemorySplit, memory_dataset, resized
 from pipeline.data.npz import load_npz
 from pipeline.errors import DataError, OptionsError
 from pipeline.options.paths import check_local, expanded, reading
-
-__all__ = ["is_imagenet", "load_dataset"]
 
 DIGITS_SIZE: Final = 32
 """Side in pixels of the embedded digits."""

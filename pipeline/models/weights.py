@@ -19,9 +19,7 @@ from pipeline.models.checkpoint.names import identity
 from pipeline.models.checkpoint.reparametrized import other_forms
 from pipeline.models.checkpoint.words import is_normalization, is_of_observer
 from pipeline.models.claims import Claim, checkpoint_claim
-from pipeline.models.torchvision_models import default_weights_name, download_weights, missing_download
-
-__all__ = ["default_weights_name", "load_torchvision_weights", "load_weights", "missing_download"]
+from pipeline.models.torchvision_models import download_weights
 
 logger = logging.getLogger(__name__)
 

@@ -10,20 +10,16 @@ from torch import nn
 
 from basis.copying import copy_network
 from basis.modes import evaluating
-from pipeline.data.sources import is_imagenet
+from pipeline.data.dataset import is_imagenet
 from pipeline.models.checkpoint.files import existing_checkpoint
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import check_finite, fold_parametrizations
 from pipeline.models.registration import outputs_of
 from pipeline.models.registry import build_trainable
+from pipeline.models.torchvision_models import missing_download
 from pipeline.models.unstored import changing_tensor
-from pipeline.models.weights import (
-    default_weights_name,
-    load_torchvision_weights,
-    load_weights,
-    missing_download,
-)
+from pipeline.models.weights import load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.options.options import Options
 from pipeline.options.paths import check_local, names_checkpoint
@@ -32,7 +28,7 @@ from pipeline.runtime.device import placed
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import Measurement, measured_once, top1_key
 from pipeline.stages.mirroring import Mirroring, mirroring_once
-from pipeline.stages.network import example_images
+from pipeline.stages.network import automatic_weights, example_images
 from pipeline.stages.plausibility import baseline_warnings
 from pipeline.stages.train import TrainingJob, train_once, training_job
 from pipeline.store.entry import load_state, state_of
@@ -200,7 +196,7 @@ def initial_network(context: RunContext, *, may_download: bool = True) -> Initia
         _warn_of_unstored(context, model)
         return InitialNetwork(_with_values_of(context, model), BUILTIN)
     if weights == "auto":
-        known = default_weights_name(model_name) if is_imagenet(data) else None
+        known = automatic_weights(context.options, data)
         if known is None:
             return _to_train(context)
         weights = known

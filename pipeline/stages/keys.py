@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from pipeline.data.sources import is_imagenet
 from pipeline.options.grid import Variant
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_inputs, network_identity
 from pipeline.stages.evaluate import top1_key
+from pipeline.stages.network import trains_baseline
 from pipeline.stages.train import TrainingJob, training_job
 from pipeline.store.store import StageKey
 from pipeline.training.schedule import Schedule, suited_schedule
@@ -99,7 +99,7 @@ def _schedule(context: RunContext, epochs: int, lr: float | None, default: float
 
 
 def _margin(context: RunContext, schedule: Schedule) -> Margin:
-    loaded = context.options.weights != "auto" or is_imagenet(context.data)
+    loaded = not trains_baseline(context.options, context.data)
     return margin_of(schedule, len(context.images.trained), seen=loaded)
 
 

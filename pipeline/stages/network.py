@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from basis.copying import copy_network
 from pipeline.artifact.loading import rebuilt
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, is_imagenet
 from pipeline.models.layer_check import refuse_substituted
 from pipeline.models.network_check import check_network
 from pipeline.models.outputs import select_output
 from pipeline.models.preparation import without_wrappers
 from pipeline.models.registry import build_model, build_plain
+from pipeline.models.torchvision_models import default_weights_name
 from pipeline.options.options import Options
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
@@ -64,7 +65,7 @@ def checked_network(options: Options, data: Dataset) -> nn.Module:
         classes=data.classes,
         output=options.output,
         basis=options.basis[0],
-        trained=_trains(options),
+        trained=_trains(options, data),
         rebuild=lambda model: rebuilt(model, select_output(build(), options.output)),
     )
 
@@ -91,7 +92,7 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
     through_rounding = bool(options.qat_epochs or (options.epochs and measures))
     if through_rounding:
         refuse_substituted(network)
-    single, trains = _cause_of_single_images(options, data), _trains(options)
+    single, trains = _cause_of_single_images(options, data), _trains(options, data)
     if accelerator.precision == "no" and not trains and not measures:
         return
     images, _ = next(data.train.part(0, TRIAL_IMAGES).batches(TRIAL_IMAGES, device=accelerator.device))
@@ -109,14 +110,24 @@ def check_training(options: Options, data: Dataset, accelerator: Accelerator, ne
         check_gradients(model, images, min(options.calibration_size, len(data.train), ROUNDING_IMAGES))
 
 
-def _trains(options: Options) -> bool:
-    return bool(options.epochs or options.qat_epochs or options.weights == "auto")
+def automatic_weights(options: Options, data: Dataset) -> str | None:
+    """Return the name of torchvision's weights that ``--weights auto`` loads; None if it trains the network instead."""
+    return default_weights_name(options.model) if is_imagenet(data) else None
+
+
+def trains_baseline(options: Options, data: Dataset) -> bool:
+    """Return True if the run trains the uncompressed network, False if it loads its weights."""
+    return options.weights == "auto" and automatic_weights(options, data) is None
+
+
+def _trains(options: Options, data: Dataset) -> bool:
+    return bool(options.epochs or options.qat_epochs or trains_baseline(options, data))
 
 
 def _cause_of_single_images(options: Options, data: Dataset) -> tuple[str, str] | None:
     """Return the reason why the run trains on batches of one image, and what is allowed; None if it does not."""
     count = len(data.train)
-    if len(hold_out(data.train).trained) == 1 and _trains(options):
+    if len(hold_out(data.train).trained) == 1 and _trains(options, data):
         shown = "1 training image" if count == 1 else f"{count} training images, one of which is held out"
         return f"--data: got {shown}", "3 or more"
     if options.batch_size == 1 and (options.epochs or options.qat_epochs):

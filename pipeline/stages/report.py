@@ -10,7 +10,7 @@ from typing import Final
 
 from pipeline.artifact import write_artifact
 from pipeline.artifact.record import record_network
-from pipeline.data.sources import is_imagenet
+from pipeline.data.dataset import is_imagenet
 from pipeline.failure import run_header
 from pipeline.models.digest import content_digest
 from pipeline.options.grid import Target, Variant

@@ -10,7 +10,8 @@ from torch import nn
 from pipeline.data import load_dataset
 from pipeline.errors import DataError, OptionsError
 from pipeline.models import build_model
-from pipeline.models.weights import default_weights_name, load_torchvision_weights, load_weights
+from pipeline.models.torchvision_models import default_weights_name
+from pipeline.models.weights import load_torchvision_weights, load_weights
 
 UNREADABLE = Path("/proc/self/mem")
 """A file that can be opened, and whose first byte cannot be read."""
