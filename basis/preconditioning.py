@@ -88,6 +88,7 @@ def inverse_input_covariance(
     inverses: dict[str, Tensor] = {}
     reached, whole = set[str](), WholeInputs(original, images)
 
+    @torch.no_grad()  # a forward may enable gradients
     def on_input(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if name not in reached and len(inputs[0]) and not whole.running:
             reached.add(name)
@@ -154,7 +155,7 @@ def _preconditioner(inverse: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a hook that right-multiplies the rows of a gradient, (O, I / groups, ...), by P.
 
     Args:
-        inverse: P, (groups, F, F) or (1, n, n).
+        inverse: P, (groups, F, F).
     """
 
     def precondition(gradient: Tensor) -> Tensor:

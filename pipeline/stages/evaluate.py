@@ -110,7 +110,7 @@ def measure(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     """
     outputs, known = [], []
     for x, labels in batches:
-        outputs.append(predict(x).float().cpu())
+        outputs.append(predict(x).detach().float().cpu())  # a forward may enable gradients, whose maps would be kept
         known.append(labels.cpu())
     return Evaluation(torch.cat(outputs), torch.cat(known)) if outputs else _NO_IMAGES
 

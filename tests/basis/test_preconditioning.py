@@ -242,3 +242,14 @@ def test_the_original_is_measured_in_eval_mode_and_keeps_its_modes():
     assert [module.training for module in original.modules()] == [True, True, False]
     assert all(torch.equal(value, state[name]) for name, value in original.state_dict().items())
     assert torch.equal(found, inverse_input_covariance(original.eval(), original, x)["conv"])
+
+
+def test_a_forward_that_enables_gradients_leaves_no_graph_in_the_inverses():
+    class Enabling(nn.Sequential):
+        def forward(self, x):
+            with torch.enable_grad():
+                return super().forward(x)
+
+    network = Enabling(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    found = inverse_input_covariance(network, network, torch.randn(2, 3, 8, 8))
+    assert [inverse.requires_grad for inverse in found.values()] == [False, False]

@@ -1,7 +1,10 @@
 """Top-1 of known predictions."""
 
+import weakref
+
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.stages.evaluate import measure
 
@@ -33,3 +36,22 @@ def test_predictions_name_the_class_and_whether_it_is_right():
     found = measure(lambda x: x, [(rows, torch.tensor([0, 2, 2]))]).predictions
     assert found.classes.tolist() == [0, 1, 2]
     assert found.right.tolist() == [True, False, True]
+
+
+@torch.no_grad()
+def test_a_forward_that_enables_gradients_keeps_the_maps_of_no_batch():
+    """The logits of all batches are kept, and would keep the graphs, and so the maps, that led to them."""
+    weight, maps = torch.ones(3, requires_grad=True), []
+
+    def predict(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            features = x * weight
+            maps.append(weakref.ref(features))
+            return features * features
+
+    def batches():
+        for _ in range(2):
+            yield torch.ones(4, 3), torch.zeros(4, dtype=torch.int64)
+            assert maps[-1]() is None
+
+    assert measure(predict, batches()).total == 8
