@@ -20,6 +20,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.forwarding import ForwardedLines, ForwardedLog
 from pipeline.runtime.packages import PACKAGES
+from pipeline.runtime.products import product_precisions, set_product_precisions
 from pipeline.runtime.progress import LineProgress
 from pipeline.runtime.randomness import deterministic_algorithms
 from pipeline.runtime.signals import Interruption
@@ -46,7 +47,7 @@ class WorkerPayload:
         store: The store's folder; a worker on another machine uses the folder of that name there.
         device: The type of the driver's device, for example ``cpu``.
         threads: Number of threads of a worker.
-        matmul_precision: The driver's ``torch.get_float32_matmul_precision()``.
+        products: The driver's precision of products, see ``pipeline.runtime.products``.
         folder: The driver's working folder; relative paths in the options start from it.
         search_path: The driver's ``sys.path``, on which a user's network is found.
         run_id: Identifies the run within a worker process.
@@ -60,7 +61,7 @@ class WorkerPayload:
     store: Path
     device: str
     threads: int
-    matmul_precision: str = field(default_factory=torch.get_float32_matmul_precision)
+    products: dict[str, str] = field(default_factory=product_precisions)
     folder: str = field(default_factory=os.getcwd)
     search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -133,12 +134,12 @@ def _run_of(payload: WorkerPayload, log: Callable[[str], Any]) -> tuple[RunConte
 
 
 def _adopt_environment(payload: WorkerPayload) -> None:
-    """Set the driver's search path, threads, matmul precision and, if it exists on this machine, working folder."""
+    """Set the driver's search path, threads, precision and, if it exists on this machine, working folder."""
     sys.path += [folder for folder in payload.search_path if folder not in sys.path]
     if Path(payload.folder).is_dir():
         os.chdir(payload.folder)
     torch.set_num_threads(payload.threads)
-    torch.set_float32_matmul_precision(payload.matmul_precision)
+    set_product_precisions(payload.products)
 
 
 def _log_to(stream: TextIO) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.runtime.products import product_precisions, set_product_precisions
+
 
 @contextmanager
 def restored_settings() -> Generator[None]:
@@ -16,15 +18,14 @@ def restored_settings() -> Generator[None]:
     """
     folder, gradients, dtype = Path.cwd(), torch.is_grad_enabled(), torch.get_default_dtype()
     device, threads = torch.get_default_device(), torch.get_num_threads()
-    products = torch.get_float32_matmul_precision()
+    products = product_precisions()
     try:
         yield
     finally:
         os.chdir(folder)
         torch.set_grad_enabled(gradients)
         torch.set_default_dtype(dtype)
-        if torch.get_float32_matmul_precision() != products:
-            torch.set_float32_matmul_precision(products)
+        set_product_precisions(products)
         if torch.get_default_device() != device:
             torch.set_default_device(device)
         if torch.get_num_threads() != threads:

@@ -20,6 +20,7 @@ from pipeline.options.orders import parse_config
 from pipeline.runtime.device import Accelerator, processes_of
 from pipeline.runtime.environment import library_versions
 from pipeline.runtime.processes import Processes
+from pipeline.runtime.products import product_precisions
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.share import WHOLE
 from pipeline.runtime.signals import Interruption
@@ -175,7 +176,7 @@ def cache_environment(accelerator: Accelerator) -> dict[str, Any]:
         "versions": library_versions(),
         "device": [device.type, name],
         "precision": accelerator.precision,
-        "products": torch.get_float32_matmul_precision(),
+        "products": product_precisions(),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }

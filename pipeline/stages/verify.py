@@ -28,6 +28,7 @@ from pipeline.models.outputs import select_output
 from pipeline.runtime.child import child_command
 from pipeline.runtime.device import placed
 from pipeline.runtime.launcher import without_launch
+from pipeline.runtime.products import product_precisions, set_product_precisions
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.evaluate import EVALUATION_BATCH, images_to_reload, measure
@@ -156,7 +157,7 @@ def answer(folder: str) -> int:
 def _answer(folder: Path) -> None:
     request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
-    torch.set_float32_matmul_precision(request["matmul_precision"])
+    set_product_precisions(request["products"])
     torch.set_deterministic_debug_mode("warn" if request["deterministic"] else "default")
     images, device = safetensors.torch.load_file(folder / _IMAGES), torch.device(request["device"])
     logits = {}
@@ -178,7 +179,7 @@ def _write_request(folder: Path, paths: Sequence[Path], data: Dataset, device: t
         "paths": list(map(str, paths)),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "products": product_precisions(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     write_atomically(folder / _REQUEST, json.dumps(request))

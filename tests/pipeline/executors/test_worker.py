@@ -17,6 +17,7 @@ from pipeline.options.grid import variants
 from pipeline.options.options import Options
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.packages import PACKAGES
+from pipeline.runtime.products import product_precisions, set_product_precisions
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import make_baseline
@@ -31,10 +32,10 @@ def _process_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(worker, "_contexts", {})
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(each.handlers, each.level, each.propagate) for each in loggers]
-    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads, products = torch.get_num_threads(), product_precisions()
     yield
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(products)
+    set_product_precisions(products)
     for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
         each.handlers, each.propagate = handlers, propagate
         each.setLevel(level)
@@ -93,9 +94,10 @@ def _without_seconds(network):
 
 def test_a_worker_computes_products_in_the_precision_of_the_driver(order):
     context, _, payload = order
-    compute(dataclasses.replace(payload, matmul_precision="high"), variants(context.options)[0], print)
+    products = {**payload.products, "float32_matmul_precision": "high"}
+    compute(dataclasses.replace(payload, products=products), variants(context.options)[0], print)
     assert torch.get_float32_matmul_precision() == "high"
-    assert payload.matmul_precision == "highest"
+    assert payload.products["float32_matmul_precision"] == "highest"
 
 
 def test_data_are_read_once_for_several_variants(order, monkeypatch):
