@@ -24,6 +24,7 @@ from pipeline.options.options import Options
 from pipeline.runtime.forwarding import LineBoard, replay
 from pipeline.runtime.packages import ROOT, clashing
 from pipeline.runtime.signals import Interruption
+from pipeline.runtime.threads import usable_cpus
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.variant import VariantResult
@@ -65,11 +66,6 @@ def opened(options: Options, interruption: Interruption) -> Iterator[Executor]:
     finally:
         tasks.cancel()
         ray.shutdown()
-
-
-def cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class RayExecutor:
@@ -169,11 +165,12 @@ def _connect(address: str, options: Options) -> None:
     if address == LOCAL:
         # The workers of a cluster that starts here inherit it. They import our packages by their names.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        resources = {"num_cpus": cpus()}
+        count = len(usable_cpus())
+        resources = {"num_cpus": count}
         if clashing(Path.cwd()):
             resources["runtime_env"] = {"worker_process_setup_hook": "seriesquant.install"}
-        if options.ray_cpus > cpus():
-            raise OptionsError(f"--ray-cpus: got {options.ray_cpus}; allowed: 1 to {cpus()}, the CPUs of this machine")
+        if options.ray_cpus > count:
+            raise OptionsError(f"--ray-cpus: got {options.ray_cpus}; allowed: 1 to {count}, the CPUs of this machine")
     else:
         _check_reachable(address)
     try:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.threads import usable_cpus
+
 LIBRARIES = (
     "seriesquant",
     "torch",
@@ -78,7 +80,7 @@ def hardware(device: str | None = None, cpuinfo: Path = CPUINFO) -> dict[str, An
     torch = sys.modules.get("torch")
     return {
         "cpu": _cpu_name(cpuinfo),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(usable_cpus()),
         "threads": torch.get_num_threads() if torch else None,
         "memory_gb": _memory_gb(),
         "accelerator": _accelerator_name(device, torch),
