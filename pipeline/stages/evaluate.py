@@ -85,6 +85,11 @@ class Measurement:
     top5: float | None
     predictions: Predictions
 
+    @staticmethod
+    def of(entry: Entry) -> "Measurement":
+        """Return the measurement in an entry of the store."""
+        return Measurement(entry.metadata["top1"], entry.metadata["top5"], Predictions.of(entry.tensors))
+
 
 _NO_IMAGES: Final = Evaluation(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
 
@@ -165,7 +170,7 @@ def measured_once(context: RunContext, model: nn.Module, stage: StageKey) -> Mea
         return Entry(found.predictions.tensors(), {"top1": found.top1, "top5": found.top5})
 
     entry, _ = context.store.once(stage, compute)
-    return Measurement(entry.metadata["top1"], entry.metadata["top5"], Predictions.of(entry.tensors))
+    return Measurement.of(entry)
 
 
 def images_to_reload(data: Dataset) -> int:

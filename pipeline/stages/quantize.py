@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
@@ -19,7 +19,6 @@ from pipeline.stages.context import RunContext, calibration_images, calibration_
 from pipeline.stages.evaluate import Measurement, evaluate_together, images_to_reload
 from pipeline.stages.export import OnnxFigures, measured_onnx
 from pipeline.stages.keys import WidthKeys
-from pipeline.stages.predictions import Predictions
 from pipeline.stages.timing import InferenceTimes, inference_times
 from pipeline.stages.train import TrainingSummary, replay_curve, train_once
 from pipeline.store.entry import Entry, as_bytes, as_tensor
@@ -37,7 +36,7 @@ class QuantizedNetwork:
     Attributes:
         artifact: Content of the artifact.
         portable: Content of the ONNX file, or None.
-        top1: Top-1 of the network in the artifact, in percent.
+        measured: Figures of the network in the artifact, on all test images.
         logits: Its outputs on the first ``images_to_reload`` test images, float32, (images, classes).
         rounding_errors: Layer name -> relative output error of rounding, before training through it.
         training: Quantization-aware training; for a target, training through the rounding.
@@ -45,7 +44,6 @@ class QuantizedNetwork:
         bits_per_value: Bits that the file spends on a value of the layers, without scales and table.
         terms: Layer name -> kept terms of its series, see ``kept_terms``; layers without series are left out.
         target_met: False if the target could not be met; True for a fixed width.
-        measured: Figures of the network on all test images.
         inference: Times for one image.
         layer_bytes: Layer name -> bytes of its integers and scales in the artifact.
         file_bytes: Kind of content -> bytes in the artifact.
@@ -53,18 +51,22 @@ class QuantizedNetwork:
 
     artifact: bytes
     portable: bytes | None
-    top1: float
+    measured: Measurement
     logits: Tensor
     rounding_errors: dict[str, float]
     training: TrainingSummary
     onnx: OnnxFigures
     bits_per_value: float
     terms: dict[str, tuple[int, int, int]]
-    target_met: bool = True
-    measured: Measurement | None = None
-    inference: InferenceTimes = field(default_factory=InferenceTimes)
-    layer_bytes: dict[str, int] = field(default_factory=dict)
-    file_bytes: dict[str, int] = field(default_factory=dict)
+    target_met: bool
+    inference: InferenceTimes
+    layer_bytes: dict[str, int]
+    file_bytes: dict[str, int]
+
+    @property
+    def top1(self) -> float:
+        """Top-1 of the network in the artifact, in percent."""
+        return self.measured.top1
 
     @property
     def sha256(self) -> str:
@@ -93,7 +95,7 @@ def quantized_network(entry: Entry) -> QuantizedNetwork:
     return QuantizedNetwork(
         as_bytes(entry.tensors["artifact"]),
         None if portable is None else as_bytes(portable),
-        entry.metadata["top1"],
+        Measurement.of(entry),
         entry.tensors["logits"],
         entry.metadata["rounding_errors"],
         TrainingSummary(**entry.metadata["training"]),
@@ -101,7 +103,6 @@ def quantized_network(entry: Entry) -> QuantizedNetwork:
         entry.metadata["bits_per_value"],
         {name: (rows, columns, count) for name, (rows, columns, count) in entry.metadata["terms"].items()},
         entry.metadata["target_met"],
-        Measurement(entry.metadata["top1"], entry.metadata["top5"], Predictions.of(entry.tensors)),
         InferenceTimes(**entry.metadata["inference"]),
         entry.metadata["layer_bytes"],
         entry.metadata["file_bytes"],

@@ -143,7 +143,7 @@ def _row(context: RunContext, baseline: Baseline, result: VariantResult, basis: 
             "top1_quant": _points(quantized.top1),
             "delta_baseline": _points(quantized.top1 - baseline.top1),
             "size_mb": _size_mb(options.out / path),
-            "file_bytes": quantized.file_bytes or None,
+            "file_bytes": quantized.file_bytes,
             "inference_ms": quantized.inference.artifact,
             "original_inference_ms": quantized.inference.original,
             "onnx_inference_ms": quantized.inference.onnx,
@@ -206,9 +206,9 @@ def _training_figures(name: str, training: TrainingSummary) -> dict[str, object]
     }
 
 
-def _paired_figures(original: Measurement | None, measured: Measurement | None) -> dict[str, object]:
-    """Return the fields that compare the predictions of two networks; none if one of them was not measured."""
-    if original is None or measured is None:
+def _paired_figures(original: Measurement | None, measured: Measurement) -> dict[str, object]:
+    """Return the fields that compare the predictions of two networks; none if the original was not measured."""
+    if original is None:
         return {}
     found = compare(original.predictions, measured.predictions)
     return {

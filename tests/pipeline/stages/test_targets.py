@@ -19,11 +19,14 @@ from pipeline.runtime.signals import Interruption
 from pipeline.stages.approximate import FloatFigures
 from pipeline.stages.context import make_context
 from pipeline.stages.dry_run import plan_text
+from pipeline.stages.evaluate import Measurement
 from pipeline.stages.export import OnnxFigures
 from pipeline.stages.layers import count_kept, layer_rows
+from pipeline.stages.predictions import Predictions
 from pipeline.stages.quantize import QuantizedNetwork
 from pipeline.stages.target import TargetCompressor
 from pipeline.stages.target_sizes import target_range
+from pipeline.stages.timing import InferenceTimes
 from pipeline.stages.train import TrainingSummary
 from pipeline.stages.variant import VariantResult
 from quant.counting import count_params
@@ -172,8 +175,21 @@ def result_of(target: Target, terms: dict[str, tuple[int, int, int]]) -> Variant
     """A result whose target keeps these terms."""
     (variant,) = variants(Options(**CHOSEN, target_mb=target.megabytes))
     figures = FloatFigures(PLANS, {}, None, None, 100, None, TrainingSummary())
-    logits, onnx = torch.zeros(2, 4), OnnxFigures(reason="none")
-    made = QuantizedNetwork(b"", None, 90.0, logits, {"0.0": 0.1}, TrainingSummary(), onnx, 1.5, terms)
+    made = QuantizedNetwork(
+        artifact=b"",
+        portable=None,
+        measured=Measurement(90.0, None, Predictions(torch.zeros(2), torch.zeros(2))),
+        logits=torch.zeros(2, 4),
+        rounding_errors={"0.0": 0.1},
+        training=TrainingSummary(),
+        onnx=OnnxFigures(reason="none"),
+        bits_per_value=1.5,
+        terms=terms,
+        target_met=True,
+        inference=InferenceTimes(),
+        layer_bytes={},
+        file_bytes={},
+    )
     return VariantResult(variant, figures, {target: made})
 
 
