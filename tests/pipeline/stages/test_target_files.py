@@ -113,7 +113,7 @@ def test_the_accepted_sizes_are_in_the_keys_of_training_and_file(setting, monkey
 
 
 def test_a_trained_row_fits_its_target(here, tmp_path):
-    setting = setting_of(tmp_path / "store", epochs=20, lr=0.01)
+    setting = setting_of(tmp_path / "store", epochs=8, lr=0.01)
     target = Target(megabytes=setting.size(0.5))
     result = setting.compress(target)
     assert 0.97 * target.bytes <= len(result.artifact) <= target.bytes

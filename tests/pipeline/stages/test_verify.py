@@ -109,7 +109,6 @@ def test_logits_that_do_not_compare_differ_without_bound(tmp_path, data, network
     assert reload_differences([(path, wrong)], data, MODEL, CPU) == [float("inf")]
 
 
-@pytest.mark.usefixtures("fresh_process")
 def test_a_damaged_file_is_an_error(tmp_path, data, network_folder):
     path, logits = measured(tmp_path, data, 4)
     path.write_bytes(path.read_bytes()[:-1])
