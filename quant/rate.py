@@ -33,7 +33,8 @@ from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 from quant.sweeps import by_falling_diagonal, compensated_rounding, inverse_root
 
-_INTEGER_BITS = 18  # bits of the largest integer of a network: finer steps store no more of float32 weights
+_INTEGER_BITS = 18
+"""Bits of the largest integer at the finest steps that are tried; still finer steps hardly change float32 weights."""
 # Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
 # hardly vary have a covariance below the error, so that it would not be positive semi-definite.
 _NOISE = 4 * torch.finfo(torch.float32).eps
@@ -255,8 +256,8 @@ class RatePlan:
         for name in names:
             steps = grid_values(self.measurements[name].exponents(0)).to(self._values[name].device)
             largest = max(largest, float((self._values[name] / steps).abs().max()))
-        zero = round(16 * math.log2(4 * largest)) if largest > 0 else 0
-        return zero - 16 * _INTEGER_BITS, zero
+        zero = round(PER_OCTAVE * math.log2(4 * largest)) if largest > 0 else 0
+        return zero - PER_OCTAVE * _INTEGER_BITS, zero
 
     def _total(self, names: list[str], log_c: int) -> float:
         return sum(self.bits(name, log_c) for name in names)

@@ -133,6 +133,7 @@ class Trainer:
             NumericalError: The loss became NaN or infinite.
         """
         accelerator: Any = SingleProcess(self.device)  # it has what training uses of accelerate's class
+        # Only with labels can the original know the held-out images: without, the loss compares with its outputs.
         margin = margin_of(self.schedule, len(self.images.trained), seen=self.labelled)
         end = train(
             model,

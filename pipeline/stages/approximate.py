@@ -118,7 +118,7 @@ def fit_series(
     Args:
         model: The network with series or parametric convolutions, fitted to their weights.
         original: The network before the swap.
-        images: See ``basis.activations.fit_activations``, like the last two arguments.
+        images: See ``basis.activations.fit_activations``.
         fit: ``activations`` fits to the layers' outputs; ``weights`` keeps the coefficients and measures, which is
             all that a parametric family allows.
         seed: Seed of the sampled positions.

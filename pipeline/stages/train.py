@@ -128,8 +128,8 @@ def train_once(
     """Train a network in place, or load the stored result of the same training.
 
     Training resumes from its last checkpoint. The weights of the epoch with the least loss on held-out training images
-    are kept. If they gain too little, training is rolled back. A network that is rounded to steps has its size only
-    after the last epoch, so the caller must choose.
+    are kept. If they gain too little, training is rolled back. With ``rate``, the weights of the last epoch are kept:
+    only after it does the file have its size. The caller then decides on a rollback.
 
     Args:
         context: The run.
