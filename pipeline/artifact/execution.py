@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
+from basis.devices import device_of
 from basis.separable import SeparableConv2d
 from basis.swap import replace_modules
 from pipeline.artifact.record import NetworkRecord
@@ -93,6 +94,11 @@ def with_execution(
     if execution == "auto":
         forms = _faster(network, forms, sample, measure_ratio)
     return replace_modules(network, cast(Mapping[nn.Module, nn.Module], forms))
+
+
+def blank_sample(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Return images of zeros, float32, on the device of a network; ``shape`` is (N, C, H, W)."""
+    return torch.zeros(shape, dtype=torch.float32, device=device_of(network))
 
 
 def _separable_forms(network: nn.Module, record: NetworkRecord) -> dict[nn.Conv2d, SeparableConv2d]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from basis.errors import CompressionError
 from pipeline.artifact.codec import decode, serialize, table_of
 from pipeline.artifact.container import Contents, split
-from pipeline.artifact.execution import check_execution, with_execution
+from pipeline.artifact.execution import blank_sample, check_execution, with_execution
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes, exact_record
 from pipeline.errors import DataError, OptionsError, described
@@ -78,7 +78,7 @@ def load(
         network = _built_with_warning(network)
     loaded, record, identity = load_parts(path, network=network, allow_import=allow_import)
     shape = (1, identity.channels, *identity.image_size)
-    images = torch.zeros(shape, device="cpu") if sample is None else sample
+    images = blank_sample(loaded, shape) if sample is None else sample
     return with_execution(loaded, record, execution, images)
 
 

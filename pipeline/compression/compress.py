@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from basis.copying import copy_network
+from basis.devices import device_of
 from basis.modes import evaluating
 from basis.swap import materialize
 from pipeline.artifact import Identity, plan_stream, serialize
 from pipeline.artifact.record import NetworkRecord, build_network, record_network
 from pipeline.artifact.summary import account
 from pipeline.compression.images import Images, read_images
-from pipeline.compression.network import check, device_of, identity_of, private_copy, returns_tensor, selected
+from pipeline.compression.network import check, identity_of, private_copy, returns_tensor, selected
 from pipeline.compression.result import CompressionResult, Metric, layer_figures, measured, measured_or_none
 from pipeline.compression.settings import Config, Settings, device_from, naming_arguments, settings_of
 from pipeline.compression.target import compress_to_size
@@ -131,10 +132,9 @@ def compress(
             seed=seed,
             output=None if output is None else str(output),
         )
-        shown = YieldingProgress(checked_progress(progress))
         if metric is not None and not callable(metric):
             raise OptionsError(f"metric: got a {type(metric).__name__}; allowed: a function of a network")
-        work = _prepared(original, images, settings, shown)
+        work = _prepared(original, images, settings, YieldingProgress(checked_progress(progress)))
         baseline_metric = measured(metric, original)
         found = _compressed(work)
         result = _network_of(found, original, work.selection)

@@ -56,7 +56,7 @@ def private_copy(network: object) -> nn.Module:
                 f"network: {parameter_name} of {name} is {parameter.dtype}; allowed: float32, as from "
                 "copy.deepcopy(network).float()"
             )
-    device_of(inner)
+    _check_device(inner)
     refuse_shared_memory(inner)  # copies of buffers have memory of their own
     check_finite(inner, f"network: {name}")
     network = evaluating(without_wrappers(plain_copy(inner)))
@@ -64,8 +64,8 @@ def private_copy(network: object) -> nn.Module:
     return fold_parametrizations(network)
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network; the CPU if it has no tensor.
+def _check_device(network: nn.Module) -> None:
+    """Check that all tensors of a network are on one device with memory.
 
     Raises:
         OptionsError: Its tensors are on several devices, or on the meta device.
@@ -74,7 +74,6 @@ def device_of(network: nn.Module) -> torch.device:
     if len(devices) > 1 or torch.device("meta") in devices:
         got = ", ".join(sorted(map(str, devices)))
         raise OptionsError(f"network: got {type(network).__name__} on {got}; allowed: one device with memory")
-    return devices.pop() if devices else torch.device("cpu")
 
 
 def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> Any:

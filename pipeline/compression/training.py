@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from basis.copying import copy_network
+from basis.devices import device_of
 from basis.modes import evaluating
 from pipeline.compression.checks import check_labels
 from pipeline.compression.images import CallerImages
-from pipeline.compression.network import device_of
 from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages
 from pipeline.errors import OptionsError

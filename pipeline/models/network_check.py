@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from basis.devices import device_of
 from basis.errors import CompressionError
 from basis.modes import evaluating, evaluation_mode
 from basis.modes import training as training_mode
@@ -66,7 +67,7 @@ def check_network(
         registration.refuse_changing_parameters(evaluating(plain_copy(model)))
     if len(images) == 1:  # batch normalization of single values needs two in training mode
         images = torch.cat([images, images])
-    images = images.to(next((p.device for p in model.parameters()), torch.device("cpu"))).contiguous()
+    images = images.to(device_of(model)).contiguous()
     _select_logits(model, images, classes, output, trained=trained)
     registration.refuse_global_hooks(model, images)
     duplicate = _own_copy(model, images, name)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from basis.devices import device_of
 from basis.modes import evaluation_mode
 from pipeline.errors import DataError, OptionsError, described
 from pipeline.models import cifar_resnet, timm_models, torchvision_models
@@ -159,9 +160,8 @@ def check_forward(model: nn.Module, classes: int, image_size: tuple[int, int], c
 
 
 def _run_once(model: nn.Module, channels: int, image_size: tuple[int, int]) -> Any:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with evaluation_mode(model), torch.no_grad():
-        return model(torch.zeros(1, channels, *image_size, device=device))
+        return model(torch.zeros(1, channels, *image_size, device=device_of(model)))
 
 
 def _is_about_shapes(error: Exception) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from basis.copying import copy_network
+from basis.devices import device_of
 from basis.layers import hessian_layers
 from basis.modes import evaluating
 from basis.patches import MAX_FEATURES
@@ -42,8 +43,7 @@ def activation_bytes(model: nn.Module, shape: tuple[int, int, int], *, training:
     """
     network, count = copy_network(model), _TRAINED if training else 1
     network.train(training)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images = torch.zeros(count, *shape, device=device)
+    images = torch.zeros(count, *shape, device=device_of(model))
     with torch.set_grad_enabled(training):
         return peak_bytes(lambda: network(images)) // count
 
@@ -68,9 +68,8 @@ def sample_bytes(model: nn.Module, series: Collection[str], shape: tuple[int, in
         count: Number of calibration images.
     """
     network = evaluating(copy_network(model))
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     names = hessian_layers(network, MAX_FEATURES)
-    images = torch.zeros(_TRAINED, *shape, device=device)
+    images = torch.zeros(_TRAINED, *shape, device=device_of(network))
     sizes = layer_row_bytes(network, names, images, count, DEFAULT_SAMPLING)
     rounding = min(sum(sizes.values()), max(ROW_BYTES, *sizes.values(), 0))
     return max(rounding, sum(size for name, size in sizes.items() if name in series))

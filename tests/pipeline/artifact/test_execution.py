@@ -9,7 +9,7 @@ from torch import nn
 from basis.separable import SeparableConv2d
 from basis.swap import swap_convolutions
 from pipeline.artifact import load, write_artifact
-from pipeline.artifact.execution import measure_ratio, with_execution
+from pipeline.artifact.execution import blank_sample, measure_ratio, with_execution
 from pipeline.artifact.record import build_network, record_network
 from pipeline.errors import OptionsError
 from quant.backends import get_backend
@@ -111,6 +111,11 @@ def test_auto_runs_the_callers_images_or_one_of_the_files_size(written):
     load(written, network=copy.deepcopy(model), execution="auto")
     load(written, network=copy.deepcopy(model), execution="auto", sample=torch.zeros(6, 3, 20, 20))
     assert shapes == [(1, 3, 12, 12), (6, 3, 20, 20)]
+
+
+def test_the_image_of_the_files_size_is_on_the_device_of_the_network():
+    assert blank_sample(tiny_network().to("meta"), (1, 3, 4, 4)).device.type == "meta"
+    assert blank_sample(torch.nn.Identity(), (1, 3, 4, 4)).device.type == "cpu"
 
 
 def test_an_unknown_execution_is_refused(record, dense, tmp_path):
