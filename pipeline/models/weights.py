@@ -20,6 +20,7 @@ from pipeline.models.checkpoint.reparametrized import other_forms
 from pipeline.models.checkpoint.words import is_normalization, is_of_observer
 from pipeline.models.claims import Claim, checkpoint_claim
 from pipeline.models.torchvision_models import download_weights
+from pipeline.runtime.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def load_torchvision_weights(model_name: str, classes: int, weights_name: str) -
         DataError: The class counts differ, or the download fails.
     """
     state = download_weights(model_name, classes, weights_name)
-    model = build_model(model_name, classes)
+    with RandomStream(0, torch.device("cpu")).drawn_from():  # the caller's generators do not change
+        model = build_model(model_name, classes)
     source = f"torchvision's {weights_name} of {model_name}"
     _copy_weights(model, match_weights(model, list_entries(dict(state)), source), source)
     return model

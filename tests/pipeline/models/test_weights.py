@@ -188,9 +188,10 @@ def _serve(monkeypatch, answer):
 
 
 def test_torchvision_weights_load(monkeypatch):
-    published = build_model("resnet18", 1000).state_dict()
+    published, generator = build_model("resnet18", 1000).state_dict(), torch.get_rng_state()
     _serve(monkeypatch, lambda *_, **__: published)
     assert _same(load_torchvision_weights("resnet18", 1000, "IMAGENET1K_V1"), published)
+    assert torch.equal(torch.get_rng_state(), generator), "a run restores the random generators of its caller"
 
 
 def test_failed_download_is_one_sentence(monkeypatch):
