@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from pipeline.runtime.packages import PACKAGES
 from pipeline.runtime.threads import usable_cpus
-from reports.html.drawing import size_drawings
+from reports.html.page import plot_specification
 from reports.plots import write_plots
 from tests.support.blank import blank_plots
 from tests.support.forking import run_child
@@ -103,7 +103,7 @@ def _plots_are_blank() -> Iterator[None]:
     """Runs in a test's process write blank plots: to draw them takes a third of a small run. See ``plots_drawn``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reports.write.write_plots", blank_plots)
-        patch.setattr("reports.html.page.size_drawings", lambda report: [])
+        patch.setattr("reports.html.page.plot_specification", lambda report: None)
         yield
 
 
@@ -112,7 +112,7 @@ def plots_drawn() -> Iterator[None]:
     """Runs of this module draw their plots."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reports.write.write_plots", write_plots)
-        patch.setattr("reports.html.page.size_drawings", size_drawings)
+        patch.setattr("reports.html.page.plot_specification", plot_specification)
         yield
 
 

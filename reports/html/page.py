@@ -12,8 +12,8 @@ from markupsafe import Markup
 from reports import sections
 from reports.bytes import bytes_table, kinds
 from reports.html import parts
-from reports.html.drawing import described, size_drawings
 from reports.html.filters import filters
+from reports.html.plot import described, size_plot
 from reports.model import Report
 from reports.rows import baseline
 from reports.summary import summarise
@@ -35,7 +35,7 @@ def render_page(report: Report) -> str:
     Raises:
         ValueError: The report has no baseline, because its run failed.
     """
-    script, found = _resource("page.js"), sections.sections(report, "html")
+    found, plot = sections.sections(report, "html"), plot_specification(report)
     page: str = _template().render(
         title=sections.title(report),
         warnings=baseline(report).warnings,
@@ -44,7 +44,7 @@ def render_page(report: Report) -> str:
         notices=[(each, _NOTICES[each.title]) for each in found if each.title in _NOTICES],
         pickers=parts.pickers(report),
         choice=parts.choice(report),
-        drawings=size_drawings(report),
+        plot=plot,
         described=described(report),
         stacks=parts.stacks(report),
         kinds=kinds(report),
@@ -54,10 +54,28 @@ def render_page(report: Report) -> str:
         filters=filters(report),
         sections=[each for each in found if each.title not in _OWN],
         style=Markup(_resource("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=Markup(_resource("page.js")),
+        plot_script=Markup(_plot_script()) if plot else None,
     )
     return page
+
+
+def plot_specification(report: Report) -> dict[str, Any] | None:
+    """Return the size plot in Vega-Lite; None without measured rows, which need no altair."""
+    plot = size_plot(report)
+    if plot is None:
+        return None
+    from reports.html.chart import specification
+
+    return specification(plot)
+
+
+@cache
+def _plot_script() -> str:
+    """Return a module of JavaScript: plot.js with Vega, Vega-Lite and vega-embed."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle(_resource("plot.js"))
 
 
 @cache
@@ -65,7 +83,12 @@ def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"terms": _terms, "anchor": _anchor, "kind": lambda block: type(block).__name__}
+    environment.filters |= {
+        "terms": _terms,
+        "anchor": _anchor,
+        "digest": _digest,
+        "kind": lambda block: type(block).__name__,
+    }
     return environment.from_string(_resource("page.html.jinja"))
 
 
@@ -78,6 +101,10 @@ def _terms(text: str) -> Markup:
     """Return a definition with its terms in bold; everything else is escaped."""
     pieces = enumerate(text.split("**"))
     return Markup("").join(Markup("<strong>{}</strong>" if n % 2 else "{}").format(each) for n, each in pieces)
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _anchor(title: str) -> str:

@@ -35,12 +35,11 @@ _PLACES = np.array([(ring, *direction) for ring in _RINGS for direction in _SIDE
 
 
 class Label(NamedTuple):
-    """Text of the mark at (x, y), in data coordinates, and the group id of its row."""
+    """Text of the mark at (x, y), in data coordinates."""
 
     text: str
     x: float
     y: float
-    gid: str | None = None
 
 
 def place_labels(axis: "Axes", labels: Sequence[Label]) -> None:
@@ -80,9 +79,6 @@ def _around(points: Array, half: float) -> Array:
 def _place(axis: "Axes", label: Label, taken: Array) -> Array:
     """Write one label at the place of least cost, and return its box."""
     text = axis.annotate(label.text, (label.x, label.y), (0, 0), textcoords="offset points", **_STYLE)
-    text.set_gid(label.gid)
-    if text.arrow_patch is not None:
-        text.arrow_patch.set_gid(label.gid)
     extent, frame = text.get_window_extent(), axis.get_window_extent()
     mark = axis.transData.transform((label.x, label.y))
     scale = axis.figure.get_figure(root=True).dpi / 72

@@ -1,10 +1,10 @@
 """Rings around coinciding marks, so that each of them is visible."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from reports.plots.marks import RING_NAME
 from reports.plots.style import lay_out
 
 if TYPE_CHECKING:
@@ -19,13 +19,29 @@ _STEP = 4.5
 
 
 class Mark(NamedTuple):
-    """A mark at (x, y), in data coordinates, with its diameter in points, its colour and the group id of its row."""
+    """A mark at (x, y), in data coordinates, with its diameter in points and its colour."""
 
     x: float
     y: float
     size: float
     color: str
-    gid: str | None = None
+
+
+def ring_sizes(places: Sequence[tuple[float, float]], sizes: Sequence[float]) -> list[float]:
+    """Return the diameter of the ring around each mark that a later one hides, in points; 0 for the other marks.
+
+    Args:
+        places: The (x, y) of each mark in points, in the order of drawing.
+        sizes: The diameter of each mark, in points.
+    """
+    near = [[math.dist(a, b) < _NEAR for b in places] for a in places]
+    rings = [0.0] * len(places)
+    for own, size in enumerate(sizes):
+        later = [other for other in range(own + 1, len(sizes)) if near[own][other]]
+        if any(sizes[other] > size - _LARGER for other in later):
+            together = [other for other in range(len(sizes)) if near[own][other]]
+            rings[own] = _STEP + max(max(sizes[other], rings[other]) for other in together)
+    return rings
 
 
 def draw_rings(axis: "Axes", marks: Sequence[Mark]) -> None:
@@ -39,18 +55,13 @@ def draw_rings(axis: "Axes", marks: Sequence[Mark]) -> None:
     """
     lay_out(axis.figure.get_figure(root=True))
     scale = axis.figure.get_figure(root=True).dpi / 72
-    places = [np.asarray(axis.transData.transform((mark.x, mark.y))) / scale for mark in marks]
-    near = [[float(np.hypot(*(a - b))) < _NEAR for b in places] for a in places]
-    rings = [0.0] * len(marks)
-    for own, mark in enumerate(marks):
-        later = [other for other in range(own + 1, len(marks)) if near[own][other]]
-        if not any(marks[other].size > mark.size - _LARGER for other in later):
-            continue
-        together = [other for other in range(len(marks)) if near[own][other]]
-        rings[own] = _STEP + max(max(marks[other].size, rings[other]) for other in together)
-        axis.plot([mark.x], [mark.y], gid=mark.gid, **_look(rings[own], mark.color))
+    pixels = [axis.transData.transform((mark.x, mark.y)) for mark in marks]
+    rings = ring_sizes([(x / scale, y / scale) for x, y in pixels], [mark.size for mark in marks])
+    for mark, ring in zip(marks, rings, strict=True):
+        if ring:
+            axis.plot([mark.x], [mark.y], **_look(ring, mark.color))
     if any(rings):
-        axis.plot([], [], label="Ring: a further row there", **_look(11, "#8a8a8a"))
+        axis.plot([], [], label=RING_NAME, **_look(11, "#8a8a8a"))
 
 
 def _look(size: float, color: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _work(
     if graph is not None:
         file.trace = lambda *_: pickle.loads(graph.read_bytes())
     verify.subprocess = SimpleNamespace(run=_answer)  # type: ignore[attr-defined]
-    write.write_plots, page.size_drawings = blank_plots, lambda report: []
+    write.write_plots, page.plot_specification = blank_plots, lambda report: None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = _Watch(last)
     sys.addaudithook(watch)

@@ -50,11 +50,9 @@ function pick() {
     element.hidden = !fits(element, chosen);
     if (element.hidden && element.tagName === "TR") hidden.add(element.dataset.row);
   }
-  for (const mark of document.querySelectorAll("[data-mark]")) {
-    mark.style.display = hidden.has(mark.dataset.mark) ? "none" : "";
-  }
   const all = document.querySelectorAll("tr[data-row]").length;
   picker.querySelector("output").textContent = `${all - hidden.size} of ${all} files`;
+  document.dispatchEvent(new Event("picked"));
 }
 
 if (picker) {
@@ -66,20 +64,14 @@ if (picker) {
 }
 
 // Pointing: a mark of the plot and its line of the table show each other.
-const plot = document.querySelector(".plot");
+const lines = document.querySelectorAll("tr[data-row]");
 
-function point(number) {
-  for (const element of document.querySelectorAll(".pointed")) element.classList.remove("pointed");
-  if (number !== undefined) {
-    const found = document.querySelectorAll(`[data-mark="${number}"], tr[data-row="${number}"]`);
-    for (const element of found) element.classList.add("pointed");
-  }
-  plot.classList.toggle("pointing", plot.querySelector(".pointed") !== null);
+function pointAt(row) {
+  for (const line of lines) line.classList.toggle("pointed", Number(line.dataset.row) === row);
+  document.dispatchEvent(new CustomEvent("pointed", { detail: row }));
 }
 
-if (plot) {
-  for (const element of document.querySelectorAll("[data-mark], tr[data-row]")) {
-    element.addEventListener("pointerenter", () => point(element.dataset.mark ?? element.dataset.row));
-    element.addEventListener("pointerleave", () => point());
-  }
+for (const line of lines) {
+  line.addEventListener("pointerenter", () => pointAt(Number(line.dataset.row)));
+  line.addEventListener("pointerleave", () => pointAt(null));
 }

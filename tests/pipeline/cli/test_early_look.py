@@ -100,7 +100,7 @@ ANSWERED_AT_ONCE = [
 
 
 def test_torch_is_not_loaded_to_answer_at_once(tmp_path) -> None:
-    heavy = ["torch", "accelerate", "onnx", "onnxruntime", "sklearn", "matplotlib", "brevitas"]
+    heavy = ["torch", "accelerate", "onnx", "onnxruntime", "sklearn", "matplotlib", "altair", "vl_convert", "brevitas"]
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.cli import main\n"
         f"for argv in {ANSWERED_AT_ONCE!r}:\n"

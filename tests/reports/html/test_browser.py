@@ -1,17 +1,23 @@
-"""report.html in a headless browser: plots, sorting, picking, dark mode, narrow screens, and no request."""
+"""report.html in a headless browser: plot, sorting, picking, dark mode, narrow screens, and no request.
+
+The tests share one page, and leave it as they found it, except for the order of lines.
+"""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: it drives the browser")
 wait = pytest.importorskip("selenium.webdriver.support.wait")
 
-PATIENCE = 600
-LOADED = "return location.href === arguments[0] && document.readyState === 'complete'"
+PATIENCE = 120
+LOADED = "return location.href === arguments[0] && document.readyState === 'complete' && %s"
+DRAWN = "document.querySelector('.plot svg .mark-symbol path') !== null"
+MARKS = ".plot svg .mark-symbol.role-mark path"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 if not BROWSER or not DRIVER:
@@ -31,29 +37,54 @@ def browser() -> Iterator[object]:
     driver.quit()
 
 
+def load(browser, path: Path, text: str) -> None:
+    """Open a page, and wait until its plot is drawn."""
+    path.write_text(text, encoding="utf-8")
+    browser.get(path.as_uri())
+    wait.WebDriverWait(browser, PATIENCE).until(lambda _: browser.execute_script(LOADED % DRAWN, path.as_uri()))
+
+
+def resize(browser, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture(scope="module")
+def loaded(browser, page, tmp_path_factory) -> object:
+    """The page, 1280 pixels wide."""
+    resize(browser, 1280)
+    load(browser, tmp_path_factory.mktemp("page") / "report.html", page)
+    return browser
+
+
 @pytest.fixture
-def opened(browser, page, tmp_path) -> Callable[..., object]:
-    """Open the page at a width, and check that nothing went wrong and that nothing was loaded."""
+def driver(loaded) -> Iterator[object]:
+    """The page. Nothing goes wrong in it, and it loads nothing."""
+    yield loaded
+    check(loaded)
 
-    def open_page(width: int = 1280, text: str = page):
-        path = tmp_path / "report.html"
-        path.write_text(text, encoding="utf-8")
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
-        browser.get_log("performance")
-        browser.get(path.as_uri())
-        # On a busy machine the driver may return before the page is there.
-        wait.WebDriverWait(browser, PATIENCE).until(lambda _: browser.execute_script(LOADED, path.as_uri()))
-        return browser
 
-    yield open_page
+def check(browser) -> None:
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "DEBUG"] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
-    assert requests
     assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+def until(driver, reached: Callable[[], bool]) -> None:
+    """Wait for the page, which draws the plot a little later than its parameters are set."""
+    wait.WebDriverWait(driver, PATIENCE, poll_frequency=0.02).until(lambda _: reached())
+
+
+def marks(driver) -> dict[int | None, object]:
+    """The largest mark of each row in the plot; None: that of the original."""
+    script = f"return [...document.querySelectorAll('{MARKS}')].map(each => [each.__data__.datum.row, each])"
+    return dict(reversed(driver.execute_script(script)))
+
+
+def faint(driver) -> set[int | None]:
+    """The rows whose marks are faint, because another one is pointed at."""
+    return {row for row, mark in marks(driver).items() if float(mark.get_attribute("opacity") or 1) < 0.5}
 
 
 def cells(driver, column: int) -> list[str]:
@@ -65,28 +96,43 @@ def visible(driver, css: str) -> list[object]:
     return [each for each in driver.find_elements("css selector", css) if each.is_displayed()]
 
 
-@pytest.mark.parametrize(("width", "shown", "other"), [(1280, "wide", "narrow"), (390, "narrow", "wide")])
-def test_the_plot_is_drawn_and_nothing_is_cut_off(opened, full, width, shown, other) -> None:
-    driver = opened(width)
-    (plot,) = visible(driver, f"svg.{shown}")
-    assert not visible(driver, f"svg.{other}")
-    assert plot.size["width"] > 0.85 * (min(width, 1180) - 32)
-    marks = driver.find_elements("css selector", f"svg.{shown} [data-mark] use")
-    assert len(marks) >= len(cells(driver, 0)) - 1
-    assert all(mark.size["width"] > 0 for mark in marks)
+def texts(driver) -> list[dict[str, float]]:
+    """The boxes of the visible texts of the plot."""
+    script = (
+        "return [...document.querySelectorAll('.plot svg text')].filter(each => each.getAttribute('opacity') !== '0')"
+    )
+    return driver.execute_script(
+        script + ".map(each => each.getBoundingClientRect().toJSON()).filter(each => each.width > 0)"
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_plot_is_drawn_and_nothing_is_cut_off(driver, full, width) -> None:
+    frame = "return document.querySelector('.plot svg').getBoundingClientRect().toJSON()"
+    resize(driver, width)
+    until(driver, lambda: abs(driver.execute_script(frame)["width"] - (min(width, 1180) - 36)) < 10)
+    assert len(marks(driver)) == 4 + 2 * 12 + 2 + 1
+    assert all(mark.size["width"] > 0 for mark in marks(driver).values())
     inside = driver.execute_script(
         "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     )
     assert inside
-    frame, texts = plot.rect, driver.find_elements("css selector", f"svg.{shown} text")
-    for text in texts:
-        box = text.rect
-        assert frame["x"] - 1 <= box["x"]
-        assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 1
+    box, found = driver.execute_script(frame), texts(driver)
+    assert len(found) > 20
+    for place, text in enumerate(found):
+        assert box["left"] - 1 <= text["left"]
+        assert text["right"] <= box["right"] + 1
+        apart = [
+            text["right"] <= other["left"] + 1
+            or other["right"] <= text["left"] + 1
+            or text["bottom"] <= other["top"] + 4  # boxes of lines overlap a little
+            or other["bottom"] <= text["top"] + 4
+            for other in found[:place]
+        ]
+        assert all(apart)
 
 
-def test_tables_sort_with_the_keyboard(opened) -> None:
-    driver = opened()
+def test_tables_sort_with_the_keyboard(driver) -> None:
     buttons = driver.find_elements("css selector", "section[aria-labelledby=choice] thead button")
     heading = "return arguments[0].closest('th').getAttribute('aria-sort')"
     top1, p = buttons[3], buttons[-1]
@@ -104,48 +150,81 @@ def test_tables_sort_with_the_keyboard(opened) -> None:
     assert driver.execute_script(heading, top1) is None
 
 
-def test_the_pickers_filter_table_plot_and_bars(opened) -> None:
-    driver = opened()
+def test_the_pickers_filter_table_plot_and_bars(driver) -> None:
     everything = len(cells(driver, 0))
     for name, value in (("width", "4"), ("basis", "CosConv")):
         driver.find_element("css selector", f"select[name={name}] option[value='{value}']").click()
-    names = cells(driver, 0)
-    assert names[0] == "Original, float32"
     series = [f"CosConv {config} at 4 bits" for config in ("2,2,2,2,2", "6,3,3,2,2", "6,3,3,3,2")]
-    assert sorted(names[1:]) == [*series, "dense at 4 bits"]
+    assert sorted(cells(driver, 0)) == [*series, "Original, float32", "dense at 4 bits"]
     assert driver.find_element("css selector", ".picker output").text.startswith("4 of ")
-    assert len({each.get_attribute("data-mark") for each in visible(driver, "svg.wide [data-mark]")}) == 4
+    until(driver, lambda: len(marks(driver)) == 4 + 1)
     assert len(visible(driver, ".stacks li")) == 4
     layers = [each.text for each in visible(driver, "summary") if each.text.startswith("Layers: ")]
     configs = ("2,2,2,2,2", "6,3,3,2,2", "6,3,3,3,2", "Conv2D")
     assert sorted(layers) == [f"Layers: {config}" for config in configs]
     driver.find_element("css selector", ".picker button").click()
     # The page filters once the browser has reset the form, which may be after the click returns.
-    wait.WebDriverWait(driver, PATIENCE).until(lambda _: len(cells(driver, 0)) == everything)
+    until(driver, lambda: len(cells(driver, 0)) == everything == len(marks(driver)))
 
 
-def test_dark_mode_changes_page_and_plot(opened) -> None:
-    driver = opened()
+def test_dark_mode_changes_page_and_plot(driver) -> None:
     color = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    light = [driver.execute_script(color, *what) for what in (("body", "backgroundColor"), ("svg.wide text", "fill"))]
+    parts = [("body", "backgroundColor"), (".plot svg text", "fill"), (MARKS, "fill"), (".plot svg line", "stroke")]
+    light = [driver.execute_script(color, *what) for what in parts]
     feature = {"name": "prefers-color-scheme", "value": "dark"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    dark = [driver.execute_script(color, *what) for what in (("body", "backgroundColor"), ("svg.wide text", "fill"))]
+    dark = [driver.execute_script(color, *what) for what in parts]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert light[0] == "rgb(255, 255, 255)"
-    assert light[0] != dark[0]
-    assert light[1] != dark[1]
+    assert all(before != after for before, after in zip(light, dark, strict=True))
+    assert [driver.execute_script(color, *what) for what in parts] == light
 
 
-def test_a_mark_and_its_line_show_each_other(opened) -> None:
-    driver = opened()
+def test_a_mark_and_its_line_show_each_other(driver) -> None:
     line = driver.find_element("css selector", "tr[data-row]")
+    own = int(line.get_attribute("data-row"))
+    others = set(marks(driver)) - {own}
     webdriver.ActionChains(driver).move_to_element(line).perform()
-    pointed = driver.find_elements("css selector", "svg.wide .pointed")
-    assert {each.get_attribute("data-mark") for each in pointed} == {line.get_attribute("data-row")}
+    until(driver, lambda: faint(driver) == others)
+
+    mark = marks(driver)[target := max(row for row in others if row is not None)]
+    webdriver.ActionChains(driver).move_to_element(mark).perform()
+    until(driver, lambda: [each.get_attribute("data-row") for each in pointed(driver)] == [str(target)])
+    until(driver, lambda: faint(driver) == set(marks(driver)) - {target})
+    tooltip = driver.find_element("css selector", "#vg-tooltip-element.visible")
+    assert tooltip.text.startswith(f"{pointed(driver)[0].find_element('css selector', 'th').text}: ")
+
+    webdriver.ActionChains(driver).move_to_element(driver.find_element("css selector", "h1")).perform()
+    until(driver, lambda: not pointed(driver) and not faint(driver))
 
 
-def test_names_that_are_markup_do_nothing(opened, hostile_page) -> None:
-    driver = opened(text=hostile_page)
-    assert "<script>" in driver.find_element("css selector", "h1").text
-    assert driver.execute_script("return document.scripts.length") == 1
+def pointed(driver) -> list[object]:
+    return driver.find_elements("css selector", "tr.pointed")
+
+
+def test_the_wheel_scrolls_the_page_and_zooms_only_with_ctrl(driver) -> None:
+    def place() -> str:
+        return marks(driver)[0].get_attribute("transform")
+
+    turn = (
+        "const box = arguments[0].getBoundingClientRect(), given = {bubbles: true, cancelable: true, deltaY: -300};"
+        "given.clientX = box.x + 2; given.clientY = box.y + 2; given.ctrlKey = arguments[1];"
+        "return arguments[0].dispatchEvent(new WheelEvent('wheel', given));"
+    )
+    mark = marks(driver)[None]
+    before = place()
+    assert driver.execute_script(turn, mark, False)  # the page scrolls, unless the plot prevents it
+    assert not driver.execute_script(turn, mark, True)
+    until(driver, lambda: place() != before)
+    webdriver.ActionChains(driver).double_click(driver.find_element("css selector", ".plot svg")).perform()
+    until(driver, lambda: place() == before)
+
+
+def test_names_that_are_markup_do_nothing(loaded, hostile_page, tmp_path) -> None:
+    """The last test, because it opens another page."""
+    load(loaded, tmp_path / "hostile.html", hostile_page)
+    assert "<script>" in loaded.find_element("css selector", "h1").text
+    assert loaded.execute_script("return document.scripts.length") == 3
+    webdriver.ActionChains(loaded).move_to_element(marks(loaded)[1]).perform()
+    until(loaded, lambda: "<script>" in loaded.find_element("css selector", "#vg-tooltip-element").text)
+    check(loaded)
