@@ -80,4 +80,4 @@ def _cell(column: int, row: int, value: float, limit: float, *, named: bool) -> 
         return drawn
     text = Markup('<text x="{}" y="{}" fill="{}">{}</text>')
     ink = "#ffffff" if share > 0.6 else "#222222"
-    return drawn + text.format(left + _SIDE / 2, top + _SIDE / 2, ink, f"{value:.2f}")
+    return drawn + text.format(left + _SIDE / 2, top + _SIDE / 2, ink, f"{value:z.2f}")

@@ -182,6 +182,13 @@ def test_the_filters_of_families_have_no_order(report, row, series, orders) -> N
     assert Page(render_page(data)).open == []
 
 
+def test_a_weight_that_rounds_to_zero_has_no_sign(report, row) -> None:
+    data = report([row(COS, "a", 4, 98.0)])
+    data.kernels = make_kernels([COS]).model_copy(update={"original": [[-0.001, 0.5], [0.0, -0.5]], "fits": {}})
+    (picture,) = filters(data)[0].pictures
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", picture.drawing) == ["0.00", "0.50", "0.00", "-0.50"]
+
+
 def test_a_report_with_little_in_it_is_a_page(report, row) -> None:
     bare = report([row(COS, "a", 4, 98.0, top1_quant=None)], dataset=None)
     bare.kernels, bare.layers, bare.baseline.top1 = None, [], None
