@@ -1,4 +1,4 @@
-"""Draw filter slices as pictures: one coloured square per weight, on one scale for a slice and its fits."""
+"""Draw filter slices as pictures: one coloured square per weight, on one scale for a layer."""
 
 import math
 from collections.abc import Sequence
@@ -26,27 +26,33 @@ class Picture(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """The pictures of one slice: as trained, then each fit."""
+    """The pictures of the slices of one layer: as trained, then each fit."""
 
     layer: str
     pictures: list[Picture]
 
 
 def filters(report: Report) -> list[Filter]:
-    """Return the pictures of every slice in the report."""
+    """Return the pictures of every layer with slices; in a merged report, it has one slice for each of its orders."""
     kernels = report.kernels
-    return [] if kernels is None else [_filter(each) for each in (kernels, *kernels.further)]
+    layers: dict[str, list[Slice]] = {}
+    for part in () if kernels is None else (kernels, *kernels.further):
+        layers.setdefault(part.layer, []).append(part)
+    return [_filter(layer, parts) for layer, parts in layers.items()]
 
 
-def _filter(part: Slice) -> Filter:
-    matrices = [part.original, *part.fits.values()]
+def _filter(layer: str, parts: Sequence[Slice]) -> Filter:
+    matrices = [matrix for part in parts for matrix in (part.original, *part.fits.values())]
     limit = max(abs(value) for matrix in matrices for value in _values(matrix)) or 1.0
-    sides = sides_text((len(part.original), len(part.original[0])))
-    pictures = [Picture(f"As trained, {sides} weights", _drawn(part.original, limit))]
-    for basis, fit in part.fits.items():
-        caption = f"{fit_name(basis, part.orders)}, error {_error(part.original, fit):.1f} %"
-        pictures.append(Picture(caption, _drawn(fit, limit)))
-    return Filter(part.layer, pictures)
+    pictures = []
+    for place, part in enumerate(parts):
+        if all(part.original != other.original for other in parts[:place]):
+            sides = sides_text((len(part.original), len(part.original[0])))
+            pictures.append(Picture(f"As trained, {sides} weights", _drawn(part.original, limit)))
+        for basis, fit in part.fits.items():
+            caption = f"{fit_name(basis, part.orders)}, error {_error(part.original, fit):.1f} %"
+            pictures.append(Picture(caption, _drawn(fit, limit)))
+    return Filter(layer, pictures)
 
 
 def _values(matrix: Matrix) -> list[float]:

@@ -182,6 +182,15 @@ def test_the_filters_of_families_have_no_order(report, row, series, orders) -> N
     assert Page(render_page(data)).open == []
 
 
+def test_a_layer_of_several_orders_has_one_heading(report, row) -> None:
+    data = report([row(COS, "a", 4, 98.0)])
+    data.kernels = make_kernels([COS]).model_copy(update={"orders": [6, 6]})
+    data.kernels.further = [data.kernels.model_copy(update={"orders": [5, 5], "further": []})]
+    (layer,) = filters(data)
+    captions = [picture.caption.partition(", error")[0] for picture in layer.pictures]
+    assert captions == ["As trained, 7×7 weights", "CosConv, order 6×6", "CosConv, order 5×5"]
+
+
 def test_a_weight_that_rounds_to_zero_has_no_sign(report, row) -> None:
     data = report([row(COS, "a", 4, 98.0)])
     data.kernels = make_kernels([COS]).model_copy(update={"original": [[-0.001, 0.5], [0.0, -0.5]], "fits": {}})
