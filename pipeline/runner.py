@@ -32,7 +32,7 @@ from pipeline.stages.context import RunContext, log_data_notes, log_precision, m
 from pipeline.stages.kernels import kernel_figure
 from pipeline.stages.layers import layer_rows
 from pipeline.stages.report import BASELINE_PATH, artifact_path, write_files, write_run_report
-from pipeline.stages.target_sizes import check_targets
+from pipeline.stages.targets.sizes import check_targets
 from pipeline.stages.verify import verify_artifacts
 from pipeline.store.store import Store
 from pipeline.tracking import NullTracker, Tracker, tracking

@@ -18,6 +18,7 @@ from pipeline.artifact.execution import blank_sample, check_execution, with_exec
 from pipeline.artifact.header import OBJECT, Header, Identity, class_names, read_header
 from pipeline.artifact.record import NetworkRecord, build_network, check_shapes, exact_record
 from pipeline.errors import DataError, OptionsError, described
+from pipeline.models.checks.unstored import changing_tensor
 from pipeline.models.preparation import (
     fold_parametrizations,
     initialize_lazy_modules,
@@ -25,7 +26,6 @@ from pipeline.models.preparation import (
     without_wrappers,
 )
 from pipeline.models.registry import build_model, build_plain, builder_of
-from pipeline.models.unstored import changing_tensor
 from pipeline.options.paths import check_local, parse_argument
 from pipeline.runtime.randomness import RandomStream, python_generators
 from reports.files import write_atomically

@@ -33,8 +33,8 @@ from pipeline.stages.approximate import fit_series
 from pipeline.stages.keys import FINETUNE_LR
 from pipeline.stages.network import CHECKED_IMAGES
 from pipeline.stages.quantize import rounded_network
-from pipeline.stages.target import TARGET_LR
-from pipeline.stages.target_sizes import check_sizes, series_network, size_range
+from pipeline.stages.targets.compressor import TARGET_LR
+from pipeline.stages.targets.sizes import check_sizes, series_network, size_range
 from pipeline.training.schedule import suited_schedule
 from pipeline.training.trial import check_gradients
 from quant.backends import get_backend

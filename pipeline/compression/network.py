@@ -13,7 +13,8 @@ from pipeline.artifact import Identity
 from pipeline.artifact.header import default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
-from pipeline.models.network_check import check_network, outputs_in_modes, run_network
+from pipeline.models.checks.network import check_network, outputs_in_modes, run_network
+from pipeline.models.checks.registration import refuse_shared_memory
 from pipeline.models.outputs import check_rows, images_first, select_output, tensors_of
 from pipeline.models.preparation import (
     check_finite,
@@ -23,7 +24,6 @@ from pipeline.models.preparation import (
     unwrapped,
     without_wrappers,
 )
-from pipeline.models.registration import refuse_shared_memory
 
 
 def private_copy(network: object) -> nn.Module:
@@ -77,7 +77,7 @@ def _check_device(network: nn.Module) -> None:
 
 
 def check(network: nn.Module, images: Tensor, *, basis: str, trained: bool) -> Any:
-    """Check a network on some images; see ``pipeline.models.network_check``. Outputs may be of any kind.
+    """Check a network on some images; see ``pipeline.models.checks.network``. Outputs may be of any kind.
 
     Args:
         network: The network, in evaluation mode. It gets the marks of the check, and a hook if its input needs

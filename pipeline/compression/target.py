@@ -14,8 +14,8 @@ from pipeline.compression.training import Trainer
 from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
-from pipeline.stages.target_search import Compressed, SizeSearch
-from pipeline.stages.target_sizes import series_network
+from pipeline.stages.targets.search import Compressed, SizeSearch
+from pipeline.stages.targets.sizes import series_network
 from pipeline.stages.train import TrainingSummary
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Measurement:
-    """A network to round and its measurements; see ``pipeline.stages.target_search.Measured``."""
+    """A network to round and its measurements; see ``pipeline.stages.targets.search.Measured``."""
 
     model: nn.Module
     original: nn.Module

@@ -17,14 +17,14 @@ from pipeline.compression.images import CallerImages
 from pipeline.compression.splits import LoaderSplit, TensorSplit
 from pipeline.data.dataset import TrainingImages
 from pipeline.errors import OptionsError
-from pipeline.models.layer_check import refuse_substituted
+from pipeline.models.checks.layers import refuse_substituted
 from pipeline.models.outputs import are_logits
 from pipeline.runtime.device import placed
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.single_process import SingleProcess
 from pipeline.stages.evaluate import EVALUATION_BATCH, evaluate
 from pipeline.stages.network import CHECKED_IMAGES
-from pipeline.stages.target import MAX_LOSS
+from pipeline.stages.targets.compressor import MAX_LOSS
 from pipeline.stages.train import TrainingSummary
 from pipeline.training.features import feature_loss
 from pipeline.training.loop import train

@@ -12,13 +12,13 @@ from basis.copying import copy_network
 from basis.modes import evaluating
 from pipeline.data.dataset import is_imagenet
 from pipeline.models.checkpoint.files import existing_checkpoint
+from pipeline.models.checks.registration import outputs_of
+from pipeline.models.checks.unstored import changing_tensor
 from pipeline.models.claims import Claim, torchvision_claim
 from pipeline.models.digest import network_digest
 from pipeline.models.preparation import check_finite, fold_parametrizations
-from pipeline.models.registration import outputs_of
 from pipeline.models.registry import build_trainable
 from pipeline.models.torchvision_models import missing_download
-from pipeline.models.unstored import changing_tensor
 from pipeline.models.weights import load_torchvision_weights, load_weights
 from pipeline.onnx.file import OnnxExporter
 from pipeline.options.options import Options

@@ -64,7 +64,7 @@ class RunContext:
         interruption: Pending stop request, checked between training steps.
         tracker: Receives the figures of every epoch.
         network: The network's checked architecture with random weights, on the CPU. It is only copied. Its marks and
-            hooks are described in ``pipeline.models.network_check``.
+            hooks are described in ``pipeline.models.checks.network``.
     """
 
     options: Options

@@ -30,8 +30,8 @@ from pipeline.stages.baseline import (
 from pipeline.stages.context import RunContext, log_data_notes, log_precision, make_context, network_identity
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.mirroring import mirroring_key, stored_mirroring
-from pipeline.stages.target import target_stages
-from pipeline.stages.target_sizes import check_sizes, target_range
+from pipeline.stages.targets.compressor import target_stages
+from pipeline.stages.targets.sizes import check_sizes, target_range
 from pipeline.store.entry import load_state
 from pipeline.store.store import StageKey
 from quant.backends import get_backend

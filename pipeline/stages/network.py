@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from basis.copying import copy_network
 from pipeline.artifact.loading import rebuilt
 from pipeline.data.dataset import Dataset, is_imagenet
-from pipeline.models.layer_check import refuse_substituted
-from pipeline.models.network_check import check_network
+from pipeline.models.checks.layers import refuse_substituted
+from pipeline.models.checks.network import check_network
 from pipeline.models.outputs import select_output
 from pipeline.models.preparation import without_wrappers
 from pipeline.models.registry import build_model, build_plain
@@ -48,7 +48,7 @@ def checked_network(options: Options, data: Dataset) -> nn.Module:
     """Build the network of the options, and check it on some training images.
 
     Returns:
-        The network, see ``pipeline.models.network_check.check_network``.
+        The network, see ``pipeline.models.checks.network.check_network``.
 
     Raises:
         OptionsError: The network cannot be built, does not accept the images, or cannot be compressed.

@@ -9,7 +9,7 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.quantize import QuantizedNetwork, quantize
-from pipeline.stages.target import TargetCompressor
+from pipeline.stages.targets.compressor import TargetCompressor
 from pipeline.stages.train import TrainingSummary
 from quant.counting import count_params
 

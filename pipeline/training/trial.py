@@ -12,7 +12,7 @@ from basis.layers import stored_layers, stored_values
 from basis.modes import evaluating, training
 from basis.regular import irregularity
 from pipeline.errors import OptionsError, described
-from pipeline.models.layer_check import SUBSTITUTED
+from pipeline.models.checks.layers import SUBSTITUTED
 from pipeline.runtime.device import Accelerator, placed
 from pipeline.runtime.randomness import RandomStream
 from pipeline.training.output_values import check_values

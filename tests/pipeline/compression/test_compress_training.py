@@ -133,7 +133,7 @@ def test_progress_is_shown():
 
 
 def test_a_target_that_no_file_meets_gives_the_nearest(monkeypatch, caplog):
-    monkeypatch.setattr("pipeline.stages.target_search.AIM", 0.9)
+    monkeypatch.setattr("pipeline.stages.targets.search.AIM", 0.9)
     result = compress(seeded(), X, target_mb=0.0018)
     assert not result.target_met
     assert result.size < 1800

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.pipeline.models.checking import IMAGES, Base, check
+from tests.pipeline.models.checks.checking import IMAGES, Base, check
 
 
 def test_a_network_that_changes_its_input_gets_a_copy():

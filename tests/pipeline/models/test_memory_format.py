@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.runtime.device import placed
-from tests.pipeline.models.checking import IMAGES, Base, check
+from tests.pipeline.models.checks.checking import IMAGES, Base, check
 
 CPU = torch.device("cpu")
 

@@ -24,8 +24,8 @@ from pipeline.stages.export import OnnxFigures
 from pipeline.stages.layers import count_kept, layer_rows
 from pipeline.stages.predictions import Predictions
 from pipeline.stages.quantize import QuantizedNetwork
-from pipeline.stages.target import TargetCompressor
-from pipeline.stages.target_sizes import target_range
+from pipeline.stages.targets.compressor import TargetCompressor
+from pipeline.stages.targets.sizes import target_range
 from pipeline.stages.timing import InferenceTimes
 from pipeline.stages.train import TrainingSummary
 from pipeline.stages.variant import VariantResult

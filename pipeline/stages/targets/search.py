@@ -18,7 +18,7 @@ from pipeline.artifact.groups import block_of
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
 from pipeline.runtime.progress import Progress
-from pipeline.stages.target_sizes import zero_record
+from pipeline.stages.targets.sizes import zero_record
 from pipeline.stages.train import TrainingSummary
 from quant import entropy
 from quant.original_pass import OriginalPass

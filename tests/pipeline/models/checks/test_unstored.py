@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from pipeline import compress, load
-from pipeline.models.unstored import changing_tensor
+from pipeline.models.checks.unstored import changing_tensor
 from tests.pipeline.compression.networks import Net, images
 
 

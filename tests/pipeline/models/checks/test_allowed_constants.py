@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.pipeline.models.checking import Base, check, kept
+from tests.pipeline.models.checks.checking import Base, check, kept
 
 
 def test_a_buffer_beside_a_parameter_in_one_memory_is_allowed():

@@ -1,6 +1,6 @@
 """Check a network before any work: that it repeats its outputs, can be copied, rebuilt and replaced layer by layer.
 
-A layer that fails a check is marked and kept as it is; see ``pipeline.models.layer_check``. A failure of the whole
+A layer that fails a check is marked and kept as it is; see ``pipeline.models.checks.layers``. A failure of the whole
 network is an error.
 """
 
@@ -18,9 +18,9 @@ from basis.modes import evaluating, evaluation_mode
 from basis.modes import training as training_mode
 from basis.regular import mark_irregular
 from pipeline.errors import DataError, OptionsError, described
-from pipeline.models import registration
-from pipeline.models.caches import refuse_kept_results
-from pipeline.models.layer_check import mark_layers
+from pipeline.models.checks import registration
+from pipeline.models.checks.caches import refuse_kept_results
+from pipeline.models.checks.layers import mark_layers
 from pipeline.models.memory_format import settle_memory_format
 from pipeline.models.outputs import TOLERANCE, check_rows, logits_of, same_outputs, select_output
 from pipeline.models.preparation import plain_copy

@@ -12,7 +12,7 @@ from basis.swap import swap_convolutions
 from pipeline.artifact import Identity
 from pipeline.options.grid import Target
 from pipeline.runtime.progress import SilentProgress
-from pipeline.stages.target_search import THRESHOLDS, Compressed, SizeSearch
+from pipeline.stages.targets.search import THRESHOLDS, Compressed, SizeSearch
 from pipeline.stages.train import TrainingSummary
 from quant.rate import nearest_to_steps
 from quant.stepped_training import UNDECIDED, attach_stepped_quantizers, stepped_layers

@@ -14,9 +14,9 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, network_identity
 from pipeline.stages.evaluate import evaluate_together
 from pipeline.stages.quantize import QuantizedNetwork, measured_entry, quantized_network
-from pipeline.stages.target_measurement import TargetMeasurement
-from pipeline.stages.target_search import Compressed, SizeSearch
-from pipeline.stages.target_sizes import feasible_sizes
+from pipeline.stages.targets.measurement import TargetMeasurement
+from pipeline.stages.targets.search import Compressed, SizeSearch
+from pipeline.stages.targets.sizes import feasible_sizes
 from pipeline.stages.train import TrainingJob, TrainingSummary, replay_curve, train_once, training_job
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey

@@ -19,7 +19,7 @@ from basis.modes import training
 from basis.regular import has_own_forward, irregularity, mark_irregular, mark_plain
 from basis.swap import swap_convolutions
 from pipeline.errors import OptionsError
-from pipeline.models import registration
+from pipeline.models.checks import registration
 from pipeline.models.outputs import same_outputs
 from pipeline.models.preparation import plain_copy
 from pipeline.runtime.randomness import RandomStream
@@ -42,7 +42,7 @@ def mark_layers(
         model: The network; its convolutions and linear layers are marked in place.
         images: Some images, (N, C, H, W), on its device.
         expected: Its outputs for them.
-        used: See ``pipeline.models.registration.used_parameters``.
+        used: See ``pipeline.models.checks.registration.used_parameters``.
         basis: The basis of the series.
         trained: True if the run trains the network, so that its layers must be replaceable in training mode, too.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from pipeline.models.registration import OWN
+from pipeline.models.checks.registration import OWN
 
 
 def changing_tensor(model: nn.Module, build: Callable[[], nn.Module]) -> str | None:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import OptionsError
+from pipeline.models.checks.registration import OWN, outputs_of
 from pipeline.models.outputs import same_outputs
 from pipeline.models.preparation import plain_copy
-from pipeline.models.registration import OWN, outputs_of
 
 _ABSENT = object()
 

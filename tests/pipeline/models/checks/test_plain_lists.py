@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipeline.models.checking import Base, check, kept
+from tests.pipeline.models.checks.checking import Base, check, kept
 
 
 class Listed(Base):

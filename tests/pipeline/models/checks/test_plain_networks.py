@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.pipeline.models.checking import Base, check, kept
+from tests.pipeline.models.checks.checking import Base, check, kept
 from tests.support.networks import tiny_network, with_statistics
 
 

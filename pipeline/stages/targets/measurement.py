@@ -12,7 +12,7 @@ from pipeline.options.grid import Variant
 from pipeline.runtime.device import placed
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_inputs, calibration_shard
-from pipeline.stages.target_sizes import series_network
+from pipeline.stages.targets.sizes import series_network
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
 from quant.measurement import measure_layers

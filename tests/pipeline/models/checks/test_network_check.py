@@ -14,7 +14,7 @@ from pipeline.errors import DataError, OptionsError
 from pipeline.models.outputs import select_output
 from pipeline.models.preparation import plain_copy
 from pipeline.runtime.device import placed
-from tests.pipeline.models.checking import IMAGES, Base, check, kept
+from tests.pipeline.models.checks.checking import IMAGES, Base, check, kept
 
 
 class OwnPadding(nn.Conv2d):

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from basis.regular import irregularity
 from pipeline.artifact.record import build_network, exact_record
-from pipeline.models.network_check import check_network
+from pipeline.models.checks.network import check_network
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.errors import OptionsError
-from tests.pipeline.models.checking import Base, check, kept
+from tests.pipeline.models.checks.checking import Base, check, kept
 
 
 class RandomEval(Base):

@@ -16,7 +16,7 @@ from pipeline.runtime.signals import Interruption
 from pipeline.stages.baseline import Baseline, prepare_baseline
 from pipeline.stages.context import RunContext, make_context
 from pipeline.stages.quantize import QuantizedNetwork
-from pipeline.stages.target import TargetCompressor
+from pipeline.stages.targets.compressor import TargetCompressor
 from pipeline.store.store import StageKey, Store
 
 CHOSEN = {"model": "tiny_net:make", "data": "colours.npz", "limit_train": 96, "batch_size": 16}
@@ -96,10 +96,10 @@ def test_a_second_target_reads_the_stored_measurement(setting, monkeypatch):
     assert setting.context.store.state(setting.measurement) == "to do"
     setting.compress(first)
     assert setting.context.store.state(setting.measurement) == "stored"
-    monkeypatch.setattr("pipeline.stages.target_measurement.measure_layers", None)
+    monkeypatch.setattr("pipeline.stages.targets.measurement.measure_layers", None)
     assert setting.compress(second).target_met
     assert setting.context.store.state(setting.compressor().compression(second)) == "stored"
-    monkeypatch.setattr("pipeline.stages.target_search.round_network", None)
+    monkeypatch.setattr("pipeline.stages.targets.search.round_network", None)
     assert setting.compress(first).target_met
 
 
@@ -107,7 +107,7 @@ def test_the_accepted_sizes_are_in_the_keys_of_training_and_file(setting, monkey
     """Both depend on the rounding, which ends with the first file of an accepted size."""
     target, compressor = Target(megabytes=setting.size(0.5)), setting.compressor()
     before = compressor.training(target.bytes).stage.key, compressor.compression(target).key
-    monkeypatch.setattr("pipeline.stages.target.SMALLEST_SHARE", 0.9)
+    monkeypatch.setattr("pipeline.stages.targets.compressor.SMALLEST_SHARE", 0.9)
     after = compressor.training(target.bytes).stage.key, compressor.compression(target).key
     assert not {*before} & {*after}
 
