@@ -1,4 +1,4 @@
-"""Replace convolutions by series, fit the coefficients, fine-tune, and measure before and after."""
+"""Replace convolutions by series or parametric families, fit their coefficients, and measure the network."""
 
 from dataclasses import dataclass
 
@@ -18,67 +18,47 @@ from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext, calibration_images, calibration_shard
 from pipeline.stages.evaluate import top1_once
 from pipeline.stages.keys import VariantKeys
-from pipeline.stages.train import TrainingSummary, train_once
 from pipeline.store.entry import Entry, load_state, state_of
 from pipeline.store.store import StageKey
-from quant.counting import compressible_params, count_params
 
 
 @dataclass(frozen=True)
-class FloatFigures:
-    """The figures of a network after approximation and fine-tuning.
+class Approximation:
+    """A network with fitted series, and its figures.
 
     Attributes:
+        network: The network, in evaluation mode; a copy of the uncompressed one if no layer is replaced.
         layers: The plan of each layer.
         fit_errors: Layer name -> relative output error of the fit.
-        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which is not approximated, and for
-            rows of a target, which have no float network.
-        top1_post: Top-1 after fine-tuning, in percent; None for rows of a target.
-        params: See ``quant.counting.count_params``.
-        compressible_params: See ``quant.counting.compressible_params``; None for rows of a target.
-        training: Fine-tuning.
+        top1: Top-1 in percent; None if no layer is replaced.
     """
 
+    network: nn.Module
     layers: list[LayerPlan]
     fit_errors: dict[str, float]
-    top1_pre: float | None
-    top1_post: float | None
-    params: int
-    compressible_params: int | None
-    training: TrainingSummary
+    top1: float | None
 
 
-def approximate(
-    context: RunContext, baseline: Baseline, variant: Variant, keys: VariantKeys
-) -> tuple[nn.Module, FloatFigures]:
-    """Replace the planned convolutions, fit them, measure, fine-tune, and measure again.
+def approximate(context: RunContext, baseline: Baseline, variant: Variant, keys: VariantKeys) -> Approximation:
+    """Replace the planned convolutions, fit their coefficients, and measure.
 
     Args:
         context: The run.
         baseline: The uncompressed network.
         variant: The config and basis.
-        keys: The variant's stages; with 0 epochs the network stays as fitted.
-
-    Returns:
-        The float network and its figures.
+        keys: The variant's stages.
 
     Raises:
         OptionsError: The config does not fit the network.
-        NumericalError: The fit or the training has values that are not finite.
+        NumericalError: The fit has values that are not finite.
     """
     model = copy_network(baseline.model)
     layers = plan_layers(model, variant.config)
-    fit_errors: dict[str, float] = {}
-    top1_pre, training = None, TrainingSummary()
-    if keys.fit is not None and keys.fitted is not None:
-        model = evaluating(placed(replace_layers(model, layers, variant.bases[0]), context.device))
-        fit_errors = fit_once(context, baseline, model, keys.fit, fit=variant.fit(context.options))
-        top1_pre = top1_once(context, model, keys.fitted)
-    if keys.training is not None:
-        training = train_once(context, model, keys.training)
-    top1 = top1_once(context, model, keys.tuned)
-    counts = count_params(model), compressible_params(model)
-    return model, FloatFigures(layers, fit_errors, top1_pre, top1, *counts, training)
+    if keys.fit is None or keys.fitted is None:
+        return Approximation(model, layers, {}, None)
+    model = evaluating(placed(replace_layers(model, layers, variant.bases[0]), context.device))
+    errors = fit_once(context, baseline, model, keys.fit, fit=variant.fit(context.options))
+    return Approximation(model, layers, errors, top1_once(context, model, keys.fitted))
 
 
 def fit_once(

@@ -2,16 +2,41 @@
 
 from dataclasses import dataclass
 
-from pipeline.models.layer_orders import plan_layers
+from pipeline.models.layer_orders import LayerPlan, plan_layers
 from pipeline.options.grid import Target, Variant
-from pipeline.stages.approximate import FloatFigures, approximate
+from pipeline.stages.approximate import approximate
 from pipeline.stages.baseline import Baseline
 from pipeline.stages.context import RunContext
+from pipeline.stages.evaluate import top1_once
 from pipeline.stages.keys import variant_keys
 from pipeline.stages.quantize import QuantizedNetwork, quantize
 from pipeline.stages.targets.compressor import TargetCompressor
-from pipeline.stages.train import TrainingSummary
-from quant.counting import count_params
+from pipeline.stages.train import TrainingSummary, train_once
+from quant.counting import compressible_params, count_params
+
+
+@dataclass(frozen=True)
+class FloatFigures:
+    """The figures of a network after approximation and fine-tuning.
+
+    Attributes:
+        layers: The plan of each layer.
+        fit_errors: Layer name -> relative output error of the fit.
+        top1_pre: Top-1 before fine-tuning, in percent; None for the dense network, which is not approximated, and for
+            rows of a target, which have no float network.
+        top1_post: Top-1 after fine-tuning, in percent; None for rows of a target.
+        params: See ``quant.counting.count_params``.
+        compressible_params: See ``quant.counting.compressible_params``; None for rows of a target.
+        training: Fine-tuning.
+    """
+
+    layers: list[LayerPlan]
+    fit_errors: dict[str, float]
+    top1_pre: float | None
+    top1_post: float | None
+    params: int
+    compressible_params: int | None
+    training: TrainingSummary
 
 
 @dataclass(frozen=True)
@@ -47,7 +72,18 @@ def run_variant(context: RunContext, baseline: Baseline, variant: Variant) -> Va
 def _run_widths(context: RunContext, baseline: Baseline, variant: Variant) -> VariantResult:
     context.progress.stage(f"{variant.name}: approximate")
     keys = variant_keys(context, baseline, variant)
-    model, network = approximate(context, baseline, variant, keys)
+    fitted = approximate(context, baseline, variant, keys)
+    model = fitted.network
+    training = TrainingSummary() if keys.training is None else train_once(context, model, keys.training)
+    network = FloatFigures(
+        layers=fitted.layers,
+        fit_errors=fitted.fit_errors,
+        top1_pre=fitted.top1,
+        top1_post=top1_once(context, model, keys.tuned),
+        params=count_params(model),
+        compressible_params=compressible_params(model),
+        training=training,
+    )
     context.progress.result(f"{variant.name}: {_top1_words(network, variant)}")
     quantized: dict[int | Target, QuantizedNetwork] = {}
     for bits, width in keys.widths.items():

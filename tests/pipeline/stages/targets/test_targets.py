@@ -16,7 +16,6 @@ from pipeline.runner import run
 from pipeline.runtime.device import make_accelerator
 from pipeline.runtime.progress import SilentProgress
 from pipeline.runtime.signals import Interruption
-from pipeline.stages.approximate import FloatFigures
 from pipeline.stages.context import make_context
 from pipeline.stages.dry_run import plan_text
 from pipeline.stages.evaluate import Measurement
@@ -28,7 +27,7 @@ from pipeline.stages.targets.compressor import TargetCompressor
 from pipeline.stages.targets.sizes import target_range
 from pipeline.stages.timing import InferenceTimes
 from pipeline.stages.train import TrainingSummary
-from pipeline.stages.variant import VariantResult
+from pipeline.stages.variant import FloatFigures, VariantResult
 from quant.counting import count_params
 from tests.support.networks import tiny_network
 from tests.support.report_schema import read_report
