@@ -61,7 +61,7 @@ class WorkerPayload:
     store: Path
     device: str
     threads: int
-    products: dict[str, str] = field(default_factory=product_precisions)
+    products: dict[str, str | bool] = field(default_factory=product_precisions)
     folder: str = field(default_factory=os.getcwd)
     search_path: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)

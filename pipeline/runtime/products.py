@@ -1,8 +1,8 @@
 """The precision of products of float32 numbers in PyTorch, on which the last bits of results depend.
 
-PyTorch has a setting for each kind of operator, such as ``torch.backends.cudnn.conv.fp32_precision``, and an older one
-for all matrix products, ``torch.set_float32_matmul_precision``. It refuses to return the older one if only the others
-were set.
+PyTorch has a setting for each kind of operator, such as ``torch.backends.cudnn.conv.fp32_precision``, and older ones:
+``torch.set_float32_matmul_precision`` and ``torch.backends.cudnn.allow_tf32``. It refuses to return an older one that
+contradicts the others. A contradiction that stays also ends ``torch.export`` with an error.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,26 @@ _PLACES: Final = (
 )
 """Objects of torch with a setting, the general ones first: they also set those inside them."""
 _MATMUL: Final = "float32_matmul_precision"
+_CUDNN: Final = "backends.cudnn.allow_tf32"
 
 
-def product_precisions() -> dict[str, str]:
+def product_precisions() -> dict[str, str | bool]:
     """Return all settings of the precision that this version of PyTorch has, for ``set_product_precisions``."""
     settings = {place: getattr(_place(place), "fp32_precision", None) for place in _PLACES}
-    found = {place: setting for place, setting in settings.items() if setting is not None}
-    older = _matmul_precision()
-    return found if older is None else {**found, _MATMUL: older}
+    found = {_MATMUL: _matmul_precision(), _CUDNN: _cudnn_allows_tf32(), **settings}
+    return {name: setting for name, setting in found.items() if setting is not None}
 
 
-def set_product_precisions(wanted: Mapping[str, str]) -> None:
+def set_product_precisions(wanted: Mapping[str, str | bool]) -> None:
     """Set the precision as ``product_precisions`` returned it, before or in another process."""
+    # The older settings are first, because they also set some of the others.
     if _MATMUL in wanted and _matmul_precision() != wanted[_MATMUL]:
-        torch.set_float32_matmul_precision(wanted[_MATMUL])  # first, because it also sets two of the others
-    for place, setting in wanted.items():
-        if place != _MATMUL and _place(place).fp32_precision != setting:
-            _place(place).fp32_precision = setting
+        torch.set_float32_matmul_precision(str(wanted[_MATMUL]))
+    if _CUDNN in wanted and _cudnn_allows_tf32() != wanted[_CUDNN]:
+        torch.backends.cudnn.allow_tf32 = bool(wanted[_CUDNN])
+    for place in _PLACES:
+        if place in wanted and _place(place).fp32_precision != wanted[place]:
+            _place(place).fp32_precision = wanted[place]
 
 
 def _place(name: str) -> Any:
@@ -47,4 +50,10 @@ def _place(name: str) -> Any:
 def _matmul_precision() -> str | None:
     with suppress(RuntimeError):
         return torch.get_float32_matmul_precision()
+    return None
+
+
+def _cudnn_allows_tf32() -> bool | None:
+    with suppress(RuntimeError):
+        return bool(torch.backends.cudnn.allow_tf32)
     return None

@@ -42,6 +42,7 @@ def test_a_setting_is_read_set_and_part_of_the_cache_key(before, setting):
     set_product_precisions(before)
     assert product_precisions() == before
     assert torch.get_float32_matmul_precision() == "highest", "PyTorch refuses it after the newer settings"
+    assert torch.backends.cudnn.allow_tf32, "PyTorch refuses it if the settings of cuDNN contradict each other"
     set_product_precisions(changed)
     assert product_precisions() == changed
 
