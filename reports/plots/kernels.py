@@ -63,4 +63,4 @@ def _heat_map(axis: "Axes", values: npt.NDArray[np.float64], limit: float, title
     if max(values.shape) <= _NAMED_CELLS:
         for (row, column), value in np.ndenumerate(values):
             color = "white" if abs(value) > 0.6 * limit else style.INK
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+            axis.text(column, row, f"{value:z.2f}", ha="center", va="center", fontsize=8, color=color)

@@ -53,6 +53,15 @@ def test_a_config_of_many_stages_leaves_room_for_the_plots(report, row, tmp_path
     assert [path.name for path in write_plots(data, tmp_path)] == ALL
 
 
+def test_a_weight_that_rounds_to_zero_has_no_sign(report, row) -> None:
+    from reports.plots.kernels import kernel_figure
+
+    data = report([row(COS, "a", 4, 90.0)])
+    data.kernels = make_kernels([COS]).model_copy(update={"original": [[-0.001, 0.5], [0.0, -0.5]], "fits": {}})
+    texts = [text.get_text() for text in kernel_figure(data).axes[0].texts]
+    assert texts == ["0.00", "0.50", "0.00", "-0.50"]
+
+
 @pytest.mark.parametrize(
     ("bases", "orders", "titles", "lines"),
     [
