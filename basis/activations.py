@@ -49,9 +49,8 @@ def fit_activations(
 
     A layer is fitted when the images reach it, so its inputs come from the layers fitted before it. The bias is fitted
     with the coefficients. If a layer has no bias, the running mean of its batch normalization absorbs the constant. The
-    ridge pulls towards the present coefficients, so on the sampled positions no layer becomes worse. A layer that runs
-    several times is fitted at its first run, or on all runs if each gets a part of the images. A layer that never runs,
-    or on some of the images alone, keeps its coefficients.
+    ridge pulls towards the present coefficients, so no layer becomes worse on the sampled positions. A layer of several
+    runs is fitted at the first, or at all if they share the images. A layer that not all images reach is not fitted.
 
     At the end of a residual block, the layer's output is added to a shortcut, directly or after its normalization. The
     layer is then fitted once more, so that the sum matches the original's sum. This step is limited for each channel:

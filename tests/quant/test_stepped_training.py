@@ -15,7 +15,7 @@ from pipeline.data.sources import load_dataset
 from pipeline.runtime.device import make_accelerator
 from pipeline.training.loop import parameter_groups, train
 from pipeline.training.schedule import Schedule
-from quant.grid import MAX_EXPONENT, grid_values
+from quant.grid import grid_values
 from quant.rate import entropy_bits, nearest_to_steps
 from quant.stepped import SteppedTensor
 from quant.stepped_training import (
@@ -220,14 +220,6 @@ def test_the_first_price_depends_on_the_losses_before_it(losses, level):
         control.after_step(step, 10_000, losses[step % 2])
     mean = level if level == LEAST_LEVEL else sum(losses[step % 2] for step in range(CONTROL_STEPS)) / CONTROL_STEPS
     assert float(quantizers(model)[0].price) == pytest.approx(START_PRICE * mean)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0])
-def test_values_start_near_the_uncompressed_ones_at_the_largest_step(scale):
-    values = scale * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    start = nearest_to_steps(values, torch.full((3, 3), MAX_EXPONENT).to(torch.int16))
-    quantizer = SteppedFakeQuantizer(start, values)
-    torch.testing.assert_close(quantizer.fake_quantize(quantizer.logits(values)), values / 2, rtol=1e-3, atol=1e-6)
 
 
 def test_a_network_of_zeros_stays_under_control():
