@@ -14,6 +14,7 @@ from reports.bytes import bytes_table, kinds
 from reports.html import parts
 from reports.html.filters import filters
 from reports.html.plot import described, size_plot
+from reports.html.vega import with_vega
 from reports.model import Report
 from reports.rows import baseline
 from reports.summary import summarise
@@ -55,7 +56,7 @@ def render_page(report: Report) -> str:
         sections=[each for each in found if each.title not in _OWN],
         style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
-        plot_script=Markup(_plot_script()) if plot else None,
+        plot_script=Markup(with_vega(_resource("plot.js"))) if plot else None,
     )
     return page
 
@@ -68,14 +69,6 @@ def plot_specification(report: Report) -> dict[str, Any] | None:
     from reports.html.chart import specification
 
     return specification(plot)
-
-
-@cache
-def _plot_script() -> str:
-    """Return a module of JavaScript: plot.js with Vega, Vega-Lite and vega-embed."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle(_resource("plot.js"))
 
 
 @cache
