@@ -5,8 +5,10 @@ This is the only module that imports ray. It is loaded only by the executor ``ra
 
 import logging
 import os
+import shlex
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,7 +170,9 @@ def _connect(address: str, options: Options) -> None:
         count = len(usable_cpus())
         resources = {"num_cpus": count}
         if clashing(Path.cwd()):
-            resources["runtime_env"] = {"worker_process_setup_hook": "seriesquant.install"}
+            # Ray puts the path of Python into a shell command as it is, and waits for ever if the shell splits it.
+            python = shlex.quote(sys.executable)
+            resources["runtime_env"] = {"worker_process_setup_hook": "seriesquant.install", "py_executable": python}
         if options.ray_cpus > count:
             raise OptionsError(f"--ray-cpus: got {options.ray_cpus}; allowed: 1 to {count}, the CPUs of this machine")
     else:

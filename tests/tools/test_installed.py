@@ -50,9 +50,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(project: Path, program: list[str], *words: str, path: str) -> subprocess.CompletedProcess[str]:
+def start(
+    project: Path, program: list[str], *words: str, path: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, *program, *words]
+    command = [python, *program, *words]
     return subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -87,10 +89,13 @@ def test_a_whole_run_and_its_child_process(site: Path, project: Path) -> None:
 
 
 def test_workers_of_a_cluster(site: Path, project: Path) -> None:
+    """The environment's path has a space."""
     pytest.importorskip("ray")
     program, path = programs(site)["wheel"]
+    (project / "my environment").symlink_to(sys.prefix)
+    python = str(project / "my environment" / Path(sys.executable).relative_to(sys.prefix))
     words = ("--model", "quant:make", *SMALL, "--no-onnx", "--executor", "ray", "--out", "out")
-    done = start(project, program, *words, path=path)
+    done = start(project, program, *words, path=path, python=python)
     assert done.returncode == 0, done.stderr
     assert json.loads((project / "out" / "report.json").read_text())["status"] == "done"
 
