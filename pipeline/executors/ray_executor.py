@@ -93,7 +93,7 @@ class RayExecutor:
                 context.interruption.check()
                 with context.interruption.deferred():
                     ended = self._poll()
-                    _log_lines(board, context)  # before a result that may be an error, which ends the run
+                    log_lines(board, context)  # before a result that may be an error, which ends the run
                     results |= {n: fetch_result(reference, variants[n].name) for reference, n in ended.items()}
             done = results.pop(number)
             context.store.stages += done.stages
@@ -153,10 +153,18 @@ def _task(payload: WorkerPayload, variant: Variant, board: Any) -> WorkerResult:
         ray.wait([board.flush.remote()])  # the driver reads the lines once this task has ended
 
 
-def _log_lines(board: Any, context: RunContext) -> None:
-    """Log the new lines of the workers. A board that was restarted has lost its lines; the run continues."""
+def log_lines(board: Any, context: RunContext) -> None:
+    """Log the new lines of the workers. A board that was restarted has lost its lines; the run continues.
+
+    Args:
+        board: The actor with the ``LineBoard``.
+        context: The run. A stop request ends the wait for a board that does not answer.
+    """
+    lines = board.drain.remote()
+    while not ray.wait([lines], timeout=POLL_SECONDS)[0]:
+        context.interruption.check()
     try:
-        for line in ray.get(board.drain.remote()):
+        for line in ray.get(lines):
             replay(line, context.progress)
     except ray.exceptions.RayActorError:
         return

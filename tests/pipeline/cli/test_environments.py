@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,7 @@ def test_a_log_that_nobody_reads_does_not_end_a_run(finished):
 
 
 def test_closed_streams(finished):
-    words = " ".join([*COMMAND, *SMALL, "--out", "closed"])
+    words = shlex.join([*COMMAND, *SMALL, "--out", "closed"])
     done = subprocess.run(
         ["sh", "-c", f"{words} >&- 2>&-"],
         cwd=finished,

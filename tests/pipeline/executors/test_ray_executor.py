@@ -5,6 +5,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ import ray.exceptions
 
 from pipeline.errors import ClusterError, OptionsError
 from pipeline.executors import executor, ray_executor
-from pipeline.executors.ray_executor import fetch_result
+from pipeline.executors.ray_executor import fetch_result, log_lines
 from pipeline.executors.worker import LineWriter
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
@@ -85,6 +86,25 @@ def test_the_board_gives_each_line_once():
     board.append("one")
     board.append("two")
     assert (board.drain(), board.drain()) == (["one", "two"], [])
+
+
+def test_a_stop_request_ends_the_wait_for_a_board_that_does_not_answer(monkeypatch):
+    """Ray turns an exception that a signal handler raises within ``ray.get`` into an internal error."""
+    waits = []
+    interruption = Interruption()
+
+    def wait(references, timeout):
+        waits.append(timeout)
+        if len(waits) == 2:
+            interruption.request()
+        return [], references
+
+    monkeypatch.setattr(ray_executor.ray, "wait", wait)
+    board = SimpleNamespace(drain=SimpleNamespace(remote=object))
+    with pytest.raises(KeyboardInterrupt):
+        log_lines(board, SimpleNamespace(interruption=interruption))
+    assert len(waits) == 2
+    assert max(waits) < 1
 
 
 def test_a_writer_logs_complete_lines():
