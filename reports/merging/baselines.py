@@ -4,6 +4,7 @@ If a baseline was trained with its run's seed, runs of other seeds have other ba
 merged all the same, and each row is compared with the baseline of its seed.
 """
 
+import itertools
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ def baseline_difference(runs: Mapping[str, Source]) -> str | None:
     Args:
         runs: The runs by name.
     """
-    (first_name, first), *others = runs.items()
-    for name, other in others:
+    # Every pair: two runs may both agree with a third one that has another seed, or an earlier report without a fact.
+    for (first_name, first), (name, other) in itertools.combinations(runs.items(), 2):
         for what, mine, its in _facts(first, other):
             if mine != its:
                 return f"{name} and {first_name} differ in {what}: {_shown(its)} and {_shown(mine)}"

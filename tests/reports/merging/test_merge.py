@@ -212,6 +212,15 @@ def test_normalizations_are_compared_where_both_reports_have_one() -> None:
     assert [source.run.dataset.mean for source in merged.sources] == [[0.5], None]
 
 
+def test_runs_are_compared_with_every_other_run() -> None:
+    runs = with_baseline(make_run("a", A, weights=f"{TRAINED}0"), top1=99.0)
+    for name, top1 in (("b", 98.0), ("c", 95.0)):
+        runs |= with_baseline(make_run(name, A, seed=1, weights=f"{TRAINED}1"), top1=top1)
+    for order in ([*runs.items()], [*runs.items()][::-1]):
+        with pytest.raises(MergeError, match=r"differ in the baseline's top1.*95\.0"):
+            merge(dict(order), "merge")
+
+
 def test_warnings_of_every_seeds_baseline_are_kept() -> None:
     runs = {}
     for seed, words in enumerate(("near chance", "below chance")):
