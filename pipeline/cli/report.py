@@ -98,7 +98,7 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
     _check_folder(folder, runs)
     if not alone or merged:
         first = merge(runs, first.run.command if alone else _command(places, folder, copy=copy))
-    return relocated(first, runs, Copied(folder) if copy else Linked(folder), folder)
+    return relocated(first, runs, Copied(folder, runs.values()) if copy else Linked(folder), folder)
 
 
 def _check_folder(folder: Path, runs: "Mapping[str, Source]") -> None:

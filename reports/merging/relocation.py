@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -74,13 +74,16 @@ class Linked:
 class Copied:
     """Copies the files into ``artifacts/`` of the report's folder, with one subfolder per run.
 
+    A run whose files an earlier merge has copied there keeps its subfolder, in whatever order the runs are now.
+
     Args:
         folder: The report's folder.
+        runs: The runs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runs: Iterable[Source]) -> None:
         self._folder = folder
-        self._names: dict[Path, str] = {}
+        self._names = {run.path: name for run in runs if (name := self._subfolder(run)) is not None}
 
     def __call__(self, source: Source, file: str | None, sha256: str | None = None) -> str | None:
         """Copy the file.
@@ -93,6 +96,11 @@ class Copied:
         target = Path("artifacts") / self._name(source.path) / PurePath(file).name
         write_atomically(self._folder / target, _content(source.folder / file, sha256))
         return target.as_posix()
+
+    def _subfolder(self, run: Source) -> str | None:
+        """Return the subfolder that holds the files of a run; None if they are elsewhere."""
+        folder = (run.folder / (run.baseline.artifact or "")).parent
+        return folder.name if folder.parent.resolve() == (self._folder / "artifacts").resolve() else None
 
     def _name(self, run: Path) -> str:
         """Return the run's name as a folder name, with a number if another run has the same name."""
