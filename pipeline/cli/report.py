@@ -87,7 +87,10 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
 
     read = [(place, read_report(place)) for place in places]
     check_writable(folder, f"report: the folder {folder}")
-    runs = {relative(run.path, folder): run for place, report in read for run in sources(report, place)}
+    found = [(report, run) for place, report in read for run in sources(report, place)]
+    runs = {relative(run.path, folder): run for _, run in found}
+    # What an earlier merge has of a run may be older than the run's own report. The order stays that of the places.
+    runs |= {relative(run.path, folder): run for report, run in found if report.sources is None}
     first = read[0][1]
     alone, merged = len(places) == 1, first.sources is not None
     if alone and _is_folder_of(folder, places[0]) and not (merged and copy):

@@ -84,6 +84,20 @@ def test_merging_into_a_merged_report_adds_to_it(here):
     assert (here / "deep/moved" / report(here / "deep/moved")["rows"][-1]["artifact"]).is_file()
 
 
+def test_a_runs_own_report_counts_and_not_what_an_earlier_merge_has_of_it(here):
+    shutil.copytree(here / "a", here / "again")
+    assert call_program(here, "report", "again", "c", "--out", "kept").returncode == 0
+    repeated = report(here / "again")
+    repeated["rows"][0]["sha256"] = "0" * 64
+    (here / "again" / "report.json").write_text(json.dumps(repeated))
+    for words in (["again", "kept"], ["kept", "again"]):
+        done = call_program(here, "report", *words, "--out", "newer")
+        assert done.returncode == 0, done.stderr
+        merged = report(here / "newer")
+        assert [source["name"] for source in merged["sources"]] == ["../again", "../c"]
+        assert merged["rows"][0]["sha256"] == "0" * 64
+
+
 def test_one_run_is_rendered_again(here):
     before = {path: path.read_bytes() for path in (here / "a").rglob("*") if path.is_file()}
     (here / "a" / "report.md").unlink()
