@@ -100,5 +100,9 @@ def _numbers(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _name(text: str) -> str:
-    """Convert text to a part of a metric's name, shortened: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``."""
-    return shortened(_NOT_IN_NAMES.sub("-", text.replace(",", ".").replace("/", "-")).strip("-"))
+    """Convert text to a part of a metric's name, shortened: ``cosine 3,3,2,2`` -> ``cosine-3.3.2.2``.
+
+    A comma before a space separates a target: ``cosine auto, 0.04mb`` -> ``cosine-auto-0.04mb``, the name of its row.
+    """
+    joined = text.replace(", ", "-").replace(",", ".").replace("/", "-")
+    return shortened(_NOT_IN_NAMES.sub("-", joined).strip("-"))

@@ -105,7 +105,7 @@ class TargetCompressor:
 
     def training(self, size: int) -> TrainingJob:
         """Return the training through the rounding for a file of so many bytes."""
-        name = f"{self._name}, {size / 1e6:.6g}mb"
+        name = f"{self._name}, {Target(megabytes=size / 1e6).label}"
         inputs = {"size": size, "smallest share": SMALLEST_SHARE, "identity": asdict(self._identity)}
         start = self._context.store.key("target rounding", **inputs, **self._measured.inputs)
         label = TrainingLabel(name, "rounding")

@@ -26,6 +26,8 @@ def test_parameters_are_plain_values() -> None:
         (TrainingLabel("dense", "finetune"), "dense/finetune"),
         (TrainingLabel("cosine 3,3,2,2", "qat", 4), "cosine-3.3.2.2-4/qat"),
         (TrainingLabel("baseline", "training"), "baseline/training"),
+        (TrainingLabel("cosine auto, 0.04mb", "rounding"), "cosine-auto-0.04mb/rounding"),
+        (TrainingLabel("cosine 3,3,2,2, drop0.5, 0.04mb", "rounding"), "cosine-3.3.2.2-drop0.5-0.04mb/rounding"),
     ],
 )
 def test_a_curve_is_named_after_its_training(label: TrainingLabel, name: str) -> None:
