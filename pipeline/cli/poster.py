@@ -66,12 +66,11 @@ def _execute(places: list[Path], out: Path | None) -> int:
 
 def _sources(places: list[Path]) -> "list[Source]":
     """Return the runs that belong beside the poster's figures, each once; log the others."""
-    from reports.merging.reading import read_report, sources
+    from reports.merging.reading import read_report, runs_of
     from reports.poster.measured import reason_for_counts_alone, unused_reason
 
-    runs = {run.path.resolve(): run for place in places for run in sources(read_report(place), place)}
     used = []
-    for run in runs.values():
+    for run in runs_of([(place, read_report(place)) for place in places]):
         if reason := unused_reason(run):
             logger.warning("%s fills no cell: %s", run.path, reason)
             continue

@@ -82,15 +82,12 @@ def _report(places: list[Path], folder: Path, *, copy: bool) -> "Report":
     """
     from reports.files import check_writable
     from reports.merging.merge import merge
-    from reports.merging.reading import read_report, sources
+    from reports.merging.reading import read_report, runs_of
     from reports.merging.relocation import Copied, Linked, relative, relocated
 
     read = [(place, read_report(place)) for place in places]
     check_writable(folder, f"report: the folder {folder}")
-    found = [(report, run) for place, report in read for run in sources(report, place)]
-    runs = {relative(run.path, folder): run for _, run in found}
-    # What an earlier merge has of a run may be older than the run's own report. The order stays that of the places.
-    runs |= {relative(run.path, folder): run for report, run in found if report.sources is None}
+    runs = {relative(run.path, folder): run for run in runs_of(read)}
     first = read[0][1]
     alone, merged = len(places) == 1, first.sources is not None
     if alone and _is_folder_of(folder, places[0]) and not (merged and copy):

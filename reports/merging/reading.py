@@ -1,6 +1,7 @@
 """Reading of reports to be merged: the report.json of a run or of an earlier merge, as one source per run."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,20 @@ def sources(report: Report, place: Path) -> list[Source]:
         )
         for each in report.sources
     ]
+
+
+def runs_of(read: Sequence[tuple[Path, Report]]) -> list[Source]:
+    """Return the runs of several reports in their order, each once.
+
+    What a merged report has of a run may be older than the run's own report, which therefore counts if it is there.
+
+    Args:
+        read: The reports, and where each was read.
+    """
+    found = [(report, run) for place, report in read for run in sources(report, place)]
+    runs = {run.path.resolve(): run for _, run in found}
+    runs |= {run.path.resolve(): run for report, run in found if report.sources is None}
+    return list(runs.values())
 
 
 def _check(content: Any, file: Path) -> None:

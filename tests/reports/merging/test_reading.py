@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from reports.merging.reading import ReportError, read_report, sources
+from reports.merging.merge import merge
+from reports.merging.reading import ReportError, read_report, runs_of, sources
 
 COS = "cosine"
 
@@ -25,6 +26,16 @@ def test_a_folder_and_its_report_json_are_the_same(folder) -> None:
     assert read_report(folder) == read_report(folder / "report.json")
     assert read_report(folder).model_dump() == content(folder)
     assert sources(read_report(folder), folder)[0].folder == folder
+
+
+def test_a_runs_own_report_counts_instead_of_that_in_a_merged_one(report, row, tmp_path) -> None:
+    shown = (("3,3,3,2", 90.2), ("3,3,3,2", 91.2), ("3,3,2,2", 92.2))
+    earlier, now, other = (report([row(COS, config, 4, top1)]) for config, top1 in shown)
+    runs = {f"../{name}": sources(each, tmp_path / name)[0] for name, each in (("a", earlier), ("b", other))}
+    own, merged = (tmp_path / "a", now), (tmp_path / "merged", merge(runs, "merge"))
+    for read in ([own, merged], [merged, own]):
+        assert [run.rows[0].top1_quant for run in runs_of(read)] == [91.2, 92.2]
+    assert [run.rows[0].top1_quant for run in runs_of([merged])] == [90.2, 92.2]
 
 
 def test_a_folder_without_a_report_is_named(tmp_path) -> None:
