@@ -108,7 +108,8 @@ def _distinct(texts: Sequence[str | None]) -> list[str]:
 def _gate(runs: Mapping[str, Source]) -> Gate:
     """Return the gate that all runs share; if their limits differ, a gate without limits.
 
-    Without limits, only rows whose reloaded network differs fail. The own gate of each run stays in ``sources``.
+    Without limits, only rows that miss their target fail, and rows whose reloaded network differs. A run with neither
+    limits nor targets has nothing to pass. The own gate of each run stays in ``sources``.
     """
     gates = {name: source.gate for name, source in runs.items()}
     limits = {(gate.max_drop, gate.max_size_mb) for gate in gates.values()}
@@ -121,6 +122,6 @@ def _gate(runs: Mapping[str, Source]) -> Gate:
         max_drop=max_drop,
         max_size_mb=max_size_mb,
         targets=sum(gate.targets for gate in gates.values()),
-        passed=False if False in verdicts else None if None in verdicts else True,
+        passed=False if False in verdicts else True if True in verdicts else None,
         failures=[f"{name}: {failure}" for name, gate in gates.items() for failure in gate.failures],
     )

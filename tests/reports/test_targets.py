@@ -173,7 +173,8 @@ def test_merged_runs_of_other_targets_keep_their_rows_and_layers(mixed) -> None:
         "CosConv auto at 0.04 MB",
     ]
     assert [each.target_mb for each in merged.layers if each.config == "auto"] == [0.04, 0.02]
-    assert merged.gate.targets == 2
+    together = judge([*runs["w"].rows, *targets.rows], 99.17)  # as in one run of all rows
+    assert (merged.gate.targets, merged.gate.passed) == (together.targets, together.passed) == (2, True)
     assert mistakes(merged.model_dump()) == []
 
 
