@@ -12,7 +12,7 @@ from reports.fields import CODED
 from reports.html.table import Attributes, html_table
 from reports.layers import Group, layer_groups, layer_table
 from reports.model import Report, Row
-from reports.rows import baseline, unique_rows
+from reports.rows import baseline, baseline_top1, unique_rows
 from reports.summary import chosen_row
 from reports.text import basis_name, config_name, row_name, settings_name, target_name, width_name
 
@@ -72,9 +72,10 @@ def tiles(report: Report) -> list[Tile]:
         return []
     row, base = chosen.row, baseline(report)
     smaller = f"of {text.megabytes(base.size_mb)} MB, {text.ratio(times_smaller(report, row))} times smaller"
+    before = text.points(baseline_top1(report, row))
     found = [
         Tile("File", f"{text.megabytes(chosen.size_mb)} MB", smaller),
-        Tile("Top-1", text.points(chosen.top1), f"{text.signed(change(report, row))} points against {_top1(report)}"),
+        Tile("Top-1", text.points(chosen.top1), f"{text.signed(change(report, row))} points against {before}"),
     ]
     if row.mcnemar_p is not None:
         images = f"{text.count(row.images_lost)} images lost, {text.count(row.images_gained)} gained"
@@ -134,10 +135,6 @@ def stacks(report: Report) -> list[Stack]:
         )
         for row, own in sizes
     ]
-
-
-def _top1(report: Report) -> str:
-    return text.points(baseline(report).top1)
 
 
 def _numbers(report: Report) -> dict[int, int]:

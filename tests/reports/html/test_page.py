@@ -10,7 +10,7 @@ import pytest
 
 from reports.html.filters import filters
 from reports.html.page import render_page
-from reports.html.parts import layers, pickers, stacks
+from reports.html.parts import layers, pickers, stacks, tiles
 from reports.model import Report
 from tests.reports.html.conftest import CHEB, COS, HOSTILE
 from tests.support.reports import make_kernels, make_target_row
@@ -141,6 +141,13 @@ def test_warnings_about_the_baseline_are_shown_too(report, row) -> None:
     text = render_page(data)
     assert ("p", "the baseline's Top-1 of 11.00 is <near> chance.") in Page(text).texts
     assert text.index("is &lt;near&gt; chance.") < text.index('<p class="summary">')
+
+
+def test_the_tile_of_top1_names_the_baseline_that_the_change_is_against(report, row) -> None:
+    words = [tile.words for tile in tiles(report([row(COS, "3,3,3,2", 4, 98.5)])) if tile.label == "Top-1"]
+    assert words == ["-0.67 points against 99.17"]
+    own = row(COS, "3,3,3,2", 4, 98.5).model_copy(update={"baseline_top1": 99.0})  # of its seed, in a merged report
+    assert tiles(report([own]))[1].words == "-0.50 points against 99.00"
 
 
 def test_the_pickers_offer_what_differs(full, report, row) -> None:
