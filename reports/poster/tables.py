@@ -32,7 +32,8 @@ def poster_table(report: Report, style: text.Style = "markdown") -> str:
         printed = None if row.is_dense or row.has_target else _poster_row_of(report, row)
         if printed is not None:
             pre = [text.points(printed.pre_top1), text.points(row.top1_pre)]
-            post = [text.points(printed.post_top1), text.points(row.top1_post)] if tuned else []
+            here = row.top1_post if row.epochs else None  # runs of a merged report may differ in it
+            post = [text.points(printed.post_top1), text.points(here)] if tuned else []
             found[(with_settings(row.config, row), basis_name(row.basis), *pre, *post)] = None
     headers = ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1"]
     headers += ["Poster, Post Top1", "Here, Post Top1"] if tuned else []

@@ -72,6 +72,12 @@ def test_a_run_without_fine_tuning_is_compared_after_the_fit(report, row, parse)
     headers, lines = parse(poster_table(data))
     assert headers == ["Config", "Basis", "Poster, Pre Top1", "Here, Pre Top1"]
     assert lines == [["3,3,3,2", "CosConv", "87.22", "87.22"]]
+    merged = [*rows, row("cosine", "3,3,2,2", 4, 80.0, epochs=5, top1_pre=51.43, top1_post=91.48)]
+    data = report(merged, model="resnet20", dataset=make_dataset("cifar10", 10))
+    data.baseline.top1 = 91.73
+    headers, lines = parse(poster_table(data))
+    assert headers[4:] == ["Poster, Post Top1", "Here, Post Top1"]
+    assert [line[4:] for line in lines] == [["90.75", "-"], ["89.55", "91.48"]]
 
 
 def printed_rows(tables: dict) -> dict:
