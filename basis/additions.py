@@ -81,7 +81,7 @@ class Additions(TorchFunctionMode):
     ) -> Any:
         """Call ``func``; report an addition first, and end the watch if the call has read a watched tensor."""
         kwargs = kwargs or {}
-        if not self._outputs or not any(_holds(self._outputs, tensor) for tensor in _tensors((args, kwargs))):
+        if not self._outputs or not any(_holds(self._outputs, tensor) for tensor in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         if func in FORMS and kwargs.keys() <= {"input", "other"}:
             self._report([*args, *kwargs.values()])
@@ -90,7 +90,7 @@ class Additions(TorchFunctionMode):
         result = func(*args, **kwargs)
         if normalizes:
             self._outputs = [*watched, (result, version(result))]
-        elif all(_holds(watched, tensor) for tensor in _tensors(result)):
+        elif all(_holds(watched, tensor) for tensor in tensors_in(result)):
             self._outputs = watched  # only its shape was read, or it was returned as it is, as by dropout in eval mode
         return result
 
@@ -144,5 +144,6 @@ def _holds(outputs: list[tuple[Tensor, int]], tensor: Tensor) -> bool:
     return any(tensor is output and version(output) == then for output, then in outputs)
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
+    """Return the tensors in nested lists, tuples and dicts."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]

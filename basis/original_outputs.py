@@ -16,6 +16,7 @@ from basis.layers import as_maps, geometry
 from basis.modes import evaluation_mode
 from basis.parts import SampledRuns
 from basis.patches import Sample, samples
+from basis.readers import OtherReaders
 from basis.routing import on_all_ranks, routed_layers, warn_of_routing
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
@@ -29,8 +30,8 @@ class OriginalOutputs(NamedTuple):
             ``basis.parts``. Layers that run on some of the images alone are left out; see ``basis.routing``.
         shortcuts: Layer name -> the other operand of the addition that reads the layer's output, directly or after the
             normalization in ``norms``. Only layers that run once; empty if additions are not recorded.
-        norms: Layer name -> name of the batch normalization with running statistics that reads the layer's output. Only
-            layers and normalizations that run once.
+        norms: Layer name -> name of the batch normalization with running statistics that alone reads the layer's
+            output, as the layer has left it. Only layers and normalizations that run once.
     """
 
     outputs: dict[str, Tensor]
@@ -104,6 +105,7 @@ class _Recorder:
         self._last: dict[str, _LastOutput] = {}  # at most one layer
         self._runs: Counter[str] = Counter()
         self._norm_of: dict[str, str] = {}
+        self._readers = OtherReaders()
         # A reference to this object would keep the maps of the pass until the garbage collector runs.
         self._additions = Additions(partial(_Recorder.on_addition, weakref.proxy(self)))
 
@@ -115,6 +117,8 @@ class _Recorder:
             for name, module in modules.items():
                 if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                     hooks.callback(module.register_forward_pre_hook(partial(self.on_norm_input, name)).remove)
+                    hooks.callback(module.register_forward_hook(self.on_norm_output).remove)
+            hooks.enter_context(self._readers)
             if additions:
                 hooks.enter_context(self._additions)
             hooks.enter_context(evaluation_mode(self._original))
@@ -133,10 +137,15 @@ class _Recorder:
         if isinstance(module, nn.Conv2d):
             self._last[name] = _LastOutput(output, choose(shard=self._shard), module.groups)
             self._additions.watch(name, output)
+            self._readers.watch(name, output)
 
     def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._readers.paused = True
         self._runs[norm] += 1
         self._norm_of.update({name: norm for name, last in self._last.items() if last.output is inputs[0]})
+
+    def on_norm_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._readers.paused = False
 
     @torch.no_grad()  # a forward may enable gradients
     def on_addition(self, addition: Addition) -> None:
@@ -145,7 +154,8 @@ class _Recorder:
 
     def recorded(self) -> OriginalOutputs:
         runs = self._runs
-        norms = {name: norm for name, norm in self._norm_of.items() if runs[name] == runs[norm] == 1}
+        once = {name: norm for name, norm in self._norm_of.items() if runs[name] == runs[norm] == 1}
+        norms = {name: norm for name, norm in once.items() if name not in self._readers.names}
         shortcuts = {
             name: rows
             for name, (normalized, rows) in self._shortcuts.items()

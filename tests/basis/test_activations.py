@@ -148,6 +148,52 @@ def test_a_normalization_that_also_reads_something_else_keeps_its_mean():
     assert torch.equal(series.norm.running_mean, original.norm.running_mean)
 
 
+READERS = {
+    "a shortcut": lambda net, y: torch.relu(net.norm(y)) + y,
+    "a shortcut of a sum in place": lambda net, y: net.norm(y.__iadd__(net.down(y.detach()))) + y,
+    "a gate": lambda net, y: net.norm(y) * torch.sigmoid(y.mean((2, 3), keepdim=True)),
+    "an activation in place before it": lambda net, y: net.norm(torch.relu_(y)),
+    "a sum in place before it": lambda net, y: net.norm(y.add_(1)),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_a_normalization_keeps_its_mean_if_others_read_or_change_the_output_of_the_layer(read):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.down = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.Conv2d(6, 6, 1)
+            self.norm = nn.BatchNorm2d(6)
+
+        def forward(self, x):
+            return read(self, self.conv(x))
+
+    original, images = Net().eval(), correlated(0) + 2
+    series = swap_convolutions(copy.deepcopy(original), {"conv": (1, 1)}, "cosine")
+    reported = fit_activations(series, original, images)["conv"]
+    with torch.no_grad():
+        expected = (series.conv(images) - original.conv(images)).norm() / original.conv(images).norm()
+    assert torch.equal(series.norm.running_mean, original.norm.running_mean)
+    assert reported == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_normalization_takes_up_the_constant_if_others_only_ask_for_the_shape_of_the_output():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6)
+
+        def forward(self, x):
+            y = nn.functional.dropout(self.conv(x), 0.5, training=False)
+            return self.norm(y) * y.shape[1] if y.dim() == 4 else y
+
+    original = Net().eval()
+    series = swap_convolutions(copy.deepcopy(original), {"conv": (1, 1)}, "cosine")
+    fit_activations(series, original, correlated(0) + 2)
+    assert not torch.equal(series.norm.running_mean, original.norm.running_mean)
+
+
 def test_inputs_that_are_always_zero_leave_the_coefficients_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False))
     series = swap_convolutions(copy.deepcopy(model), {"0": (2, 2)}, "cosine")

@@ -1,0 +1,46 @@
+"""Find out which layers' outputs other code reads than one normalization, while a network runs."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from basis.additions import tensors_in, version
+
+
+class OtherReaders(TorchFunctionMode):
+    """Notes the layers whose outputs calls of torch read or change, but for calls while it is paused.
+
+    Calls that return no tensor, such as ``x.dim()``, or the unchanged output itself, such as dropout in evaluation
+    mode, do not count.
+
+    Attributes:
+        names: The layers whose outputs were read.
+        paused: True while calls do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.paused = False
+        self._outputs: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}  # with their versions
+
+    def watch(self, name: str, output: Tensor) -> None:
+        """Watch an output of a layer until the end of the pass. It is not kept in memory."""
+        self._outputs[id(output)] = name, weakref.ref(output), version(output)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call ``func``, and note whether it has read an output."""
+        result = func(*args, **(kwargs or {}))
+        if not self.paused:
+            results = tensors_in(result)
+            for tensor in tensors_in((args, kwargs)):
+                name, output, then = self._outputs.get(id(tensor), ("", None, 0))
+                passed = all(each is tensor for each in results) and version(tensor) == then
+                if output is not None and output() is tensor and not passed:
+                    self.names.add(name)
+        return result
