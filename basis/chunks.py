@@ -58,9 +58,12 @@ def in_chunks(
 
 
 def _chunks(images: Tensor, shard: CalibrationShard, sampling: SamplingConfig) -> list[tuple[Tensor, CalibrationShard]]:
-    """Split the images into chunks of two or more; all but the last have the same even size."""
+    """Split the images into chunks of two or more; all but the last have the same even size, four or more.
+
+    With two, the first chunk would be equal to the two images alone, whatever the network does.
+    """
     by_pixels = sampling.chunk_pixels // images[0, 0].numel() // 2
-    step = 2 * max(1, by_pixels, round(sampling.min_chunk_share * len(images) / 2))
+    step = 2 * max(2, by_pixels, round(sampling.min_chunk_share * len(images) / 2))
     while step < len(images) and len(images) % step == 1:
         step += 2
     parts = [(start, images[start : start + step]) for start in range(0, len(images), step)]

@@ -85,6 +85,15 @@ def test_chunks_that_differ_trigger_one_pass_over_all_images(give):
     assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in give(images).items()}
 
 
+@pytest.mark.parametrize("count", [5, 6, 8, 13])
+@pytest.mark.parametrize("give", [DIFFERENT["another order"], DIFFERENT["values of the batch"]], ids=["order", "batch"])
+def test_networks_that_mix_images_are_found_among_few_large_images(give, count):
+    images = correlated(0, count=count)
+    sampling = SamplingConfig(chunk_pixels=1)  # every image has more pixels
+    found = in_chunks(images, CalibrationShard.whole(count), lambda piece, part: give(piece), sampling)
+    torch.testing.assert_close(found, give(images), rtol=0, atol=0)
+
+
 class Around(nn.Module):
     """Two convolutions, used by a given forward function."""
 
