@@ -157,6 +157,9 @@ def _log_choice(match: Match, source: str) -> None:
 
 def _copy_weights(model: nn.Module, match: Match, source: str) -> None:
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    # A network may return copies in its state dict, for example in half precision.
+    own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    wanted |= {name: tensor for name, tensor in own if name in wanted}
     found = {name: entry.tensor for name, entry in match.sources.items()}
     _check_shapes(model, wanted, found, source)
     converted = {name: _converted(name, tensor, wanted[name], source) for name, tensor in found.items()}

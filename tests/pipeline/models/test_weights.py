@@ -222,3 +222,18 @@ def test_a_negative_running_variance_is_refused(tmp_path, state):
     with pytest.raises(DataError, match=r"bn1\.running_var.*-0\.5.*0 or more"):
         load_weights(model, tmp_path / "c.pt")
     assert _same(model, before)
+
+
+def test_a_network_whose_state_dict_holds_copies_gets_the_values(tmp_path):
+    class Halved(nn.Sequential):
+        def state_dict(self, *args, **kwargs):
+            return {name: value.half() for name, value in super().state_dict(*args, **kwargs).items()}
+
+    trained, model = (Halved(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)) for _ in range(2))
+    trained[1].running_mean += 1
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    for (name, value), (_, wanted) in zip(
+        nn.Module.state_dict(model).items(), trained.state_dict().items(), strict=True
+    ):
+        assert torch.equal(value.half(), wanted), name
