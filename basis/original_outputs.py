@@ -115,7 +115,7 @@ class _Recorder:
             for name in self._seeds:
                 hooks.callback(modules[name].register_forward_hook(partial(self.on_output, name)).remove)
             for name, module in modules.items():
-                if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and module.running_mean is not None:
                     hooks.callback(module.register_forward_pre_hook(partial(self.on_norm_input, name)).remove)
                     hooks.callback(module.register_forward_hook(self.on_norm_output).remove)
             hooks.enter_context(self._readers)

@@ -26,7 +26,7 @@ The error is measured at one standard deviation from the channel's mean. The sha
 integer whose range is the layer's largest output.
 """
 
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)

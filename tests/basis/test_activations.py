@@ -121,9 +121,10 @@ def test_a_later_layer_makes_up_for_an_earlier_one():
     assert after < before
 
 
-def test_a_normalization_takes_up_the_constant_that_a_layer_without_bias_cannot():
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_a_normalization_takes_up_the_constant_that_a_layer_without_bias_cannot(kind):
     torch.manual_seed(0)
-    original = nn.Sequential(nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    original = nn.Sequential(nn.Conv2d(6, 8, 3, bias=False), kind(8), nn.ReLU()).eval()
     series = swap_convolutions(copy.deepcopy(original), {"0": (1, 1)}, "cosine")
     images = correlated(0) + 2
     fit_activations(series, original, images)

@@ -60,6 +60,14 @@ def test_a_larger_error_takes_smaller_integers():
     assert sizes[0] > 6 * sizes[1]
 
 
+def test_a_normalization_that_is_synchronized_in_training_takes_the_same_bytes():
+    plain = trained()
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(plain)
+    (expected,), (record,) = (record_normalizations(nn.Sequential(each)) for each in (plain, module))
+    assert torch.equal(record.weight.integers, expected.weight.integers)
+    assert torch.equal(record.bias.integers, expected.bias.integers)
+
+
 def test_a_channel_far_from_zero_has_finer_steps():
     module = trained()
     module.running_mean[3] = 1e4  # measured in deviations: scale and shift nearly cancel
