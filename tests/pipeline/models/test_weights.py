@@ -237,3 +237,18 @@ def test_a_network_whose_state_dict_holds_copies_gets_the_values(tmp_path):
         nn.Module.state_dict(model).items(), trained.state_dict().items(), strict=True
     ):
         assert torch.equal(value.half(), wanted), name
+
+
+def test_a_mask_of_the_network_may_be_infinite_and_nothing_else(tmp_path):
+    def masked() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3))
+        model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        return model
+
+    trained, model = masked(), masked()
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    assert _same(model, trained.state_dict())
+    torch.save({**trained.state_dict(), "mask": torch.full((3, 3), -torch.inf)}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"mask.*not finite"):
+        load_weights(model, tmp_path / "w.pt")
