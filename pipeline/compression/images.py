@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from pipeline.compression.batches import ALLOWED, as_labels, as_tensor, dict_entries, labelled_batches
@@ -65,7 +65,7 @@ def read_images(images: Images, *, count: int, seed: int, batch_size: int, train
     whole = _whole(source, train)
     if whole is not None:
         return _sampled(*(check_finite_images(whole[0]), whole[1]) if train else whole, count=count, seed=seed)
-    if _is_map_style(source):
+    if _is_map_style(source, seed):
         source = DataLoader(source, batch_size=batch_size, shuffle=True)
     if not isinstance(source, Iterable):
         raise DataError(f"images: got {type(source).__name__}; allowed: {ALLOWED}")
@@ -97,12 +97,30 @@ def _is_beside(images: Tensor, other: object) -> bool:
     return other.ndim != 4 or (images.ndim == 4 and len(other) == len(images) and other.shape[1] != images.shape[1])
 
 
-def _is_map_style(source: Any) -> bool:
-    """Return True for a data set of single images: torch's, or any object with ``len()`` and ``[]`` but no iterator."""
+def _is_map_style(source: Any, seed: int) -> bool:
+    """Return True for a data set of single images: torch's, or any object with ``len()`` and ``[]``.
+
+    Of an object that is iterable too, such as a list, the first item decides: it may be a batch.
+    """
     if isinstance(source, TorchDataset):
         return not isinstance(source, IterableDataset)
     kind = type(source)
-    return not isinstance(source, Iterable) and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
+    if not (hasattr(kind, "__getitem__") and hasattr(kind, "__len__")):
+        return False
+    return not isinstance(source, Iterable) or _begins_with_image(source, seed)
+
+
+def _begins_with_image(source: Any, seed: int) -> bool:
+    """Return True if the first item is a single image that a loader can stack, alone or with other entries."""
+    try:
+        with RandomStream(seed, _CPU).drawn_from():
+            item = source[0]
+        images = dict_entries(item) if isinstance(item, Mapping) else item
+        images = as_tensor(images[0] if isinstance(images, list | tuple) else images)
+        single = isinstance(images, Tensor) and images.ndim == 3
+        return single and default_collate([item]) is not None
+    except Exception:  # its iterator may do without [], and its items may need no loader
+        return False
 
 
 def _sampled(images: Tensor, labels: Tensor | None, *, count: int, seed: int) -> CallerImages:
