@@ -173,7 +173,7 @@ def build_network(record: NetworkRecord, model: nn.Module) -> nn.Module:
     """
     check_shapes(record, model)
     own = dict(stored_tensors(model))
-    with torch.no_grad():
+    with torch.inference_mode():  # a network that was built in this mode can be written in no other
         for name, tensor in record.tensors():
             own[name].copy_(tensor)
     return evaluating(model)

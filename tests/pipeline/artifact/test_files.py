@@ -161,6 +161,19 @@ def test_a_known_network_is_rebuilt_from_its_name_in_the_same_state(tmp_path, na
     assert torch.equal(loaded(x), expected(x))
 
 
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_network_that_was_built_in_inference_mode_is_filled(quantized):
+    model = tiny_network()
+    formats = quantize_network(model, IntFormat(8), get_backend("brevitas")) if quantized else {}
+    record = record_network(model, formats)
+    with torch.inference_mode():
+        architecture = tiny_network(seed=1)
+    loaded, expected = build_network(record, architecture), build_network(record, tiny_network(seed=1))
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in expected.state_dict().items())
+    assert not any(tensor.is_inference() for tensor in expected.parameters())
+    expected(torch.zeros(2, 3, 12, 12)).sum().backward()
+
+
 def test_a_file_loads_under_any_default_device(tmp_path):
     record = record_network(build_model("resnet20", 4), {})
     identity = Identity("resnet20", 4, IDENTITY.class_names, IDENTITY.mean, IDENTITY.std, (32, 32))
