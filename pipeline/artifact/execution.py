@@ -84,8 +84,8 @@ def with_execution(
         The network. Its outputs equal those of the dense network up to rounding.
 
     Raises:
-        OptionsError: The execution is unknown. Or, for ``auto``, the network cannot take the sample, or it has no
-            images, or values that are not finite.
+        OptionsError: The execution is unknown, or a convolution has no separable form. Or, for ``auto``, the network
+            cannot take the sample, or it has no images, or values that are not finite.
     """
     check_execution(execution)
     if execution == "dense":
@@ -102,13 +102,22 @@ def blank_sample(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def _separable_forms(network: nn.Module, record: NetworkRecord) -> dict[nn.Conv2d, SeparableConv2d]:
-    """Return convolution -> separable form, for every convolution with fewer coefficients than taps."""
-    forms = {}
+    """Return convolution -> separable form, for every convolution with fewer coefficients than taps.
+
+    Raises:
+        OptionsError: The network has another module in place of a convolution, such as a scripted one.
+    """
+    forms, modules = {}, dict(network.named_modules(remove_duplicate=False))
     for layer in record.layers:
         if layer.basis is None or layer.order is None or layer.kernel is None:
             continue
         if prod(layer.order) < prod(layer.kernel):
-            conv = cast(nn.Conv2d, network.get_submodule(layer.name))
+            conv = modules.get(layer.name)
+            if not isinstance(conv, nn.Conv2d):
+                raise OptionsError(
+                    f"load: {layer.name} of network {type(network).__name__} is a {type(conv).__name__}, which has no "
+                    "separable form; allowed: an nn.Conv2d, as before torch.jit, or execution='dense'"
+                )
             forms[conv] = SeparableConv2d(conv, layer.values.dequantize(), layer.basis)
     return forms
 

@@ -49,6 +49,15 @@ def test_dense_leaves_the_network_alone(record, dense):
     assert separable_layers(dense) == []
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("execution", ["separable", "auto"])
+def test_a_scripted_network_has_the_dense_form_alone(record, dense, execution):
+    scripted = torch.jit.script(tiny_network())
+    assert torch.equal(build_network(record, scripted)(SAMPLE), dense(SAMPLE))
+    with pytest.raises(OptionsError, match=r"0\.0 of network .* no separable form; allowed: .* execution='dense'"):
+        with_execution(scripted, record, execution, SAMPLE)
+
+
 def test_auto_keeps_the_faster_form_of_each_layer(record, dense):
     ratios = iter([0.5, 2.0])
     network = with_execution(
