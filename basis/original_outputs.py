@@ -122,7 +122,7 @@ class _Recorder:
             if additions:
                 hooks.enter_context(self._additions)
             hooks.enter_context(evaluation_mode(self._original))
-            self._original(images)
+            self._readers.returned(self._original(images))
 
     @torch.no_grad()  # a forward may enable gradients
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Find out which layers' outputs other code reads than one normalization, while a network runs."""
+"""Find out which layers' outputs are read by other code than one normalization, while a network runs."""
 
 import weakref
 from collections.abc import Callable
@@ -37,10 +37,17 @@ class OtherReaders(TorchFunctionMode):
         """Call ``func``, and note whether it has read an output."""
         result = func(*args, **(kwargs or {}))
         if not self.paused:
-            results = tensors_in(result)
-            for tensor in tensors_in((args, kwargs)):
-                name, output, then = self._outputs.get(id(tensor), ("", None, 0))
-                passed = all(each is tensor for each in results) and version(tensor) == then
-                if output is not None and output() is tensor and not passed:
-                    self.names.add(name)
+            self._note((args, kwargs), tensors_in(result))
         return result
+
+    def returned(self, values: Any) -> None:
+        """Note the layers whose outputs are among the values that the network returns."""
+        self._note(values, None)
+
+    def _note(self, read: Any, results: list[Tensor] | None) -> None:
+        """Note the layers of watched outputs among nested values, unless the results are the unchanged output."""
+        for tensor in tensors_in(read):
+            name, output, then = self._outputs.get(id(tensor), ("", None, 0))
+            passed = results is not None and all(each is tensor for each in results) and version(tensor) == then
+            if output is not None and output() is tensor and not passed:
+                self.names.add(name)
