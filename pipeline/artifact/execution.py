@@ -97,8 +97,9 @@ def with_execution(
 
 
 def blank_sample(network: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """Return images of zeros, float32, on the device of a network; ``shape`` is (N, C, H, W)."""
-    return torch.zeros(shape, dtype=torch.float32, device=device_of(network))
+    """Return images of zeros on the device of a network, of its dtype; ``shape`` is (N, C, H, W)."""
+    dtypes = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
+    return torch.zeros(shape, dtype=next(dtypes, torch.float32), device=device_of(network))
 
 
 def _separable_forms(network: nn.Module, record: NetworkRecord) -> dict[nn.Conv2d, SeparableConv2d]:
@@ -147,7 +148,7 @@ def _faster(
         reason = described(error)
         raise OptionsError(
             f"load: the network {type(network).__name__} cannot take the sample, {got} ({reason}); allowed: a sample "
-            "of images as the network takes them, (N, C, H, W), float32, on its device"
+            "of images as the network takes them, (N, C, H, W), of its dtype, on its device"
         ) from error
     finally:
         for hook in hooks:

@@ -127,6 +127,11 @@ def test_the_image_of_the_files_size_is_on_the_device_of_the_network():
     assert blank_sample(torch.nn.Identity(), (1, 3, 4, 4)).device.type == "cpu"
 
 
+def test_a_blank_sample_has_the_dtype_of_the_network():
+    assert blank_sample(tiny_network().bfloat16(), (1, 3, 4, 4)).dtype == torch.bfloat16
+    assert blank_sample(torch.nn.Identity(), (1, 3, 4, 4)).dtype == torch.float32
+
+
 def test_an_unknown_execution_is_refused(record, dense, tmp_path):
     with pytest.raises(OptionsError, match="execution 'fast' is unknown"):
         load(tmp_path / "not even looked for", execution="fast")
