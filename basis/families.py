@@ -1,6 +1,6 @@
-"""The families of basis functions, in decimal arithmetic of ``DIGITS`` digits: the same values on every machine.
+"""The bases of the series, in decimal arithmetic of ``DIGITS`` digits: the same values on every machine.
 
-A new family is one entry in ``BASES``.
+A new basis is one entry in ``BASES``. The parametric families are in ``basis.parametric.families``.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PI: Final = Decimal(
 
 
 class Basis(NamedTuple):
-    """A family of functions, and the interval over which the taps of a kernel are spread.
+    """A sequence of functions, and the interval over which the taps of a kernel are spread.
 
     Attributes:
         start: The first tap's place.

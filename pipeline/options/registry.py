@@ -37,4 +37,4 @@ TRACKERS: Final = {
     "mlflow": Plugin("pipeline.tracking.backends:MLflow", "mlflow"),
     "tensorboard": Plugin("pipeline.tracking.backends:TensorBoard", "tensorboard"),
 }
-"""Tracker -> a ``pipeline.tracking.backends.Backend``."""
+"""Tracker -> the class of a ``pipeline.tracking.backends.Backend``."""

@@ -30,7 +30,16 @@ _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", 
 
 
 class Backend(Protocol):
-    """The requests that a tracker's process handles, in this order; ``log`` and ``file`` any number of times."""
+    """A tracker.
+
+    The run calls ``destination`` of the class. The tracker's process creates the object from the ``place`` of this
+    destination, its only argument, and handles the other methods as requests in this order; ``log`` and ``file`` any
+    number of times. Any exception of a request becomes one warning, and the run continues.
+    """
+
+    @staticmethod
+    def destination(options: "Options") -> Destination:
+        """Return the name in ``TRACKERS``, and the place where the tracker stores the data of a run."""
 
     def reach(self) -> None:
         """Raise an error if the tracker cannot be reached."""
