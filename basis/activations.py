@@ -169,6 +169,9 @@ class LayerwiseFit:
     def run(self, images: Tensor) -> dict[str, float]:
         """Run the network on the images in eval mode.
 
+        Args:
+            images: The calibration images of this rank: float32, (N, C, H, W), normalized, on the network's device.
+
         Returns:
             Layer name -> relative output error, in the order of the first runs.
         """

@@ -32,7 +32,12 @@ class ComputedConv2d(nn.Conv2d, ABC):
         self.train(conv.training)
 
     def set_coefficients(self, conv: nn.Conv2d, values: Tensor) -> None:
-        """Register the stored values; they are trained if the weight of the replaced convolution is."""
+        """Register the stored values; they are trained if the weight of the replaced convolution is.
+
+        Args:
+            conv: The replaced convolution.
+            values: (O, I, nh, nw) for a series, (O, I, 1, P) for a parametric family.
+        """
         # Read from the parameters: a parametrized weight is computed, and under no_grad it never requires a gradient.
         trained = any(p.requires_grad for name, p in conv.named_parameters() if name != "bias")
         self.coefficients = nn.Parameter(values, requires_grad=trained)
@@ -74,7 +79,12 @@ class ComputedConv2d(nn.Conv2d, ABC):
 
 
 def in_layout_of(source: Tensor, values: Tensor) -> Tensor:
-    """Return the values in the memory format of the source, so that no training step has to convert them."""
+    """Return the values in the memory format of the source, so that no training step has to convert them.
+
+    Args:
+        source: A tensor of four axes.
+        values: Any tensor of four axes.
+    """
     return values if source.is_contiguous() else values.contiguous(memory_format=torch.channels_last)
 
 

@@ -117,7 +117,11 @@ class GramStatistics:
 
 
 def cross_products(batches: Iterable[Tensor], targets: Iterable[Tensor], *, constant: bool = False) -> Tensor:
-    """Return ``Z^T T`` for targets T other than the outputs; arguments as in ``GramStatistics.accumulate``."""
+    """Return ``Z^T T`` for targets T other than the outputs; arguments as in ``GramStatistics.accumulate``.
+
+    Returns:
+        float64, (groups, F, O / groups).
+    """
     cross = torch.zeros((), dtype=torch.float64)
     for number, (rows, target) in enumerate(zip(batches, targets, strict=True)):
         product = _cross(rows, target, constant=constant)

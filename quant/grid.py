@@ -54,7 +54,7 @@ def grid_values(exponents: Tensor) -> Tensor:
 
 
 def grid_exponents(values: Tensor) -> Tensor:
-    """Return the exponents of the grid values nearest to positive values, on a logarithmic scale: int16.
+    """Return the exponents of the grid values nearest to positive values, on a logarithmic scale: int16, same shape.
 
     Values outside the grid get its first or last exponent.
     """
@@ -62,12 +62,12 @@ def grid_exponents(values: Tensor) -> Tensor:
 
 
 def on_grid(exponents: Tensor) -> Tensor:
-    """Round exponents to the grid: int16."""
+    """Round exponents to the grid: int16, same shape. Those outside it become its first or last one."""
     return exponents.round().clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)
 
 
 def ceiling_exponents(values: Tensor) -> Tensor:
-    """Return the exponents of the least grid values that are not below positive values: int16.
+    """Return the exponents of the least grid values that are not below positive values: int16, same shape.
 
     A value that float32 rounding has put at most 4e-6 above a grid value keeps that one. Values outside the grid get
     its first or last exponent.

@@ -97,7 +97,7 @@ class SteppedFakeQuantizer(FakeQuantizer):
         self.temperature = 1.0
 
     def logits(self, uncompressed: Tensor) -> Tensor:
-        """Return the logits at the start, float32, for the values before the rounding.
+        """Return the logits at the start for the values before the rounding: float32, same shape.
 
         A term on which the outputs hardly depend may have a step of thousands of times its values. These values start
         at 0, because a hundredth of the step would be far larger than they are.
@@ -110,7 +110,7 @@ class SteppedFakeQuantizer(FakeQuantizer):
         return torch.logit(torch.where(dropped, share.clamp(_LEAST, _FIXED), share.clamp(_SURE, 1 - _SURE)))
 
     def moved(self, logits: Tensor) -> Tensor:
-        """Return the share of the way to the neighbour: float32, 0 to 1."""
+        """Return the share of the way to the neighbour: float32, 0 to 1, same shape."""
         return torch.sigmoid(logits / self.temperature) if self.temperature else (logits > UNDECIDED).float()
 
     def fake_quantize(self, weight: Tensor) -> Tensor:

@@ -15,6 +15,10 @@ _IGNORED: Final = -100
 def check_labels(labels: Tensor, classes: int) -> None:
     """Check that labels are classes.
 
+    Args:
+        labels: Integers, (N,).
+        classes: Number of classes.
+
     Raises:
         DataError: A label is below 0, or not below the number of classes.
     """

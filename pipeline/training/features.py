@@ -46,7 +46,7 @@ class FeatureHooks:
             self._found.clear()
 
     def take(self) -> dict[str, Tensor]:
-        """Return the outputs of the last pass and forget them: one for each module that ran and returned a tensor."""
+        """Return the outputs of the last pass and forget them: module name -> tensor, for those that returned one."""
         found = {point: self._found[point] for point in self._points if point in self._found}
         self._found.clear()
         return found

@@ -64,7 +64,11 @@ class BitReader:
         self._data, self._position = data, 0
 
     def read(self, bits: int) -> int:
-        """Read an integer of ``bits`` bits."""
+        """Read an unsigned integer of ``bits`` bits.
+
+        Raises:
+            CompressionError: Fewer bits are left.
+        """
         start, end = self._position, self._position + bits
         if end > 8 * len(self._data):
             raise CompressionError(

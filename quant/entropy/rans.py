@@ -145,6 +145,9 @@ class Decoder:
 
         Returns:
             The symbols, (count,).
+
+        Raises:
+            CompressionError: The lanes have too many symbols, or there are too few words.
         """
         lanes, found, at = len(self._states), np.empty(count, np.uint16), 0
         if self._symbol + count > lanes << ROWS_LOG:
@@ -176,6 +179,10 @@ class Decoder:
         self._word += len(empty)
 
     def finish(self) -> None:
-        """Check that all words are used and all states are as at the start of encoding."""
+        """Check that all words are used and all states are as at the start of encoding.
+
+        Raises:
+            CompressionError: They are not.
+        """
         if self._word != len(self._words) or bool((self._states != _LOW).any()):
             raise CompressionError("an entropy-coded stream does not end as it must; allowed: the words as written")
