@@ -3,9 +3,8 @@
     python onnx_top1.py runs/example/artifacts/cosine-3,3,2,2-4.onnx cifar10.npz [IMAGES]
 
 The data are the .npz that the report was made with: x_test, uint8 (N, H, W, C) or (N, H, W), and y_test (N,), with the
-network's number of channels or one. IMAGES limits the
-evaluation to the first images of the file. The report's --limit-test takes a random sample instead. The
-two figures are equal only without IMAGES and without --limit-test.
+network's number of channels or one. IMAGES limits the evaluation to the first images of the file. The report's
+--limit-test takes a random sample instead. The two figures are equal only without IMAGES and without --limit-test.
 """
 
 import json
