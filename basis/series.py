@@ -54,7 +54,7 @@ def basis_matrix(basis: str, size: int, order: int) -> Tensor:
 
 
 def portable_basis_matrix(basis: str, size: int, order: int) -> Tensor:
-    """``basis_matrix`` rounded to the nearest multiples of 2^-32.
+    """Return ``basis_matrix`` rounded to the nearest multiples of 2^-32: (size, order), float64.
 
     A reader that computes the basis with fewer digits gets the same values after this rounding. Arguments, result and
     errors are those of ``basis_matrix``.

@@ -117,5 +117,8 @@ class Teacher:
     def inverse_input_covariance(
         self, model: nn.Module, images: Tensor, shard: CalibrationShard | None = None
     ) -> dict[str, Tensor]:
-        """Invert the covariance of the layer inputs in the teacher, for the student's layers."""
+        """Invert the covariance of the layer inputs in the teacher, for the student's layers.
+
+        Arguments and result are those of ``basis.preconditioning.inverse_input_covariance``.
+        """
         return inverse_input_covariance(model, self._network, images, shard=shard)
