@@ -167,10 +167,7 @@ class LayerwiseFit:
         self._additions = Additions(partial(LayerwiseFit.on_addition, weakref.proxy(self)))
 
     def run(self, images: Tensor) -> dict[str, float]:
-        """Run the network on the images in eval mode.
-
-        Args:
-            images: The calibration images of this rank: float32, (N, C, H, W), normalized, on the network's device.
+        """Run the network on the calibration images of this rank, float32, (N, C, H, W), in eval mode.
 
         Returns:
             Layer name -> relative output error, in the order of the first runs.

@@ -184,7 +184,18 @@ class Command(Protocol):
     """The interface of a command's module."""
 
     def read(self, argv: list[str], program: str) -> Action | None:
-        """Parse the arguments after the command's name."""
+        """Parse the arguments after the command's name.
+
+        Args:
+            argv: The arguments.
+            program: The program's and the command's name in ``--help``.
+
+        Returns:
+            The command, ready to be executed, or None if ``--help`` was given and printed.
+
+        Raises:
+            OptionsError: An argument is wrong, missing or unknown.
+        """
 
 
 def read_command_line(argv: list[str], program: str = "seriesquant") -> Action | None:
