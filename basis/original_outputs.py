@@ -104,7 +104,7 @@ class _Recorder:
         self._shortcuts: dict[str, tuple[bool, Tensor]] = {}
         self._last: dict[str, _LastOutput] = {}  # at most one layer
         self._runs: Counter[str] = Counter()
-        self._norm_of: dict[str, str] = {}
+        self._norms_of: dict[str, list[str]] = {}
         self._readers = OtherReaders()
         # A reference to this object would keep the maps of the pass until the garbage collector runs.
         self._additions = Additions(partial(_Recorder.on_addition, weakref.proxy(self)))
@@ -142,7 +142,9 @@ class _Recorder:
     def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._readers.paused = True
         self._runs[norm] += 1
-        self._norm_of.update({name: norm for name, last in self._last.items() if last.output is inputs[0]})
+        for name, last in self._last.items():
+            if last.output is inputs[0]:
+                self._norms_of.setdefault(name, []).append(norm)
 
     def on_norm_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._readers.paused = False
@@ -154,7 +156,8 @@ class _Recorder:
 
     def recorded(self) -> OriginalOutputs:
         runs = self._runs
-        once = {name: norm for name, norm in self._norm_of.items() if runs[name] == runs[norm] == 1}
+        alone = {name: found[0] for name, found in self._norms_of.items() if len(found) == 1}
+        once = {name: norm for name, norm in alone.items() if runs[name] == runs[norm] == 1}
         norms = {name: norm for name, norm in once.items() if name not in self._readers.names}
         shortcuts = {
             name: rows

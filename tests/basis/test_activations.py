@@ -152,6 +152,7 @@ def test_a_normalization_that_also_reads_something_else_keeps_its_mean():
 READERS = {
     "a shortcut": lambda net, y: torch.relu(net.norm(y)) + y,
     "a shortcut of a sum in place": lambda net, y: net.norm(y.__iadd__(net.down(y.detach()))) + y,
+    "a second normalization": lambda net, y: torch.relu(net.norm(y)) + torch.relu(net.other(y)),
     "a gate": lambda net, y: net.norm(y) * torch.sigmoid(y.mean((2, 3), keepdim=True)),
     "an activation in place before it": lambda net, y: net.norm(torch.relu_(y)),
     "a sum in place before it": lambda net, y: net.norm(y.add_(1)),
@@ -166,7 +167,7 @@ def test_a_normalization_keeps_its_mean_if_others_read_or_change_the_output_of_t
             super().__init__()
             torch.manual_seed(0)
             self.conv, self.down = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.Conv2d(6, 6, 1)
-            self.norm = nn.BatchNorm2d(6)
+            self.norm, self.other = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
 
         def forward(self, x):
             return read(self, self.conv(x))
@@ -176,7 +177,8 @@ def test_a_normalization_keeps_its_mean_if_others_read_or_change_the_output_of_t
     reported = fit_activations(series, original, images)["conv"]
     with torch.no_grad():
         expected = (series.conv(images) - original.conv(images)).norm() / original.conv(images).norm()
-    assert torch.equal(series.norm.running_mean, original.norm.running_mean)
+    for norm in ("norm", "other"):
+        assert torch.equal(getattr(series, norm).running_mean, getattr(original, norm).running_mean)
     assert reported == pytest.approx(float(expected), rel=1e-4)
 
 
