@@ -142,9 +142,9 @@ class _Recorder:
     def on_norm_input(self, norm: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._readers.paused = True
         self._runs[norm] += 1
-        for name, last in self._last.items():
-            if last.output is inputs[0]:
-                self._norms_of.setdefault(name, []).append(norm)
+        name = self._readers.layer_of(inputs[0])
+        if name is not None:
+            self._norms_of.setdefault(name, []).append(norm)
 
     def on_norm_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._readers.paused = False

@@ -40,6 +40,11 @@ class OtherReaders(TorchFunctionMode):
             self._note((args, kwargs), tensors_in(result))
         return result
 
+    def layer_of(self, tensor: Tensor) -> str | None:
+        """Return the layer whose output is this tensor; None if there is none."""
+        name, output, _ = self._outputs.get(id(tensor), ("", None, 0))
+        return name if output is not None and output() is tensor else None
+
     def returned(self, values: Any) -> None:
         """Note the layers whose outputs are among the values that the network returns."""
         self._note(values, None)

@@ -198,6 +198,25 @@ def test_a_normalization_takes_up_the_constant_if_others_only_ask_for_the_shape_
     assert not torch.equal(series.norm.running_mean, original.norm.running_mean)
 
 
+def test_normalizations_take_up_the_constants_of_layers_that_all_run_before_them():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.convs = nn.ModuleList(nn.Conv2d(6, 6, 3, bias=False) for _ in range(3))
+            self.norms = nn.ModuleList(nn.BatchNorm2d(6) for _ in range(3))
+
+        def forward(self, x):
+            outputs = [conv(x) for conv in self.convs]
+            return sum(torch.relu(norm(y)) for norm, y in zip(self.norms, outputs, strict=True))
+
+    original = Net().eval()
+    series = swap_convolutions(copy.deepcopy(original), {f"convs.{i}": (1, 1) for i in range(3)}, "cosine")
+    fit_activations(series, original, correlated(0) + 2)
+    for before, after in zip(original.norms, series.norms, strict=True):
+        assert not torch.equal(before.running_mean, after.running_mean)
+
+
 def test_inputs_that_are_always_zero_leave_the_coefficients_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False))
     series = swap_convolutions(copy.deepcopy(model), {"0": (2, 2)}, "cosine")
