@@ -68,6 +68,11 @@ def has_target_size(size_mb: float, target_mb: float) -> bool:
     return SMALLEST_SHARE * target_mb - _BYTE / 2 < size_mb < target_mb + _BYTE / 2
 
 
+def keeps_to(loss: float, limit: float) -> bool:
+    """Return True if a loss of Top-1 is at most its limit, up to rounding of floats; both in points."""
+    return loss <= limit + _ROUNDING
+
+
 def gate_words(report: Report) -> str:
     """Describe the gate in one sentence for the summary; empty if no limit was set and no row failed."""
     gate = report.gate
@@ -104,7 +109,7 @@ def _drop(row: Row, baseline_top1: float | None, limit: float | None) -> _Miss |
     if baseline_top1 is None or row.top1_quant is None:
         return _Miss(*2 * ("has no measured change of Top-1",))
     loss = baseline_top1 - row.top1_quant
-    if loss <= limit + _ROUNDING:
+    if keeps_to(loss, limit):
         return None
     excess = f"{loss - limit:.4g} more than --max-drop {limit:g} allows"
     return _Miss(f"loses {loss:.4g} points of Top-1, {excess}", f"loses {loss:.2f}")

@@ -25,7 +25,7 @@ from pipeline.training.selection import hold_out
 from pipeline.training.state import TrainingLabel
 from quant.rate_rounding import RoundedNetwork
 from quant.stepped_training import RateControl
-from reports.gate import SMALLEST_SHARE
+from reports.gate import SMALLEST_SHARE, keeps_to
 
 TARGET_LR: Final = 0.003
 """Peak learning rate of normalizations and biases while the rounding is trained; docs/training.md has measurements.
@@ -173,10 +173,10 @@ class TargetCompressor:
             The network, and True if its loss is within the limit. If no network is, it is the one of the largest size.
         """
         inner, held_out = self.for_loss(target)
-        allowed = self._top1(self._baseline.model, held_out) - float(target.drop or 0)
+        before, allowed = self._top1(self._baseline.model, held_out), float(target.drop or 0)
 
         def keeps(found: Compressed) -> bool:
-            return self._top1(self._network(found.record), held_out) >= allowed
+            return keeps_to(before - self._top1(self._network(found.record), held_out), allowed)
 
         smallest, largest = inner.feasible_sizes
         _, best = inner._search.rounded(largest, passes=1)

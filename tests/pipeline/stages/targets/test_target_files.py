@@ -145,3 +145,12 @@ def test_a_loss_that_cannot_be_kept_gives_the_largest_file(setting):
     result = setting.compress(Target(drop=-200.0))
     assert not result.target_met
     assert len(result.artifact) > 1e6 * setting.size(0.8)
+
+
+def test_a_loss_of_exactly_the_given_points_is_allowed(setting, monkeypatch):
+    """In floats, 90.2 - 0.1 is above 90.1."""
+    figures = iter([90.2, *[90.1] * 7])
+    monkeypatch.setattr(TargetCompressor, "_top1", lambda self, model, images: next(figures))
+    result = setting.compress(Target(drop=0.1))
+    assert result.target_met
+    assert len(result.artifact) < 1e6 * setting.size(0.1)
