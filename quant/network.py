@@ -62,7 +62,7 @@ def attach_fake_quantizers(
 ) -> nn.Module:
     """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
-    The weights of ``quant.other_weights`` get their stored values, and are not trained.
+    A frozen weight has a frozen scale. The weights of ``quant.other_weights`` get their stored values, and are not trained.
 
     Args:
         model: The network.
@@ -83,7 +83,8 @@ def attach_fake_quantizers(
         weight, start = stored_values(module), (rounded or {}).get(name)
         if start is not None:
             weight.data.copy_(start.dequantize())
-        quantizers[id(weight)] = _fake_quantizer(weight, format, backend, start)
+        quantizer = _fake_quantizer(weight, format, backend, start)
+        quantizers[id(weight)] = quantizer.requires_grad_(weight.requires_grad)
     attach(model, quantizers)
     return model
 

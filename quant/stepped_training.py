@@ -244,6 +244,8 @@ class RateControl:
 
     def loss(self) -> Tensor:
         """Return the price of the bits that the moves add, as a part of the loss: without axes."""
+        if not self._quantizers:  # all layers are frozen
+            return torch.zeros(())
         added = [quantizer.moved_bits(logits) for logits, quantizer in self._quantizers]
         price = self._quantizers[0][1].price
         return price * torch.stack(added).sum() / sum(quantizer.start_bits for _, quantizer in self._quantizers)

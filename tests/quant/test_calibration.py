@@ -144,3 +144,12 @@ def test_qat_leaves_a_layer_without_values_alone():
     attach_fake_quantizers(model, IntFormat(4), get_backend("brevitas"))
     assert list(quantize_network(model, IntFormat(4), get_backend("brevitas"))) == ["0"]
     assert model(torch.zeros(2, 3, 3, 3)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("backend", ["brevitas", "torch.ao"])
+def test_qat_leaves_the_scales_of_frozen_weights_alone(backend):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    model[0].requires_grad_(False)
+    attach_fake_quantizers(model, IntFormat(4), get_backend(backend))
+    assert not any(parameter.requires_grad for parameter in model[0].parameters())
+    assert all(parameter.requires_grad for parameter in model[1].parameters())

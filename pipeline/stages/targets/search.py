@@ -171,8 +171,9 @@ class SizeSearch:
             score: Scores a network on training images; higher is better.
             most_loss: Largest loss of the score that is accepted.
         """
-        before = stored_layers(self._measured.model)
-        uncompressed = {name: stored_values(before[name]).detach() for name in rounded.used}
+        layers = stored_layers(self._measured.model)
+        before = {name: stored_values(layers[name]) for name in rounded.used}
+        uncompressed = {name: values.detach() for name, values in before.items() if values.requires_grad}
         model = attach_stepped_quantizers(copy_network(rounded.model), rounded.layers, uncompressed)
 
         def wanted(bits: float) -> float:

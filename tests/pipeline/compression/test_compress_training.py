@@ -11,6 +11,7 @@ from torch import nn
 from basis.conv import SeriesConv2d
 from pipeline import compress, load
 from pipeline.errors import OptionsError
+from quant.stepped_training import attach_stepped_quantizers
 from tests.pipeline.compression.networks import Maps, Named, Net, difference, images, labels_of, seeded
 
 X = images()
@@ -110,6 +111,23 @@ def test_frozen_parameters_stay_as_they_are():
     result = compress(network, X, config="5,3,2", epochs=2, batch_size=16)
     assert torch.equal(result.network.head.weight, kept)
     assert [p.requires_grad for p in result.network.head.parameters()] == [False, False]
+
+
+@pytest.mark.parametrize("trained", [{"last.weight"}, {"block.1.weight", "block.1.bias"}])
+def test_frozen_layers_are_rounded_as_without_training(monkeypatch, trained):
+    network, given = seeded(), []
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+    def attach(model, layers, uncompressed):
+        given.append((layers, set(uncompressed)))
+        return attach_stepped_quantizers(model, layers, uncompressed)
+
+    monkeypatch.setattr("pipeline.stages.targets.search.attach_stepped_quantizers", attach)
+    result = compress(network, X, target_mb=0.0018, epochs=2, batch_size=16, lr=0.01)
+    ((layers, names),) = given
+    assert names == {"last"} & {name.split(".")[0] for name in trained}
+    assert torch.equal(result.network.head.weight, layers["head"].dequantize())
 
 
 def test_progress_is_shown():
