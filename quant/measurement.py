@@ -42,7 +42,10 @@ share has no effect.
 FREEDOM_POSITIONS: Final = 2**14
 """Output positions of a layer from which its freedoms are measured."""
 MIN_COST: Final = 1e-12
-"""Least cost of a term as a share of the largest: a layer without any effect still gets steps."""
+"""Least loss by an error of a term as large as its layer's values, as a share of the largest of all such losses.
+
+A layer without any effect still gets steps.
+"""
 
 _NOTHING: Final = torch.zeros((), dtype=torch.float64)
 _OUTPUTS_ALONE: Final = GradientMoments(_NOTHING, _NOTHING, _NOTHING, torch.ones((), dtype=torch.float64))
@@ -89,8 +92,21 @@ def measure_layers(
     release_memory()
     _scale_unreached(costs, model, gradients)
     _warn_of_idle(model, [name for name in names if name not in costs], images)
-    least = MIN_COST * max((float(each.max()) for each in costs.values()), default=0.0) or 1.0
-    return {name: LayerMeasurement(each.clamp_min(least)) for name, each in costs.items()}
+    least = _least_costs(costs, model)
+    return {name: LayerMeasurement(each.clamp_min(least[name])) for name, each in costs.items()}
+
+
+def _least_costs(costs: Mapping[str, Tensor], model: nn.Module) -> dict[str, float]:
+    """Return the least cost of a term in each layer, in the unit of the layer's values.
+
+    If a layer's values are a million times as large as those of another one, its costs are far smaller, but not its
+    effect. Costs alone therefore say nothing. The least cost of a layer of zeros is a share of the largest cost.
+    """
+    squares = {name: float(stored_values(model.get_submodule(name)).detach().double().square().mean()) for name in costs}
+    largest = {name: float(each.max()) for name, each in costs.items()}
+    cost = MIN_COST * max(largest.values(), default=0.0)
+    loss = MIN_COST * max((largest[name] * square for name, square in squares.items()), default=0.0)
+    return {name: (loss / square if square else cost) or 1.0 for name, square in squares.items()}
 
 
 def _scale_unreached(costs: dict[str, Tensor], model: nn.Module, reached: Container[str]) -> None:

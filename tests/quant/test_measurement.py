@@ -116,6 +116,18 @@ class Heads(nn.Module):
         return self.head(self.body(maps).relu().mean((2, 3)) * chosen)
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_layers_of_other_scales_cost_in_proportion(original, images, scale):
+    scaled = copy.deepcopy(original)
+    with torch.no_grad():
+        for tensor in (scaled[3].weight, scaled[3].bias):
+            tensor.mul_(scale)
+        scaled[6].weight.div_(scale)
+    before, after = measured(original, images), measured(scaled, images)
+    for name, factor in (("0", 1.0), ("3", scale**-2), ("6", scale**2)):
+        torch.testing.assert_close(after[name].costs, factor * before[name].costs, rtol=1e-3, atol=0)
+
+
 def test_layers_that_no_gradient_reaches_get_as_many_bits_as_others(images):
     torch.manual_seed(0)
     original = Heads().eval()
