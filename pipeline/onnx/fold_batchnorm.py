@@ -47,7 +47,7 @@ def fold_batch_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: 
         if weight in weights:
             factors[weight] = factor
         elif weight in values:
-            values[weight] = (values[weight] * factor.reshape(-1, 1, 1, 1)).astype(np.float32)
+            values[weight] = times(values[weight], factor)
         else:
             continue
         values[norm.input[2]] = shift.astype(np.float32)
@@ -55,6 +55,11 @@ def fold_batch_norms(graph: onnx.GraphProto, values: dict[str, Array], weights: 
         conv.output[0] = norm.output[0]
         graph.node.remove(norm)
     return factors
+
+
+def times(values: Array, factors: Factors) -> Array:
+    """Multiply by one factor per output channel, which is axis 0: float32, for any number of axes."""
+    return (values * factors.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
 
 
 def _factor_and_bias(

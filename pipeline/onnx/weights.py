@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from basis.series import basis_matrix
 from pipeline.artifact.record import LayerRecord
-from pipeline.onnx.fold_batchnorm import Array, Factors
+from pipeline.onnx.fold_batchnorm import Array, Factors, times
 from quant.formats import SMALLEST_SCALE, QuantizedTensor, term_factors
 from quant.grid import grid_values
 from quant.minifloat import MinifloatTensor
@@ -160,9 +160,7 @@ def dense(layer: LayerRecord, factors: Factors | None) -> Array:
 
 
 def _times(values: Array, factors: Factors | None) -> Array:
-    if factors is None:
-        return values
-    return (values * factors.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+    return values if factors is None else times(values, factors)
 
 
 def opset_needed(layers: Iterable[LayerRecord], default: int) -> int:

@@ -55,6 +55,16 @@ def test_a_float_weight_takes_the_factor(inputs, epsilon):
     np.testing.assert_allclose(result(g, values), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 4, 3, 3, 3), (4, 1, 3, 3, 3)])
+def test_a_float_weight_of_other_axes_takes_the_factor_of_its_output_channels(shape):
+    values = tensors(weight=RNG.normal(size=shape).astype(np.float32))
+    factor, weight = values["gamma"] / np.sqrt(values["var"] + 1e-5), values["weight"]
+    fold_batch_norms(graph(conv_norm(), values), values, ())
+    assert values["weight"].shape == shape
+    for channel in range(4):
+        np.testing.assert_allclose(values["weight"][channel], weight[channel] * factor[channel], rtol=1e-5)
+
+
 def test_the_factor_of_a_stored_weight_is_returned():
     values = tensors()
     g = graph(conv_norm(), values)
