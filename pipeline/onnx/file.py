@@ -157,12 +157,15 @@ def _add_weights(proto: onnx.ModelProto, parts: GraphParts, values: dict[str, Ar
 
 
 def _rename_tensors(graph: onnx.GraphProto, tensors: dict[str, str]) -> None:
-    """Replace the exporter's names of tensors by their names in the network."""
+    """Replace the exporter's names of tensors by their names in the network, except those that other values have."""
+    values = [part.name for part in (*graph.input, *graph.output, *graph.initializer)]
+    taken = {*values, *(name for node in graph.node for name in node.output)}
+    names = {name: own for name, own in tensors.items() if own not in taken}
     for node in graph.node:
-        node.input[:] = [tensors.get(name, name) for name in node.input]
-        node.output[:] = [tensors.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
     for tensor in graph.initializer:
-        tensor.name = tensors.get(tensor.name, tensor.name)
+        tensor.name = names.get(tensor.name, tensor.name)
 
 
 def _serialize_checked(proto: onnx.ModelProto) -> bytes:

@@ -178,3 +178,27 @@ def test_a_convolution_in_float64_is_named():
     record, network = mixed("conv", torch.float64)
     with pytest.raises(OnnxError, match=r"'conv.weight' is float64, for which onnxruntime has no convolution"):
         onnx_file(trace(network, (12, 12)), record, network, {})
+
+
+class OwnNames(nn.Module):
+    """A network whose tensors have the names of values in the graph: an operator's, an output's and a scale's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.logits = nn.Parameter(torch.ones(4))
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+        self.head.scale = nn.Parameter(torch.full((1,), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x - self.mean).relu().mean((2, 3))) * self.head.scale + self.logits
+
+
+def test_tensors_may_have_the_names_of_other_values():
+    torch.manual_seed(0)
+    model = OwnNames().eval()
+    record = record_network(model, quantize_network(model, IntFormat(4), get_backend("brevitas")))
+    network = build_network(record, OwnNames())
+    content = onnx_file(trace(network, (12, 12)), record, network, {})
+    torch.testing.assert_close(run(content, IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
+    assert "conv.bias" in {tensor.name for tensor in onnx.load_from_string(content).graph.initializer}
