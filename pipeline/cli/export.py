@@ -1,5 +1,6 @@
 """``seriesquant export``: write an artifact as an ONNX file, or as a state dict for PyTorch."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -54,7 +55,7 @@ def _out(file: Path, format: str, out: Path | None, *, materialize: bool) -> Pat
         )
     suffix = _MATERIALIZED if materialize else SUFFIXES[format]
     path = file.with_suffix(suffix) if out is None else out
-    if path.resolve() == file.resolve():
+    if os.path.realpath(path) == os.path.realpath(file):  # resolve() raises for a link to itself
         raise OptionsError(f"--out: {path} is the artifact itself; allowed: any other file")
     if path.is_dir():
         raise OptionsError(f"--out: {path} is a folder; allowed: a file")

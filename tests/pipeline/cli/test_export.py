@@ -69,6 +69,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
         (("small-4.safetensors", "--format", "torch", "--materialize"), 2, "--materialize: got --format torch"),
         (("none.safetensors", "--format", "onnx"), 4, "none.safetensors is not a file"),
         (("cut.safetensors", "--format", "torch"), 4, "cut.safetensors is damaged"),
+        (("itself.safetensors", "--format", "torch"), 4, "itself.safetensors is not a file"),
         (("small-4.safetensors", "--format", "onnx"), 2, "would import code, which is not allowed here"),
         (("small-4.safetensors", "--format", "onnx", "--out", "./small-4.safetensors"), 2, "is the artifact itself"),
         (("small-4.safetensors", "--format", "onnx", "--out", "."), 2, "--out: . is a folder; allowed: a file"),
@@ -84,6 +85,7 @@ def test_the_command_writes_onnx_and_a_state_dict(artifact):
 )
 def test_a_mistake_is_one_sentence_and_its_code_and_writes_nothing(artifact, words, code, sentence):
     (artifact.parent / "cut.safetensors").write_bytes(artifact.read_bytes()[:-40])
+    (artifact.parent / "itself.safetensors").symlink_to("itself.safetensors")
     before = {path: path.read_bytes() for path in artifact.parent.iterdir() if path.is_file()}
     done = call_program(artifact.parent, "export", *words)
     assert (done.returncode, done.stdout) == (code, "")
