@@ -102,7 +102,9 @@ def _least_costs(costs: Mapping[str, Tensor], model: nn.Module) -> dict[str, flo
     If a layer's values are a million times as large as those of another one, its costs are far smaller, but not its
     effect. Costs alone therefore say nothing. The least cost of a layer of zeros is a share of the largest cost.
     """
-    squares = {name: float(stored_values(model.get_submodule(name)).detach().double().square().mean()) for name in costs}
+    squares = {
+        name: float(stored_values(model.get_submodule(name)).detach().double().square().mean()) for name in costs
+    }
     largest = {name: float(each.max()) for name, each in costs.items()}
     cost = MIN_COST * max(largest.values(), default=0.0)
     loss = MIN_COST * max((largest[name] * square for name, square in squares.items()), default=0.0)

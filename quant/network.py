@@ -62,7 +62,8 @@ def attach_fake_quantizers(
 ) -> nn.Module:
     """Attach fake quantizers for quantization-aware training, in place; weights stay float, scales are learned.
 
-    A frozen weight has a frozen scale. The weights of ``quant.other_weights`` get their stored values, and are not trained.
+    A frozen weight has a frozen scale. The weights of ``quant.other_weights`` get their stored values and are not
+    trained.
 
     Args:
         model: The network.

@@ -1,5 +1,6 @@
 """Describe a network and its tensors: the header of an artifact (JSON) and its table (JSON compressed by zlib)."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,6 +13,10 @@ from basis.least_squares import Size2d
 
 FORMAT_VERSION = 2
 MOST_TABLE_BYTES = 1 << 24
+MOST_CLASSES = 1 << 22
+"""Most classes: a reader makes a name for each of them."""
+MOST_IMAGE_VALUES = 1 << 28
+"""Most values of an image of ``image_size``: 1 GiB in float32, which a reader may allocate to build a network."""
 OBJECT = "object"
 """Builder of a network that only its owner can build; the header's ``model`` is the qualified name of its class."""
 
@@ -43,7 +48,7 @@ class Header(_Strict):
     model: Name
     builder: Name
     arguments: dict[str, bool | int]
-    classes: Size
+    classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     class_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] = Field(min_length=1)
     std: tuple[Deviation, ...] = Field(min_length=1)
@@ -169,6 +174,8 @@ def read_header(text: str) -> Header:
             f"its header has {len(header.mean)} values of mean and {len(header.std)} of std; allowed: one of each per "
             "channel"
         )
+    if (values := math.prod((len(header.mean), *header.image_size))) > MOST_IMAGE_VALUES:
+        raise CompressionError(f"its header has images of {values} values; allowed: {MOST_IMAGE_VALUES}")
     return header
 
 

@@ -226,3 +226,16 @@ def test_claims_of_gigabytes_take_no_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100  # MB
+
+
+def test_more_claimed_classes_than_names_fit_the_memory_are_refused(tmp_path):
+    path = edited(tmp_path / "a.safetensors", lambda header, *_: header.update(classes=2**22 + 1, class_names=None))
+    with pytest.raises(DataError, match="classes"):
+        load(path, network=tiny_network())
+
+
+@pytest.mark.parametrize("size", [[2**31 - 1, 2**31 - 1], [2**16, 2**12], [1, 2**28]])
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path, size):
+    path = edited(tmp_path / "a.safetensors", lambda header, *_: header.update(image_size=size))
+    with pytest.raises(DataError, match=r"images of \d+ values; allowed: 268435456"):
+        load(path, network=tiny_network())
