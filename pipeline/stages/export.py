@@ -1,5 +1,6 @@
 """Export networks as ONNX files and PyTorch state dicts, and measure ONNX files in onnxruntime."""
 
+import logging
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.artifact import Identity
 from pipeline.artifact.loading import load_parts
@@ -22,6 +23,8 @@ from pipeline.onnx.weights import layer_onnx_bits
 from pipeline.runtime.processes import ALONE, Processes
 from pipeline.stages.evaluate import EVALUATION_BATCH, Evaluation, measure, measure_together
 from reports.files import check_writable, write_atomically
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_IMAGES = 4
 
@@ -75,7 +78,15 @@ def export_torch(file: Path, out: Path, *, allow_import: bool) -> str:
     network, _, _ = load_parts(file, allow_import=allow_import)
     _check_output(out)
     # Copies: safetensors refuses tensors that share memory, and a shared layer has two names in a state dict.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    tensors = {name: each.detach().clone().contiguous() for name, each in state.items() if isinstance(each, Tensor)}
+    if others := [name for name in state if name not in tensors]:
+        logger.warning(
+            "%s lacks the entry %r, which is no tensor: load it with load_state_dict(..., strict=False) into a network "
+            "that has this state already",
+            out,
+            others[0],
+        )
     write_atomically(out, safetensors.torch.save(tensors))
     return _line(out)
 

@@ -147,6 +147,26 @@ def test_a_shared_layer_is_in_the_state_dict_under_both_names(artifact, monkeypa
     Shared().load_state_dict(tensors)
 
 
+class Extra(Shared):
+    """It has state that is no tensor."""
+
+    def get_extra_state(self):
+        return {"steps": 3}
+
+    def set_extra_state(self, state):
+        raise AssertionError
+
+
+def test_extra_state_is_left_out_with_a_warning(artifact, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.artifact.loading.build_plain", lambda *_, **__: Extra())
+    network = Extra()
+    write_artifact(record_network(network, {}), IDENTITY, artifact)
+    export_torch(artifact, artifact.with_name("s.safetensors"), allow_import=True)
+    assert "lacks the entry '_extra_state', which is no tensor" in caplog.text
+    found = Extra().load_state_dict(safetensors.torch.load_file(artifact.with_name("s.safetensors")), strict=False)
+    assert found.missing_keys == ["_extra_state"]
+
+
 def test_a_network_without_onnx_form_is_one_sentence_and_no_file(artifact, monkeypatch):
     monkeypatch.setattr("pipeline.artifact.loading.build_plain", lambda *_, **__: Loops())
     write_artifact(record_network(Loops(), {}), IDENTITY, artifact)
