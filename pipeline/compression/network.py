@@ -10,7 +10,7 @@ from basis.layers import stored_tensor_name
 from basis.modes import evaluating
 from basis.regular import copy_marks
 from pipeline.artifact import Identity
-from pipeline.artifact.header import default_names
+from pipeline.artifact.header import MOST_CLASSES, default_names
 from pipeline.artifact.loading import rebuilt
 from pipeline.errors import OptionsError
 from pipeline.models.checks.network import check_network, outputs_in_modes, run_network
@@ -168,7 +168,8 @@ def identity_of(network: nn.Module, output: Any, images: Tensor) -> Identity:
         images: The images, (N, C, H, W).
     """
     kind = type(network)
-    classes = output.shape[1] if isinstance(output, Tensor) and output.ndim > 1 else 1
+    width = output.shape[1] if isinstance(output, Tensor) and output.ndim > 1 else 1
+    classes = min(width, MOST_CLASSES)  # an output may be whole maps, flattened
     size = (images.shape[2], images.shape[3])
     nothing, one = (0.0,) * images.shape[1], (1.0,) * images.shape[1]
     name = f"{kind.__module__}.{kind.__qualname__}"

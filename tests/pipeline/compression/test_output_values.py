@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline import Options, compress, run
+from pipeline.compression.network import identity_of
 from pipeline.errors import OptionsError
 from tests.pipeline.compression.networks import Net, images, labels_of, seeded, without_work
 
@@ -159,3 +160,10 @@ def test_a_run_with_a_teacher_names_outputs_that_depend_on_the_mode(here, tmp_pa
     options = {"config": "2", "bits": (8,), "data": "colours.npz", "weights": "builtin", "limit_train": 64}
     run(Options(model=f"{tmp_path}/scaled.py:Scaled", epochs=1, distill=distill, out=tmp_path / "out", **options))
     assert (WORDS in caplog.text) == distill
+
+
+def test_an_output_wider_than_a_file_can_say_is_written(monkeypatch):
+    """Such as whole maps, flattened."""
+    monkeypatch.setattr("pipeline.compression.network.MOST_CLASSES", 3)
+    identity = identity_of(torch.nn.Identity(), torch.zeros(2, 9), torch.zeros(2, 1, 8, 8))
+    assert (identity.classes, identity.class_names) == (3, ("0", "1", "2"))
