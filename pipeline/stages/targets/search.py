@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import Final, Protocol
 
 from torch import nn
@@ -51,6 +52,8 @@ THRESHOLDS: Final = (-8.0, 8.0)
 """Range of the threshold of the logits that trims a trained network to its size; larger ones give fewer bits."""
 FAR: Final = 4.0
 """Ratio of the bits of two passes above which their logarithms are interpolated."""
+FLAT: Final = 1.25
+"""Ratio of the bits of passes of one size above which more passes are useless."""
 TRIMS: Final = 8
 """Bisections of the threshold."""
 
@@ -256,8 +259,9 @@ def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
     """Return the bits of the next pass: between those of two files around the wanted size, if there are such files.
 
     Those of two files are interpolated, far ones by their logarithms: near zero bits, the tables take most of a file.
-    Without such files, the last two passes give the slope. None if the last three have one size: other bits change
-    nothing.
+    Without such files, the last two passes give the slope. While the size stays the same, the changes become larger,
+    because the steps of a few layers are far apart on their grid. None if the last three passes have one size for very
+    different bits, or equal ones: other bits change nothing.
 
     Args:
         tried: Bits and size of the file, in bytes, of each pass so far; at least one.
@@ -271,11 +275,12 @@ def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:
             return math.exp((1 - share) * math.log(below[0]) + share * math.log(above[0]))
         return below[0] + (above[0] - below[0]) * share
     bits, size = tried[-1]
-    if len(tried) > 2 and size == tried[-2][1] == tried[-3][1]:
+    same = [each for each, _ in takewhile(lambda each: each[1] == size, reversed(tried))]
+    if len(same) > 2 and (bits == same[1] or max(same) > FLAT * min(same)):
         return None
     slope = 1 / 8  # bytes for each bit; later passes know it from the last two sizes
     if len(tried) > 1 and bits != tried[-2][0]:
-        slope = min(max((size - tried[-2][1]) / (bits - tried[-2][0]), slope / 4), 2 * slope)
+        slope = min(max((size - tried[-2][1]) / (bits - tried[-2][0]), slope / 4 ** max(1, len(same) - 1)), 2 * slope)
     return max(bits + (wanted - size) / slope, 1.0)
 
 

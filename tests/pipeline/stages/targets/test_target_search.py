@@ -122,6 +122,13 @@ def test_a_size_near_zero_bits_is_found(size):
     assert Target(megabytes=size / 1e6).fits(concave.rounded(size)[1].size)
 
 
+@pytest.mark.parametrize("width", [0.12, 0.2])
+def test_a_size_of_few_layers_is_found(width):
+    """The steps of a few linear layers jump together, so that small changes of the bits leave the file as it is."""
+    stairs = Curve(lambda bits: 100_020 * 1.015 ** math.floor(math.log(bits / 494_000) / width + 0.5))
+    assert Target(megabytes=0.1).fits(stairs.rounded(100_000)[1].size)
+
+
 def test_the_search_ends_where_more_bits_change_nothing():
     flat = Curve(lambda bits: min(bits / 8, 100_000))
     assert flat.rounded(200_000)[1].size == 100_000
