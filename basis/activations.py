@@ -47,10 +47,10 @@ def fit_activations(
 ) -> dict[str, float]:
     """Fit the coefficients so that each layer reproduces the original's outputs from the compressed network's inputs.
 
-    A layer is fitted when the images reach it, so its inputs come from the layers fitted before it. The bias is fitted
-    with the coefficients. If a layer has no bias, the running mean of its batch normalization absorbs the constant. The
-    ridge pulls towards the present coefficients, so no layer becomes worse on the sampled positions. A layer of several
-    runs is fitted at the first, or at all if they share the images. A layer that not all images reach is not fitted.
+    A layer is fitted when the images reach it: its inputs come from the layers fitted before it. Its bias is fitted
+    too. Without a bias, the running mean of its batch normalization absorbs the constant. The ridge pulls towards the
+    present coefficients, so no layer becomes worse on the sampled positions. If a layer runs several times, its first
+    run is fitted, or all runs if each has a part of the images. A layer that some images do not reach is not fitted.
 
     At the end of a residual block, the layer's output is added to a shortcut, directly or after its normalization. The
     layer is then fitted once more, so that the sum matches the original's sum. This step is limited for each channel:

@@ -1,4 +1,4 @@
-"""Find out which layers' outputs are read by other code than one normalization, while a network runs."""
+"""Find the layers whose outputs are read by other code than a normalization, while a network runs."""
 
 import weakref
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from basis.additions import tensors_in, version
 
 
 class OtherReaders(TorchFunctionMode):
-    """Notes the layers whose outputs calls of torch read or change, but for calls while it is paused.
+    """Notes the layers whose outputs are read or changed by calls of torch. While it is paused, calls do not count.
 
     Calls that return no tensor, such as ``x.dim()``, or the unchanged output itself, such as dropout in evaluation
     mode, do not count.
@@ -52,7 +52,9 @@ class OtherReaders(TorchFunctionMode):
     def _note(self, read: Any, results: list[Tensor] | None) -> None:
         """Note the layers of watched outputs among nested values, unless the results are the unchanged output."""
         for tensor in tensors_in(read):
-            name, output, then = self._outputs.get(id(tensor), ("", None, 0))
-            passed = results is not None and all(each is tensor for each in results) and version(tensor) == then
-            if output is not None and output() is tensor and not passed:
+            name = self.layer_of(tensor)
+            if name is None:
+                continue
+            unchanged = version(tensor) == self._outputs[id(tensor)][2]
+            if results is None or not unchanged or any(each is not tensor for each in results):
                 self.names.add(name)
