@@ -26,8 +26,9 @@ from basis.routing import on_any_rank
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
 from quant.original_pass import OriginalPass
-from quant.rate import DAMPING, LayerMeasurement, hessian_of, measure_freedoms
+from quant.rate import LayerMeasurement
 from quant.sensitivity import GradientMoments, gradient_moments, images_at_once, weights_in_use
+from quant.step_rounding import DAMPING, hessian_of, measure_freedoms
 
 logger = logging.getLogger(__name__)
 

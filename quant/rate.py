@@ -1,4 +1,4 @@
-"""Choose the step of every term of a network for a target rate, and round to it with error compensation.
+"""Choose the step of every term of a network for a target rate.
 
 A uniform quantizer with step d, followed by an entropy coder, is within 0.25 bit per value of the rate-distortion bound
 if every value adds the same distortion to the loss (reverse water-filling). F_j is the Fisher information of
@@ -21,28 +21,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
 from quant.formats import check_weight
 from quant.grid import PER_OCTAVE, grid_values, on_grid
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
-from quant.sweeps import by_falling_diagonal, compensated_rounding, inverse_root
 
 _INTEGER_BITS = 18
 """Bits of the largest integer at the finest steps that are tried; still finer steps hardly change float32 weights."""
-# Eigenvalues of a second moment from products in float32 have errors of about this share of its trace. Inputs that
-# hardly vary have a covariance below the error, so that it would not be positive semi-definite.
-_NOISE = 4 * torch.finfo(torch.float32).eps
 PREDICTION_VALUES = 2**19
 """Most values of a layer from which its bits are predicted. Larger layers are subsampled: many steps are predicted."""
-DAMPING = 0.01
-"""Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
-_LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: their weights are rounded to nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,118 +58,6 @@ class LayerMeasurement:
     def exponents(self, log_c: float) -> Tensor:
         """Return the exponents of the steps: int16, the shape of ``costs``."""
         return on_grid(self.log_steps(log_c))
-
-
-def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
-    """Return the Hessian of a layer's stored values.
-
-    Args:
-        statistics: Of the layer, with the constant as the last feature.
-        centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
-
-    Returns:
-        ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The diagonal of a covariance is raised to its error.
-    """
-    means = statistics.mean().gram
-    return hessian_of(means[:, :-1, :-1], means[:, :-1, -1] if centered else None)
-
-
-def hessian_of(second: Tensor, mean: Tensor | None) -> Tensor:
-    """Return a Hessian from the second moments of the inputs, (groups, F, F), and their means, (groups, F), if any.
-
-    See ``columns_hessian``.
-    """
-    if mean is None:
-        return (second + second.mT) / 2
-    covariance = second - mean[:, :, None] * mean[:, None]
-    noise, damped = _NOISE * _trace(second), DAMPING * _trace(covariance) / covariance.shape[1]
-    symmetric: Tensor = (covariance + covariance.mT) / 2
-    symmetric.diagonal(dim1=1, dim2=2).add_((noise - damped).clamp_min(0).squeeze(2))
-    return symmetric
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-
-
-def measure_freedoms(hessian: Tensor, terms: tuple[int, ...]) -> Tensor:
-    """Return the freedom f_t of each term.
-
-    Args:
-        hessian: (groups, F, F), float64; see ``columns_hessian``.
-        terms: (nh, nw) for F = I nh nw; () for one term.
-
-    Returns:
-        float64, of the shape ``terms``.
-
-    Raises:
-        NumericalError: A Hessian is not positive semi-definite.
-    """
-    return _freedoms(hessian, inverse_root(hessian, DAMPING, largest=_LARGEST_DAMPING), terms)
-
-
-def _freedoms(hessian: Tensor, root: Tensor, terms: tuple[int, ...]) -> Tensor:
-    mean = hessian.diagonal(dim1=1, dim2=2).mean(1)
-    scale = torch.where(mean > 0, mean, mean.mean()).clamp_min(torch.finfo(torch.float64).tiny)
-    logs = (scale[:, None] / root.square().sum(1)).log()
-    by_term = logs.unflatten(1, (-1, *terms)).mean((0, 1)) if terms else logs.mean()
-    return by_term.exp().cpu()
-
-
-class FactoredHessian(NamedTuple):
-    """A Hessian prepared for ``round_to_steps``.
-
-    Attributes:
-        order: Its columns by falling diagonal, int64, (groups, F).
-        root: Upper Cholesky factor of the inverse of the damped Hessian in this order, float64, (groups, F, F).
-    """
-
-    order: Tensor
-    root: Tensor
-
-
-def factor_hessian(hessian: Tensor) -> FactoredHessian:
-    """Factor a Hessian, (groups, F, F), float64.
-
-    Raises:
-        NumericalError: A Hessian is not positive semi-definite.
-    """
-    order, ordered = by_falling_diagonal(hessian)
-    del hessian  # a large layer has 170 MB in each matrix
-    return FactoredHessian(order, inverse_root(ordered, DAMPING, largest=_LARGEST_DAMPING))
-
-
-def round_to_steps(columns: Tensor, hessian: FactoredHessian, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
-    """Round stored values to multiples of their steps with error compensation, without clipping.
-
-    Args:
-        columns: The values, transposed: float64, (groups, F, O / groups).
-        hessian: See ``factor_hessian``.
-        exponents: Of the steps, int16, (nh, nw) or ().
-        shape: Shape of the stored values, (O, I, nh, nw) or (O, ...).
-
-    Returns:
-        The integers, int32 of that shape, and the exponents.
-
-    Raises:
-        NumericalError: A value is not finite.
-
-    Source:
-        GPTQ (Frantar et al. 2023, arXiv 2210.17323).
-    """
-    check_weight(columns)
-    steps, (order, root) = column_steps(exponents, columns.shape[1]).to(columns), hessian
-    # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
-    scaled = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns))
-    rounded, _ = compensated_rounding(scaled, torch.round, root / steps[order][:, None])
-    integers = rounded.gather(1, order.argsort(dim=1)[:, :, None].expand_as(rounded))
-    limited = integers.mT.flatten(0, 1).reshape(shape).clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
-    return SteppedTensor(limited.to(torch.int32).contiguous(), exponents)
-
-
-def column_steps(exponents: Tensor, features: int) -> Tensor:
-    """Return the step of each column: float32, (features,); the terms of a slice are neighbours."""
-    return grid_values(exponents).flatten().repeat(features // exponents.numel())
 
 
 def nearest_to_steps(values: Tensor, exponents: Tensor) -> SteppedTensor:

@@ -23,17 +23,9 @@ from basis.memory import release_memory
 from quant.grid import ceiling_exponents, on_grid
 from quant.original_pass import OriginalPass
 from quant.other_weights import other_weights, set_weights
-from quant.rate import (
-    PREDICTION_VALUES,
-    FactoredHessian,
-    RatePlan,
-    columns_hessian,
-    entropy_bits,
-    factor_hessian,
-    nearest_to_steps,
-    round_to_steps,
-)
+from quant.rate import PREDICTION_VALUES, RatePlan, entropy_bits, nearest_to_steps
 from quant.sensitivity import weights_in_use
+from quant.step_rounding import FactoredHessian, column_steps, columns_hessian, factor_hessian, round_to_steps
 from quant.stepped import SteppedTensor
 
 ROUNDING_IMAGES: Final = 1024
@@ -94,7 +86,8 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     def constrain(name: str, statistics: GramStatistics, columns: Tensor, absorbs: bool) -> Tensor:
         if name not in factored:
             factored.clear()
-            factored[name] = factor_hessian(columns_hessian(statistics, centered=absorbs))
+            steps = column_steps(plan.measurements[name].exponents(0), columns.shape[1] - 1)
+            factored[name] = factor_hessian(columns_hessian(statistics, centered=absorbs), steps)
         given = stored_values(uncompressed[name]).detach()
         sample = None
         if given.numel() > PREDICTION_VALUES and len(columns) == 1:

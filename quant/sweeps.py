@@ -59,23 +59,30 @@ def _compensate_block(
         remaining[:, i + 1 :].addcmul_(feedback[:, i, i + 1 :, None], errors[:, i, None], value=-1)
 
 
-def by_falling_diagonal(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Order the columns of symmetric matrices, (G, F, F), by importance, which is the diagonal.
+def by_falling_diagonal(matrices: Tensor, units: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Order the columns of symmetric matrices by importance, which is the diagonal in the units of the columns.
+
+    Args:
+        matrices: (G, F, F).
+        units: Unit of each column, (F,); None if all are alike.
 
     Returns:
         The order, int64, (G, F), and the matrices with rows and columns in this order.
     """
-    order = matrices.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    importance = diagonal if units is None else diagonal * units.square()
+    order = importance.argsort(dim=1, descending=True, stable=True)
     rows = matrices.gather(1, order[:, :, None].expand_as(matrices))
     return order, rows.gather(2, order[:, None].expand_as(matrices))
 
 
-def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+def damped_hessian(grams: Tensor, damping: float, *, largest: float = 1.0) -> tuple[Tensor, Tensor]:
     """Scale Gram matrices to a mean diagonal of one, add damping, and factor their inverse.
 
     Args:
-        grams: See ``inverse_root``, like the other argument.
-        damping: Of at most 1.
+        grams: See ``inverse_root``, like the other arguments.
+        damping: At most ``largest``.
+        largest: See ``inverse_root``.
 
     Returns:
         The damped Hessians H, (G, F, F), and the upper Cholesky factors of their inverses, (G, F, F). Row j of a factor
@@ -84,7 +91,7 @@ def damped_hessian(grams: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     Raises:
         NumericalError: A matrix is not positive semi-definite.
     """
-    factor, damped = _factored(grams, damping, 1.0)
+    factor, damped = _factored(grams, damping, largest)
     return damped.flip(1, 2), _inverted(factor)
 
 
