@@ -5,6 +5,7 @@ A step is stored as its exponent e, an integer; its value is ``2^(e / 16)``. Nei
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -64,6 +65,13 @@ def grid_exponents(values: Tensor) -> Tensor:
 def on_grid(exponents: Tensor) -> Tensor:
     """Round exponents to the grid: int16, same shape. Those outside it become its first or last one."""
     return exponents.round().clamp(MIN_EXPONENT, MAX_EXPONENT).to(torch.int16)
+
+
+def step_exponent(step: float) -> int:
+    """Return the exponent of the largest step of the grid that is at most ``step``; 0 for a step of 0."""
+    if step <= 0:
+        return 0
+    return min(max(math.floor(PER_OCTAVE * math.log2(step)), MIN_EXPONENT), MAX_EXPONENT)
 
 
 def ceiling_exponents(values: Tensor) -> Tensor:

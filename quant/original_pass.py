@@ -25,7 +25,6 @@ class OriginalPass:
     """The calibration images and the original network's outputs for them.
 
     Attributes:
-        original: The uncompressed network.
         images: Training images without labels, (N, C, H, W), on the device.
         outputs: The original's outputs at the sampled positions of each layer.
         seeds: Layer name -> seed of its sampled positions, for the regular layers whose Hessian is not too large.
@@ -33,7 +32,6 @@ class OriginalPass:
         sampling: Sizes of samples and chunks.
     """
 
-    original: nn.Module
     images: Tensor
     outputs: OriginalOutputs
     seeds: dict[str, int]
@@ -56,8 +54,8 @@ class OriginalPass:
 
         Args:
             model: The network to be rounded: the original with series convolutions.
-            original: See the attributes, like the arguments after it.
-            images: See the attributes.
+            original: The uncompressed network.
+            images: See the attributes, like the arguments after it.
             seed: Seed of the sampled positions of large feature maps.
             shard: None if the rank holds all images.
             sampling: See the attributes.
@@ -68,7 +66,7 @@ class OriginalPass:
         with torch.no_grad():
             outputs = original_outputs(original, seeds, images, whole, sampling, additions=True)
         release_memory()
-        return cls(original, images, outputs, seeds, whole, sampling)
+        return cls(images, outputs, seeds, whole, sampling)
 
     def absorbs(self, layer: nn.Module, name: str) -> bool:
         """Return True if a bias or the normalization after a layer absorbs a constant of its outputs."""

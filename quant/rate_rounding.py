@@ -20,6 +20,7 @@ from basis.copying import copy_network
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_layers, stored_values
 from basis.memory import release_memory
+from quant.coarse_scales import ShiftRounding
 from quant.grid import ceiling_exponents, on_grid
 from quant.original_pass import OriginalPass
 from quant.other_weights import other_weights, set_weights
@@ -54,7 +55,9 @@ class RoundedNetwork:
     errors: dict[str, float]
 
 
-def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits: float) -> RoundedNetwork:
+def round_network(
+    model: nn.Module, original: OriginalPass, plan: RatePlan, bits: float, *, shift_error: float = 0.0
+) -> RoundedNetwork:
     """Round all layers so that their integers take about so many bits.
 
     A layer is refitted to the original's outputs when the images reach it, and rounded with error compensation. If its
@@ -68,6 +71,8 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         original: The original network's pass.
         plan: Of the model, with the measurements of ``quant.measurement.measure_layers``.
         bits: Bits of all integers; see ``quant.rate.entropy_bits``.
+        shift_error: Error to which the shifts of normalizations are rounded; see ``quant.coarse_scales``. 0 does not
+            round them.
 
     Raises:
         NumericalError: A Hessian is not positive semi-definite, or values are not finite.
@@ -76,6 +81,7 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
     layers, uncompressed, others = stored_layers(network), stored_layers(model), coded_weights(model)
     set_weights(network, {name: each.dequantize() for name, each in others.items()})
     allocation = _Allocation(plan, bits)
+    shifts = ShiftRounding(network, original.outputs.norms, shift_error) if shift_error else None
     found: dict[str, SteppedTensor] = {}
     factored: dict[str, FactoredHessian] = {}  # of the last layer, which an addition may fit a second time
 
@@ -95,7 +101,8 @@ def round_network(model: nn.Module, original: OriginalPass, plan: RatePlan, bits
         exponents = allocation.exponents(name, sample)
         rounded = round_to_steps(columns[:, :-1], factored[name], exponents, given.shape)
         store(name, rounded)
-        return _with_constant(columns, rounded, statistics, absorbs=absorbs)
+        stored = _with_constant(columns, rounded, statistics, absorbs=absorbs)
+        return stored if shifts is None else shifts.rounded(name, stored)
 
     def store_nearest(name: str) -> None:
         values = stored_values(layers[name]).detach()

@@ -6,17 +6,16 @@
 and ``eps`` is its epsilon. A module with ``weight'``, ``bias'``, mean 0 and variance 1 computes the same function.
 """
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from basis.errors import NumericalError
-from basis.regular import irregularity
-from pipeline.artifact.vectors import step_exponent, to_steps
-from quant.grid import PER_OCTAVE
+from pipeline.artifact.vectors import to_steps
+from quant.grid import PER_OCTAVE, grid_values, step_exponent
+from quant.normalizations import Normalization, allowed_change, coded_normalizations
 from quant.stepped import SteppedTensor
 
 NORMALIZATION_ERROR = 2.0**-8
@@ -25,8 +24,8 @@ NORMALIZATION_ERROR = 2.0**-8
 The error is measured at one standard deviation from the channel's mean. The share is half a step of an 8-bit signed
 integer whose range is the layer's largest output.
 """
-
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_EXACT: Final = 2.0**-10
+"""Largest error of a multiple of a step, as a share of the largest error of the output: that of float32."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class NormalizationRecord:
 
 
 def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) -> tuple[NormalizationRecord, ...]:
-    """Return scale and shift of every batch normalization with finite weight, bias, mean and variance of its own.
+    """Return scale and shift of the batch normalizations of ``quant.normalizations.coded_normalizations``.
 
-    Modules of subclasses, irregular modules and modules that share a tensor are left out, and so stay as they are. So
-    do modules whose values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error.
+    Modules whose values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error are left out. They
+    and all other normalizations stay as they are.
 
     Args:
         model: The network.
@@ -64,35 +63,16 @@ def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) 
     Raises:
         NumericalError: A running variance plus epsilon is not above 0.
     """
-    uses = Counter(id(tensor) for module in model.modules() for tensor in _own_tensors(module))
-    found = (
-        _record(name, module, error)
-        for name, module in model.named_modules()
-        if isinstance(module, _KINDS)
-        and type(module) in _KINDS
-        and irregularity(module) is None
-        and _is_whole(module, uses)
-    )
+    found = (_record(name, module, error) for name, module in coded_normalizations(model).items())
     return tuple(record for record in found if record is not None)
 
 
-def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
-    for tensors in (module._parameters, module._buffers):
-        yield from (tensor for tensor in tensors.values() if tensor is not None)
-
-
-def _is_whole(module: nn.modules.batchnorm._BatchNorm, uses: Counter[int]) -> bool:
-    """Return True if the module has all four tensors, finite and not shared with another module."""
-    own = {**module._parameters, **module._buffers}
-    four = [own.get(part) for part in ("weight", "bias", "running_mean", "running_var")]
-    return all(t is not None and uses[id(t)] == 1 and bool(torch.isfinite(t).all()) for t in four)
-
-
 @torch.no_grad()
-def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) -> NormalizationRecord | None:
+def _record(name: str, module: Normalization, error: float) -> NormalizationRecord | None:
     """Find the coarsest steps of scale and shift whose output error is at most ``error``.
 
-    The first steps bound the error of each by half of it.
+    The first steps bound the error of each by half of it. Scales that are multiples of a coarser step, as those of
+    ``quant.coarse_scales``, have that one.
     """
     weight, bias, mean, var = (
         getattr(module, part).detach().cpu().to(torch.float64)
@@ -108,14 +88,30 @@ def _record(name: str, module: nn.modules.batchnorm._BatchNorm, error: float) ->
     reach = mean.abs() + deviation
     scale = weight / deviation
     exact = (scale * (1 + module.eps) ** 0.5, bias - mean * scale)
-    allowed = error * float((weight.abs() + bias.abs()).max())
+    allowed = allowed_change(module, error)
     first = step_exponent(allowed / float(reach.max())), step_exponent(allowed)
+    coarse = _multiples(exact[0], first[0] + PER_OCTAVE, _EXACT * allowed / reach)
     # The first steps are for the largest errors in one channel, which rarely meet: up to an octave more may do.
     for coarser in range(PER_OCTAVE, -2, -1):
-        scales, shifts = (to_steps(values, exponent + coarser) for values, exponent in zip(exact, first, strict=True))
+        scales, shifts = coarse or to_steps(exact[0], first[0] + coarser), to_steps(exact[1], first[1] + coarser)
         if scales is None or shifts is None:
             return None
         moved = (scales.dequantize() - exact[0]).abs() * reach + (shifts.dequantize() - exact[1]).abs()
         if bool((moved <= allowed).all()):
             return NormalizationRecord(name, scales, shifts)
     return None
+
+
+def _multiples(values: Tensor, above: int, errors: Tensor) -> SteppedTensor | None:
+    """Return values that are multiples of one step, with the coarsest such step; None if there is none.
+
+    Args:
+        values: (channels,), float64.
+        above: Exponent that the step's must exceed.
+        errors: Largest error of each value, (channels,).
+    """
+    largest = step_exponent(float(values.abs().max()))
+    exponents = torch.arange(largest, min(above, largest), -1)
+    steps = grid_values(exponents).to(torch.float64)[:, None]
+    fitting = (((values / steps).round() * steps - values).abs() <= errors).all(1)
+    return to_steps(values, int(exponents[fitting][0])) if bool(fitting.any()) else None

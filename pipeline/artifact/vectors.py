@@ -1,22 +1,13 @@
 """Round vectors of floats, such as biases, to integers times a step."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from quant.grid import MAX_EXPONENT, MIN_EXPONENT, PER_OCTAVE, grid_values
+from quant.grid import grid_values, step_exponent
 from quant.stepped import LARGEST_INTEGER, SteppedTensor
 
 BIAS_ERROR = 2.0**-9
 """Largest error of a bias, as a share of the layer's largest bias: half a step of an integer from -256 to 256."""
-
-
-def step_exponent(step: float) -> int:
-    """Return the exponent of the largest step of the grid that is at most ``step``; 0 for a step of 0."""
-    if step <= 0:
-        return 0
-    return min(max(math.floor(PER_OCTAVE * math.log2(step)), MIN_EXPONENT), MAX_EXPONENT)
 
 
 def to_steps(values: Tensor, exponent: int) -> SteppedTensor | None:

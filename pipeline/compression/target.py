@@ -17,6 +17,7 @@ from pipeline.runtime.progress import Progress
 from pipeline.stages.targets.search import Compressed, SizeSearch
 from pipeline.stages.targets.sizes import series_network
 from pipeline.stages.train import TrainingSummary
+from quant.coarse_scales import with_coarse_scales
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
@@ -30,15 +31,24 @@ logger = logging.getLogger(__name__)
 class _Measurement:
     """A network to round and its measurements; see ``pipeline.stages.targets.search.Measured``."""
 
-    model: nn.Module
+    series: nn.Module
     original: nn.Module
     images: Tensor
     seed: int
     logits: bool
 
-    @cached_property
+    @property
+    def model(self) -> nn.Module:
+        return self._prepared[0]
+
+    @property
     def original_pass(self) -> OriginalPass:
-        return OriginalPass.record(self.model, self.original, self.images, seed=self.seed)
+        return self._prepared[1]
+
+    @cached_property
+    def _prepared(self) -> tuple[nn.Module, OriginalPass]:
+        recorded = OriginalPass.record(self.series, self.original, self.images, seed=self.seed)
+        return with_coarse_scales(self.series, recorded), recorded
 
     @cached_property
     def layers(self) -> dict[str, LayerMeasurement]:

@@ -15,6 +15,7 @@ from pipeline.stages.context import RunContext, calibration_images, calibration_
 from pipeline.stages.targets.sizes import series_network
 from pipeline.store.entry import Entry
 from pipeline.store.store import StageKey
+from quant.coarse_scales import with_coarse_scales
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import LayerMeasurement
@@ -49,20 +50,26 @@ class TargetMeasurement:
         }
         self.stage = StageKey(f"{name}: measurement", context.store.key("measurement", **self.inputs))
 
-    @cached_property
+    @property
     def model(self) -> nn.Module:
-        """The network with series convolutions of the largest orders, on the device."""
-        return evaluating(placed(series_network(self._baseline.model, self._variant), self._context.device))
+        """The network with series convolutions of the largest orders and coarse scales, on the device."""
+        return self._prepared[0]
 
-    @cached_property
+    @property
     def original_pass(self) -> OriginalPass:
         """The calibration images of this rank, and the original's outputs."""
+        return self._prepared[1]
+
+    @cached_property
+    def _prepared(self) -> tuple[nn.Module, OriginalPass]:
         count = self._context.calibration_count
         if count < self._given and self._context.processes.is_main:
             logger.info("%s: %d of %d calibration images are used", self._name, count, self._given)
         images, shard = calibration_images(self._context), calibration_shard(self._context)
         seed = self._context.options.seed
-        return OriginalPass.record(self.model, self._baseline.model, images, seed=seed, shard=shard)
+        model = evaluating(placed(series_network(self._baseline.model, self._variant), self._context.device))
+        original = OriginalPass.record(model, self._baseline.model, images, seed=seed, shard=shard)
+        return with_coarse_scales(model, original), original
 
     @cached_property
     def layers(self) -> dict[str, LayerMeasurement]:

@@ -127,7 +127,7 @@ class SizeSearch:
         tried: list[tuple[float, int]] = []
         for _ in range(passes):
             with self._progress.track(f"{self._name}: rounding", len(self._measured.layers)) as advance:
-                rounded = self._round(bits, advance)
+                rounded = self._round(bits, size, advance)
             record = self._record(rounded.model, dict(rounded.layers), size)
             found = Compressed(record, self._size(record), rounded.errors)
             if best is None or _misses(found.size, size, aim) < _misses(best[1].size, size, aim):
@@ -139,9 +139,10 @@ class SizeSearch:
         assert best is not None
         return best
 
-    def _round(self, bits: float, advance: Advance) -> RoundedNetwork:
+    def _round(self, bits: float, size: int, advance: Advance) -> RoundedNetwork:
+        model, original = self._measured.model, self._measured.original_pass
         with reported_to(advance):
-            return round_network(self._measured.model, self._measured.original_pass, self._plan, bits)
+            return round_network(model, original, self._plan, bits, shift_error=self._normalization_error(size))
 
     def _coded_share(self, bits: float) -> float:
         """Return the coded bits of all layers as a share of their entropy by term, near a number of bits.
@@ -233,8 +234,7 @@ class SizeSearch:
         return Compressed(record, self._size(record), {})
 
     def _record(self, model: nn.Module, layers: dict[str, StoredTensor], size: int) -> NetworkRecord:
-        values = sum(tensor.integers.numel() for tensor in layers.values())
-        return record_network(model, layers, normalization_error=_normalization_error(values, size))
+        return record_network(model, layers, normalization_error=self._normalization_error(size))
 
     def _size(self, record: NetworkRecord) -> int:
         return file_size(record, self._identity)
@@ -245,14 +245,17 @@ class SizeSearch:
 
     def _other_bytes(self, size: int) -> int:
         """Return the bytes of a file for a size whose integers are all zero."""
+        return self._size(zero_record(self._measured.model, self._normalization_error(size)))
+
+    def _normalization_error(self, size: int) -> float:
+        """Return the largest error of a batch normalization in a file of so many bytes."""
+        return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * self._values else NORMALIZATION_ERROR
+
+    @cached_property
+    def _values(self) -> int:
+        """The number of integers of a file."""
         record = zero_record(self._measured.model, COARSE_NORMALIZATION)
-        error = _normalization_error(sum(layer.values.integers.numel() for layer in record.layers), size)
-        return self._size(record if error == COARSE_NORMALIZATION else zero_record(self._measured.model, error))
-
-
-def _normalization_error(values: int, size: int) -> float:
-    """Return the largest error of a batch normalization in a file of so many values and bytes."""
-    return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * values else NORMALIZATION_ERROR
+        return sum(layer.values.integers.numel() for layer in record.layers)
 
 
 def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:

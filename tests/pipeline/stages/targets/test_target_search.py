@@ -92,7 +92,7 @@ class Curve(SizeSearch):
         super().__init__(SimpleNamespace(layers={}), IDENTITY, "it", SilentProgress())
         self.size_of, self.bits = size_of, []
 
-    def _round(self, bits, advance):
+    def _round(self, bits, size, advance):
         self.bits.append(bits)
         return SimpleNamespace(model=None, layers={}, errors={})
 
