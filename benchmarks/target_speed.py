@@ -23,6 +23,7 @@ from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
 from pipeline.options.orders import parse_config
 from quant.backends import get_backend
+from quant.coarse_scales import with_coarse_scales
 from quant.measurement import measure_layers
 from quant.original_pass import OriginalPass
 from quant.rate import RatePlan
@@ -73,14 +74,15 @@ class Seconds(NamedTuple):
 def target_seconds(model: nn.Module, original: nn.Module, images: Tensor) -> tuple[Seconds, Seconds]:
     """Return the seconds of the first and of the second target."""
     bits = BITS_PER_VALUE * sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
-    kept: list[tuple[OriginalPass, RatePlan]] = []
+    kept: list[tuple[nn.Module, OriginalPass, RatePlan]] = []
 
     def first() -> None:
         recorded = OriginalPass.record(model, original, images)
-        kept.append((recorded, RatePlan.of(model, measure_layers(model, recorded))))
-        round_network(model, *kept[0], bits)
+        scaled = with_coarse_scales(model, recorded)
+        kept.append((scaled, recorded, RatePlan.of(scaled, measure_layers(scaled, recorded))))
+        round_network(*kept[0], bits)
 
-    return Seconds.of(first), Seconds.of(lambda: round_network(model, *kept[0], 0.7 * bits))
+    return Seconds.of(first), Seconds.of(lambda: round_network(*kept[0], 0.7 * bits))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from basis.errors import NumericalError
 from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, record_normalizations
+from quant.grid import grid_exponents, grid_values
 
 
 def trained(kind=nn.BatchNorm2d, channels=16, **arguments):
@@ -133,3 +134,17 @@ def test_a_negative_running_variance_is_refused():
     module.running_var[3] = -0.5
     with pytest.raises(NumericalError, match=r"'0'.*-0\.5"):
         record_normalizations(nn.Sequential(module))
+
+
+@pytest.mark.parametrize("step", [1.0, 0.37, 20.0])
+def test_scales_that_are_multiples_of_a_coarse_step_keep_it(step):
+    module = trained(channels=64)
+    exponent = grid_exponents(torch.tensor(step))
+    levels = torch.randint(1, 9, (64,)) * torch.randint(0, 2, (64,)).mul(2).sub(1)
+    with torch.no_grad():
+        scale = levels * grid_values(exponent).double()
+        module.weight.copy_(scale * (module.running_var.double() + module.eps).sqrt() / (1 + module.eps) ** 0.5)
+    (record,) = record_normalizations(nn.Sequential(module))
+    assert int(record.weight.exponents) == int(exponent)
+    assert torch.equal(record.weight.integers, levels.int())
+    assert int(record.bias.integers.abs().max()) > 20, "the shifts are as fine as ever"
