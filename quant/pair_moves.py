@@ -7,7 +7,7 @@ from torch import Tensor
 
 from basis import progress
 
-_CANDIDATES: Final = 64
+_CANDIDATES: Final = 48
 """Integers of a row of which the pairs are tried: those whose own move raises the error least."""
 _ROUNDS: Final = 64
 """Most moves of a row."""
@@ -47,6 +47,7 @@ def _move(integers: Tensor, slope: Tensor, hessian: Tensor, count: int) -> Tenso
     integers, slope = integers.clone(), slope.clone()
     diagonal = hessian.diagonal(dim1=1, dim2=2)[:, :, None]
     least = -_LEAST * float(diagonal.mean())
+    group = torch.arange(len(slope), device=slope.device)[:, None]
     for _ in range(_ROUNDS):
         change, pair, direction = _best_pairs(slope, hessian, diagonal, count)
         better = change < least
@@ -55,7 +56,7 @@ def _move(integers: Tensor, slope: Tensor, hessian: Tensor, count: int) -> Tenso
         moves[:, 1].masked_fill_(same, 0)
         integers.scatter_add_(1, pair, moves)
         for column, move in zip(pair.unbind(1), moves.unbind(1), strict=True):
-            slope -= hessian.gather(2, column[:, None].expand_as(slope)) * move[:, None]
+            slope -= hessian[group, column].mT * move[:, None]
         found[:, :, left] = integers
         active = better.any(0)
         if not bool(active.any()):

@@ -99,7 +99,8 @@ def round_network(
         if given.numel() > PREDICTION_VALUES and len(columns) == 1:
             sample = partial(_compensated_share, columns[:, :-1], factored[name], given)
         exponents = allocation.exponents(name, sample)
-        rounded = round_to_steps(columns[:, :-1], factored[name], exponents, given.shape)
+        rounded_again = name in original.outputs.shortcuts and name not in found  # when the images reach the addition
+        rounded = round_to_steps(columns[:, :-1], factored[name], exponents, given.shape, moves=not rounded_again)
         store(name, rounded)
         stored = _with_constant(columns, rounded, statistics, absorbs=absorbs)
         return stored if shifts is None else shifts.rounded(name, stored)

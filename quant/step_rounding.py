@@ -26,8 +26,8 @@ DAMPING = 0.01
 """Share of the mean diagonal that is added to the Hessian; 0.003 raised the KL divergence at equal bytes."""
 _LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: their weights are rounded to nearest
 
-_SWEEPS: Final = 4
-"""Most sweeps that move single integers; the last of them changes the error of ResNet-20's layers by less than 1 %."""
+_SWEEPS: Final = 1
+"""Sweeps that move single integers. With two or four, the error after the pair moves is the same to 0.1 %."""
 
 
 def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
@@ -118,17 +118,20 @@ def factor_hessian(hessian: Tensor, steps: Tensor) -> FactoredHessian:
     return FactoredHessian(order, *damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING))
 
 
-def round_to_steps(columns: Tensor, hessian: FactoredHessian, exponents: Tensor, shape: torch.Size) -> SteppedTensor:
+def round_to_steps(
+    columns: Tensor, hessian: FactoredHessian, exponents: Tensor, shape: torch.Size, *, moves: bool = True
+) -> SteppedTensor:
     """Round stored values to multiples of their steps, without clipping.
 
-    Error compensation gives the first integers. Then each is moved to its best value given all others, until no single
-    move lowers the error, and last pairs of integers are moved by one each.
+    Error compensation gives the first integers. Then each is moved to its best value given all others, and last pairs
+    of integers are moved by one each.
 
     Args:
         columns: The values, transposed: float64, (groups, F, O / groups).
         hessian: See ``factor_hessian``.
         exponents: Of the steps, int16, (nh, nw) or ().
         shape: Shape of the stored values, (O, I, nh, nw) or (O, ...).
+        moves: False leaves out all moves.
 
     Returns:
         The integers, int32 of that shape, and the exponents.
@@ -145,10 +148,11 @@ def round_to_steps(columns: Tensor, hessian: FactoredHessian, exponents: Tensor,
     # In units of the steps every column rounds to integers; the Cholesky factor takes the steps in its columns.
     scaled, units = (columns / steps[:, None]).gather(1, order[:, :, None].expand_as(columns)), steps[order]
     rounded, _ = compensated_rounding(scaled, torch.round, root / units[:, None])
-    damped = damped * units[:, :, None] * units[:, None]
-    slope, ones = damped @ (scaled - rounded), torch.ones_like(scaled[:, 0])
-    rounded, slope = descend(rounded, slope, ones, damped, LARGEST_INTEGER, _SWEEPS)
-    rounded = move_pairs(rounded, slope, damped)
+    if moves:
+        damped = damped * units[:, :, None]
+        damped *= units[:, None]
+        slope, ones = damped @ (scaled - rounded), torch.ones_like(scaled[:, 0])
+        rounded = move_pairs(*descend(rounded, slope, ones, damped, LARGEST_INTEGER, _SWEEPS), damped)
     integers = rounded.gather(1, order.argsort(dim=1)[:, :, None].expand_as(rounded))
     limited = integers.mT.flatten(0, 1).reshape(shape).clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
     return SteppedTensor(limited.to(torch.int32).contiguous(), exponents)

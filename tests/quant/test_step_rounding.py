@@ -103,9 +103,8 @@ def _with_moves(integers: np.ndarray, row: np.ndarray, matrix: np.ndarray) -> np
     def error(moved: np.ndarray) -> float:
         return float((row - moved) @ matrix @ (row - moved))
 
-    for _ in range(4):
-        for j in range(len(row)):
-            integers[j] = np.rint(integers[j] + matrix[j] @ (row - integers) / matrix[j, j])
+    for j in range(len(row)):
+        integers[j] = np.rint(integers[j] + matrix[j] @ (row - integers) / matrix[j, j])
     for _ in range(64):
         directions = np.where(matrix @ (row - integers) < 0, -1, 1)
         moves = [np.eye(len(row))[j] + (j != k) * np.eye(len(row))[k] for j in range(len(row)) for k in range(j + 1)]
