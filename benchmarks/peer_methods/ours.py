@@ -15,7 +15,7 @@ from .job import CALIBRATION_IMAGES, SEED, Job, Run, cpu_seconds
 
 METHOD, DENSE = "seriesquant", "seriesquant, dense"
 SIZES = {
-    "resnet20": (0.08, 0.06, 0.05, 0.04, 0.03, 0.02),
+    "resnet20": (0.08, 0.06, 0.05, 0.045, 0.04, 0.03, 0.02),
     "resnet32": (0.136, 0.102, 0.085, 0.068, 0.051, 0.034),
 }
 PROGRAM = Path(__file__).resolve().parents[2] / "run_pipeline.py"
