@@ -44,7 +44,8 @@ def with_coarse_scales(model: nn.Module, original: OriginalPass) -> nn.Module:
     """
     scaled = copy_network(model)
     factors = _scale(scaled, original.outputs.norms)
-    changed = torch.tensor(float(not _computes_the_same(model, scaled, original.images[:_IMAGES])))
+    images = original.images[:_IMAGES]
+    changed = torch.tensor(float(not _computes_the_same(model, scaled, images)), device=images.device)
     if not factors or float(original.shard.reduce(changed)) > 0:
         return model
     for name, factor in factors.items():
