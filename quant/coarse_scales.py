@@ -43,10 +43,11 @@ def with_coarse_scales(model: nn.Module, original: OriginalPass) -> nn.Module:
         A changed copy of the network, or the network itself.
     """
     scaled = copy_network(model)
-    factors = _scale(scaled, original.outputs.norms)
-    images = original.images[:_IMAGES]
+    factors, images = _scale(scaled, original.outputs.norms), original.images[:_IMAGES]
+    if not factors:
+        return model
     changed = torch.tensor(float(not _computes_the_same(model, scaled, images)), device=images.device)
-    if not factors or float(original.shard.reduce(changed)) > 0:
+    if float(original.shard.reduce(changed)) > 0:
         return model
     for name, factor in factors.items():
         rows = original.outputs.outputs[name]
@@ -60,7 +61,7 @@ def _scale(model: nn.Module, norms: Mapping[str, str]) -> dict[str, Tensor]:
     uses = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
     factors = {}
     for name, norm in norms.items():
-        if norm not in coded or name not in layers or name == norm:
+        if norm not in coded:
             continue
         layer = layers[name]
         tensors = [stored_values(layer)] + ([] if layer.bias is None else [cast(Tensor, layer.bias)])

@@ -27,7 +27,7 @@ DAMPING = 0.01
 _LARGEST_DAMPING = 1e4  # the covariance of constant inputs is rounding error: their weights are rounded to nearest
 
 _SWEEPS: Final = 1
-"""Sweeps that move single integers. With two or four, the error after the pair moves is the same to 0.1 %."""
+"""Sweeps that move single integers. In ResNet-20, two or four give the same error after the pair moves, to 0.1 %."""
 
 
 def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
