@@ -15,12 +15,12 @@ from basis.additions import Addition, Additions, missing_output, version
 from basis.cholesky import RIDGE, ridge_solution
 from basis.computed import ComputedConv2d
 from basis.conv import SeriesConv2d
-from basis.gram_statistics import GramStatistics, cross_products
+from basis.gram_statistics import GramStatistics, cross_products, reordered
 from basis.layers import as_maps, geometry, layer_operator, stored_columns, stored_values
-from basis.modes import evaluation_mode, without_autocast
+from basis.modes import evaluation_mode, unobserved, without_autocast
 from basis.original_outputs import OriginalOutputs, original_outputs
 from basis.parts import WholeInputs
-from basis.patches import Sample, by_sample, patch_batches
+from basis.patches import Sample, by_sample, feature_order, patch_batches
 from basis.routing import samples_of, warn_of_routing
 from basis.sampling import DEFAULT_SAMPLING, SamplingConfig
 from basis.shard import CalibrationShard
@@ -191,7 +191,7 @@ class LayerwiseFit:
         if name in self._targets and not self._whole.running:
             self._last.clear()
             x = self._whole.of(module, inputs[0])
-            with progress.layer(name), without_autocast(x.device):
+            with progress.layer(name), without_autocast(x.device), unobserved():
                 self._fit(name, module, x, in_parts=x is not inputs[0])
 
     def _fit(self, name: str, module: nn.Module, x: Tensor, *, in_parts: bool) -> None:
@@ -205,9 +205,11 @@ class LayerwiseFit:
         watched = name in self._shortcuts and isinstance(module, nn.Conv2d) and not in_parts
         batches = _batches(module, maps, chosen)
         kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
-        statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reduced(self._shard)
-        statistics.check_finite(name)
         start = stored = columns = stored_columns(module)
+        order = feature_order(conv, start.shape[1] - 1)
+        sums = GramStatistics.accumulate(kept or batches, outputs, constant=True)
+        statistics = sums.reordered(order).reduced(self._shard)
+        statistics.check_finite(name)
         if self._ridge is not None:
             columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
             stored = self._store(name, module, norm, statistics, columns, start)
@@ -232,7 +234,8 @@ class LayerwiseFit:
         conv, norm, x, _, chosen, kept, statistics, start, columns, stored = layer
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
         with without_autocast(x.device):
-            cross = self._shard.reduce(cross_products(kept or _batches(conv, x, chosen), missing, constant=True))
+            cross = cross_products(kept or _batches(conv, x, chosen), missing, constant=True)
+        cross = self._shard.reduce(reordered(cross, feature_order(conv, cross.shape[1] - 1), 1))
         step = self._step(conv, norm, statistics.gram, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)

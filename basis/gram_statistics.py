@@ -8,7 +8,7 @@ Z holds the basis-filtered input patches as rows, Y the wanted outputs.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,6 +61,19 @@ class GramStatistics:
             square += target.double().square().sum()
             count = count + rows.shape[1]
         return cls(gram, cross, square.cpu(), count)
+
+    def reordered(self, order: Tensor | None) -> "GramStatistics":
+        """Return the sums with the features in another order.
+
+        Args:
+            order: For each place the feature that it gets, int64, (F,) or, with a constant, (F - 1,); see
+                ``basis.patches.feature_order``. None keeps the order.
+        """
+        if order is None:
+            return self
+        return replace(
+            self, gram=reordered(reordered(self.gram, order, 1), order, 2), cross=reordered(self.cross, order, 1)
+        )
 
     def reduced(self, shard: CalibrationShard) -> "GramStatistics":
         """Return the sums over all processes that share the images."""
@@ -127,6 +140,14 @@ def cross_products(batches: Iterable[Tensor], targets: Iterable[Tensor], *, cons
         product = _cross(rows, target, constant=constant)
         cross = product.to(torch.float64) if number == 0 else cross.add_(product)
     return cross
+
+
+def reordered(sums: Tensor, order: Tensor | None, axis: int) -> Tensor:
+    """Put the features of an axis into another order; see ``GramStatistics.reordered``."""
+    if order is None:
+        return sums
+    constant = torch.arange(len(order), sums.shape[axis])
+    return sums.index_select(axis, torch.cat([order, constant]).to(sums.device))
 
 
 def self_products(rows: Tensor) -> Tensor:

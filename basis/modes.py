@@ -1,7 +1,7 @@
-"""Modes for the length of a block: evaluation, and float32 inside a network that computes in less."""
+"""Modes for the length of a block: evaluation, and those of a hook inside a network that runs in others."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -59,3 +59,9 @@ def without_autocast(device: torch.device) -> Iterator[None]:
     """
     with torch.autocast(device.type, enabled=False):
         yield
+
+
+def unobserved() -> AbstractContextManager[None]:
+    """Hide calls of torch in a hook from every ``TorchFunctionMode``: thousands of them would take a second."""
+    hidden: AbstractContextManager[None] = torch._C.DisableTorchFunction()
+    return hidden

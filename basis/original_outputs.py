@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basis.additions import Addition, Additions
 from basis.chunks import in_chunks
 from basis.layers import as_maps, geometry
-from basis.modes import evaluation_mode
+from basis.modes import evaluation_mode, unobserved
 from basis.parts import SampledRuns
 from basis.patches import Sample, samples
 from basis.readers import OtherReaders
@@ -129,13 +129,15 @@ class _Recorder:
         conv, maps = geometry(module), as_maps(module, inputs[0])
         choose = partial(samples, conv, maps, seed=self._seeds[name], sampling=self._sampling)
         outputs = as_maps(module, output)
-        self.sampled.add(name, len(maps), lambda shard: _sampled(outputs, choose(shard=shard), conv.groups))
+        with unobserved():
+            self.sampled.add(name, len(maps), lambda shard: _sampled(outputs, choose(shard=shard), conv.groups))
         if not len(maps):
             return
         self._runs[name] += 1
         self._last.clear()
         if isinstance(module, nn.Conv2d):
-            self._last[name] = _LastOutput(output, choose(shard=self._shard), module.groups)
+            with unobserved():
+                self._last[name] = _LastOutput(output, choose(shard=self._shard), module.groups)
             self._additions.watch(name, output)
             self._readers.watch(name, output)
 
@@ -152,7 +154,8 @@ class _Recorder:
     @torch.no_grad()  # a forward may enable gradients
     def on_addition(self, addition: Addition) -> None:
         last = self._last[addition.name]
-        self._shortcuts[addition.name] = addition.normalized, _sampled(addition.other, last.chosen, last.groups)
+        with unobserved():
+            self._shortcuts[addition.name] = addition.normalized, _sampled(addition.other, last.chosen, last.groups)
 
     def recorded(self) -> OriginalOutputs:
         runs = self._runs

@@ -104,8 +104,8 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
         operator: The matrix (kh kw, n) from a slice's coefficients to its kernel; None if the kernel itself is stored.
 
     Yields:
-        For each sample (groups, rows, F), with F = in_channels / groups * (n or kh kw) in the order of the flattened
-        stored values. The product of a row and the stored values is the output without its bias.
+        For each sample (groups, rows, F), with F = in_channels / groups * (n or kh kw), in the order of
+        ``feature_order``. The product of a row and the stored values is the output without its bias.
     """
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     for sample in chosen:
@@ -115,9 +115,28 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
         pixels = _pixels(padded).index_select(1, index.flatten().to(x.device))
         patches = pixels.view(-1, index.shape[1], conv.in_channels)
         if operator is not None:  # as a batched product: a single product of long, thin matrices would be slow
-            patches = operator.T.to(patches).expand(len(patches), -1, -1).bmm(patches)
-        yield _grouped(patches.mT, conv.groups)
+            patches = operator.T.to(patches).contiguous().expand(len(patches), -1, -1).bmm(patches)
+        yield patches.flatten(1).unsqueeze(0) if conv.groups == 1 else _grouped(patches.mT, conv.groups)
         progress.step()
+
+
+def feature_order(conv: nn.Conv2d, features: int) -> Tensor | None:
+    """Return for each stored value of a filter the place of its feature in the rows of ``patch_batches``.
+
+    Without groups, all channels of a tap or term are neighbours in a row, as they are gathered. Transposing the rows
+    would take half as long as their products, so the sums of products are reordered instead.
+
+    Args:
+        conv: The convolution.
+        features: F.
+
+    Returns:
+        int64, (F,), or None if the features are in the order of the flattened stored values.
+    """
+    if conv.groups > 1 or features == conv.in_channels:
+        return None
+    order: Tensor = torch.arange(features).unflatten(0, (-1, conv.in_channels)).T.flatten()
+    return order
 
 
 def _output_size(conv: nn.Conv2d, size: torch.Size) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from basis.gram_statistics import GramStatistics
 from basis.layers import layer_operator, master_tensor, stored_tensor_name
 from basis.modes import evaluation_mode
 from basis.parts import WholeInputs
-from basis.patches import MAX_FEATURES, patch_batches, samples
+from basis.patches import MAX_FEATURES, feature_order, patch_batches, samples
 from basis.shard import CalibrationShard
 
 # Share of the inputs' mean square that is added in every direction. Low-energy directions are then amplified by at most
@@ -76,10 +76,10 @@ def inverse_input_covariance(
         max_features: Layers with more features F are left out.
 
     Returns:
-        Layer name -> ``(1 + d) s (A + d s I)^-1`` of ``preconditioned_gradients``, (groups, F, F), with F as in
-        ``basis.patches.patch_batches``. It is measured at the layer's first run, with A and s of each group. A group
-        whose inputs are zero gets the identity. Layers that are frozen, do not run or have inputs that are not finite
-        are left out.
+        Layer name -> ``(1 + d) s (A + d s I)^-1`` of ``preconditioned_gradients``, (groups, F, F), with the
+        features in the order of the flattened stored values. It is measured at the layer's first run, with A and s of
+        each group. A group whose inputs are zero gets the identity. Layers that are frozen, do not run or have inputs
+        that are not finite are left out.
 
     Raises:
         NumericalError: A matrix cannot be factored.
@@ -126,7 +126,8 @@ def _features(conv: nn.Conv2d) -> int:
 
 def _input_energy(conv: nn.Conv2d, x: Tensor, shard: CalibrationShard) -> tuple[Tensor, Tensor]:
     """``Z^T Z``, float64, (groups, F, F), and the mean squared input times the rows of Z, (groups, 1, 1)."""
-    statistics = GramStatistics.accumulate(patch_batches(conv, x, samples(conv, x, shard=shard), layer_operator(conv)))
+    batches = patch_batches(conv, x, samples(conv, x, shard=shard), layer_operator(conv))
+    statistics = GramStatistics.accumulate(batches).reordered(feature_order(conv, _features(conv)))
     square = torch.zeros(conv.groups, dtype=torch.float64, device=x.device)
     for image in x:  # one at a time, because a float64 copy of all images would double the memory
         square += image.reshape(conv.groups, -1).to(torch.float64).square().mean(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from basis.cholesky import ridge_solution
 from basis.gram_statistics import GramStatistics
-from basis.patches import Sample, by_sample, patch_batches
+from basis.patches import Sample, by_sample, feature_order, patch_batches
 from basis.shard import CalibrationShard
 
 
@@ -73,8 +73,8 @@ def conv_hessian(
         Means over the rows of all ranks; F = in_channels / groups * (n or kh kw), in the order of the flattened stored
         values.
     """
-    batches = patch_batches(conv, x, chosen, operator)
-    return _mean(GramStatistics.accumulate(batches, by_sample(targets, chosen)), shard)
+    sums = GramStatistics.accumulate(patch_batches(conv, x, chosen, operator), by_sample(targets, chosen))
+    return _mean(sums.reordered(feature_order(conv, sums.gram.shape[1])), shard)
 
 
 def _mean(sums: GramStatistics, shard: CalibrationShard | None) -> GramStatistics:

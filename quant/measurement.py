@@ -17,11 +17,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from basis.gram_statistics import self_products
+from basis.gram_statistics import reordered, self_products
 from basis.layers import as_maps, geometry, layer_operator, stored_layers, stored_values
 from basis.memory import release_memory
 from basis.modes import evaluation_mode, without_autocast
-from basis.patches import patch_batches, samples
+from basis.patches import feature_order, patch_batches, samples
 from basis.routing import on_any_rank
 from basis.sampling import SamplingConfig
 from basis.shard import CalibrationShard
@@ -214,6 +214,8 @@ class _Inputs:
             by_outputs = (gradients.outputs * second).cpu().expand(terms)
             return _mean_by_term(gradients.squares, terms) if known else by_outputs
         mean = reduce(self._sums.pop(name)).div_(count)
+        order = feature_order(geometry(self._model.get_submodule(name)), mean.shape[1])
+        mean, second = reordered(mean, order, 1), reordered(reordered(second, order, 1), order, 2)
         hessian = hessian_of(second, mean if absorbs else None)
         del second  # a large layer has 170 MB in each matrix
         freedoms = measure_freedoms(hessian, terms)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from basis.conv import SeriesConv2d
-from basis.gram_statistics import self_products
-from basis.patches import patch_batches, samples
+from basis.gram_statistics import GramStatistics, reordered, self_products
+from basis.patches import by_sample, feature_order, patch_batches, samples
 from basis.sampling import SamplingConfig
 
 CONVS = [
@@ -27,8 +27,10 @@ def test_patches_times_stored_values_are_the_outputs(conv, positions):
     with torch.no_grad():
         outputs = layer(x) - (0 if layer.bias is None else layer.bias[:, None, None])
     columns = layer.coefficients.detach().flatten(1).unflatten(0, (layer.groups, -1)).mT
+    order = feature_order(layer, columns.shape[1])
     rows = 0
-    for sample, patches in zip(chosen, patch_batches(layer, x, chosen, layer.operator), strict=True):
+    for sample, gathered in zip(chosen, patch_batches(layer, x, chosen, layer.operator), strict=True):
+        patches = reordered(gathered, order, 2)
         torch.testing.assert_close(patches @ columns, sample.of(outputs, layer.groups), rtol=1e-4, atol=1e-5)
         rows += patches.shape[1]
     in_all = outputs[:, 0].numel()
@@ -53,3 +55,20 @@ def test_the_rows_of_a_group_are_contiguous(conv):
         for patches in patch_batches(layer, x, chosen, operator):
             assert all(rows.is_contiguous() for rows in patches)
             torch.testing.assert_close(self_products(patches), patches.mT @ patches, rtol=1e-4, atol=1e-3)
+
+
+def test_reordered_sums_are_those_of_unfolded_images():
+    conv, x = nn.Conv2d(6, 8, 3, padding=1, stride=2, dilation=2), torch.randn(5, 6, 11, 9)
+    unfolded = nn.functional.unfold(x, 3, dilation=2, padding=1, stride=2).mT.flatten(0, 1).double()  # (rows, C kh kw)
+    chosen, targets = samples(conv, x), torch.randn(1, len(unfolded), 8)
+    order = feature_order(conv, 54)
+    batches = patch_batches(conv, x, chosen)
+    sums = GramStatistics.accumulate(batches, by_sample(targets, chosen), constant=True).reordered(order)
+    rows = torch.cat([unfolded, torch.ones(len(unfolded), 1)], dim=1)
+    torch.testing.assert_close(sums.gram[0], rows.T @ rows, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(sums.cross[0], rows.T @ targets[0].double(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3, groups=2)])
+def test_features_of_one_tap_or_of_groups_are_in_the_stored_order(conv):
+    assert feature_order(conv, conv.weight[0].numel()) is None

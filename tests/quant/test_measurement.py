@@ -9,7 +9,7 @@ from torch import nn
 from basis.conv import SeriesConv2d
 from basis.gram_statistics import GramStatistics
 from basis.layers import stored_values
-from basis.patches import patch_batches, samples
+from basis.patches import feature_order, patch_batches, samples
 from basis.shard import CalibrationShard
 from basis.swap import swap_convolutions
 from quant.measurement import measure_layers
@@ -57,7 +57,9 @@ def reference(model: nn.Module, images: torch.Tensor, name: str) -> tuple[torch.
     conv = model[int(name)]
     assert isinstance(conv, SeriesConv2d)
     batches = patch_batches(conv, x, samples(conv, x), conv.operator)
-    statistics = GramStatistics.accumulate(batches, constant=True)
+    statistics = GramStatistics.accumulate(batches, constant=True).reordered(
+        feature_order(conv, conv.coefficients[0].numel())
+    )
     return columns_hessian(statistics, centered=True), statistics.mean().gram[:, :-1, -1]
 
 
