@@ -113,7 +113,7 @@ class ShiftRounding:
     Args:
         model: The network before its rounding.
         norms: Layer name -> name of the normalization that absorbs its constant.
-        error: Largest error of an output; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``.
+        error: Largest error of an output; see ``pipeline.artifact.batchnorm.normalization_error``.
     """
 
     def __init__(self, model: nn.Module, norms: Mapping[str, str], error: float) -> None:

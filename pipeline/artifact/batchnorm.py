@@ -6,6 +6,7 @@
 and ``eps`` is its epsilon. A module with ``weight'``, ``bias'``, mean 0 and variance 1 computes the same function.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +19,8 @@ from quant.grid import PER_OCTAVE, grid_values, step_exponent
 from quant.normalizations import Normalization, allowed_change, coded_normalizations
 from quant.stepped import SteppedTensor
 
-NORMALIZATION_ERROR = 2.0**-8
-"""Largest error of a channel's output, as a share of the layer's largest ``|gamma| + |beta|``.
-
-The error is measured at one standard deviation from the channel's mean. The share is half a step of an 8-bit signed
-integer whose range is the layer's largest output.
-"""
+COARSE_BITS: Final = 1.25
+"""Bits per value of a file below which batch normalizations are coarse: the integers' error is far larger."""
 _EXACT: Final = 2.0**-10
 """Largest error of a multiple of a step, as a share of the largest error of the output: that of float32."""
 
@@ -50,7 +47,19 @@ class NormalizationRecord:
         return {f"{self.name}.{part}": value for part, value in values.items()}
 
 
-def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) -> tuple[NormalizationRecord, ...]:
+def normalization_error(bits: float) -> float:
+    """Return the largest error of a channel's output, as a share of the layer's largest ``|gamma| + |beta|``.
+
+    The error is measured at one standard deviation from the channel's mean. It falls with that of the layers' values:
+    2^-8 up to 4 bits per value, half of it for each bit more, and 2^-11 above 6 bits. See docs/method.md for figures.
+
+    Args:
+        bits: Bits per value of the layers. A fixed width b counts as b - 1: most of its integers are small.
+    """
+    return 2.0**-6 if bits < COARSE_BITS else 2.0 ** -(4 + min(max(math.ceil(bits), 4), 7))
+
+
+def record_normalizations(model: nn.Module, error: float) -> tuple[NormalizationRecord, ...]:
     """Return scale and shift of the batch normalizations of ``quant.normalizations.coded_normalizations``.
 
     Modules whose values need integers larger than ``quant.stepped.LARGEST_INTEGER`` at this error are left out. They
@@ -58,7 +67,7 @@ def record_normalizations(model: nn.Module, error: float = NORMALIZATION_ERROR) 
 
     Args:
         model: The network.
-        error: Largest error; see ``NORMALIZATION_ERROR``.
+        error: Largest error; see ``normalization_error``.
 
     Raises:
         NumericalError: A running variance plus epsilon is not above 0.

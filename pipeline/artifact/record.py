@@ -11,14 +11,14 @@ from basis.computed import ComputedConv2d
 from basis.least_squares import Size2d, reconstruct
 from basis.modes import evaluating
 from basis.parametric.evaluation import reconstruct as reconstruct_parametric
-from pipeline.artifact.batchnorm import NORMALIZATION_ERROR, NormalizationRecord, record_normalizations
+from pipeline.artifact.batchnorm import NormalizationRecord, normalization_error, record_normalizations
 from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
 from quant.schemes import StoredTensor
 from quant.stepped import SteppedTensor
 
 EXACT_ERROR: Final = 2.0**-18
-"""Largest error of batch normalizations that are compared with the original; see ``NORMALIZATION_ERROR``."""
+"""Largest error of batch normalizations that are compared with the original; see ``normalization_error``."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class NetworkRecord:
 
 
 def record_network(
-    model: nn.Module, quantized: dict[str, StoredTensor], *, normalization_error: float = NORMALIZATION_ERROR
+    model: nn.Module, quantized: Mapping[str, StoredTensor], *, bits_per_value: float | None = None
 ) -> NetworkRecord:
     """Record the tensors of a trained network; biases and batch normalizations are rounded.
 
@@ -115,9 +115,15 @@ def record_network(
         model: The network. The weights of quantized layers are not read from it.
         quantized: Layer or parameter name -> stored values; empty for an artifact in float, in which no tensor is
             changed.
-        normalization_error: Largest error of batch normalizations; see ``batchnorm.NORMALIZATION_ERROR``.
+        bits_per_value: Bits per value, on which the error of batch normalizations depends; see
+            ``batchnorm.normalization_error``. None counts the largest fixed width.
     """
-    normalizations = record_normalizations(model, normalization_error) if quantized else ()
+    if not quantized:
+        return _record(model, quantized, ())
+    if bits_per_value is None:
+        widths = [values.format.bits for values in quantized.values() if not isinstance(values, SteppedTensor)]
+        bits_per_value = max(widths, default=8) - 1
+    normalizations = record_normalizations(model, normalization_error(bits_per_value))
     return _record(model, quantized, normalizations)
 
 

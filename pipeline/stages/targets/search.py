@@ -14,7 +14,7 @@ from basis.copying import copy_network
 from basis.layers import stored_layers, stored_values
 from basis.progress import Advance, reported_to
 from pipeline.artifact import Identity, file_size
-from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
+from pipeline.artifact.batchnorm import normalization_error
 from pipeline.artifact.groups import block_of
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.options.grid import Target
@@ -37,10 +37,6 @@ TRAINED_AIM: Final = 0.99
 """The same at the end of training through the rounding, which meets a size less exactly."""
 START_AIM: Final = 0.975
 """The same at its start: training moves values towards larger integers."""
-COARSE_BITS: Final = 1.25
-"""Bits per value of a file below which batch normalizations may be coarse: the integers' error is far larger."""
-COARSE_NORMALIZATION: Final = 2.0**-6
-"""Largest error of a coarse batch normalization; see ``pipeline.artifact.batchnorm.NORMALIZATION_ERROR``."""
 COMPENSATED_SHARE: Final = 1.007
 """Coded bits of integers that were rounded with compensation, as a share of those predicted from nearest rounding.
 
@@ -142,7 +138,8 @@ class SizeSearch:
     def _round(self, bits: float, size: int, advance: Advance) -> RoundedNetwork:
         model, original = self._measured.model, self._measured.original_pass
         with reported_to(advance):
-            return round_network(model, original, self._plan, bits, shift_error=self._normalization_error(size))
+            error = normalization_error(self._bits_per_value(size))
+            return round_network(model, original, self._plan, bits, shift_error=error)
 
     def _coded_share(self, bits: float) -> float:
         """Return the coded bits of all layers as a share of their entropy by term, near a number of bits.
@@ -234,7 +231,7 @@ class SizeSearch:
         return Compressed(record, self._size(record), {})
 
     def _record(self, model: nn.Module, layers: dict[str, StoredTensor], size: int) -> NetworkRecord:
-        return record_network(model, layers, normalization_error=self._normalization_error(size))
+        return record_network(model, layers, bits_per_value=self._bits_per_value(size))
 
     def _size(self, record: NetworkRecord) -> int:
         return file_size(record, self._identity)
@@ -245,16 +242,16 @@ class SizeSearch:
 
     def _other_bytes(self, size: int) -> int:
         """Return the bytes of a file for a size whose integers are all zero."""
-        return self._size(zero_record(self._measured.model, self._normalization_error(size)))
+        return self._size(zero_record(self._measured.model, self._bits_per_value(size)))
 
-    def _normalization_error(self, size: int) -> float:
-        """Return the largest error of a batch normalization in a file of so many bytes."""
-        return COARSE_NORMALIZATION if 8 * size < COARSE_BITS * self._values else NORMALIZATION_ERROR
+    def _bits_per_value(self, size: int) -> float:
+        """Return the bits of a file of so many bytes, divided by its integers."""
+        return 8 * size / self._values
 
     @cached_property
     def _values(self) -> int:
         """The number of integers of a file."""
-        record = zero_record(self._measured.model, COARSE_NORMALIZATION)
+        record = zero_record(self._measured.model, 1.0)
         return sum(layer.values.integers.numel() for layer in record.layers)
 
 

@@ -1,6 +1,7 @@
 """The range of file sizes that a target may have, known before anything is measured."""
 
 import math
+from typing import Final
 
 import torch
 from torch import nn
@@ -9,7 +10,6 @@ from basis.copying import copy_network
 from basis.layers import stored_layers, stored_values
 from basis.swap import swap_convolutions
 from pipeline.artifact import Identity, file_size
-from pipeline.artifact.batchnorm import NORMALIZATION_ERROR
 from pipeline.artifact.record import NetworkRecord, record_network
 from pipeline.errors import OptionsError
 from pipeline.models.layer_orders import orders_of, plan_layers
@@ -17,6 +17,9 @@ from pipeline.options.grid import Variant, variants
 from pipeline.stages.context import RunContext, network_identity
 from quant.rate_rounding import coded_weights
 from quant.stepped import SteppedTensor
+
+_RANGE_BITS: Final = 4.0
+"""Bits per value for which the bytes of batch normalizations are counted in the range."""
 
 
 def feasible_sizes(context: RunContext, model: nn.Module, variant: Variant) -> tuple[int, int]:
@@ -39,7 +42,7 @@ def size_range(network: nn.Module, identity: Identity) -> tuple[int, int]:
         network: The network with series convolutions; its values do not matter.
         identity: Its description in the file.
     """
-    record = zero_record(network, NORMALIZATION_ERROR)
+    record = zero_record(network, _RANGE_BITS)
     others = file_size(record, identity)
     values = sum(layer.values.integers.numel() for layer in record.layers if not layer.named_tensor)
     return others + math.ceil(values / 400), others + values
@@ -87,12 +90,12 @@ def series_network(model: nn.Module, variant: Variant) -> nn.Module:
     return swap_convolutions(network, orders, variant.bases[0]) if orders else network
 
 
-def zero_record(model: nn.Module, error: float) -> NetworkRecord:
+def zero_record(model: nn.Module, bits_per_value: float) -> NetworkRecord:
     """Record a network whose layers' integers are all zero; the weights of ``quant.other_weights`` are as stored.
 
     Args:
         model: The network, with series convolutions.
-        error: Largest error of its batch normalizations; see ``pipeline.artifact.record.record_network``.
+        bits_per_value: See ``pipeline.artifact.record.record_network``.
     """
     zeros = {
         name: SteppedTensor(
@@ -100,4 +103,4 @@ def zero_record(model: nn.Module, error: float) -> NetworkRecord:
         )
         for name, module in stored_layers(model).items()
     }
-    return record_network(model, {**zeros, **coded_weights(model)}, normalization_error=error)
+    return record_network(model, {**zeros, **coded_weights(model)}, bits_per_value=bits_per_value)
