@@ -26,7 +26,7 @@ FEW = {"resnet18": ("6,3,3,3,2", "6,3,3,2,2"), "convnext_tiny": ("7x3,7x3,7x4,6x
 ALL = {model: tuple(configs) for model, configs in POSTER_IMAGENET.items()}
 CONFIGS = ALL if os.environ.get("SERIESQUANT_POSTER") == "all" else FEW
 BASELINES = {"resnet18": 69.76, "convnext_tiny": 82.1}
-TRAIN, TEST = 24, 12
+TRAIN, TEST = 16, 8
 
 
 def synsets() -> list[str]:
