@@ -64,7 +64,7 @@ def fit_activations(
         shard: Calibration shard of this rank; None if the rank holds all images. Every rank returns the errors, and
             stores the coefficients, of all images.
         sampling: Sizes of samples and chunks.
-        ridge: Ridge as a share of the mean diagonal of the Gram matrix.
+        ridge: Ridge as a share of the mean diagonal of the Gram matrix; the scarcity of the rows is added.
         correct_additions: Fit a layer once more at the addition that reads its output.
 
     Returns:
@@ -141,7 +141,7 @@ class LayerwiseFit:
         seeds: Layer name -> seed of its sampled positions.
         shard: Calibration shard of this rank.
         sampling: Sizes of samples.
-        ridge: Ridge of the fit, a share of the mean diagonal; None to measure the errors only.
+        ridge: Ridge of the fit, see ``fit_activations``; None to measure the errors only.
         constrain: Rounds the columns that the fit wants; None stores them as they are.
     """
 
@@ -211,7 +211,7 @@ class LayerwiseFit:
         statistics = sums.reordered(order).reduced(self._shard)
         statistics.check_finite(name)
         if self._ridge is not None:
-            columns = start + self._step(module, norm, statistics.gram, statistics.cross - statistics.gram @ start)
+            columns = start + self._step(module, norm, statistics, statistics.cross - statistics.gram @ start)
             stored = self._store(name, module, norm, statistics, columns, start)
         self._errors[name] = statistics.relative_error(stored)
         if watched:
@@ -236,7 +236,7 @@ class LayerwiseFit:
         with without_autocast(x.device):
             cross = cross_products(kept or _batches(conv, x, chosen), missing, constant=True)
         cross = self._shard.reduce(reordered(cross, feature_order(conv, cross.shape[1] - 1), 1))
-        step = self._step(conv, norm, statistics.gram, cross)
+        step = self._step(conv, norm, statistics, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)
         kernel = conv.filters() if isinstance(conv, SeriesConv2d) else conv.weight
@@ -245,12 +245,13 @@ class LayerwiseFit:
             addition.output.copy_(norm.forward(addition.source))
         self._errors[addition.name] = statistics.relative_error(stored)
 
-    def _step(self, layer: nn.Module, norm: Norm, gram: Tensor, cross: Tensor) -> Tensor:
+    def _step(self, layer: nn.Module, norm: Norm, statistics: GramStatistics, cross: Tensor) -> Tensor:
         """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
         assert self._ridge is not None
         features = cross.shape[1] if _absorbs(layer, norm) else cross.shape[1] - 1
+        gram, ridge = statistics.gram[:, :features, :features], self._ridge + statistics.scarcity
         step = torch.zeros_like(cross)
-        step[:, :features] = ridge_solution(gram[:, :features, :features], cross[:, :features], self._ridge)
+        step[:, :features] = ridge_solution(gram, cross[:, :features], ridge)
         return step
 
     def _store(

@@ -9,6 +9,7 @@ Z holds the basis-filtered input patches as rows, Y the wanted outputs.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from basis.errors import NumericalError
 from basis.shard import CalibrationShard
+
+ENOUGH_ROWS: Final = 15
+"""Rows for each feature that determine the coefficients of a layer well."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class GramStatistics:
         gram: ``Z^T Z``, float64, (groups, F, F).
         cross: ``Z^T Y``, float64, (groups, F, O / groups).
         square: ``||Y||^2``, float64, without axes.
-        count: Number of rows, float64, without axes.
+        count: Number of rows of the sums or means, float64, without axes.
     """
 
     gram: Tensor
@@ -82,7 +86,16 @@ class GramStatistics:
     def mean(self) -> "GramStatistics":
         """Return the means over the rows instead of the sums."""
         rows = float(self.count)
-        return GramStatistics(self.gram / rows, self.cross / rows, self.square / rows, torch.ones_like(self.count))
+        return replace(self, gram=self.gram / rows, cross=self.cross / rows, square=self.square / rows)
+
+    @property
+    def scarcity(self) -> float:
+        """How far the rows are too few to determine F coefficients: F / rows above ``1 / ENOUGH_ROWS``, or 0.
+
+        It is added to a ridge, as a share of the mean diagonal. With few rows, coefficients that fit them would be
+        worse for other images; see docs/method.md for figures.
+        """
+        return max(0.0, self.gram.shape[1] / float(self.count) - 1 / ENOUGH_ROWS)
 
     def check_finite(self, layer: str) -> None:
         """Check the sums of a layer.

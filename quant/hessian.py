@@ -7,7 +7,7 @@ row w stored as q is ``(w - q) H (w - q)^T`` with the Hessian ``H = E[z z^T]``, 
 import torch
 from torch import Tensor, nn
 
-from basis.cholesky import ridge_solution
+from basis.cholesky import RIDGE, ridge_solution
 from basis.gram_statistics import GramStatistics
 from basis.patches import Sample, by_sample, feature_order, patch_batches
 from basis.shard import CalibrationShard
@@ -30,7 +30,8 @@ def refit(statistics: GramStatistics, stored: Tensor) -> Tensor:
         Ridge regression; see ``basis.cholesky.ridge_solution``.
     """
     columns = stored.to(torch.float64).unflatten(0, (len(statistics.gram), -1)).mT
-    solution: Tensor = columns + ridge_solution(statistics.gram, statistics.cross - statistics.gram @ columns)
+    residual, ridge = statistics.cross - statistics.gram @ columns, RIDGE + statistics.scarcity
+    solution: Tensor = columns + ridge_solution(statistics.gram, residual, ridge)
     return solution.mT.flatten(0, 1).to(stored.dtype)
 
 

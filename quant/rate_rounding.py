@@ -93,7 +93,9 @@ def round_network(
         if name not in factored:
             factored.clear()
             steps = column_steps(plan.measurements[name].exponents(0), columns.shape[1] - 1)
-            factored[name] = factor_hessian(columns_hessian(statistics, centered=absorbs), steps)
+            factored[name] = factor_hessian(
+                columns_hessian(statistics, centered=absorbs), steps, scarcity=statistics.scarcity
+            )
         given = stored_values(uncompressed[name]).detach()
         sample = None
         if given.numel() > PREDICTION_VALUES and len(columns) == 1:

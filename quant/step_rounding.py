@@ -100,7 +100,7 @@ class FactoredHessian(NamedTuple):
     root: Tensor
 
 
-def factor_hessian(hessian: Tensor, steps: Tensor) -> FactoredHessian:
+def factor_hessian(hessian: Tensor, steps: Tensor, *, scarcity: float = 0.0) -> FactoredHessian:
     """Factor a Hessian.
 
     The first column is the one whose error of half a step changes the outputs most. The order by the steps has 1 to 6 %
@@ -109,13 +109,14 @@ def factor_hessian(hessian: Tensor, steps: Tensor) -> FactoredHessian:
     Args:
         hessian: (groups, F, F), float64; see ``columns_hessian``.
         steps: Steps of the columns up to a common factor, (F,).
+        scarcity: Added to the damping; see ``basis.gram_statistics.GramStatistics``.
 
     Raises:
         NumericalError: A Hessian is not positive semi-definite.
     """
     order, ordered = by_falling_diagonal(hessian, steps.to(hessian))
     del hessian  # a large layer has 170 MB in each matrix
-    return FactoredHessian(order, *damped_hessian(ordered, DAMPING, largest=_LARGEST_DAMPING))
+    return FactoredHessian(order, *damped_hessian(ordered, DAMPING + scarcity, largest=_LARGEST_DAMPING))
 
 
 def round_to_steps(

@@ -134,7 +134,7 @@ def test_what_is_no_such_addition_changes_nothing(add):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_correction_is_numpys_least_squares_as_far_as_no_channel_gets_worse(groups):
-    original, images = Block(FORMS["x + out"], groups=groups), correlated(0, count=8)
+    original, images = Block(FORMS["x + out"], groups=groups), correlated(0, count=16)
     series, _ = fitted(original, images, ridge=1e-12)
     mean = original.norm.running_mean.numpy().astype(float)
     first = swap_convolutions(copy.deepcopy(original), PLAN, "cosine").second.coefficients.detach().flatten(1).numpy()

@@ -73,10 +73,10 @@ def test_inputs_that_are_not_finite_are_a_numerical_error():
 
 @torch.no_grad()
 def test_a_linear_layer_takes_any_leading_axes():
-    layer, x = nn.Linear(5, 3), torch.randn(8, 7, 5)
+    layer, x = nn.Linear(5, 3), torch.randn(16, 7, 5)
     hessian = linear_hessian(x, linear_targets(layer, layer(x)))
-    rows = x.reshape(56, 5).double()
-    torch.testing.assert_close(hessian.gram, (rows.T @ rows / 56)[None], rtol=1e-5, atol=1e-6)
+    rows = x.reshape(112, 5).double()
+    torch.testing.assert_close(hessian.gram, (rows.T @ rows / 112)[None], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(refit(hessian, layer.weight + 1), layer.weight, rtol=1e-2, atol=1e-2)
 
 
