@@ -206,9 +206,9 @@ class LayerwiseFit:
         batches = _batches(module, maps, chosen)
         kept = list(batches) if watched and _values(module, chosen) <= KEPT_VALUES else None
         start = stored = columns = stored_columns(module)
-        order = feature_order(conv, start.shape[1] - 1)
-        sums = GramStatistics.accumulate(kept or batches, outputs, constant=True)
-        statistics = sums.reordered(order).reduced(self._shard)
+        order = feature_order(conv, layer_operator(module))
+        statistics = GramStatistics.accumulate(kept or batches, outputs, constant=True).reordered(order)
+        statistics = statistics.reduced(self._shard)
         statistics.check_finite(name)
         if self._ridge is not None:
             columns = start + self._step(module, norm, statistics, statistics.cross - statistics.gram @ start)
@@ -235,7 +235,7 @@ class LayerwiseFit:
         missing = missing_output(addition, self._shortcuts.pop(addition.name), chosen, conv.groups, norm)
         with without_autocast(x.device):
             cross = cross_products(kept or _batches(conv, x, chosen), missing, constant=True)
-        cross = self._shard.reduce(reordered(cross, feature_order(conv, cross.shape[1] - 1), 1))
+        cross = self._shard.reduce(reordered(cross, feature_order(conv, layer_operator(conv)), 1))
         step = self._step(conv, norm, statistics, cross)
         columns = columns + statistics.largest_step_share(start, columns, step) * step
         stored = self._store(addition.name, conv, norm, statistics, columns, stored)

@@ -73,11 +73,7 @@ class GramStatistics:
             order: For each place the feature that it gets, int64, (F,) or, with a constant, (F - 1,); see
                 ``basis.patches.feature_order``. None keeps the order.
         """
-        if order is None:
-            return self
-        return replace(
-            self, gram=reordered(reordered(self.gram, order, 1), order, 2), cross=reordered(self.cross, order, 1)
-        )
+        return replace(self, gram=reordered(self.gram, order, 1, 2), cross=reordered(self.cross, order, 1))
 
     def reduced(self, shard: CalibrationShard) -> "GramStatistics":
         """Return the sums over all processes that share the images."""
@@ -155,12 +151,14 @@ def cross_products(batches: Iterable[Tensor], targets: Iterable[Tensor], *, cons
     return cross
 
 
-def reordered(sums: Tensor, order: Tensor | None, axis: int) -> Tensor:
-    """Put the features of an axis into another order; see ``GramStatistics.reordered``."""
+def reordered(sums: Tensor, order: Tensor | None, *axes: int) -> Tensor:
+    """Put the features of one axis, or of the axes 1 and 2, into another order; see ``GramStatistics.reordered``."""
     if order is None:
         return sums
-    constant = torch.arange(len(order), sums.shape[axis])
-    return sums.index_select(axis, torch.cat([order, constant]).to(sums.device))
+    constant = torch.arange(len(order), sums.shape[axes[0]])
+    order = torch.cat([order, constant]).to(sums.device)
+    # One copy of a large matrix: of the largest, each copy has 170 MB or more.
+    return sums.index_select(axes[0], order) if len(axes) == 1 else sums[:, order[:, None], order]
 
 
 def self_products(rows: Tensor) -> Tensor:

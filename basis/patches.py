@@ -120,7 +120,7 @@ def patch_batches(conv: nn.Conv2d, x: Tensor, chosen: list[Sample], operator: Te
         progress.step()
 
 
-def feature_order(conv: nn.Conv2d, features: int) -> Tensor | None:
+def feature_order(conv: nn.Conv2d, operator: Tensor | None = None) -> Tensor | None:
     """Return for each stored value of a filter the place of its feature in the rows of ``patch_batches``.
 
     Without groups, all channels of a tap or term are neighbours in a row, as they are gathered. Transposing the rows
@@ -128,14 +128,15 @@ def feature_order(conv: nn.Conv2d, features: int) -> Tensor | None:
 
     Args:
         conv: The convolution.
-        features: F.
+        operator: See ``patch_batches``.
 
     Returns:
         int64, (F,), or None if the features are in the order of the flattened stored values.
     """
-    if conv.groups > 1 or features == conv.in_channels:
+    terms = conv.kernel_size[0] * conv.kernel_size[1] if operator is None else operator.shape[1]
+    if conv.groups > 1 or terms == 1:
         return None
-    order: Tensor = torch.arange(features).unflatten(0, (-1, conv.in_channels)).T.flatten()
+    order: Tensor = torch.arange(terms * conv.in_channels).unflatten(0, (terms, -1)).T.flatten()
     return order
 
 

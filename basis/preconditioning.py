@@ -127,7 +127,7 @@ def _features(conv: nn.Conv2d) -> int:
 def _input_energy(conv: nn.Conv2d, x: Tensor, shard: CalibrationShard) -> tuple[Tensor, Tensor]:
     """``Z^T Z``, float64, (groups, F, F), and the mean squared input times the rows of Z, (groups, 1, 1)."""
     batches = patch_batches(conv, x, samples(conv, x, shard=shard), layer_operator(conv))
-    statistics = GramStatistics.accumulate(batches).reordered(feature_order(conv, _features(conv)))
+    statistics = GramStatistics.accumulate(batches).reordered(feature_order(conv, layer_operator(conv)))
     square = torch.zeros(conv.groups, dtype=torch.float64, device=x.device)
     for image in x:  # one at a time, because a float64 copy of all images would double the memory
         square += image.reshape(conv.groups, -1).to(torch.float64).square().mean(1)

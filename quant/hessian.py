@@ -74,8 +74,8 @@ def conv_hessian(
         Means over the rows of all ranks; F = in_channels / groups * (n or kh kw), in the order of the flattened stored
         values.
     """
-    sums = GramStatistics.accumulate(patch_batches(conv, x, chosen, operator), by_sample(targets, chosen))
-    return _mean(sums.reordered(feature_order(conv, sums.gram.shape[1])), shard)
+    batches, order = patch_batches(conv, x, chosen, operator), feature_order(conv, operator)
+    return _mean(GramStatistics.accumulate(batches, by_sample(targets, chosen)).reordered(order), shard)
 
 
 def _mean(sums: GramStatistics, shard: CalibrationShard | None) -> GramStatistics:

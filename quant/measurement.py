@@ -214,8 +214,9 @@ class _Inputs:
             by_outputs = (gradients.outputs * second).cpu().expand(terms)
             return _mean_by_term(gradients.squares, terms) if known else by_outputs
         mean = reduce(self._sums.pop(name)).div_(count)
-        order = feature_order(geometry(self._model.get_submodule(name)), mean.shape[1])
-        mean, second = reordered(mean, order, 1), reordered(reordered(second, order, 1), order, 2)
+        layer = self._model.get_submodule(name)
+        order = feature_order(geometry(layer), layer_operator(layer))
+        mean, second = reordered(mean, order, 1), reordered(second, order, 1, 2)
         hessian = hessian_of(second, mean if absorbs else None)
         del second  # a large layer has 170 MB in each matrix
         freedoms = measure_freedoms(hessian, terms)

@@ -27,7 +27,7 @@ def test_patches_times_stored_values_are_the_outputs(conv, positions):
     with torch.no_grad():
         outputs = layer(x) - (0 if layer.bias is None else layer.bias[:, None, None])
     columns = layer.coefficients.detach().flatten(1).unflatten(0, (layer.groups, -1)).mT
-    order = feature_order(layer, columns.shape[1])
+    order = feature_order(layer, layer.operator)
     rows = 0
     for sample, gathered in zip(chosen, patch_batches(layer, x, chosen, layer.operator), strict=True):
         patches = reordered(gathered, order, 2)
@@ -61,7 +61,7 @@ def test_reordered_sums_are_those_of_unfolded_images():
     conv, x = nn.Conv2d(6, 8, 3, padding=1, stride=2, dilation=2), torch.randn(5, 6, 11, 9)
     unfolded = nn.functional.unfold(x, 3, dilation=2, padding=1, stride=2).mT.flatten(0, 1).double()  # (rows, C kh kw)
     chosen, targets = samples(conv, x), torch.randn(1, len(unfolded), 8)
-    order = feature_order(conv, 54)
+    order = feature_order(conv)
     batches = patch_batches(conv, x, chosen)
     sums = GramStatistics.accumulate(batches, by_sample(targets, chosen), constant=True).reordered(order)
     rows = torch.cat([unfolded, torch.ones(len(unfolded), 1)], dim=1)
@@ -71,4 +71,4 @@ def test_reordered_sums_are_those_of_unfolded_images():
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 3, groups=2)])
 def test_features_of_one_tap_or_of_groups_are_in_the_stored_order(conv):
-    assert feature_order(conv, conv.weight[0].numel()) is None
+    assert feature_order(conv) is None

@@ -57,9 +57,8 @@ def reference(model: nn.Module, images: torch.Tensor, name: str) -> tuple[torch.
     conv = model[int(name)]
     assert isinstance(conv, SeriesConv2d)
     batches = patch_batches(conv, x, samples(conv, x), conv.operator)
-    statistics = GramStatistics.accumulate(batches, constant=True).reordered(
-        feature_order(conv, conv.coefficients[0].numel())
-    )
+    order = feature_order(conv, conv.operator)
+    statistics = GramStatistics.accumulate(batches, constant=True).reordered(order)
     return columns_hessian(statistics, centered=True), statistics.mean().gram[:, :-1, -1]
 
 
