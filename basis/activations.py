@@ -249,9 +249,9 @@ class LayerwiseFit:
         """Solve ``(G + r I) D = Z^T E`` for the residual E; the constant only if a bias or a mean can absorb it."""
         assert self._ridge is not None
         features = cross.shape[1] if _absorbs(layer, norm) else cross.shape[1] - 1
-        gram, ridge = statistics.gram[:, :features, :features], self._ridge + statistics.scarcity
+        gram = statistics.steadied()[:, :features, :features]
         step = torch.zeros_like(cross)
-        step[:, :features] = ridge_solution(gram, cross[:, :features], ridge)
+        step[:, :features] = ridge_solution(gram, cross[:, :features], self._ridge)
         return step
 
     def _store(

@@ -88,10 +88,19 @@ class GramStatistics:
     def scarcity(self) -> float:
         """How far the rows are too few to determine F coefficients: F / rows above ``1 / ENOUGH_ROWS``, or 0.
 
-        It is added to a ridge, as a share of the mean diagonal. With few rows, coefficients that fit them would be
-        worse for other images; see docs/method.md for figures.
+        It is the ridge or damping that such rows need besides, as a share of the mean diagonal. Coefficients that fit
+        them closely would be worse for other images; see docs/method.md for figures.
         """
         return max(0.0, self.gram.shape[1] / float(self.count) - 1 / ENOUGH_ROWS)
+
+    def steadied(self) -> Tensor:
+        """Return ``Z^T Z`` with the ridge of the scarcity on all features but the last, the constant."""
+        if not self.scarcity:
+            return self.gram
+        gram = self.gram.clone()
+        diagonal = gram.diagonal(dim1=1, dim2=2)[:, :-1]
+        diagonal += self.scarcity * diagonal.mean(1, keepdim=True)
+        return gram
 
     def check_finite(self, layer: str) -> None:
         """Check the sums of a layer.

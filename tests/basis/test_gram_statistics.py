@@ -51,3 +51,14 @@ def test_a_fit_to_few_rows_serves_other_images(monkeypatch):
     regularized = error()
     monkeypatch.setattr(GramStatistics, "scarcity", 0.0)
     assert regularized < 0.9 * error()
+
+
+def test_the_constant_gets_no_ridge_of_the_scarcity():
+    rows = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    statistics = GramStatistics.accumulate([rows], constant=True)
+    values = np.concatenate([rows[0].double().numpy(), np.ones((6, 1))], axis=1)
+    gram = values.T @ values
+    ridge = (5 / 6 - 1 / 15) * np.diag(gram)[:-1].mean()
+    np.testing.assert_allclose(statistics.steadied()[0].numpy(), gram + ridge * np.diag([1, 1, 1, 1, 0]), rtol=1e-5)
+    many = GramStatistics.accumulate([rows.repeat(1, 20, 1)], constant=True)
+    assert torch.equal(many.steadied(), many.gram)
