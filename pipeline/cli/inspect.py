@@ -48,14 +48,14 @@ def _header_table(file: Path, summary: "Summary") -> str:
     from pipeline.artifact.header import class_names
 
     header = summary.header
-    arguments = ", ".join(f"{name}={value}" for name, value in header.arguments.items())
+    builder = ", ".join([header.builder, *(f"{name}={value}" for name, value in header.arguments.items())])
     names = class_names(header)[:_MOST_NAMES]
     more = ", ..." if header.classes > len(names) else ""
     rows = [
         ("file", file),
         ("format version", header.format_version),
         ("model", header.model),
-        ("built by", f"{header.builder}, {arguments}"),
+        ("built by", builder),
         ("classes", f"{header.classes}: {', '.join(names)}{more}"),
         ("input", f"x / 255, mean {list(header.mean)}, std {list(header.std)}"),
         ("image size", "{} x {}".format(*header.image_size)),

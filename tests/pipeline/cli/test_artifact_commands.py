@@ -118,7 +118,7 @@ def test_a_network_that_only_its_owner_has_is_inspected_but_not_built(here, caps
     identity = Identity("notebook.Net", 4, NAMES, (0.0,) * 3, (1.0,) * 3, (12, 12), is_object=True)
     write_artifact(compressed(), identity, here / "own.safetensors")
     assert main(["inspect", "own.safetensors"]) == 0
-    assert "notebook.Net" in capsys.readouterr().out
+    assert re.search(r"^model +notebook\.Net$\n^built by +object$", capsys.readouterr().out, re.MULTILINE)
     assert main(["verify", "own.safetensors", "--allow-import"]) == 0
     assert "not compared with notebook.Net, which only its owner can build" in capsys.readouterr().out
     for command in (
