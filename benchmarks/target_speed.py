@@ -18,6 +18,7 @@ import torch
 from calibration_speed import calibrate, smooth_noise
 from torch import Tensor, nn
 
+from basis.memory import keep_freed_memory
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
@@ -90,6 +91,7 @@ def main() -> None:
     if names[0] not in JOBS:
         sys.exit(f"target_speed: network {names[0]!r}; allowed: {', '.join(JOBS)}")
     job = JOBS[names[0]]
+    keep_freed_memory()  # as the program does
     torch.manual_seed(0)
     original = build_model(names[0], job.classes).eval().to(memory_format=torch.channels_last)
     images = smooth_noise(job.target_images, job.size)

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from basis.memory import keep_freed_memory
 from pipeline.cli.arguments import COMMANDS, DEFAULT, Action
 from pipeline.cli.output import flush_streams, log_to_stderr, prepare_streams
 from pipeline.errors import OptionsError
@@ -35,6 +36,7 @@ def program() -> int:
     """
     prepare_streams()
     prepare_threads()
+    keep_freed_memory()
     code = main()
     ignore_signals()
     flush_streams()

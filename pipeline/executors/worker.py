@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from basis.copying import copy_network
+from basis.memory import keep_freed_memory
 from pipeline.errors import OptionsError
 from pipeline.options.grid import Variant
 from pipeline.options.options import Options
@@ -134,10 +135,11 @@ def _run_of(payload: WorkerPayload, log: Callable[[str], Any]) -> tuple[RunConte
 
 
 def _adopt_environment(payload: WorkerPayload) -> None:
-    """Set the driver's search path, threads, precision and, if it exists on this machine, working folder."""
+    """Set the driver's search path, threads, precision, memory and, if it is on this machine, working folder."""
     sys.path += [folder for folder in payload.search_path if folder not in sys.path]
     if Path(payload.folder).is_dir():
         os.chdir(payload.folder)
+    keep_freed_memory()
     torch.set_num_threads(payload.threads)
     set_product_precisions(payload.products)
 

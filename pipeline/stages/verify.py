@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from basis.memory import release_memory
 from basis.modes import evaluating
 from pipeline.artifact.loading import load_parts
 from pipeline.data.dataset import Dataset
@@ -113,6 +114,7 @@ def reload_differences(
         folders = [] if source is None else [str(source)]
         command = child_command("pipeline.stages.verify:answer", folder, folders=folders)
         environment = without_launch(os.environ)
+        release_memory()  # for the child process
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode == _NOT_POSSIBLE:
             logger.warning("the artifacts were not reloaded in a fresh process: %s", _last_line(done.stderr))
