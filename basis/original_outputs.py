@@ -31,7 +31,7 @@ class OriginalOutputs(NamedTuple):
         shortcuts: Layer name -> the other operand of the addition that reads the layer's output, directly or after the
             normalization in ``norms``. Only layers that run once; empty if additions are not recorded.
         norms: Layer name -> name of the batch normalization with running statistics that alone reads the layer's
-            output, as the layer has left it. Only layers and normalizations that run once.
+            output, as the layer has left it. Only layers with outputs, and layers and normalizations that run once.
     """
 
     outputs: dict[str, Tensor]
@@ -80,6 +80,7 @@ def original_outputs(
     kept = on_all_ranks(seeds, outputs.keys() - routed, shard)
     for name in sorted(lengths.keys() - set(kept)):
         warn_of_routing(name)
+    norms = {name: norm for name, norm in norms.items() if name in kept}
     return OriginalOutputs({name: outputs[name] for name in outputs if name in kept}, shortcuts, norms)
 
 

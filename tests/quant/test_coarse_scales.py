@@ -103,6 +103,40 @@ def test_a_network_that_reads_its_scales_elsewhere_stays_as_it_is(original, imag
     assert torch.equal(recorded.outputs.outputs["first"], before)
 
 
+class Gated(nn.Module):
+    """A normalized expert that some of the images reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.expert, self.expert_norm = nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bright = x.mean((1, 2, 3)) > 0.03
+        x = self.stem_norm(self.stem(x)).relu()
+        if bright.any():
+            x = x.index_put((bright.nonzero()[:, 0],), self.expert_norm(self.expert(x[bright])).relu())
+        return self.head(x.mean((2, 3)))
+
+
+@torch.no_grad()
+def test_the_normalization_of_an_expert_stays_as_it_is(images):
+    torch.manual_seed(0)
+    gated = Gated().eval()
+    for norm in (gated.stem_norm, gated.expert_norm):
+        norm.weight.uniform_(0.5, 2)
+    recorded = OriginalPass.record(gated, gated, images)
+    assert recorded.outputs.norms == {"stem": "stem_norm"}
+    changed = with_coarse_scales(gated, recorded)
+    assert not torch.equal(changed.stem_norm.running_var, gated.stem_norm.running_var)
+    assert torch.equal(changed.expert_norm.running_var, gated.expert_norm.running_var)
+    assert torch.equal(changed.expert.weight, gated.expert.weight)
+    plan = RatePlan.of(changed, measure_layers(changed, recorded))
+    rounded = round_network(changed, recorded, plan, 500, shift_error=2.0**-8)
+    assert rounded.layers["expert"].integers.any()
+
+
 @torch.no_grad()
 def test_shifts_are_multiples_of_their_step_after_the_rounding(original, images):
     series = series_of(original)
