@@ -11,7 +11,7 @@ from basis.computed import ComputedConv2d
 from basis.least_squares import Size2d, reconstruct
 from basis.modes import evaluating
 from basis.parametric.evaluation import reconstruct as reconstruct_parametric
-from pipeline.artifact.batchnorm import NormalizationRecord, normalization_error, record_normalizations
+from pipeline.artifact.batchnorm import COARSE_BITS, NormalizationRecord, normalization_error, record_normalizations
 from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
 from quant.schemes import StoredTensor
@@ -116,13 +116,13 @@ def record_network(
         quantized: Layer or parameter name -> stored values; empty for an artifact in float, in which no tensor is
             changed.
         bits_per_value: Bits per value, on which the error of batch normalizations depends; see
-            ``batchnorm.normalization_error``. None counts the largest fixed width.
+            ``batchnorm.normalization_error``. None counts the largest fixed width, of which none is coarse.
     """
     if not quantized:
         return _record(model, quantized, ())
     if bits_per_value is None:
         widths = [values.format.bits for values in quantized.values() if not isinstance(values, SteppedTensor)]
-        bits_per_value = max(widths, default=8) - 1
+        bits_per_value = max(max(widths, default=8) - 1, COARSE_BITS)
     normalizations = record_normalizations(model, normalization_error(bits_per_value))
     return _record(model, quantized, normalizations)
 

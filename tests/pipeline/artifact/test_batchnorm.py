@@ -72,7 +72,10 @@ def test_more_bits_make_finer_normalizations():
     assert errors == [2**-6, 2**-6, 2**-8, 2**-8, 2**-9, 2**-10, 2**-11, 2**-11]
 
 
-@pytest.mark.parametrize(("format", "error"), [(IntFormat(8), 2**-11), (IntFormat(6), 2**-9), (IntFormat(3), 2**-8)])
+@pytest.mark.parametrize(
+    ("format", "error"),
+    [(IntFormat(8), 2**-11), (IntFormat(6), 2**-9), (IntFormat(5), 2**-8), (IntFormat(3), 2**-8), (IntFormat(2), 2**-8)],
+)
 def test_the_width_of_the_layers_determines_the_error(format, error):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), trained())
