@@ -14,9 +14,12 @@ from basis.parametric.evaluation import reconstruct as reconstruct_parametric
 from pipeline.artifact.batchnorm import COARSE_BITS, NormalizationRecord, normalization_error, record_normalizations
 from pipeline.artifact.vectors import record_bias
 from pipeline.errors import DataError
-from quant.schemes import StoredTensor
+from quant.minifloat import MinifloatTensor
+from quant.schemes import FixedTensor, StoredTensor
 from quant.stepped import SteppedTensor
 
+_MANTISSA: Final = 3
+"""Bits by which integers are wider than the mantissas of floats with about the same error."""
 EXACT_ERROR: Final = 2.0**-18
 """Largest error of batch normalizations that are compared with the original; see ``normalization_error``."""
 
@@ -121,10 +124,15 @@ def record_network(
     if not quantized:
         return _record(model, quantized, ())
     if bits_per_value is None:
-        widths = [values.format.bits for values in quantized.values() if not isinstance(values, SteppedTensor)]
+        widths = [_width(values) for values in quantized.values() if not isinstance(values, SteppedTensor)]
         bits_per_value = max(max(widths, default=8) - 1, COARSE_BITS)
     normalizations = record_normalizations(model, normalization_error(bits_per_value))
     return _record(model, quantized, normalizations)
+
+
+def _width(values: FixedTensor) -> int:
+    """Return the width of integers with about the error of a layer's values."""
+    return values.format.bits + (_MANTISSA if isinstance(values, MinifloatTensor) else 0)
 
 
 def exact_record(model: nn.Module) -> NetworkRecord:

@@ -12,6 +12,7 @@ from pipeline.artifact.record import record_network
 from quant.backends import get_backend
 from quant.formats import IntFormat
 from quant.grid import grid_exponents, grid_values
+from quant.minifloat import MinifloatFormat
 from quant.network import quantize_network
 
 ERROR = 2.0**-8
@@ -74,7 +75,16 @@ def test_more_bits_make_finer_normalizations():
 
 @pytest.mark.parametrize(
     ("format", "error"),
-    [(IntFormat(8), 2**-11), (IntFormat(6), 2**-9), (IntFormat(5), 2**-8), (IntFormat(3), 2**-8), (IntFormat(2), 2**-8)],
+    [
+        (IntFormat(8), 2**-11),
+        (IntFormat(6), 2**-9),
+        (IntFormat(5), 2**-8),
+        (IntFormat(3), 2**-8),
+        (IntFormat(2), 2**-8),
+        (MinifloatFormat(2), 2**-8),
+        (MinifloatFormat(4), 2**-10),
+        (MinifloatFormat(8), 2**-11),
+    ],
 )
 def test_the_width_of_the_layers_determines_the_error(format, error):
     torch.manual_seed(0)
