@@ -250,9 +250,9 @@ class SizeSearch:
 
     @cached_property
     def _values(self) -> int:
-        """The number of integers of a file."""
+        """The number of integers of a file; 1 for a network without layers."""
         record = zero_record(self._measured.model, 1.0)
-        return sum(layer.values.integers.numel() for layer in record.layers)
+        return max(1, sum(layer.values.integers.numel() for layer in record.layers))
 
 
 def _next_bits(tried: list[tuple[float, int]], wanted: float) -> float | None:

@@ -53,6 +53,14 @@ def test_a_target_rounds_the_other_layers(tmp_path, kind):
     assert (outputs - original).norm() < 0.2 * original.norm()
 
 
+def test_a_network_without_layers_has_a_target_of_one_size():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+    with pytest.raises(OptionsError) as refusal:
+        compress(network, IMAGES, target_mb=1)
+    megabytes = float(str(refusal.value).split()[-2])
+    assert compress(network, IMAGES, target_mb=megabytes).size == round(1e6 * megabytes)
+
+
 def test_orders_for_a_network_without_convolutions_are_refused():
     with pytest.raises(OptionsError, match=r"compresses nothing.*no spatial convolution"):
         compress(Patches(), IMAGES, config="2", bits=4)
