@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,8 @@ class _Recorder:
             if additions:
                 hooks.enter_context(self._additions)
             hooks.enter_context(evaluation_mode(self._original))
+            # Before the hooks of the caller, of which one may select some of the outputs.
+            hooks.callback(self._original.register_forward_hook(self.on_end, prepend=True).remove)
             self._readers.returned(self._original(images))
 
     @torch.no_grad()  # a forward may enable gradients
@@ -151,6 +153,9 @@ class _Recorder:
 
     def on_norm_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._readers.paused = False
+
+    def on_end(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        self._readers.returned(outputs)
 
     @torch.no_grad()  # a forward may enable gradients
     def on_addition(self, addition: Addition) -> None:

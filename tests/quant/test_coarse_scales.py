@@ -103,6 +103,23 @@ def test_a_network_that_reads_its_scales_elsewhere_stays_as_it_is(original, imag
     assert torch.equal(recorded.outputs.outputs["first"], before)
 
 
+def test_a_layer_whose_output_the_network_returns_stays_also_if_a_hook_selects_another_output(original, images):
+    class Returning(Network):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            maps = self.first(x)
+            x = self.second_norm(self.second(self.first_norm(maps).relu())).relu()
+            return self.head(x[:, :8].mean((2, 3))), maps
+
+    returning = Returning().eval()
+    returning.load_state_dict(original.state_dict())
+    returning.register_forward_hook(lambda module, inputs, outputs: outputs[0])
+    recorded = OriginalPass.record(returning, returning, images)
+    assert recorded.outputs.norms == {"second": "second_norm"}
+    changed = with_coarse_scales(returning, recorded)
+    assert torch.equal(changed.first.weight, returning.first.weight)
+    assert not torch.equal(changed.second.weight, returning.second.weight)
+
+
 class Gated(nn.Module):
     """A normalized expert that some of the images reach."""
 
