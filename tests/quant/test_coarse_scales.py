@@ -9,6 +9,7 @@ from torch import nn
 
 from basis.layers import stored_values
 from basis.swap import swap_convolutions
+from quant import coarse_scales
 from quant.coarse_scales import LEVELS, ShiftRounding, with_coarse_scales
 from quant.grid import grid_values, step_exponent
 from quant.measurement import measure_layers
@@ -152,6 +153,32 @@ def test_the_normalization_of_an_expert_stays_as_it_is(images):
     plan = RatePlan.of(changed, measure_layers(changed, recorded))
     rounded = round_network(changed, recorded, plan, 500, shift_error=2.0**-8)
     assert rounded.layers["expert"].integers.any()
+
+
+def test_rounded_factors_of_another_device_are_no_other_network(original, images, monkeypatch):
+    """CUDA rounds the factors of convolutions to 10 bits of a mantissa.
+
+    In so small a network, outputs that are rounded to 6 bits do as much.
+    """
+
+    class Tf32(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            for layer in (self.first, self.second, self.third):
+                layer.register_forward_hook(lambda module, inputs, output: self.rounded(output))
+
+        @staticmethod
+        def rounded(output: torch.Tensor) -> torch.Tensor:
+            return ((output.view(torch.int32) + 2**16) & -(2**17)).view(torch.float32)
+
+    rounding = Tf32().eval()
+    rounding.load_state_dict(original.state_dict())
+    series = series_of(rounding)
+    recorded = OriginalPass.record(series, rounding, images)
+    with torch.no_grad():
+        assert with_coarse_scales(series, recorded) is series
+        monkeypatch.setattr(coarse_scales, "_TOLERANCE", coarse_scales._TF32_TOLERANCE)
+        assert with_coarse_scales(series, recorded) is not series
 
 
 @torch.no_grad()
