@@ -214,6 +214,7 @@ class _Inputs:
             by_outputs = (gradients.outputs * second).cpu().expand(terms)
             return _mean_by_term(gradients.squares, terms) if known else by_outputs
         mean = reduce(self._sums.pop(name)).div_(count)
+        absorbs = absorbs and count > 1  # the constant would replace all values of a layer with a single row
         layer = self._model.get_submodule(name)
         order = feature_order(geometry(layer), layer_operator(layer))
         mean, second = reordered(mean, order, 1), reordered(second, order, 1, 2)

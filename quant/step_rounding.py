@@ -35,13 +35,14 @@ def columns_hessian(statistics: GramStatistics, *, centered: bool) -> Tensor:
 
     Args:
         statistics: Of the layer, with the constant as the last feature.
-        centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts.
+        centered: True if a bias absorbs the mean of the outputs, so that only the covariance of the inputs counts. A
+            single row has no covariance, and is taken as it is.
 
     Returns:
         ``E[z z^T]`` or ``cov(z)``, float64, (groups, F, F). The diagonal of a covariance is raised to its error.
     """
     means = statistics.mean().gram
-    return hessian_of(means[:, :-1, :-1], means[:, :-1, -1] if centered else None)
+    return hessian_of(means[:, :-1, :-1], means[:, :-1, -1] if centered and float(statistics.count) > 1 else None)
 
 
 def hessian_of(second: Tensor, mean: Tensor | None) -> Tensor:
