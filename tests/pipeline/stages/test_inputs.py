@@ -102,6 +102,8 @@ def test_mean_and_std_are_in_every_file_and_every_key(here):
     assert first.data.test.digest != other.data.test.digest
     with pytest.raises(OptionsError, match=r"--std: got 2 values.*3 channels.*1 or 3"):
         context(model=model, std="0.5,0.5")
+    with pytest.raises(OptionsError, match=r"--mean: got 2 values.*1 channel; allowed: 1$"):
+        context(model=module(here, 1), mean="0.5,0.5")
     run(options(model, "colours.npz", "half", epochs=0, mean="0.5", std="0.25,0.5,0.75"))
     report = read_report(here / "half")
     assert (report["run"]["dataset"]["mean"], report["run"]["dataset"]["std"]) == ([0.5] * 3, [0.25, 0.5, 0.75])
