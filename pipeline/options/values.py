@@ -97,7 +97,8 @@ def parse_sizes(value: object) -> tuple[float, ...]:
     sizes = [_megabytes(token) for token in items(value)]
     if None in sizes:
         raise OptionsError(
-            f"--target-mb: got {shown(value)}; allowed: MB of one byte (1e-06) or more, several with commas as in 0.06,0.04"
+            f"--target-mb: got {shown(value)}; allowed: MB (10^6 bytes) from 0.000001 on, several with commas as in "
+            "0.06,0.04"
         )
     return _without_repeats("--target-mb", [size for size in sizes if size is not None])
 
