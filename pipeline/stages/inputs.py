@@ -62,9 +62,7 @@ def _per_channel(flag: str, values: tuple[float, ...], channels: int) -> tuple[f
     """Return one value per channel; none if the option is not given."""
     if len(values) not in (0, 1, channels):
         allowed = "1" if channels == 1 else f"1 or {channels}"
-        raise OptionsError(
-            f"{flag}: got {len(values)} values for a network of {_count(channels)}; allowed: {allowed}"
-        )
+        raise OptionsError(f"{flag}: got {len(values)} values for a network of {_count(channels)}; allowed: {allowed}")
     return values * channels if len(values) == 1 else values
 
 
