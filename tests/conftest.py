@@ -167,7 +167,7 @@ def pytest_xdist_setupnodes() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Large pages, and freed memory that is kept: see docs/environments.md.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**27))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**29))
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 its workers wait for the other tests
 
