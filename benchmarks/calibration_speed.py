@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from basis.activations import fit_activations
+from basis.memory import keep_freed_memory
 from basis.swap import swap_convolutions
 from pipeline.models.layer_orders import orders_of, plan_layers
 from pipeline.models.registry import build_model
@@ -104,6 +105,7 @@ def main() -> None:
     if name not in JOBS:
         sys.exit(f"calibration_speed: network {name!r}; allowed: {', '.join(JOBS)}")
     job = JOBS[name]
+    keep_freed_memory()  # as the program does
     torch.manual_seed(0)
     original = build_model(name, job.classes).eval().to(memory_format=torch.channels_last)
     orders = orders_of(plan_layers(original, parse_config(job.config)))
