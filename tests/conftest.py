@@ -165,7 +165,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_xdist_setupnodes() -> None:
     """Set the environment of several test processes before they start: numpy reads its variable when imported."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Large pages, and freed memory that is kept: see docs/environments.md.
+    # Large pages, and freed memory that is kept; see docs/environments.md for the latter.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**27))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**29))
