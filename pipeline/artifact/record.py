@@ -119,7 +119,7 @@ def record_network(
         quantized: Layer or parameter name -> stored values; empty for an artifact in float, in which no tensor is
             changed.
         bits_per_value: Bits per value, on which the error of batch normalizations depends; see
-            ``batchnorm.normalization_error``. None counts the largest fixed width, of which none is coarse.
+            ``batchnorm.normalization_error``. None counts the largest fixed width; no width is coarse.
     """
     if not quantized:
         return _record(model, quantized, ())
